@@ -1,0 +1,285 @@
+"""Checkpoints of DiT: found or downloaded, read, converted, checked against the network, loaded strictly.
+
+Two formats are read: the published one (`DiT-XL-2-256x256.pt`, a state dict with our parameter names) and diffusers'
+(`facebook/DiT-XL-2-256`: a folder with `config.json` and `diffusion_pytorch_model.safetensors` or `.bin`).
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import torch
+
+from DiT.models import SHAPES, DiT, position_table
+
+URL = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{size}x{size}.pt"
+PUBLISHED = "DiT-XL/2"  # the only shape with published weights,
+PUBLISHED_SIZES = (256, 512)  # at these image sizes in pixels
+VAE_FACTOR = 8  # image pixels per latent element
+CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", "num_classes")
+DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+# diffusers' parameter names -> ours. Every diffusers block has a copy of the two embedders; ours has one for all.
+RENAMES = (
+    (r"pos_embed\.proj\.", r"x_embedder.proj."),
+    (r"transformer_blocks\.\d+\.norm1\.emb\.timestep_embedder\.linear_1\.", r"t_embedder.mlp.0."),
+    (r"transformer_blocks\.\d+\.norm1\.emb\.timestep_embedder\.linear_2\.", r"t_embedder.mlp.2."),
+    (r"transformer_blocks\.\d+\.norm1\.emb\.class_embedder\.", r"y_embedder."),
+    (r"transformer_blocks\.(\d+)\.norm1\.linear\.", r"blocks.\1.adaLN_modulation.1."),
+    (r"transformer_blocks\.(\d+)\.attn1\.to_out\.0\.", r"blocks.\1.attn.proj."),
+    (r"transformer_blocks\.(\d+)\.attn1\.to_([qkv])\.", r"blocks.\1.attn.\2."),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj\.", r"blocks.\1.mlp.fc1."),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.2\.", r"blocks.\1.mlp.fc2."),
+    (r"proj_out_1\.", r"final_layer.adaLN_modulation.1."),
+    (r"proj_out_2\.", r"final_layer.linear."),
+)
+
+
+# ---------------------------------------------------------------- the one call
+
+
+def load_dit(
+    path=None,  # checkpoint file or diffusers folder; None: the published weights, from `folder` or downloaded into it
+    image_size=256,  # pixels a side; the latent is an eighth of it
+    model=PUBLISHED,  # a name in `SHAPES`, for a checkpoint without a config.json beside it
+    dtype=torch.float32,  # of the parameters
+    folder="pretrained_models",  # where published weights are kept
+):
+    """-> DiT on the CPU, in eval mode, without gradients.
+
+    Raises ValueError, in one line, for a checkpoint that is unreadable, of another image size, or of another architecture;
+    FileNotFoundError for a path without a checkpoint; ConnectionError for a download that stopped (run again to resume).
+    """
+    file = find_weights(path) if path else published_weights(model, image_size, Path(folder))
+    config, in_diffusers_names = architecture(file, model, image_size)
+    state = read_state(file)
+    if in_diffusers_names:
+        state = from_diffusers(state, config, file)
+    return build(config, state, file).to(dtype).eval().requires_grad_(False)
+
+
+def find_weights(path):
+    """A checkpoint file, given itself or by its diffusers folder (the pipeline's, or the `transformer` folder in it)."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    for folder in (path / "transformer", path):
+        for name in DIFFUSERS_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    raise FileNotFoundError(f"{path}: neither a checkpoint file nor a folder with {' or '.join(DIFFUSERS_FILES)}")
+
+
+def published_weights(model, image_size, folder):
+    """The published checkpoint of this shape and image size in `folder`, downloaded on first use (2.7 GB)."""
+    if model != PUBLISHED or image_size not in PUBLISHED_SIZES:
+        sizes = " and ".join(map(str, PUBLISHED_SIZES))
+        raise ValueError(f"no published weights of {model} at {image_size} px ({PUBLISHED} at {sizes} px has): give a path")
+    url = URL.format(size=image_size)
+    file = folder / url.rpartition("/")[2]
+    download(url, file)
+    return file
+
+
+# ---------------------------------------------------------------- architecture
+
+
+def architecture(file, model, image_size):
+    """-> (keyword arguments of `DiT`, whether the weights have diffusers' names), from config.json or the published shapes."""
+    config_file = file.parent / "config.json"
+    if config_file.is_file():
+        config, in_diffusers_names = read_config(config_file)
+    elif model in SHAPES:
+        config, in_diffusers_names = {**SHAPES[model], "input_size": image_size // VAE_FACTOR}, False
+    else:
+        raise ValueError(f"{model} is not one of {', '.join(SHAPES)}, and there is no {config_file} that describes it")
+    if config["input_size"] != image_size // VAE_FACTOR:
+        raise ValueError(wrong_size(config_file, config["input_size"], image_size // VAE_FACTOR))
+    return config, in_diffusers_names
+
+
+def read_config(config_file):
+    """A config.json of ours or of diffusers -> (keyword arguments of `DiT`, whether it is diffusers')."""
+    try:
+        raw = json.loads(config_file.read_text())
+        is_diffusers = "_class_name" in raw
+        config = diffusers_config(raw) if is_diffusers else {key: raw[key] for key in CONFIG_KEYS}
+        if any(type(value) is not int or value < 1 for value in config.values()):
+            raise ValueError(f"sizes have to be positive integers, not {config}")
+        return config, is_diffusers
+    except KeyError as error:
+        raise ValueError(f"{config_file}: no {error} in it") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{config_file}: {brief(error)}") from None
+
+
+def diffusers_config(raw):
+    """The config of a DiTTransformer2DModel, or of the Transformer2DModel that older conversions name, as ours."""
+    heads = raw["num_attention_heads"]
+    return {
+        "input_size": raw["sample_size"],
+        "depth": raw["num_layers"],
+        "hidden_size": heads * raw["attention_head_dim"],
+        "patch_size": raw["patch_size"],
+        "num_heads": heads,
+        "num_classes": raw["num_embeds_ada_norm"],
+        "in_channels": raw["in_channels"],
+    }
+
+
+def wrong_size(file, has, asked):
+    """The complaint about latents of another side."""
+    return f"{file}: made for {has * VAE_FACTOR} px images, not for {asked * VAE_FACTOR} px ones"
+
+
+# ---------------------------------------------------------------- weights
+
+
+def brief(error):
+    """The first sentence of an exception's message, or its type where it has none.
+
+    What torch says after that is advice to load without weights_only, which would run code from the file.
+    """
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].partition(". ")[0].rstrip(".")
+
+
+def read_state(file):
+    """Name -> tensor of a .safetensors or torch file; nothing in the file is executed (weights_only)."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # on damaged bytes torch raises any of a dozen types
+        raise ValueError(f"{file}: truncated or not a checkpoint ({brief(error)})") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(f"{file}: not a state dict of tensors")
+    return state
+
+
+def from_diffusers(state, config, file):
+    """A state dict with diffusers' names -> ours. Unknown names stay as they are, for `check` to report.
+
+    The position table, a fixed function of the sizes, is not in diffusers' files and is added.
+    """
+    ours = {"pos_embed": position_table(config["input_size"] // config["patch_size"], config["hidden_size"])}
+    for old, tensor in state.items():
+        name = renamed(old)
+        if name in ours and not torch.equal(ours[name], tensor):
+            raise ValueError(f"{file}: {old} differs from the same embedder of another block, which a DiT shares")
+        ours[name] = tensor
+    for query in [name for name in ours if ".attn.q." in name]:
+        parts = [query.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if all(part in ours for part in parts):
+            ours[query.replace(".attn.q.", ".attn.qkv.")] = torch.cat([ours.pop(part) for part in parts])
+    return ours
+
+
+def renamed(name):
+    """One of diffusers' parameter names -> ours, or itself."""
+    return next((re.sub(old, new, name, count=1) for old, new in RENAMES if re.match(old, name)), name)
+
+
+def build(config, state, file):
+    """DiT with these weights, or ValueError. Built on the meta device: no time is spent on initial values."""
+    with torch.device("meta"):
+        model = DiT(**config)
+    check_size(config, state, file)
+    check_tensors(model, state, file)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
+def check_size(config, state, file):
+    """Raises ValueError that states the image sizes when pos_embed [1,N,D] has another number of tokens than asked."""
+    found = list(state["pos_embed"].shape) if "pos_embed" in state else []
+    tokens = (config["input_size"] // config["patch_size"]) ** 2
+    if len(found) == 3 and found[1] != tokens and found[2] == config["hidden_size"]:
+        input_size = math.isqrt(found[1]) * config["patch_size"]
+        raise ValueError(f"{wrong_size(file, input_size, config['input_size'])} (pos_embed is {found})")
+
+
+def check_tensors(model, state, file):
+    """Raises ValueError that names the first tensor, in the network's order, that is missing or misshapen, or unexpected."""
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in state:
+            raise ValueError(f"{file}: {name} {shape} is missing")
+        if list(state[name].shape) != shape:
+            raise ValueError(f"{file}: {name} is {list(state[name].shape)}, expected {shape}")
+    for name, tensor in state.items():
+        if name not in expected:
+            raise ValueError(f"{file}: unexpected {name} {list(tensor.shape)}")
+
+
+# ---------------------------------------------------------------- download
+
+
+def download(url, target):
+    """Fetches a file once. What an interrupted run left in `target`.part is continued with an HTTP Range request.
+
+    Several processes may call it at the same time: one fetches, the others wait. The target appears complete or not at all.
+    Raises ConnectionError when the server is out of reach or the transfer ends early.
+    """
+    import fcntl  # here, because it does not exist on Windows, where the rest of this module works
+
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    with part.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if target.exists():  # another process finished while this one waited
+            part.unlink(missing_ok=True)
+            return
+        fetch(url, file)
+        os.replace(part, target)
+
+
+def fetch(url, file):
+    """Appends to a file, open in append mode, what it lacks of the resource, and checks its length afterwards."""
+    total, reason = "an unknown number of", "the transfer ended early"
+    try:
+        with open_from(url, file.seek(0, os.SEEK_END)) as response:
+            first, total = stated_range(response)
+            file.truncate(first)  # 0 when the server sends everything: it does not know ranges, or has less than the file
+            shutil.copyfileobj(response, file, length=1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    except (OSError, HTTPException) as error:
+        reason = brief(error)
+    have = os.fstat(file.fileno()).st_size
+    if have != total:
+        raise ConnectionError(f"download of {url} stopped at {have} of {total} bytes ({reason}): run again to resume")
+
+
+def open_from(url, start):
+    """The response to a request for everything from byte `start`; from 0 when the server has nothing at `start` (416)."""
+    try:
+        return urlopen(Request(url, headers={"Range": f"bytes={start}-"}), timeout=60)
+    except HTTPError as error:
+        if error.code != 416 or start == 0:
+            raise
+        return open_from(url, 0)
+
+
+def stated_range(response):
+    """(first byte of the body, length of the whole resource), from Content-Range or Content-Length."""
+    if response.status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+    else:
+        match = re.fullmatch(r"()(\d+)", response.headers.get("Content-Length", ""))
+    if match is None:
+        raise HTTPException("the server does not state the length")
+    return int(match[1] or 0), int(match[2])

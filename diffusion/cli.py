@@ -1,0 +1,198 @@
+"""What the commands share: option groups with checked types, one-line errors, progress, and stopping between images."""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+
+LOSSES = ("l2", "l1", "huber")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the module docstring as it stands, and errors of one line."""
+
+    def __init__(self, doc: str):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        sys.exit(fail(message))
+
+
+def fail(message: object) -> int:
+    """Prints one line for the person at the shell and returns the exit code of bad input."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def bad_input():
+    """Inside it, ValueError and OSError mean that the input is wrong: one line, exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(fail(error))
+
+
+def at_least(low: int):
+    """An argparse type: an integer not below `low`."""
+
+    def integer(text):
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be {low} or more, not {text}")
+        return int(text)
+
+    return integer
+
+
+# ---------------------------------------------------------------- option groups
+
+
+def add_data_options(parser, datasets):
+    group = parser.add_argument_group("images")
+    group.add_argument("--dataset", required=True, choices=datasets, metavar="NAME", help=f"one of: {', '.join(datasets)}")
+    group.add_argument("--split", default="test", help="test, train, or a split of an hf dataset (default: test)")
+    group.add_argument("--data_dir", help="folder of all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` "
+                       "the image folder itself, one sub-folder a class; for `hf` a hub name or a local copy")  # fmt: skip
+    group.add_argument("--download", action="store_true", help="fetch a missing dataset where torchvision can")
+    group.add_argument("--image_column", help="image column of an hf dataset (default: found by type)")
+    group.add_argument("--label_column", help="label column of an hf dataset (default: found by type, then by name)")
+    group.add_argument("--subset_path", help=".npy file of the indices to evaluate (scripts/write_subset.py)")
+    group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help="a seeded choice of N images; a larger N adds to it")
+
+
+def add_model_options(parser):
+    group = parser.add_argument_group("model")
+    group.add_argument("--version", default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny, or any with --model_path (default: 2-0)")
+    group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
+    group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
+                       help="of the network; errors are float32 (default: auto: float16 on CUDA, else float32)")  # fmt: skip
+    group.add_argument("--device", help="default: cuda if there is one, else cpu")
+    group.add_argument("--batch_size", "-b", type=at_least(1), default=32, help="network inputs per call (default: 32)")
+
+
+def add_run_options(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--extra", help="added to the dataset's name in the run folder")
+    group.add_argument("--seed", type=at_least(0), default=0, help="of the noise and of --imgs_to_eval (default: 0)")
+    group.add_argument("--n_workers", type=at_least(1), default=1, help="processes that share the images (default: 1)")
+    group.add_argument("--worker_idx", type=at_least(0), default=0, help="this process's number, from 0")
+    group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
+    group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
+
+
+def check_worker(args):
+    """Raises ValueError when this worker's number is none of the workers'."""
+    if args.worker_idx >= args.n_workers:
+        raise ValueError(f"--worker_idx {args.worker_idx} must be below --n_workers {args.n_workers}: workers count from 0")
+
+
+def open_images(args, transform):
+    """The dataset that the data options name. Raises ValueError or OSError with one line for what is wrong."""
+    from diffusion import datasets, paths
+
+    if args.dataset in ("folder", "hf") and not args.data_dir:
+        raise ValueError(f"--dataset {args.dataset} needs --data_dir: the folder of the images, or for hf the dataset's name")
+    root = paths.dataset_root(args.data_dir)
+    columns = {"image_column": args.image_column, "label_column": args.label_column}
+    return datasets.open_dataset(args.dataset, args.split, transform, root, download=args.download, **columns)
+
+
+def print_table(title: str, rows: dict) -> None:
+    """Aligned `name  value` lines under a title."""
+    print(title)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")
+    sys.stdout.flush()
+
+
+# ---------------------------------------------------------------- while it works
+
+
+class _Lines:
+    """A tqdm output file that turns every redraw into a line of its own, for logs."""
+
+    def write(self, text):
+        if text.strip("\r\n "):
+            print(text.strip("\r\n "), file=sys.stderr, flush=True)
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def progress(total: int):
+    """A tqdm bar over images on a terminal; elsewhere a line a minute."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit="image", dynamic_ncols=True)
+    return tqdm(total=total, unit="image", file=_Lines(), mininterval=60, miniters=1, ncols=0, leave=False, delay=1)
+
+
+class Tally:
+    """Right and done images and evaluations, for the bar; `done` is the number of images this process evaluated."""
+
+    def __init__(self):
+        self.right = self.counted = self.done = self.evaluations = 0
+        self.start = time.perf_counter()
+
+    def count(self, record):
+        self.counted += 1
+        self.right += record["pred"] == record["label"]
+
+    def add(self, record, evaluations):
+        self.count(record)
+        self.done += 1
+        self.evaluations += evaluations
+
+    @property
+    def seconds(self):
+        return time.perf_counter() - self.start
+
+    def postfix(self):
+        accuracy = f"{100 * self.right / self.counted:.1f}%" if self.counted else "-"
+        return {"accuracy": accuracy, "evaluations/s": f"{self.evaluations / self.seconds:.0f}"}
+
+
+class StopBetweenImages:
+    """Context manager: the first Ctrl-C or SIGTERM sets `.signal` and lets the image in work finish; a second one kills."""
+
+    signal: int | None = None
+
+    def __enter__(self):
+        self.before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+    def _request(self, number, frame):
+        self.signal = number
+        print("\nstopping after this image (once more to stop at once)", file=sys.stderr)
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def close(folder, done: dict, tally: Tally, failures: dict, stopped_by: int | None) -> int:
+    """The closing lines of a run: accuracy over `done`, cost of this process, failures. Returns the exit code."""
+    from diffusion import metrics, runlog
+
+    if done:
+        preds, labels = zip(*((record["pred"], record["label"]) for record in done.values()), strict=True)
+        print(f"Top-1 accuracy: {metrics.top1(preds, labels)}")
+        print(f"Mean per class: {metrics.mean_per_class(preds, labels)}")
+        per_image = sum(map(runlog.count_evaluations, done.values())) / len(done)
+        timing = f", {tally.seconds / tally.done:.2f} s an image ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
+        print(f"Cost: {per_image:,.0f} evaluations an image{timing}")
+        print(f"Report: python scripts/print_acc.py {folder}")
+    if failures:
+        listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
+        print(f"error: {len(failures)} images failed, all others are done: {listed}", file=sys.stderr)
+    if stopped_by:
+        print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
+        return 128 + stopped_by
+    return 1 if failures else 0

@@ -1,0 +1,351 @@
+"""The image datasets by name: where their files lie, which splits they have, the paper's settings for them.
+
+Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion import imagenet_variants
+from diffusion.hub_images import open_hub
+from diffusion.paths import PROMPTS, SHIPPED
+from diffusion.prompts import PromptTable, prompts_from_classes, read_prompts
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings used when the flags --to_keep --n_samples --loss are not given. Published where paper.md has them."""
+
+    to_keep: tuple[int, ...]
+    n_samples: tuple[int, ...]
+    loss: str
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset.
+
+    build           (root, split, download) -> map-style dataset of (PIL image, label), without a transform;
+                    that of "hf" also takes image_column and label_column
+    splits          allowed names; empty: the data decides (Hugging Face)
+    layout          what has to lie under the root, for the message about missing data
+    recipe          None: the flags have to be given
+    prompts         file in prompts/; None: prompts are made from the class names
+    downloadable    torchvision can fetch it
+    """
+
+    build: Callable[..., Any]
+    splits: tuple[str, ...]
+    layout: str
+    recipe: Recipe | None
+    prompts: str | None
+    downloadable: bool
+
+
+class ImageData:
+    """Map-style dataset of (transform(PIL image), label): what `open_dataset` returns.
+
+    `labels` int64 [N] are known without decoding an image; `classes` are the class names in label order;
+    `notice` is a line to tell the user, or None.
+    """
+
+    def __init__(self, raw, transform, classes: list[str]):
+        self.raw = raw
+        self.transform = transform
+        self.classes = classes
+        self.notice: str | None = getattr(raw, "notice", None)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int):
+        """Raises OSError naming the index, and the file where there is one, for an image that cannot be decoded."""
+        try:
+            image, label = self.raw[index]
+            image.load()  # some datasets hand out a file that is not decoded yet
+        except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
+            raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {_one_line(error)}") from error
+        return (image if self.transform is None else self.transform(image)), int(label)
+
+    @property
+    def labels(self) -> np.ndarray:
+        for name in ("targets", "labels", "_labels", "y"):  # torchvision's datasets do not agree on a name
+            if hasattr(self.raw, name):
+                return np.asarray(getattr(self.raw, name), dtype=np.int64)
+        raise TypeError(f"{type(self.raw).__name__} does not expose its labels")
+
+
+def _file_of(raw, index: int) -> str:
+    """ " (path)" for datasets that keep a list of files, else nothing."""
+    for name in ("samples", "_image_files", "_images"):
+        files = getattr(raw, name, None)
+        if isinstance(files, list):
+            return f" ({files[index][0] if isinstance(files[index], tuple) else files[index]})"
+    return ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---------------------------------------------------------------- builders
+
+
+def _with_train_flag(name: str):
+    """torchvision datasets that take train=True or False."""
+
+    def build(root: Path, split: str, download: bool):
+        from torchvision import datasets
+
+        return getattr(datasets, name)(str(root), train=split == "train", download=download)
+
+    return build
+
+
+def _with_split(name: str, train: str = "train", **fixed):
+    """torchvision datasets that take split="test" or, for our "train", the name given here."""
+
+    def build(root: Path, split: str, download: bool):
+        from torchvision import datasets
+
+        return getattr(datasets, name)(str(root), split=train if split == "train" else split, download=download, **fixed)
+
+    return build
+
+
+def _caltech101(root: Path, split: str, download: bool):
+    from torchvision.datasets import Caltech101
+
+    # checked first because torchvision would create folders, and takes the background folder's presence for granted
+    background = root / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google"
+    if not download and not background.is_dir():
+        raise FileNotFoundError(f"no {background}")
+    return Caltech101(str(root), download=download)
+
+
+def _eurosat(root: Path, split: str, download: bool):
+    from torchvision.datasets import EuroSAT
+
+    return EuroSAT(str(root), download=download)
+
+
+class ShippedClothes:
+    """The Fashion-MNIST test images that ship with the project, from idx files: images [N,28,28] uint8, targets [N]."""
+
+    def __init__(self, folder: Path):
+        self.data = np.frombuffer((folder / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
+        self.targets = np.frombuffer((folder / "t10k-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
+        self.notice = f"using the {len(self):,} shipped test images (no full copy under --data_dir / DATASET_ROOT)"
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int):
+        from PIL import Image
+
+        return Image.fromarray(self.data[index]), int(self.targets[index])
+
+
+def _fashion_mnist(root: Path, split: str, download: bool):
+    """The full set where it is, else the shipped part of the test set."""
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    complete = all((root / "FashionMNIST" / "raw" / f"{part}-ubyte").is_file() for part in parts)
+    if complete or download or split == "train":
+        return _with_train_flag("FashionMNIST")(root, split, download)
+    return ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw")
+
+
+def _folder(root: Path, split: str, download: bool):
+    from torchvision.datasets import ImageFolder
+
+    return ImageFolder(str(root))
+
+
+def _hub(root: Path, split: str, download: bool, image_column: str | None, label_column: str | None):
+    return open_hub(root, split, image_column, label_column)
+
+
+# ---------------------------------------------------------------- the table
+
+BOTH = ("train", "test")
+SHORT = Recipe((5, 1), (50, 500), "l2")
+LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
+LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
+IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
+
+
+def _torchvision(build, layout, recipe, prompts) -> DatasetSpec:
+    return DatasetSpec(build, BOTH, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
+
+
+def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
+    """Test sets laid out by hand: one split, no download."""
+    return DatasetSpec(lambda root, split, download: build(root), ("test",), layout, recipe, prompts, False)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "cifar10": _torchvision(
+        _with_train_flag("CIFAR10"),
+        "cifar-10-batches-py/ with data_batch_1 ... data_batch_5, test_batch and batches.meta",
+        Recipe((5, 1), (50, 500), "l1"),
+        "cifar10",
+    ),
+    "cifar100": _torchvision(_with_train_flag("CIFAR100"), "cifar-100-python/ with train, test and meta", LONG_L1, "cifar100"),
+    "stl10": _torchvision(
+        _with_split("STL10"),
+        "stl10_binary/ with test_X.bin, test_y.bin and the other .bin files",
+        Recipe((5, 1), (100, 500), "l1"),
+        "stl10",
+    ),
+    "pets": _torchvision(
+        _with_split("OxfordIIITPet", train="trainval"),
+        "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/ with trainval.txt and test.txt",
+        Recipe((5, 1), (25, 250), "l1"),
+        "pets",
+    ),
+    "flowers": _torchvision(
+        _with_split("Flowers102"),
+        "flowers-102/jpg/*.jpg, flowers-102/imagelabels.mat and flowers-102/setid.mat",
+        LONG_L1,
+        "flowers",
+    ),
+    "food": _torchvision(
+        _with_split("Food101"),
+        "food-101/images/<class>/*.jpg and food-101/meta/ with train.json and test.json",
+        LONG,
+        "food",
+    ),
+    "aircraft": _torchvision(
+        _with_split("FGVCAircraft", train="trainval", annotation_level="variant"),
+        "fgvc-aircraft-2013b/data/ with images/, variants.txt and images_variant_test.txt",
+        LONG,
+        "aircraft",
+    ),
+    "mnist": _torchvision(_with_train_flag("MNIST"), "MNIST/raw/ with the four idx files, unpacked", SHORT, "mnist"),
+    "fashion_mnist": _torchvision(
+        _fashion_mnist,
+        "FashionMNIST/raw/ with the four idx files, unpacked",
+        Recipe((5, 1), (10, 50), "l2"),
+        "fashion_mnist",
+    ),
+    "caltech101": _torchvision(
+        _caltech101,
+        "caltech101/101_ObjectCategories/<class>/image_0001.jpg ... (BACKGROUND_Google among them)",
+        LONG,
+        "caltech101",
+    ),
+    "eurosat": _torchvision(_eurosat, "eurosat/2750/<class>/*.jpg", SHORT, "eurosat"),
+    "imagenet": _own_files(
+        imagenet_variants.open_imagenet,
+        "imagenet/val/<WordNet id>/*.JPEG",
+        IMAGENET,
+        "imagenet_prompts.csv",
+    ),
+    "imagenetv2": _own_files(
+        imagenet_variants.open_imagenet_v2,
+        "ImageNetV2-matched-frequency/<0 ... 999>/*.jpeg",
+        IMAGENET,
+        "imagenet_prompts.csv",
+    ),
+    "imagenetA": _own_files(
+        imagenet_variants.open_imagenet_a,
+        "imagenet-a/<WordNet id>/*.jpg",
+        IMAGENET,
+        "imagenetA_prompts.csv",
+    ),
+    "objectnet": _own_files(
+        imagenet_variants.open_objectnet,
+        "objectnet-1.0/images/<class>/*.png",
+        Recipe((25, 10, 5, 1), (50, 100, 500, 1000), "l2"),
+        "objectnet_prompts.csv",
+    ),
+    "folder": DatasetSpec(_folder, ("test",), "<class name>/*.jpg (or .png, ...)", None, None, False),
+    "hf": DatasetSpec(_hub, (), "a dataset saved to disk, parquet files, or images in folders", None, None, False),
+}
+
+
+# ---------------------------------------------------------------- what the commands call
+
+
+def open_dataset(
+    name: str,
+    split: str,
+    transform: Callable | None,
+    root: str | Path,
+    *,
+    download: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageData:
+    """Open one split. `root` holds all datasets; for "folder" it is the dataset, for "hf" the dataset or its hub name.
+
+    Raises ValueError for an unknown name, split or column, FileNotFoundError for missing data; both in one line.
+    """
+    spec = _check(name, split, download, image_column or label_column)
+    columns = {"image_column": image_column, "label_column": label_column} if name == "hf" else {}
+    try:
+        raw = spec.build(Path(root).expanduser(), split, download, **columns)
+    except (OSError, RuntimeError) as error:  # torchvision's two ways to say that files are missing or damaged
+        raise FileNotFoundError(_missing(name, spec, root, download, error)) from error
+    return ImageData(raw, transform, class_names(name, raw))
+
+
+def _check(name: str, split: str, download: bool, column: str | None) -> DatasetSpec:
+    if name not in DATASETS:
+        raise ValueError(f"--dataset {name}: unknown; choose from {', '.join(DATASETS)}")
+    spec = DATASETS[name]
+    if spec.splits and split not in spec.splits:
+        raise ValueError(f"--split {split}: {name} has {', '.join(spec.splits)}")
+    if download and not spec.downloadable:
+        raise ValueError(f"--download: {name} cannot be downloaded here; put it under --data_dir by hand")
+    if column and name != "hf":
+        raise ValueError("--image_column and --label_column are for --dataset hf only")
+    return spec
+
+
+def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, error: Exception) -> str:
+    if download:
+        return f"--dataset {name} --download: could not be fetched into {root} ({_one_line(error)})"
+    cause = _one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
+    where = "set --data_dir" if name in ("folder", "hf") else "set --data_dir or DATASET_ROOT"
+    fetch = ", or fetch it with --download" if spec.downloadable else ""
+    return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"
+
+
+def class_names(name: str, dataset=None) -> list[str]:
+    """Class names in label order. "folder" and "hf" need the opened dataset, the others ignore it."""
+    prompts = DATASETS[name].prompts
+    if prompts is None:
+        return list(dataset.classes)
+    # ImageNet-A has prompts for 200 classes, but its labels count all 1000
+    table = read_prompts(PROMPTS / ("imagenet_prompts.csv" if name == "imagenetA" else prompts))
+    return table.classnames
+
+
+def recipe_for(name: str, n_prompts: int) -> Recipe:
+    """The dataset's recipe; for a set without one the paper's stages for few or for many classes."""
+    if DATASETS[name].recipe:
+        return DATASETS[name].recipe
+    return LONG if n_prompts > 40 else Recipe((min(5, n_prompts), 1), SHORT.n_samples, SHORT.loss)
+
+
+def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, template: str | None) -> PromptTable:
+    """The prompts of a run: a CSV's, or the class names in a template, or what ships for the dataset, in this order.
+
+    Raises ValueError for a table that names a class which the dataset lacks.
+    """
+    if prompt_path and template:
+        raise ValueError("--prompt_path and --template both say what the prompts are: give one of them")
+    shipped = DATASETS[name].prompts
+    if template or not (prompt_path or shipped):
+        return prompts_from_classes(dataset.classes, template or "a photo of a {}.")
+    path = prompt_path or PROMPTS / shipped
+    table = read_prompts(path)
+    unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))
+    if unknown:
+        raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
+    return table

@@ -1,0 +1,28 @@
+"""Which candidates survive. Works on a callback that returns errors, so it runs on a table of numbers as on a network."""
+
+import numpy as np
+
+
+def run_stages(evaluate, n_candidates: int, stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], int]:
+    """The paper's adaptive strategy (section 3.3, algorithm 2).
+
+    evaluate(rows, pairs) returns the errors [len(rows), len of the slice] of these candidates on these pairs; stages are the
+    slices of a Plan. After a stage a candidate's score is the mean of all its errors so far and the k lowest survive, the lower
+    row at a tie. Returns every candidate's errors in order of evaluation, by ascending row, and the winning row.
+    Raises FloatingPointError when an error is not finite: no candidate may win by being NaN.
+    """
+    alive = list(range(n_candidates))
+    errors = {row: np.empty(0, np.float32) for row in alive}
+    for pairs, k in zip(stages, to_keep, strict=True):
+        new = np.asarray(evaluate(alive, pairs), np.float32)
+        if not np.isfinite(new).all():
+            raise FloatingPointError(f"{np.size(new) - np.isfinite(new).sum()} of {np.size(new)} errors are not finite")
+        for row, values in zip(alive, new, strict=True):
+            errors[row] = np.concatenate([errors[row], values])
+        alive = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, k)
+    return errors, alive[0]
+
+
+def survivors(scores: dict[int, float], k: int) -> list[int]:
+    """The k rows with the lowest scores, ascending by row; the lower row wins a tie."""
+    return sorted(sorted(scores, key=lambda row: (scores[row], row))[:k])

@@ -1,0 +1,34 @@
+"""Noise banks: the seeded one of an image, and the shared one of a file. Row s belongs to the s-th pair of a Plan."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def seeded_noise(seed: int, index: int, shape: tuple[int, ...]):
+    """Standard normal float32 of this shape, a function of (seed, image index) alone: drawn on the CPU, whatever device runs."""
+    import torch
+
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int(state)))
+
+
+def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_size: int):
+    """The first `rows` rows of a file written by scripts/save_noise.py, float32 [rows,C,h,w].
+
+    Raises ValueError when the file is missing, unreadable, of another shape or too short.
+    """
+    import torch
+
+    make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)}"
+    if not Path(path).is_file():
+        raise ValueError(f"--noise_path {path} does not exist; make it with: {make}")
+    try:
+        noise = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken zip or pickle raises whatever it runs into
+        raise ValueError(f"--noise_path {path} cannot be read ({type(error).__name__}); make it with: {make}") from None
+    if not torch.is_tensor(noise) or noise.shape[1:] != latent_shape or len(noise) < rows:
+        found = list(noise.shape) if torch.is_tensor(noise) else type(noise).__name__
+        needed = f"[{rows} or more, {', '.join(map(str, latent_shape))}]"
+        raise ValueError(f"--noise_path {path} holds {found}, needed is {needed}; make it with: {make}")
+    return noise[:rows].float()

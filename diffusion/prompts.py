@@ -1,0 +1,69 @@
+"""Prompt tables: from a CSV `prompt,classname,classidx`, or from class names and a template."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+COLUMNS = ("prompt", "classname", "classidx")
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """Three lists of one length, row by row. `classidx` is the dataset's label; several rows may share one."""
+
+    prompts: list[str]
+    classnames: list[str]
+    classidx: list[int]
+
+
+def read_prompts(path: str | Path) -> PromptTable:
+    """Read and check a prompt CSV (UTF-8, with a header, further columns ignored).
+
+    Raises ValueError with one line that names the file, and the row where there is one (the header is row 1).
+    """
+    header, rows = _read_rows(Path(path))
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise ValueError(f"{path}: column {', '.join(missing)} missing; the header must hold {','.join(COLUMNS)}")
+    if not rows:
+        raise ValueError(f"{path}: no prompts, only a header")
+    places = [header.index(name) for name in COLUMNS]
+    checked = [_check_row(path, number, row, len(header), places) for number, row in enumerate(rows, start=2)]
+    return PromptTable(*(list(column) for column in zip(*checked, strict=True)))
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows that are not blank, as the csv module splits them."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a readable prompt CSV ({' '.join(str(error).split())})") from error
+    if not rows:
+        raise ValueError(f"{path}: empty file; the header must hold {','.join(COLUMNS)}")
+    return [name.strip() for name in rows[0]], rows[1:]
+
+
+def _check_row(path: str | Path, number: int, row: list[str], width: int, places: list[int]) -> tuple[str, str, int]:
+    if len(row) != width:
+        raise ValueError(f"{path}: row {number} has {len(row)} fields, not {width}; quote a prompt that holds a comma")
+    prompt, classname, index = (row[place] for place in places)
+    if not prompt.strip():
+        raise ValueError(f"{path}: row {number} has an empty prompt")
+    # str.isdigit alone would let "²" through
+    if not (index.strip().isascii() and index.strip().isdigit()):
+        raise ValueError(f"{path}: row {number} has classidx {index!r}; it must be an integer of at least 0")
+    return prompt, classname, int(index)
+
+
+def prompts_from_classes(names: list[str], template: str) -> PromptTable:
+    """One prompt a class, in label order: `{}` becomes the name, with spaces for underscores. The classname stays.
+
+    Raises ValueError when the template lacks `{}` or there are no names.
+    """
+    if "{}" not in template:
+        raise ValueError(f"--template {template!r} has no {{}} for the class name")
+    if not names:
+        raise ValueError("no class names to make prompts from")
+    prompts = [template.replace("{}", name.replace("_", " ")) for name in names]
+    return PromptTable(prompts, list(names), list(range(len(names))))

@@ -1,0 +1,167 @@
+"""Run folders: their names, `config.json`, and one record an image that is either whole or absent."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import warnings
+from pathlib import Path
+
+from diffusion.paths import ROOT
+
+CONFIG = "config.json"
+
+
+def adaptive_folder(root: Path, args) -> Path:
+    """The published name of a classification run: reference users' scripts look for it.
+
+    args: anything with dataset, extra, version, n_trials, to_keep, n_samples, interpolation, loss and img_size.
+    """
+    keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
+    name = f"v{args.version}_{args.n_trials}trials_{keep}keep_{samples}samples"
+    name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
+    name += f"_{args.loss}" if args.loss != "l2" else ""
+    name += f"_{args.img_size}" if args.img_size != 512 else ""
+    return root / (f"{args.dataset}_{args.extra}" if args.extra else args.dataset) / name
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def check_config(folder: Path, identity: dict) -> None:
+    """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
+
+    identity: every option and hash that the numbers depend on, as JSON values.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        if any(folder.glob("*.pt")):
+            raise ValueError(f"{folder} holds records without a {CONFIG}, so others made them: name a new run with --extra")
+        return
+    saved = read_config(folder)["identity"]
+    differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
+    if differing:
+        told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
+        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or name a new run with --extra")
+
+
+def fingerprint(*parts) -> str:
+    """A short hash of bytes, or of anything that JSON can write."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def describe(identity: dict, args, images_expected: int) -> dict:
+    """The content of config.json: what the numbers depend on, all options, how many images, and what software ran."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
+    return {
+        "identity": identity,
+        "options": vars(args),
+        "images_expected": images_expected,
+        "versions": {"python": platform.python_version()} | versions,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this checkout, with a + when files differ from it; None outside git."""
+    import subprocess
+
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_config(folder: Path, config: dict) -> None:
+    """Creates the folder and writes config.json whole. A run that continues keeps the first description of itself and
+    changes only `images_expected`, as more images may be asked for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CONFIG).exists():
+        config = read_config(folder) | {"images_expected": config["images_expected"]}
+    _write_atomically(folder / CONFIG, lambda file: file.write((json.dumps(config, indent=1) + "\n").encode()))
+
+
+def read_config(folder: Path) -> dict | None:
+    """The folder's config.json, or None for a run of the reference. Raises ValueError when it is not JSON."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not readable JSON ({error}): restore it, or name a new run with --extra") from None
+
+
+# ---------------------------------------------------------------- records
+
+
+def record_path(folder: Path, index: int, dataset_length: int) -> Path:
+    """`<index>.pt`, padded to the digits of the dataset's last index."""
+    return folder / f"{index:0{len(str(dataset_length - 1))}d}.pt"
+
+
+def save_record(path: Path, record: dict) -> None:
+    """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there."""
+    import torch
+
+    _write_atomically(path, lambda file: torch.save(record, file))
+
+
+def load_record(path: Path) -> dict | None:
+    """A record of ours or of the reference (whose `pred` is a numpy integer), or None with a warning when it is unreadable."""
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_numpy_scalar_parts()):
+            record = torch.load(path, map_location="cpu", weights_only=True)
+        return record | {"pred": int(record["pred"]), "label": int(record["label"])}
+    except Exception as error:  # torch.load raises whatever a broken zip or pickle makes of itself
+        warnings.warn(f"{path} is unreadable and will not count ({type(error).__name__})", stacklevel=2)
+        return None
+
+
+def load_records(folder: Path) -> dict[int, dict]:
+    """index -> record of every readable record in the folder, ascending."""
+    paths = sorted((p for p in Path(folder).glob("*.pt") if p.stem.isdigit()), key=lambda p: int(p.stem))
+    loaded = {int(p.stem): load_record(p) for p in paths}
+    return {index: record for index, record in loaded.items() if record is not None}
+
+
+def load_done(folder: Path, indices: list[int], dataset_length: int) -> dict[int, dict]:
+    """index -> record of those of `indices` that need not be done again."""
+    paths = {index: record_path(folder, index, dataset_length) for index in indices}
+    loaded = {index: load_record(path) for index, path in paths.items() if path.exists()}
+    return {index: record for index, record in loaded.items() if record is not None}
+
+
+def count_evaluations(record: dict) -> int:
+    """Network evaluations behind a record."""
+    return sum(len(candidate["pred_errors"]) for candidate in record["errors"].values())
+
+
+def _numpy_scalar_parts():
+    """What a pickled numpy.int64 is made of, under the names of numpy 1 and 2."""
+    import numpy as np
+
+    scalar = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, type(np.dtype(np.int64))]
+
+
+def _write_atomically(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

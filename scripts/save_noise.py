@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Write a noise bank for --noise_path: standard normal float32 [n, channels, img_size/8, img_size/8].
+
+python scripts/save_noise.py --img_size 512          # noise_512.pt, the published one
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--img_size", type=cli.at_least(8), default=512, help="pixels a side of the run's images (default: 512)")
+    parser.add_argument("--n", type=cli.at_least(1), default=1024, help="rows: timesteps times trials (default: 1024)")
+    parser.add_argument("--channels", type=cli.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
+    parser.add_argument("--downscale", type=cli.at_least(1), default=8, help="pixels per latent element (default: 8)")
+    parser.add_argument("--seed", type=cli.at_least(0), default=42, help="default: 42, the published one")
+    parser.add_argument("--out", help="default: noise_<img_size>.pt")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    if args.img_size % args.downscale:
+        return cli.fail(f"--img_size {args.img_size} must be a multiple of --downscale {args.downscale}")
+    import torch
+
+    torch.manual_seed(args.seed)
+    side = args.img_size // args.downscale
+    noise = torch.randn(args.n, args.channels, side, side)
+    path = args.out or f"noise_{args.img_size}.pt"
+    with cli.bad_input():
+        torch.save(noise, path)
+    print(f"{path}: {list(noise.shape)}, seed {args.seed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Write prompt CSVs (prompt,classname,classidx) from class names and a template.
+
+    python scripts/write_prompts.py all                  # every file in prompts/, from prompts/classes.json
+    python scripts/write_prompts.py pets --out /tmp      # one of them, to another folder
+    python scripts/write_prompts.py birds --classes names.txt --template "a photo of a {}, a type of bird."
+
+The last one is for your own data: names.txt holds one class name a line, in label order.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diffusion import cli
+from diffusion.paths import PROMPTS
+from diffusion.prompts import COLUMNS, PromptTable, prompts_from_classes
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("dataset", metavar="DATASET", help="a name in prompts/classes.json, all, or with --classes a new name")
+    parser.add_argument("--out", type=Path, default=PROMPTS, help="folder to write to (default: prompts/)")
+    parser.add_argument("--classes", type=Path, help="text file with your own class names, one a line, in label order")
+    parser.add_argument("--template", help='with --classes: the prompt, {} for the name (default: "a photo of a {}.")')
+    args = parser.parse_args(argv)
+    if args.template and not args.classes:
+        parser.error("--template is for your own --classes; the published templates are in prompts/classes.json")
+    return args
+
+
+def published_table(entry: dict) -> PromptTable:
+    """The table of one entry of classes.json: template, names_in_prompt, classnames and, for a selection, classidx."""
+    names, classnames = entry["names_in_prompt"], entry["classnames"]
+    if names == "open_clip.IMAGENET_CLASSNAMES":
+        from open_clip import IMAGENET_CLASSNAMES
+
+        names = classnames = list(IMAGENET_CLASSNAMES)
+    indices = entry.get("classidx", list(range(len(names))))
+    prompts = [entry["template"].replace("{}", name) for name in names]
+    if len(names) > len(indices):  # ImageNet-A: 200 of ImageNet's 1000
+        prompts, classnames = [prompts[i] for i in indices], [classnames[i] for i in indices]
+    return PromptTable(prompts, classnames, indices)
+
+
+def own_table(path: Path, template: str | None) -> PromptTable:
+    """Raises ValueError for an unreadable or empty file, and for a template without {}."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--classes {path} cannot be read ({error})") from error
+    return prompts_from_classes(names, template or "a photo of a {}.")
+
+
+def tables(args) -> dict[str, PromptTable]:
+    """Dataset name -> table, for what was asked. Raises ValueError for a name that is not in classes.json."""
+    if args.classes:
+        return {args.dataset: own_table(args.classes, args.template)}
+    published = json.loads((PROMPTS / "classes.json").read_text(encoding="utf-8"))
+    if args.dataset != "all" and args.dataset not in published:
+        raise ValueError(f"DATASET {args.dataset}: choose all or one of {', '.join(published)}; or give --classes")
+    names = published if args.dataset == "all" else [args.dataset]
+    return {name: published_table(published[name]) for name in names}
+
+
+def write_csv(path: Path, table: PromptTable) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(zip(table.prompts, table.classnames, table.classidx, strict=True))
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        wanted = tables(args)
+        args.out.mkdir(parents=True, exist_ok=True)
+    for name, table in wanted.items():
+        path = args.out / f"{name}_prompts.csv"
+        write_csv(path, table)
+        print(f"{path}: {len(table.prompts)} prompts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Choose a class-balanced random part of a dataset, for --subset_path: sorted int64 indices in a .npy file.
+
+python scripts/write_subset.py --dataset pets --n 500 --out pets500.npy
+python scripts/write_subset.py --dataset cifar10 --per_class 20 --seed 1 --out cifar10_20each.npy
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diffusion import cli
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--dataset", required=True, help="a name that eval_prob_adaptive.py takes")
+    parser.add_argument("--out", type=Path, required=True, help="the .npy file to write")
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--per_class", type=cli.at_least(1), metavar="N", help="images of every class")
+    amount.add_argument("--n", type=cli.at_least(1), help="images in all, as many of every class as possible")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another choice (default: 0)")
+    parser.add_argument("--split", default="test", help="train or test (default: test)")
+    parser.add_argument("--data_dir", help="folder of the datasets (default: $DATASET_ROOT, else ./datasets)")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".npy":
+        parser.error(f"--out {args.out} must end in .npy")
+    return args
+
+
+def balanced_order(labels, seed: int):
+    """All indices in an order whose every beginning is balanced: one of each class in random order, then the next of each.
+
+    Returns (order [N], round [N]): round r holds the (r+1)-th image of each class that has so many.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    taken, rounds = {}, np.empty(len(labels), dtype=np.int64)
+    for position, label in enumerate(labels[shuffled].tolist()):
+        rounds[position] = taken[label] = taken.get(label, -1) + 1
+    # stable: inside a round the images keep their random order
+    by_round = np.argsort(rounds, kind="stable")
+    return shuffled[by_round], rounds[by_round]
+
+
+def choose(labels, per_class: int | None, n: int | None, seed: int):
+    """int64 indices, ascending. Raises ValueError, naming the flag, when the labels [N] do not have so many."""
+    import numpy as np
+
+    order, rounds = balanced_order(labels, seed)
+    if per_class is None:
+        if n > len(labels):
+            raise ValueError(f"--n {n}: the split has {len(labels)} images")
+        return np.sort(order[:n])
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < per_class:
+        raise ValueError(f"--per_class {per_class}: class {classes[counts.argmin()]} has {counts.min()} images")
+    return np.sort(order[rounds < per_class])
+
+
+def write(path: Path, indices) -> None:
+    """Written beside and renamed, so that an interrupted run leaves no half file."""
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        np.save(file, indices.astype(np.int64))
+    os.replace(part, path)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    from diffusion.datasets import open_dataset
+    from diffusion.paths import dataset_root
+
+    with cli.bad_input():
+        dataset = open_dataset(args.dataset, args.split, None, dataset_root(args.data_dir))
+        indices = choose(dataset.labels, args.per_class, args.n, args.seed)
+        write(args.out, indices)
+    print(f"{args.out}: {len(indices)} of {len(dataset)} images" + (f"; {dataset.notice}" if dataset.notice else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""Every dataset on a few images laid out as on disk: order, labels, pixels, and what is said when something is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.datasets import DATASETS, class_names, open_dataset
+from diffusion.imagenet_variants import objectnet_classes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# test labels that each layout must give, in order
+LABELS = {
+    "cifar10": [3, 8, 0],
+    "cifar100": [49, 99],
+    "stl10": [9, 0, 2],
+    "pets": [0, 1, 2],
+    "flowers": [101, 0],
+    "food": [1, 0],
+    "aircraft": [2, 0, 1],
+    "mnist": [7, 2],
+    "fashion_mnist": [7, 2],
+    "caltech101": [0, 0, 1, 1, 2, 2],
+    "eurosat": [0, 1, 2],
+    "imagenet": [0, 1, 2],
+    "imagenetv2": [0, 1, 10, 2, 999],  # folders in the order of strings
+    "imagenetA": [6, 988],
+    "objectnet": [0, 2, 2, 112],
+}
+
+
+@pytest.fixture(autouse=True)
+def without_md5(monkeypatch):
+    """torchvision knows the real archives' sums; tiny files cannot have them."""
+    from torchvision.datasets import cifar, flowers102, stl10
+
+    for module in (cifar, flowers102, stl10):
+        monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: Path(path).is_file(), raising=False)
+    monkeypatch.setattr(stl10.STL10, "_check_integrity", lambda self: (Path(self.root) / "stl10_binary/test_X.bin").is_file())
+
+
+def size_of(image):
+    return image.size
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_order_and_images(name, tmp_path):
+    layouts.WRITERS[name](tmp_path)
+    dataset = open_dataset(name, "test", None, tmp_path)
+    items = [dataset[i] for i in range(len(dataset))]
+    assert [label for _, label in items] == LABELS[name]
+    assert all(type(label) is int for _, label in items)
+    assert all(isinstance(image, Image.Image) for image, _ in items)
+    assert dataset.labels.dtype == np.int64
+    assert dataset.labels.tolist() == LABELS[name]
+    assert max(LABELS[name]) < len(dataset.classes)
+
+
+def test_every_dataset_with_own_files_is_covered():
+    assert set(LABELS) | {"folder", "hf"} == set(DATASETS)
+
+
+@pytest.mark.parametrize(
+    "name,labels",
+    [
+        ("cifar10", [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
+        ("cifar100", [5, 6]),
+        ("stl10", [0, 1]),
+        ("pets", [0, 1, 2]),
+        ("flowers", [4, 5]),
+        ("food", [1, 0]),
+        ("aircraft", [2]),
+        ("mnist", [1]),
+        ("fashion_mnist", [1]),
+        ("caltech101", [0, 0, 1, 1, 2, 2]),
+        ("eurosat", [0, 1, 2]),
+    ],
+)
+def test_train_split(name, labels, tmp_path):
+    layouts.WRITERS[name](tmp_path)
+    assert open_dataset(name, "train", None, tmp_path).labels.tolist() == labels
+
+
+def test_pets_splits_are_different_images(tmp_path):
+    layouts.pets(tmp_path)
+    train, test = (open_dataset("pets", split, None, tmp_path)[0][0] for split in ("train", "test"))
+    assert not np.array_equal(train, test)
+
+
+def test_the_transform_gets_the_image(tmp_path):
+    layouts.cifar10(tmp_path)
+    assert open_dataset("cifar10", "test", size_of, tmp_path)[1] == ((32, 32), 8)
+
+
+def test_objectnet_loses_its_border_before_the_transform_and_is_rgb(tmp_path):
+    layouts.objectnet(tmp_path)
+    dataset = open_dataset("objectnet", "test", None, tmp_path)
+    first = dataset[0][0]
+    assert np.array_equal(first, np.asarray(layouts.picture(1))[2:-2, 2:-2])
+    assert dataset[2][0].mode == "RGB"  # stored with a palette
+    assert open_dataset("objectnet", "test", size_of, tmp_path)[0] == ((16, 12), 0)
+
+
+def test_objectnet_mapping_is_in_label_order():
+    mapping = objectnet_classes()
+    assert len(mapping) == 113
+    assert sum(len(ids) for ids in mapping.values()) == 125
+    assert list(mapping) == class_names("objectnet")
+    assert mapping["banana"] == [954]
+
+
+def test_imagenet_says_when_folders_are_missing(tmp_path):
+    layouts.imagenet(tmp_path)
+    assert open_dataset("imagenet", "test", None, tmp_path).notice.startswith("3 of ImageNet's 1000 class folders")
+
+
+def test_class_names_agree_with_torchvision():
+    """Where torchvision lists all classes in its code, in the order of its labels."""
+    from torchvision.datasets import MNIST, FashionMNIST, Flowers102
+
+    assert class_names("fashion_mnist") == FashionMNIST.classes
+    assert [name[0] for name in MNIST.classes] == class_names("mnist")
+    ours, theirs = class_names("flowers"), Flowers102.classes
+    respelt = {a: b for a, b in zip(ours, theirs, strict=True) if a != b}
+    assert respelt.keys() == {"globe flower", "pink and yellow dahlia", "air plant"}
+
+
+@pytest.mark.parametrize("name", ["caltech101", "eurosat", "food", "objectnet"])
+def test_class_names_of_sorted_folders_are_sorted(name):
+    assert class_names(name) == sorted(class_names(name))
+
+
+def test_class_names_of_imagenet_a_count_all_of_imagenet():
+    assert class_names("imagenetA") == class_names("imagenet")
+    assert class_names("imagenetA")[988] == "acorn"
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_missing_data_is_one_line_that_says_what_and_where(name, tmp_path):
+    split = "train" if name == "fashion_mnist" else "test"  # its test images ship
+    root = tmp_path / "nothing"
+    with pytest.raises(FileNotFoundError) as caught:
+        open_dataset(name, split, None, root)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (f"--dataset {name}", DATASETS[name].layout, str(root), "--data_dir", "DATASET_ROOT"):
+        assert part in message
+    assert ("--download" in message) == DATASETS[name].downloadable
+    assert not root.exists()  # nothing written
+
+
+def test_fashion_mnist_prefers_the_full_copy(tmp_path):
+    layouts.idx(tmp_path, "FashionMNIST", test_labels=(9, 9, 1))
+    dataset = open_dataset("fashion_mnist", "test", None, tmp_path)
+    assert dataset.notice is None
+    assert dataset.labels.tolist() == [9, 9, 1]
+
+
+def test_fashion_mnist_falls_back_to_the_shipped_images_and_says_so(tmp_path, monkeypatch):
+    layouts.idx(tmp_path / "shipped" / "datasets", "FashionMNIST", test_labels=(4, 0, 8))
+    monkeypatch.setattr("diffusion.datasets.SHIPPED", tmp_path / "shipped")
+    dataset = open_dataset("fashion_mnist", "test", None, tmp_path)
+    assert "3 shipped test images" in dataset.notice
+    assert dataset.labels.tolist() == [4, 0, 8]
+    layouts.idx(tmp_path, "FashionMNIST", test_labels=(4, 0, 8))
+    full = open_dataset("fashion_mnist", "test", None, tmp_path)
+    assert all(np.array_equal(dataset[i][0], full[i][0]) and dataset[i][1] == full[i][1] for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "arguments,parts",
+    [
+        (("cifar11", "test"), ("--dataset cifar11", "cifar10", "objectnet")),
+        (("cifar10", "val"), ("--split val", "train, test")),
+        (("imagenet", "train"), ("--split train", "imagenet has test")),
+    ],
+)
+def test_unknown_names_list_the_allowed_ones(arguments, parts, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        open_dataset(*arguments, None, tmp_path)
+    assert all(part in str(caught.value) for part in parts)
+
+
+def test_flags_that_do_not_fit_the_dataset(tmp_path):
+    with pytest.raises(ValueError, match="--download: imagenet cannot be downloaded"):
+        open_dataset("imagenet", "test", None, tmp_path, download=True)
+    with pytest.raises(ValueError, match="--image_column and --label_column are for --dataset hf"):
+        open_dataset("cifar10", "test", None, tmp_path, label_column="label")
+
+
+# ---------------------------------------------------------------- broken images
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"not an image", lambda data: data[: len(data) // 2], lambda data: b""])
+@pytest.mark.parametrize("name,file", [("food", "apple_pie/20.jpg"), ("pets", "Abyssinian_101.jpg")])
+def test_a_broken_file_is_an_os_error_with_index_and_path(name, file, damage, tmp_path):
+    layouts.WRITERS[name](tmp_path)
+    path = next(tmp_path.rglob(file))
+    path.write_bytes(damage(path.read_bytes()))
+    dataset = open_dataset(name, "test", None, tmp_path)
+    broken = {"food": 1, "pets": 0}[name]
+    with pytest.raises(OSError, match=rf"image {broken} \(.*{path.name}\) cannot be read") as caught:
+        dataset[broken]
+    assert "\n" not in str(caught.value)
+    assert dataset[1 - broken][1] == LABELS[name][1 - broken]  # the others still open
+    assert len(dataset) == len(LABELS[name])
+
+
+def test_a_broken_caltech_image_is_found_although_torchvision_decodes_late(tmp_path):
+    layouts.caltech101(tmp_path)
+    path = tmp_path / "caltech101/101_ObjectCategories/Faces/image_0002.jpg"
+    path.write_bytes(path.read_bytes()[:-200])  # the header stays whole
+    with pytest.raises(OSError, match="image 1 cannot be read"):
+        open_dataset("caltech101", "test", size_of, tmp_path)[1]
+
+
+def test_an_error_of_the_transform_is_not_called_a_broken_image(tmp_path):
+    layouts.cifar10(tmp_path)
+
+    def fails(image):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        open_dataset("cifar10", "test", fails, tmp_path)[0]
+
+
+# ---------------------------------------------------------------- own folders and Hugging Face
+
+
+def image_folder(root: Path) -> Path:
+    for i, name in enumerate(("zebra", "ant", "sea_horse")):
+        layouts.save_picture(root / name / "1.png", i)
+    return root
+
+
+def test_folder_classes_are_sorted_sub_folders(tmp_path):
+    dataset = open_dataset("folder", "test", None, image_folder(tmp_path / "set"))
+    assert dataset.classes == ["ant", "sea_horse", "zebra"]
+    assert dataset.labels.tolist() == [0, 1, 2]
+    assert np.array_equal(dataset[2][0], layouts.picture(0))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_folder_without_classes_is_missing_data(exists, tmp_path):
+    root = tmp_path / "empty"
+    if exists:
+        root.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"--dataset folder: expected <class name>/\*\.jpg") as caught:
+        open_dataset("folder", "test", None, root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def hub_table(labels, label_name="label", label_type=None):
+    import datasets
+
+    columns = {"id": list(range(len(labels))), "picture": [layouts.picture(i) for i in range(len(labels))], label_name: labels}
+    table = datasets.Dataset.from_dict(columns).cast_column("picture", datasets.Image())
+    return table.cast_column(label_name, label_type) if label_type else table
+
+
+def test_hf_saved_to_disk_with_class_labels(tmp_path):
+    import datasets
+
+    table = hub_table([1, 0, 1], "species", datasets.ClassLabel(names=["wasp", "ant"]))
+    datasets.DatasetDict({"test": table, "train": table.select([1])}).save_to_disk(str(tmp_path / "set"))
+    dataset = open_dataset("hf", "test", None, tmp_path / "set")
+    assert dataset.classes == ["wasp", "ant"]
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert np.array_equal(dataset[2][0], layouts.picture(2))
+    assert dataset[2][1] == 1
+    assert len(open_dataset("hf", "train", None, tmp_path / "set")) == 1
+    with pytest.raises(ValueError, match=r"--split validation: .* has test, train"):
+        open_dataset("hf", "validation", None, tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "fine_label"])
+def test_hf_label_column_is_found_by_name(name, tmp_path):
+    hub_table([0, 3], name).save_to_disk(str(tmp_path / "set"))
+    dataset = open_dataset("hf", "test", None, tmp_path / "set")
+    assert dataset.labels.tolist() == [0, 3]
+    assert dataset.classes == ["0", "1", "2", "3"]
+
+
+def test_hf_text_labels_are_sorted(tmp_path):
+    hub_table(["wasp", "ant", "wasp"], "kind").save_to_disk(str(tmp_path / "set"))
+    dataset = open_dataset("hf", "test", None, tmp_path / "set", image_column="picture", label_column="kind")
+    assert dataset.classes == ["ant", "wasp"]
+    assert dataset.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "columns,message",
+    [
+        ({}, "--label_column is needed: 0 columns could be meant; there are id, picture, kind"),
+        ({"label_column": "sort"}, "--label_column sort: no such column"),
+        ({"label_column": "kind", "image_column": "photo"}, "--image_column photo: no such column"),
+        ({"label_column": "kind", "image_column": "id"}, "--image_column id holds no images; columns with images: picture"),
+    ],
+)
+def test_hf_columns_that_cannot_be_used(columns, message, tmp_path):
+    hub_table(["wasp", "ant"], "kind").save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(ValueError, match=message):
+        open_dataset("hf", "test", None, tmp_path / "set", **columns)
+
+
+def test_hf_split_without_labels(tmp_path):
+    hub_table([-1, -1]).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(ValueError, match="--label_column label: this split has rows without a label"):
+        open_dataset("hf", "test", None, tmp_path / "set")
+
+
+def test_hf_broken_image(tmp_path):
+    import datasets
+
+    table = datasets.Dataset.from_dict({"image": [{"bytes": b"nothing", "path": None}, None], "label": [0, 1]})
+    table.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "set"))
+    dataset = open_dataset("hf", "test", None, tmp_path / "set")
+    for index in (0, 1):
+        with pytest.raises(OSError, match=f"image {index} cannot be read"):
+            dataset[index]
+
+
+def test_hf_folder_of_images(tmp_path, hub_cache):
+    image_folder(tmp_path / "set" / "test")
+    image_folder(tmp_path / "set" / "train")
+    dataset = open_dataset("hf", "test", None, tmp_path / "set")
+    assert dataset.classes == ["ant", "sea_horse", "zebra"]
+    assert sorted(dataset.labels.tolist()) == [0, 1, 2]
+    zebra = dataset.labels.tolist().index(2)
+    assert np.array_equal(dataset[zebra][0], layouts.picture(0))
+
+
+def test_hf_parquet_and_unknown_split(tmp_path, hub_cache):
+    import datasets
+
+    table = hub_table([1, 0], "label", datasets.ClassLabel(names=["wasp", "ant"]))
+    (tmp_path / "set").mkdir()
+    table.to_parquet(str(tmp_path / "set" / "test.parquet"))
+    assert open_dataset("hf", "test", None, tmp_path / "set").labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="--split train") as caught:
+        open_dataset("hf", "train", None, tmp_path / "set")
+    assert "\n" not in str(caught.value)
+
+
+def test_hf_missing(tmp_path, hub_cache):
+    with pytest.raises(FileNotFoundError, match="--dataset hf: expected a dataset saved to disk") as caught:
+        open_dataset("hf", "test", None, tmp_path / "nothing" / "here")
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- the table itself
+
+
+def test_importing_the_table_loads_nothing_heavy():
+    code = "import sys, diffusion.datasets; print([m for m in ('torch', 'torchvision', 'datasets', 'timm') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.recipe])
+def test_recipes_keep_one_in_the_end_and_fit_the_classes(name):
+    recipe = DATASETS[name].recipe
+    assert recipe.to_keep[-1] == 1
+    assert len(recipe.to_keep) == len(recipe.n_samples)
+    assert list(recipe.n_samples) == sorted(recipe.n_samples)
+    assert recipe.to_keep[0] < len(class_names(name))
+
+
+def test_published_recipes():
+    pets, imagenet = DATASETS["pets"].recipe, DATASETS["imagenet"].recipe
+    assert (pets.to_keep, pets.n_samples, pets.loss) == ((5, 1), (25, 250), "l1")
+    assert (imagenet.to_keep, imagenet.n_samples, imagenet.loss) == ((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
+    assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {"folder", "hf"}

@@ -1,0 +1,192 @@
+"""Prompt CSVs: what is read, what is refused, and that the shipped ones are what the script writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion.datasets import DATASETS
+from diffusion.prompts import prompts_from_classes, read_prompts
+from diffusion.scenes import NOUNS
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "write_prompts.py"
+CLASSES = json.loads((ROOT / "prompts" / "classes.json").read_text(encoding="utf-8"))
+SHIPPED = sorted((ROOT / "prompts").glob("*_prompts.csv"))
+
+
+def write(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "p.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def run_script(*arguments, cwd):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_rows_may_share_a_class_and_text_stays_text(tmp_path):
+    text = 'prompt,classname,classidx\n"a cat, asleep",None,3\nnan,null,3\n"say ""é""",NA,0\n'
+    table = read_prompts(write(tmp_path, text))
+    assert table.prompts == ["a cat, asleep", "nan", 'say "é"']
+    assert table.classnames == ["None", "null", "NA"]
+    assert table.classidx == [3, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffprompt,classname,classidx\na cat,cat,3\n",  # as spreadsheets save it
+        "prompt,classname,classidx\r\na cat,cat,3\r\n",
+        "classidx,note,prompt,classname\n3,x,a cat,cat\n",
+        "prompt,classname,classidx\n\na cat,cat,3",
+    ],
+)
+def test_other_ways_to_write_the_same_table(text, tmp_path):
+    table = read_prompts(write(tmp_path, text))
+    assert (table.prompts, table.classnames, table.classidx) == (["a cat"], ["cat"], [3])
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("", "empty file"),
+        ("prompt,classname,classidx\n", "no prompts"),
+        ("prompt,classname\na cat,cat\n", "column classidx missing"),
+        ("text,label\na cat,3\n", "column prompt, classname, classidx missing"),
+        ("prompt,classname,classidx\na cat,cat,1.5\n", "row 2 has classidx '1.5'"),
+        ("prompt,classname,classidx\na cat,cat,0\na dog,dog,-1\n", "row 3 has classidx '-1'"),
+        ("prompt,classname,classidx\na cat,cat,\n", "row 2 has classidx ''"),
+        ("prompt,classname,classidx\na cat,cat,²\n", "row 2 has classidx"),
+        ("prompt,classname,classidx\n  ,cat,0\n", "row 2 has an empty prompt"),
+        ("prompt,classname,classidx\na cat, asleep,cat,0\n", "row 2 has 4 fields, not 3; quote"),
+        ("prompt,classname,classidx\na cat,cat\n", "row 2 has 2 fields"),
+    ],
+)
+def test_bad_tables_are_refused_in_one_line(text, message, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError) as caught:
+        read_prompts(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a readable prompt CSV"):
+        read_prompts(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="not a readable prompt CSV"):
+        read_prompts(write(tmp_path, "prompt,classname,classidx\ncafé,cafe,0\n", encoding="latin-1"))
+
+
+# ---------------------------------------------------------------- from class names
+
+
+def test_prompts_from_class_names():
+    table = prompts_from_classes(["sea_horse", "ant"], "a {} in the wild.")
+    assert table.prompts == ["a sea horse in the wild.", "a ant in the wild."]
+    assert table.classnames == ["sea_horse", "ant"]
+    assert table.classidx == [0, 1]
+
+
+def test_template_needs_a_place_for_the_name():
+    with pytest.raises(ValueError, match="--template 'a photo'"):
+        prompts_from_classes(["ant"], "a photo")
+    with pytest.raises(ValueError, match="no class names"):
+        prompts_from_classes([], "a {}")
+
+
+def test_other_braces_in_names_and_templates_are_left_alone():
+    assert prompts_from_classes(["a{b}"], "{x} {}").prompts == ["{x} a{b}"]
+
+
+# ---------------------------------------------------------------- the shipped files
+
+
+def test_the_shipped_csvs_are_what_the_script_writes(tmp_path):
+    """From another folder, all at once: same names, same bytes."""
+    result = run_script("all", "--out", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in SHIPPED]
+    for path in SHIPPED:
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+
+
+def test_every_dataset_has_its_csv():
+    wanted = {spec.prompts for spec in DATASETS.values() if spec.prompts}
+    assert wanted == {path.name for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_csvs_agree_with_the_class_lists(path):
+    table, entry = read_prompts(path), CLASSES[path.stem.removesuffix("_prompts")]
+    before, after = entry["template"].split("{}")
+    names = [prompt[len(before) : len(prompt) - len(after)] for prompt in table.prompts]
+    assert all(prompt == before + name + after for prompt, name in zip(table.prompts, names, strict=True))
+    if isinstance(entry["names_in_prompt"], list):
+        assert names == entry["names_in_prompt"]
+        assert table.classnames == entry["classnames"]
+    else:
+        assert names == table.classnames
+    assert table.classidx == entry.get("classidx", list(range(len(names))))
+    assert b"\r" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name,row,expected",
+    [
+        ("pets", 1, ("a photo of a American Bulldog, a type of pet.", "american bulldog", 1)),
+        ("aircraft", 72, ("a photo of a F-16A/B, a type of aircraft.", "F-16A_B", 72)),
+        ("imagenet", 999, ("a photo of a toilet paper.", "toilet paper", 999)),
+        ("imagenetA", 0, ("a photo of a stingray.", "stingray", 6)),
+        ("caltech101", 0, ("a photo of a face in front of a background.", "Faces", 0)),
+        ("eurosat", 9, ("a centered satellite photo of a sea or lake.", "SeaLake", 9)),
+    ],
+)
+def test_single_rows(name, row, expected):
+    table = read_prompts(ROOT / "prompts" / f"{name}_prompts.csv")
+    assert (table.prompts[row], table.classnames[row], table.classidx[row]) == expected
+
+
+def test_the_shipped_model_meets_the_nouns_that_it_was_trained_with():
+    assert tuple(CLASSES["fashion_mnist"]["names_in_prompt"]) == NOUNS
+
+
+def test_imagenet_a_has_200_classes():
+    indices = CLASSES["imagenetA"]["classidx"]
+    assert len(set(indices)) == 200
+    assert indices == sorted(indices)
+
+
+# ---------------------------------------------------------------- the script on own classes
+
+
+def test_own_classes(tmp_path):
+    (tmp_path / "names.txt").write_text("sea_horse\n\n ant \n")
+    result = run_script("mine", "--classes", "names.txt", "--template", "a {}!", "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "out" / "mine_prompts.csv").read_text()
+    assert text == "prompt,classname,classidx\na sea horse!,sea_horse,0\na ant!,ant,1\n"
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["nothing"], "DATASET nothing: choose all or one of aircraft"),
+        (["mine", "--classes", "none.txt"], "--classes none.txt cannot be read"),
+        (["mine", "--classes", "names.txt", "--template", "a thing"], "--template 'a thing'"),
+        (["pets", "--template", "a {}"], "--template is for your own --classes"),
+    ],
+)
+def test_bad_input_writes_nothing(arguments, message, tmp_path):
+    (tmp_path / "names.txt").write_text("ant\n")
+    result = run_script(*arguments, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
