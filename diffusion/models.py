@@ -101,6 +101,9 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of weights from disk; downloads keep theirs
 
     def part(cls, name, torch_dtype=torch.float32):
         return cls.from_pretrained(files.source, subfolder=name, torch_dtype=torch_dtype).to(device).eval().requires_grad_(False)

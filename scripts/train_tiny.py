@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Train the small latent text-to-image diffusion model that ships in shipped/tiny-sd.
+"""Train the small latent text-to-image diffusion model that ships in shipped/tiny-sd, and cut the images that ship beside it.
 
     python scripts/train_tiny.py vae --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py sd  --data_dir /usr/share/datasets/fashion-mnist
+    python scripts/train_tiny.py images --data_dir /usr/share/datasets/fashion-mnist
 
 The VAE first, then tokenizer, text encoder and U-Net in its latents. Both resume from `checkpoints/` when interrupted.
 """
@@ -18,16 +19,16 @@ sys.path.insert(0, str(ROOT))
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["vae", "sd"], help="which part of the model to train")
+    parser.add_argument("part", choices=["vae", "sd", "images"], help="what to train, or the test images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
     parser.add_argument("--out", default=str(ROOT / "shipped" / "tiny-sd"), help="pipeline folder to write")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=int, help="optimiser steps (default: 1800 for vae, 6500 for sd)")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: 1800 for vae, 4500 for sd)")
     parser.add_argument("--batch_size", type=int, help="images a step (default: 32 for vae, 256 for sd)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    args.steps = args.steps or {"vae": 1800, "sd": 6500}[args.part]
-    args.batch_size = args.batch_size or {"vae": 32, "sd": 256}[args.part]
+    args.steps = args.steps or {"vae": 1800, "sd": 4500}.get(args.part)
+    args.batch_size = args.batch_size or {"vae": 32, "sd": 256}.get(args.part)
     return args
 
 
@@ -44,6 +45,27 @@ def read_idx(folder, stem):
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
+
+
+def write_idx(path, array):
+    """The inverse of read_idx, unpacked: magic number, dimensions as big-endian int32, bytes."""
+    import numpy as np
+
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.tobytes())
+
+
+def cut_images(args):
+    """The first 100 test images of every class, in their order, as torchvision's own files beside the model."""
+    import numpy as np
+
+    images, labels = (read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
+    folder = Path(args.out).parent / "datasets" / "FashionMNIST" / "raw"
+    write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
+    write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
+    print(f"{folder}: {len(chosen)} images")
 
 
 TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of a {}.", "a photo of a {}, a type of clothing.")
@@ -213,19 +235,18 @@ def write_tokenizer(folder, captions):
     """CLIP's byte-level BPE with a vocabulary of these captions' words: vocab.json, merges.txt and the configs."""
     import json
 
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(r"[a-z]+|[^a-z\s]+", "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    words = pre_tokenizers.Split(Regex(r"[a-z]+|[^a-z\s]+"), "removed", invert=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(captions, trainers.BpeTrainer(vocab_size=2000, end_of_word_suffix="</w>", show_progress=False))
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    words = bytes_ + [b + "</w>" for b in bytes_] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = bytes_ + [b + "</w>" for b in bytes_] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2"] + [" ".join(m) for m in merges]) + "\n")
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS, pad_token="<|endoftext|>")
     tokenizer.save_pretrained(folder)
@@ -383,6 +404,8 @@ def draw_samples(pipeline, path):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.part == "images":
+        return cut_images(args)
     import torch
 
     images = read_idx(args.data_dir, "train-images-idx3-ubyte")

@@ -1,0 +1,355 @@
+#!/usr/bin/env python
+"""Evaluations per second of the run's own kernel, of the paper's loop in plain PyTorch, and of the network alone.
+
+    python scripts/benchmark.py                          # the shipped model
+    python scripts/benchmark.py --model sd2 --json sd2_benchmark.json
+
+sd2 is a U-Net of Stable Diffusion 2.0's exact shape with random weights: nothing is downloaded. All three loops make the same
+network calls on the same model; they alternate in one process, and the medians of the repeats are compared.
+"""
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli
+
+SD2_UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--model", default="tiny", choices=["tiny", "sd2"], help="default: tiny")
+    parser.add_argument("--model_path", help="pipeline folder or hub id in place of the tiny model")
+    parser.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512; tiny: 64)")
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
+                        help="of the network (default: auto: float16 on CUDA, else float32)")  # fmt: skip
+    parser.add_argument("--batch_size", "-b", type=cli.at_least(1), default=32, help="network inputs per call (default: 32)")
+    parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates (default: 10)")
+    parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
+    parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
+    return parser.parse_args(argv)
+
+
+def check(args):
+    """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
+    from diffusion import models, schedule
+
+    if args.timesteps > schedule.T:
+        raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{schedule.T}")
+    if args.json and not args.json.parent.is_dir():
+        raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
+    if args.model == "sd2" and args.model_path:
+        raise ValueError("--model sd2 has random weights: leave out --model_path, or leave out --model sd2")
+    args.device = models.resolve_device(args.device)
+    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    args.img_size = args.img_size or (64 if args.model == "tiny" else 512)
+    files = models.SDFiles("random weights", 4, 8, 8, "none") if args.model == "sd2" else models.find_sd("tiny", args.model_path)
+    return files, models.latent_shape(files, args.img_size)
+
+
+# ---------------------------------------------------------------- the model and its input
+
+
+def random_sd2(dtype: str, device: str, latent_shape):
+    """A Denoiser with SD 2.0's U-Net and alphas; weights, latents and text embeddings are random."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    from diffusion.models import DTYPES, Denoiser
+
+    with torch.device(device):
+        unet = UNet2DConditionModel(**SD2_UNET).eval().requires_grad_(False)
+    torch.nn.Module.to(unet, DTYPES[dtype])  # diffusers' own `to` warns of modules to keep in float32, and names none
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+
+    def predict(x_t, t, cond):
+        return unet(x_t.to(unet.dtype), t, encoder_hidden_states=cond, return_dict=False)[0]
+
+    return Denoiser(
+        encode=lambda image: torch.randn(latent_shape, device=device),
+        embed=lambda prompts: torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype),
+        predict=predict,
+        alphas_cumprod=scheduler.alphas_cumprod.float().to(device),
+    )
+
+
+def count_parameters(args, files) -> int:
+    """Of the U-Net: built from its config without memory for weights."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    config = SD2_UNET if args.model == "sd2" else UNet2DConditionModel.load_config(files.source, subfolder="unet")
+    with torch.device("meta"):
+        return sum(p.numel() for p in UNet2DConditionModel.from_config(config).parameters())
+
+
+def make_input(args, denoiser, latent_shape) -> dict:
+    """One image's share of a run, as eval_prob_adaptive.py hands it to the kernel."""
+    import torch
+
+    from diffusion.noise import seeded_noise
+    from diffusion.schedule import make_plan
+
+    t = torch.from_numpy(make_plan([args.timesteps]).t)
+    return {
+        "x0": denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
+        "conds": denoiser.embed([f"a photo of thing {i}." for i in range(args.prompts)]),
+        "t": t,
+        "noise": seeded_noise(0, 0, (len(t), *latent_shape)),
+    }
+
+
+# ---------------------------------------------------------------- the three loops
+
+
+def plain_errors(denoiser, x0, conds, t, noise, dtype, batch_size):
+    """Squared errors [K,S] by the paper's loop as one writes it at first (algorithm 1): everything inside the batch.
+
+    As published, latents, noise and errors have the network's dtype, and the errors of a batch go to the CPU at once. Only
+    alphas_cumprod stays float32 where the paper's code rounds it, so that the errors can be compared with the kernel's.
+    """
+    import torch
+
+    x0, noise, t = x0.to(dtype), noise.to(x0.device, dtype), t.to(x0.device)
+    trials = list(itertools.product(range(len(conds)), range(len(t))))
+    errors = torch.zeros(len(trials))
+    for start in range(0, len(trials), batch_size):
+        rows, pairs = map(list, zip(*trials[start : start + batch_size], strict=True))
+        epsilon, steps, text = noise[pairs], t[pairs], conds[rows]
+        alpha = denoiser.alphas_cumprod[steps].view(-1, 1, 1, 1)
+        x_t = (alpha**0.5).to(dtype) * x0 + ((1 - alpha) ** 0.5).to(dtype) * epsilon
+        prediction = denoiser.predict(x_t, steps, text)
+        errors[start : start + len(rows)] = ((prediction - epsilon) ** 2).mean(dim=(1, 2, 3)).cpu()
+    return errors.view(len(conds), len(t))
+
+
+def network_only(denoiser, x_t, t, cond, total, batch_size):
+    """The network calls of one run on one ready-made batch, and nothing else."""
+    for start in range(0, total, batch_size):
+        n = min(batch_size, total - start)
+        denoiser.predict(x_t[:n], t[:n], cond[:n])
+
+
+def ready_batch(work, dtype, batch_size) -> dict:
+    """Inputs of one full batch on the device, in the network's dtype."""
+    import torch
+
+    device = work["x0"].device
+    index = torch.arange(min(batch_size, len(work["conds"]) * len(work["t"])))
+    pair, row = index % len(work["t"]), index // len(work["t"])
+    return {"x_t": work["noise"][pair].to(device, dtype), "t": work["t"][pair].to(device), "cond": work["conds"][row.to(device)]}
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def synchronize(device: str):
+    """Waits for a GPU to finish what it was given; nothing to wait for on a CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def seconds(function, device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def alternate(loops: dict, repeats: int, device: str) -> dict:
+    """name -> list of seconds. Loops take turns, so that a machine that slows down slows them all."""
+    times = {name: [] for name in loops}
+    for _ in range(repeats):
+        for name, function in loops.items():
+            times[name].append(seconds(function, device))
+    return times
+
+
+def matmul_rate(dtype, device: str, repeats: int = 5) -> float:
+    """Measured FLOP/s of square matrix products in this dtype: the median of several short series."""
+    import torch
+
+    side, series = (4096, 10) if device.startswith("cuda") else (1024, 2)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = a @ b
+
+    def products():
+        for _ in range(series):
+            torch.mm(a, b, out=out)
+
+    products()
+    return 2 * side**3 * series / median(seconds(products, device) for _ in range(repeats))
+
+
+def count_flops(denoiser, batch) -> int:
+    """Of one evaluation; attention as two matrix products, which is how every fused form of it is counted."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        denoiser.predict(*(value[:1].clone() for value in batch.values()))
+    return counter.get_total_flops()
+
+
+def peak_memory_mb(device: str) -> float:
+    """Allocated on the GPU since its counter was reset; on a CPU the most that this process ever held."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def warm_up(loops: dict, device: str) -> tuple[float, float]:
+    """Runs every loop once: the kernel's peak memory in MB, and how far its errors are from the plain loop's, relative.
+
+    Raises FloatingPointError when errors are not finite.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    errors = loops["kernel"]()
+    peak = peak_memory_mb(device)
+    plain = loops["plain"]()
+    loops["network"]()
+    if not (errors.isfinite() & plain.isfinite()).all():
+        raise FloatingPointError("the errors are not finite: try --dtype bfloat16")
+    return peak, ((errors - plain).abs() / plain.abs()).max().item()
+
+
+def measure(args, denoiser, latent_shape) -> dict:
+    """All numbers of one benchmark. Call it in inference mode."""
+    from diffusion import kernel, models, scores
+
+    dtype, size = models.DTYPES[args.dtype], args.batch_size
+    work = make_input(args, denoiser, latent_shape)
+    batch = ready_batch(work, dtype, size)
+    total = work["conds"].shape[0] * len(work["t"])
+    loops = {
+        "plain": lambda: plain_errors(denoiser, **work, dtype=dtype, batch_size=size),
+        "kernel": lambda: kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch_size=size),
+        "network": lambda: network_only(denoiser, **batch, total=total, batch_size=size),
+    }
+    peak, difference = warm_up(loops, args.device)
+    times = alternate(loops, args.repeats, args.device)
+    rate, flops = matmul_rate(dtype, args.device), count_flops(denoiser, batch)
+    return summarise(times, total, rate, flops) | {"max_relative_difference": difference, "peak_memory_mb": peak}
+
+
+def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
+    """What follows from the seconds of every repeat, the matrix products' FLOP/s and one evaluation's FLOPs."""
+    middle = {name: median(values) for name, values in times.items()}
+    return {
+        "evaluations": evaluations,
+        "evaluations_per_s": {name: [evaluations / value for value in values] for name, values in times.items()},
+        "kernel_over_plain": middle["plain"] / middle["kernel"],
+        "outside_network": 1 - middle["network"] / middle["kernel"],
+        "flops_per_evaluation": flops,
+        "matmul_flops_per_s": rate,
+        "fraction_of_matmul": flops * evaluations / middle["kernel"] / rate,
+    }
+
+
+def speed(values) -> str:
+    return f"{median(values):,.1f} evaluations/s ({min(values):,.1f} to {max(values):,.1f})"
+
+
+def report(result: dict):
+    """The tables for a person; --json has the same numbers unrounded."""
+    setup = ("model", "parameters", "device", "dtype", "img_size", "batch_size", "evaluations", "threads", "torch")
+    cli.print_table("Set-up:", {name: f"{value:,}" if isinstance(value := result[name], int) else value for name in setup})
+    speeds = result["evaluations_per_s"]
+    rows = {
+        "plain loop": speed(speeds["plain"]),
+        "kernel": speed(speeds["kernel"]),
+        "network alone": speed(speeds["network"]),
+        "kernel / plain": f"{result['kernel_over_plain']:.3f}",
+        "time outside the network": f"{100 * result['outside_network']:.1f} %",
+        "largest relative difference": f"{result['max_relative_difference']:.1e}",
+        "peak memory": f"{result['peak_memory_mb']:,.0f} MB",
+        "one evaluation": f"{result['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
+        "matrix products": f"{result['matmul_flops_per_s'] / 1e12:,.3f} TFLOP/s",
+        "fraction that the kernel reaches": f"{100 * result['fraction_of_matmul']:.1f} %",
+    }
+    cli.print_table(f"Median (min to max) of {len(speeds['kernel'])} alternating repeats:", rows)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        files, latent_shape = check(args)
+
+    import torch
+
+    from diffusion import models
+
+    torch.manual_seed(0)
+    if args.model == "sd2":
+        denoiser = random_sd2(args.dtype, args.device, latent_shape)
+    else:
+        with cli.bad_input():
+            denoiser = models.load_sd(files, args.dtype, args.device)
+    setup = {
+        "model": f"{args.model} ({files.source})",
+        "parameters": count_parameters(args, files),
+        "device": device_name(args.device),
+        "dtype": args.dtype,
+        "img_size": args.img_size,
+        "batch_size": args.batch_size,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    try:
+        with torch.inference_mode():
+            result = setup | measure(args, denoiser, latent_shape)
+    except FloatingPointError as error:
+        cli.fail(error)
+        return 1
+    report(result)
+    if args.json:
+        with cli.bad_input():
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

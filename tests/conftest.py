@@ -1,0 +1,53 @@
+"""Shared fixtures: the golden data set root, a tiny real Stable Diffusion pipeline, and a way to run a command's main()."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+TINY_SD20 = GOLDEN / "tiny-sd20"
+
+
+def load_script(name):
+    """A file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, offline, without the caller's settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOG_DIR", "DATASET_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def golden_root(monkeypatch):
+    """DATASET_ROOT with a few images of four sets; their files lack the sums that torchvision checks."""
+    import torchvision.datasets as sets
+
+    monkeypatch.setenv("DATASET_ROOT", str(GOLDEN / "data"))
+    monkeypatch.setattr(sets.CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(sets.STL10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(sets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists())
+
+
+@pytest.fixture
+def run_main(capsys):
+    """run_main(main, *argv) -> (exit code, stdout, stderr), whether main returns or exits."""
+
+    def run(main, *argv):
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as stop:
+            code = stop.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run

@@ -1,0 +1,122 @@
+"""The rooms: imports point down, --help needs nothing heavy, and what the README shows can be typed."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, load_script
+
+LEVELS = (
+    {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes"},
+    {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
+    {"kernel", "elimination", "runlog", "datasets", "sharding", "loader"},
+    {"models"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")
+
+
+def imports(source):
+    """Names of our modules that a source imports, at its top or inside a function; `diffusion.x` as x."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "diffusion":
+            found |= {f"diffusion.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return {name.split(".")[1] if name.startswith("diffusion.") else name for name in found}
+
+
+def upward(name, source):
+    """Imports of a room that do not point down."""
+    ours = imports(source) & set(LEVEL)
+    wrong = {other for other in ours if LEVEL[other] >= LEVEL[name]}
+    entries = {path.stem for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"))}
+    return wrong | (imports(source) & entries) | ({"DiT"} & imports(source) if name != "models" else set())
+
+
+def test_imports_point_down():
+    rooms = {path.stem: path.read_text() for path in (ROOT / "diffusion").glob("*.py") if path.stem != "__init__"}
+    assert set(rooms) == set(LEVEL), "every room has a level here and in docs/design.md"
+    assert {name: upward(name, source) for name, source in rooms.items() if upward(name, source)} == {}
+
+
+def test_commands_and_scripts_do_not_import_each_other():
+    files = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    names = {path.stem for path in files}
+    assert {path.name: imports(path.read_text()) & (names - {path.stem}) for path in files if imports(path.read_text()) & names} == {}
+    for path in (ROOT / "DiT").glob("*.py"):
+        assert not {n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module == "diffusion"}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "wrong"),
+    [
+        ("schedule", "from diffusion.kernel import epsilon_errors", {"kernel"}),
+        ("schedule", "def f():\n    from diffusion import noise", {"noise"}),
+        ("kernel", "import diffusion.models", {"models"}),
+        ("cli", "import eval_prob_adaptive", {"eval_prob_adaptive"}),
+        ("cli", "from diffusion import metrics, runlog", set()),
+    ],
+)
+def test_the_import_check_can_fail(name, source, wrong):
+    assert upward(name, source) == wrong
+
+
+COMMANDS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_heavy(command, tmp_path):
+    code = f"""
+        import runpy, sys
+        sys.argv = ["x", "--help"]
+        sys.path.insert(0, {str(ROOT)!r})
+        try:
+            runpy.run_path({str(ROOT / command)!r}, run_name="__main__")
+        except SystemExit as stop:
+            assert not stop.code, stop.code
+        print("heavy:", [m for m in {HEAVY!r} if m in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert "python scripts/" in done.stdout or "python eval" in done.stdout  # an example to copy
+
+
+# ---------------------------------------------------------------- README
+
+
+def commands_of(text):
+    """argv of every `python x.py ...` or `uv run x.py ...` line in the README's code blocks, continuation lines joined."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("\\\n", " ")
+    words = [shlex.split(line, comments=True) for line in blocks.splitlines()]
+    for line in words:
+        for part in " ".join(shlex.quote(w) if w != "&&" else w for w in line).split("&&"):
+            argv = shlex.split(part)
+            start = next((i for i, w in enumerate(argv) if w.endswith(".py")), None)
+            if start is not None:
+                yield argv[start:]
+
+
+def test_every_command_in_the_readme_parses():
+    found = list(commands_of((ROOT / "README.md").read_text()))
+    assert len(found) >= 8
+    for script, *argv in found:
+        assert (ROOT / script).is_file(), script
+        module = load_script(Path(script).stem) if script.startswith("scripts/") else __import__(Path(script).stem)
+        module.parse_args(argv)
+
+
+def test_dependencies_are_written_once():
+    conda = (ROOT / "environment.yml").read_text()
+    assert "-r requirements.txt" in conda and "torch" not in conda
+    assert "requirements.txt" in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,99 @@
+"""scripts/benchmark.py: what it measures is the same work, and it says so in numbers. Speeds themselves are not tested."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+TINY = str(ROOT / "tests" / "golden" / "tiny-sd20")
+SMALL = ("--model_path", TINY, "--device", "cpu", "--batch_size", "4", "--prompts", "3", "--timesteps", "5", "--repeats", "2")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_small_run_writes_every_number(script, tmp_path, capsys):
+    assert script.main([*SMALL, "--json", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["evaluations"] == 15
+    assert {name: len(values) for name, values in result["evaluations_per_s"].items()} == {"plain": 2, "kernel": 2, "network": 2}
+    positive = ("parameters", "threads", "kernel_over_plain", "peak_memory_mb", "matmul_flops_per_s", "flops_per_evaluation")
+    assert all(result[name] > 0 for name in positive)
+    assert result["fraction_of_matmul"] > 0 and result["outside_network"] < 1
+    assert (result["dtype"], result["batch_size"], result["img_size"]) == ("float32", 4, 64)
+    assert result["max_relative_difference"] < 1e-5
+    assert {"kernel", "plain loop", "time outside the network"} <= {
+        line.strip().split("  ")[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+def test_plain_loop_and_kernel_agree_pair_by_pair(script):
+    """Distinct errors, so that a transposed or shifted table could not pass."""
+    import torch
+
+    from diffusion import kernel, models, scores
+
+    args = script.parse_args([*SMALL, "--img_size", "32"])
+    files, latent_shape = script.check(args)
+    denoiser = models.load_sd(files, "float32", "cpu")
+    with torch.inference_mode():
+        work = script.make_input(args, denoiser, latent_shape)
+        ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch_size=4)
+        plain = script.plain_errors(denoiser, **work, dtype=torch.float32, batch_size=15)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+    assert len(plain.unique()) == 15
+
+
+def test_flops_of_a_known_layer(script):
+    """One linear layer: two operations per weight and row."""
+    import torch
+
+    from diffusion.models import Denoiser
+
+    layer = torch.nn.Linear(8, 16, bias=False)
+    denoiser = Denoiser(None, None, lambda x_t, t, cond: layer(x_t), None)
+    with torch.inference_mode():
+        batch = {"x_t": torch.zeros(4, 8), "t": torch.zeros(4), "cond": torch.zeros(4)}
+        assert script.count_flops(denoiser, batch) == 2 * 8 * 16
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(SCRIPT)!r}, '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--device", "abacus"), "--device abacus"),
+        (("--timesteps", "1001"), "--timesteps 1001"),
+        (("--model", "sd2", "--img_size", "100"), "--img_size 100"),
+        (("--model", "sd2"), "--model_path"),
+        (("--json", "no/such/folder/out.json"), "--json"),
+    ],
+)
+def test_bad_input_is_one_line(script, capsys, flags, named):
+    wrong = ("--model", "sd2") if "--img_size" in flags else SMALL
+    with pytest.raises(SystemExit) as stop:
+        script.main([*wrong, *flags])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message.count("\n") == 1 and named in message

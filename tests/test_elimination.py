@@ -1,0 +1,54 @@
+"""The staged elimination on tables of numbers."""
+
+import numpy as np
+import pytest
+
+from diffusion.elimination import run_stages, survivors
+
+STAGES = (slice(0, 2), slice(2, 4))
+
+
+def table(rows):
+    """A callback that reads a table [candidates, pairs] and notes what it was asked for."""
+    errors, asked = np.array(rows, np.float32), []
+
+    def evaluate(alive, pairs):
+        asked.append((list(alive), pairs))
+        return errors[alive][:, pairs]
+
+    return evaluate, asked
+
+
+def test_hand_table():
+    evaluate, asked = table([[3, 3, 9, 9], [1, 1, 5, 5], [2, 2, 1, 1]])
+    errors, winner = run_stages(evaluate, 3, STAGES, [2, 1])
+    assert winner == 2  # means of all four: row 1 has 3, row 2 has 1.5
+    assert asked == [([0, 1, 2], STAGES[0]), ([1, 2], STAGES[1])]
+    assert {row: values.tolist() for row, values in errors.items()} == {0: [3, 3], 1: [1, 1, 5, 5], 2: [2, 2, 1, 1]}
+
+
+def test_the_score_is_the_mean_of_all_errors_so_far():
+    evaluate, _ = table([[0, 0, 5, 5], [2, 2, 2, 2]])
+    assert run_stages(evaluate, 2, STAGES, [2, 1])[1] == 1
+    evaluate, _ = table([[0, 0, 3, 3], [2, 2, 2, 2]])
+    assert run_stages(evaluate, 2, STAGES, [2, 1])[1] == 0  # the last stage alone would say 1
+
+
+def test_ties_go_to_the_lower_row():
+    evaluate, asked = table([[5] * 4, [1] * 4, [1] * 4, [1] * 4])
+    assert run_stages(evaluate, 4, STAGES, [2, 1])[1] == 1
+    assert asked[1][0] == [1, 2]
+    assert survivors({7: 1.0, 3: 1.0, 5: 0.5}, 2) == [3, 5]
+
+
+def test_means_of_many_float32_are_taken_in_double():
+    values = np.full((2, 1000), 0.1, np.float32)
+    values[1, 0] = np.nextafter(np.float32(0.1), np.float32(0))
+    assert run_stages(lambda rows, pairs: values[rows][:, pairs], 2, (slice(0, 1000),), [1])[1] == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_error_that_is_not_finite_is_never_predicted(bad):
+    evaluate, _ = table([[1, 1, 1, 1], [bad, 0, 0, 0]])
+    with pytest.raises(FloatingPointError, match="1 of 4"):
+        run_stages(evaluate, 2, STAGES, [1, 1])

@@ -1,0 +1,83 @@
+"""The batched kernel against a plain loop, a denoiser with known answers, and scores against numpy."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_SD20
+
+from diffusion import kernel, models, scores
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return models.load_sd(models.find_sd("2-0", str(TINY_SD20)), "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def problem(tiny):
+    """x0 [4,8,8], conds [3,L,D], t [5], noise [5,4,8,8]."""
+    g = torch.Generator().manual_seed(1)
+    conds = tiny.embed(["a photo of a cat.", "a photo of a dog.", ""])
+    return torch.randn(4, 8, 8, generator=g), conds, torch.tensor([3, 999, 500, 0, 500]), torch.randn(5, 4, 8, 8, generator=g)
+
+
+def plain_loop(denoiser, x0, conds, t, noise):
+    """One (candidate, timestep) at a time, in double precision outside the network."""
+    rows = []
+    for cond in conds:
+        for step, epsilon in zip(t, noise, strict=True):
+            a = denoiser.alphas_cumprod[step].double()
+            x_t = (a.sqrt() * x0.double() + (1 - a).sqrt() * epsilon.double()).float()
+            with torch.inference_mode():
+                output = denoiser.predict(x_t[None], step[None], cond[None])[0]
+            rows.append((output.double() - epsilon.double()).square().mean().item())
+    return np.array(rows).reshape(len(conds), len(t))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 15, 100])
+def test_agrees_with_the_plain_loop_at_any_batch_size(tiny, problem, batch_size):
+    errors = kernel.epsilon_errors(tiny, *problem, scores.l2, batch_size)
+    assert errors.shape == (3, 5) and errors.dtype == torch.float32 and errors.device.type == "cpu"
+    np.testing.assert_allclose(errors, plain_loop(tiny, *problem), rtol=1e-5)
+
+
+def test_known_answers_with_several_quantities_per_sample():
+    """A network that answers cond everywhere: its errors are the moments of cond - noise."""
+    network = models.Denoiser(None, None, lambda x, t, cond: cond.expand(len(x), 4, 2, 2), torch.linspace(0.99, 0.01, 1000))
+    noise = torch.randn(3, 4, 2, 2)
+    conds = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+
+    def both(noise, prediction):
+        return torch.stack([scores.l1(noise, prediction), scores.l2(noise, prediction)], 1)
+
+    errors = kernel.epsilon_errors(network, torch.zeros(4, 2, 2), conds, torch.tensor([1, 2, 3]), noise, both, batch_size=4)
+    assert errors.shape == (2, 3, 2)
+    for k, value in enumerate([0.0, 2.0]):
+        for s in range(3):
+            d = value - noise[s].numpy()
+            np.testing.assert_allclose(errors[k, s], [np.abs(d).mean(), (d**2).mean()], rtol=1e-6)
+
+
+def test_the_network_sees_the_noised_latent_of_its_own_pair():
+    seen = []
+    network = models.Denoiser(None, None, lambda x, t, c: (seen.append((x, t, c)), x)[1], torch.linspace(0.99, 0.01, 1000))
+    x0, noise, t = torch.randn(4, 2, 2), torch.randn(2, 4, 2, 2), torch.tensor([10, 700])
+    kernel.epsilon_errors(network, x0, torch.arange(3), t, noise, scores.l2, batch_size=6)
+    x, steps, conds = seen[0]
+    assert steps.tolist() == [10, 700] * 3 and conds.tolist() == [0, 0, 1, 1, 2, 2]
+    a = network.alphas_cumprod[700]
+    torch.testing.assert_close(x[1], a.sqrt() * x0 + (1 - a).sqrt() * noise[1])
+
+
+def test_noise_that_does_not_fit_is_refused(tiny, problem):
+    x0, conds, t, noise = problem
+    with pytest.raises(ValueError, match="does not fit"):
+        kernel.epsilon_errors(tiny, x0, conds, t[:-1], noise, scores.l2)
+
+
+def test_scores_are_their_definitions():
+    noise, prediction = torch.randn(6, 4, 3, 3), 2 * torch.randn(6, 4, 3, 3)
+    d = (prediction - noise).double().numpy().reshape(6, -1)
+    huber = np.where(np.abs(d) < 1, d**2 / 2, np.abs(d) - 0.5)
+    for name, expected in (("l1", np.abs(d)), ("l2", d**2), ("huber", huber)):
+        np.testing.assert_allclose(scores.SCORES[name](noise, prediction), expected.mean(1), rtol=1e-5)

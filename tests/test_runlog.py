@@ -1,0 +1,143 @@
+"""Run folders: names, config.json, and records that are whole or absent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import GOLDEN, ROOT
+
+from diffusion import runlog
+
+ARGS = {
+    "dataset": "pets", "extra": None, "version": "2-0", "n_trials": 1, "to_keep": [5, 1], "n_samples": [25, 250],
+    "interpolation": "bicubic", "loss": "l2", "img_size": 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "pets/v2-0_1trials_5_1keep_25_250samples"),
+        ({"loss": "l1", "img_size": 256}, "pets/v2-0_1trials_5_1keep_25_250samples_l1_256"),
+        ({"interpolation": "bilinear", "loss": "huber"}, "pets/v2-0_1trials_5_1keep_25_250samples_bilinear_huber"),
+        ({"extra": "mine", "n_trials": 4, "version": "tiny"}, "pets_mine/vtiny_4trials_5_1keep_25_250samples"),
+        ({"to_keep": [1], "n_samples": [20]}, "pets/v2-0_1trials_1keep_20samples"),
+    ],
+)
+def test_published_folder_names(tmp_path, changes, name):
+    assert runlog.adaptive_folder(tmp_path, SimpleNamespace(**(ARGS | changes))) == tmp_path / name
+
+
+@pytest.mark.parametrize(("index", "length", "name"), [(7, 10_000, "0007.pt"), (7, 10, "7.pt"), (7, 11, "07.pt"), (123, 1000, "123.pt")])
+def test_padding(tmp_path, index, length, name):
+    assert runlog.record_path(tmp_path, index, length).name == name
+
+
+def record(pred=3):
+    return {"errors": {0: {"t": torch.tensor([5]), "pred_errors": torch.tensor([0.5])}}, "pred": pred, "label": 3}
+
+
+def test_round_trip_in_the_published_order(tmp_path):
+    runlog.save_record(tmp_path / "01.pt", record())
+    loaded = torch.load(tmp_path / "01.pt", weights_only=True)
+    assert list(loaded) == ["errors", "pred", "label"] and type(loaded["pred"]) is int
+    assert runlog.load_records(tmp_path)[1]["pred"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["01.pt"]  # no temporary file stays
+
+
+def test_a_record_of_the_reference_loads(tmp_path):
+    """Its pred is a numpy integer, which weights_only=True refuses by default."""
+    with pytest.raises(Exception, match="numpy"):
+        torch.load(GOLDEN / "reference_record.pt", weights_only=True)
+    loaded = runlog.load_record(GOLDEN / "reference_record.pt")
+    golden = torch.load(GOLDEN / "cases.pt", weights_only=True)["a02_l1"]["records"]["03.pt"]
+    assert (type(loaded["pred"]), loaded["pred"], loaded["label"]) == (int, golden["pred"], golden["label"])
+    assert torch.equal(loaded["errors"][2]["pred_errors"], golden["errors"][2]["pred_errors"])
+
+
+@pytest.mark.parametrize("broken", [b"", b"PK\x03\x04half a zip"])
+def test_an_unreadable_record_is_redone_with_a_warning(tmp_path, broken):
+    (tmp_path / "0.pt").write_bytes(broken)
+    runlog.save_record(tmp_path / "1.pt", record())
+    with pytest.warns(UserWarning, match="unreadable"):
+        assert list(runlog.load_done(tmp_path, [0, 1, 2], 10)) == [1]
+
+
+def test_a_truncated_record_is_redone(tmp_path):
+    runlog.save_record(tmp_path / "0.pt", record())
+    whole = (tmp_path / "0.pt").read_bytes()
+    (tmp_path / "0.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="unreadable"):
+        assert runlog.load_done(tmp_path, [0], 10) == {}
+
+
+def test_a_failing_save_leaves_the_old_record(tmp_path):
+    runlog.save_record(tmp_path / "0.pt", record(pred=1))
+    with pytest.raises(Exception, match="pickle"):
+        runlog.save_record(tmp_path / "0.pt", {"errors": (x for x in [])})
+    assert runlog.load_record(tmp_path / "0.pt")["pred"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_kill_in_the_middle_of_saves(tmp_path):
+    """kill -9 a process that overwrites three big records for ever: each is whole at the end."""
+    code = (
+        "import sys, torch; from pathlib import Path; from diffusion import runlog\n"
+        "big = {'errors': {0: {'t': torch.zeros(300000), 'pred_errors': torch.zeros(300000)}}, 'pred': 1, 'label': 1}\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    for i in range(3): runlog.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
+    )
+    for delay in (0.05, 0.13, 0.31):
+        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        time.sleep(delay)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        saved = list(tmp_path.glob("[0-9].pt"))
+        assert all(runlog.load_record(path) is not None for path in saved)
+    assert saved
+
+
+# ---------------------------------------------------------------- config.json
+
+IDENTITY = {"prompts": "abc", "to_keep": [5, 1], "subset": None}
+
+
+def config(expected=10):
+    return {"identity": IDENTITY, "images_expected": expected, "versions": {"torch": "x"}}
+
+
+def test_same_settings_continue_and_may_grow(tmp_path):
+    runlog.write_config(tmp_path, config(10))
+    runlog.check_config(tmp_path, IDENTITY)
+    runlog.write_config(tmp_path, config(20) | {"versions": {"torch": "y"}})
+    saved = runlog.read_config(tmp_path)
+    assert saved["images_expected"] == 20 and saved["versions"] == {"torch": "x"}
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    runlog.write_config(tmp_path, config())
+    with pytest.raises(ValueError, match=r"prompts \(abc there, xyz now\), subset \(None there, s now\).*--extra"):
+        runlog.check_config(tmp_path, IDENTITY | {"prompts": "xyz", "subset": "s"})
+
+
+def test_records_without_a_config_are_refused(tmp_path):
+    runlog.save_record(tmp_path / "0.pt", record())
+    with pytest.raises(ValueError, match="--extra"):
+        runlog.check_config(tmp_path, IDENTITY)
+
+
+def test_a_broken_config_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not readable JSON"):
+        runlog.read_config(tmp_path)
+
+
+def test_fingerprints_tell_contents_apart():
+    assert runlog.fingerprint(["a", "b"]) == runlog.fingerprint(["a", "b"])
+    assert len({runlog.fingerprint(["ab"]), runlog.fingerprint(["a", "b"]), runlog.fingerprint(b"ab")}) == 3

@@ -1,0 +1,88 @@
+"""The published schedule, against counts and grids that the published code gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion import schedule
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "evaluated"),
+    [
+        ([20, 50, 100, 500], [20, 70, 150, 500]),
+        ([50, 100, 500, 1000], [50, 150, 550, 1000]),
+        ([50, 500], [50, 500]),
+        ([5, 10, 20], [5, 15, 20]),
+        ([25, 250], [25, 250]),
+        ([1], [1]),
+    ],
+)
+def test_cumulative_counts(n_samples, evaluated):
+    stages = schedule.stage_timesteps(n_samples)
+    assert np.cumsum([len(stage) for stage in stages]).tolist() == evaluated
+
+
+@pytest.mark.parametrize("n_samples", [[7, 30], [3, 3], [10, 50], [1, 1000], [600]])
+def test_stages_are_ascending_disjoint_and_in_range(n_samples):
+    stages = schedule.stage_timesteps(n_samples)
+    flat = [t for stage in stages for t in stage]
+    assert all(stage == sorted(stage) for stage in stages)
+    assert len(set(flat)) == len(flat)
+    assert 0 <= min(flat) and max(flat) < 1000
+
+
+def test_a_number_that_does_not_divide_1000():
+    assert schedule.timestep_grid(30)[:3] == [16, 49, 82]
+    assert len(schedule.timestep_grid(30)) == 30
+    assert schedule.stage_timesteps([7, 30])[0] == [16 + 33 * (2 + 4 * k) for k in range(7)]
+
+
+def test_trials_repeat_a_timestep_and_take_rows_of_their_own():
+    plan = schedule.make_plan([2, 4], n_trials=3)
+    assert plan.t.tolist() == [375] * 3 + [875] * 3 + [125] * 3 + [625] * 3
+    assert plan.stages == (slice(0, 6), slice(6, 12))
+
+
+def test_price_counts_the_candidates_alive_in_each_stage():
+    assert schedule.count_evaluations(schedule.make_plan([50, 500]), 10, [5, 1]) == 2750  # published for CIFAR-10
+    assert schedule.count_evaluations(schedule.make_plan([20, 50, 100, 500]), 101, [20, 10, 5, 1]) == 5570  # Food
+    assert schedule.count_evaluations(schedule.make_plan([50, 100, 500, 1000]), 1000, [500, 50, 10, 1]) == 124_500  # ImageNet
+
+
+def test_notice_when_the_grid_leaves_the_end_out():
+    assert "599" in schedule.coverage_notice([600])
+    assert schedule.coverage_notice([25, 250]) is None
+
+
+@pytest.mark.parametrize(
+    ("to_keep", "n_samples", "names"),
+    [
+        ([5, 2], [10, 20], "--to_keep"),
+        ([2, 5, 1], [10, 20, 30], "--to_keep"),
+        ([11, 1], [10, 20], "--to_keep"),
+        ([5, 1], [10], "--n_samples"),
+        ([0, 1], [10, 20], "--to_keep"),
+        ([5, 1], [0, 20], "--n_samples"),
+        ([5, 1], [10, 1001], "--n_samples"),
+        ([5, 1], [20, 10], "--n_samples"),
+    ],
+)
+def test_bad_stages_name_the_flag(to_keep, n_samples, names):
+    with pytest.raises(ValueError, match=names):
+        schedule.check_stages(to_keep, n_samples, n_candidates=10)
+
+
+def test_good_stages_pass():
+    schedule.check_stages([10, 1], [10, 10], n_candidates=10)
+
+
+def test_add_noise_is_its_definition_in_float32():
+    x0, noise = torch.randn(4, 3, 3), torch.randn(2, 4, 3, 3)
+    alphas, t = torch.linspace(0.999, 0.01, 1000), torch.tensor([0, 900])
+    x_t = schedule.add_noise(x0.half(), noise, alphas, t)
+    for b in range(2):
+        a = float(alphas[t[b]])
+        expected = a**0.5 * x0.half().double() + (1 - a) ** 0.5 * noise[b].double()
+        torch.testing.assert_close(x_t[b].double(), expected, rtol=1e-6, atol=1e-6)
+    assert x_t.dtype == torch.float32
