@@ -52,7 +52,9 @@ def test_imports_point_down():
 def test_commands_and_scripts_do_not_import_each_other():
     files = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
     names = {path.stem for path in files}
-    assert {path.name: imports(path.read_text()) & (names - {path.stem}) for path in files if imports(path.read_text()) & names} == {}
+    assert {
+        path.name: imports(path.read_text()) & (names - {path.stem}) for path in files if imports(path.read_text()) & names
+    } == {}
     for path in (ROOT / "DiT").glob("*.py"):
         assert not {n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module == "diffusion"}
 

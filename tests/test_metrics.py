@@ -40,6 +40,8 @@ def test_mean_per_class_interval_covers_its_target():
     rng = np.random.default_rng(1)
     sizes, truth = np.array([200, 50, 20, 10]), np.array([0.9, 0.7, 0.5, 0.95])
     labels = np.repeat(np.arange(4), sizes)
-    estimates = [metrics.mean_per_class(np.where(rng.random(len(labels)) < truth[labels], labels, -1), labels) for _ in range(400)]
+    estimates = [
+        metrics.mean_per_class(np.where(rng.random(len(labels)) < truth[labels], labels, -1), labels) for _ in range(400)
+    ]
     covered = np.mean([e.low <= truth.mean() <= e.high for e in estimates])
     assert 0.92 <= covered <= 0.99

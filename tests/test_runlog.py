@@ -33,7 +33,9 @@ def test_published_folder_names(tmp_path, changes, name):
     assert runlog.adaptive_folder(tmp_path, SimpleNamespace(**(ARGS | changes))) == tmp_path / name
 
 
-@pytest.mark.parametrize(("index", "length", "name"), [(7, 10_000, "0007.pt"), (7, 10, "7.pt"), (7, 11, "07.pt"), (123, 1000, "123.pt")])
+@pytest.mark.parametrize(
+    ("index", "length", "name"), [(7, 10_000, "0007.pt"), (7, 10, "7.pt"), (7, 11, "07.pt"), (123, 1000, "123.pt")]
+)
 def test_padding(tmp_path, index, length, name):
     assert runlog.record_path(tmp_path, index, length).name == name
 

@@ -29,7 +29,7 @@ def test_stages_are_ascending_disjoint_and_in_range(n_samples):
     flat = [t for stage in stages for t in stage]
     assert all(stage == sorted(stage) for stage in stages)
     assert len(set(flat)) == len(flat)
-    assert 0 <= min(flat) and max(flat) < 1000
+    assert min(flat) >= 0 and max(flat) < 1000
 
 
 def test_a_number_that_does_not_divide_1000():

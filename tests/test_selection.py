@@ -29,7 +29,13 @@ def test_subset_keeps_its_order_and_is_cut_by_imgs_to_eval(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [([0, 10], "index 10"), ([-1, 2], "index -1"), ([1, 1], "twice"), ([0.5], "not a list of integers"), ([[1], [2]], "integers")],
+    [
+        ([0, 10], "index 10"),
+        ([-1, 2], "index -1"),
+        ([1, 1], "twice"),
+        ([0.5], "not a list of integers"),
+        ([[1], [2]], "integers"),
+    ],
 )
 def test_bad_subsets(tmp_path, content, told):
     np.save(tmp_path / "s.npy", np.array(content))

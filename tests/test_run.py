@@ -1,0 +1,326 @@
+"""Whole runs of eval_prob_adaptive.py on a tiny real model with random weights: bookkeeping, resuming, failures."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY_SD20, load_script
+from PIL import Image
+
+import eval_prob_adaptive
+from diffusion import paths, runlog
+
+RUN = [
+    "--dataset",
+    "fashion_mnist",
+    "--model_path",
+    str(TINY_SD20),
+    "--img_size",
+    "64",
+    "--to_keep",
+    "3",
+    "1",
+    "--n_samples",
+    "2",
+    "4",
+]
+FOLDER = Path("data/fashion_mnist/v2-0_1trials_3_1keep_2_4samples_64")
+SHIPPED_MODEL = pytest.mark.skipif(not paths.TINY_SD.exists(), reason="the shipped model is not in this checkout")
+
+
+@pytest.fixture
+def run(run_main):
+    return lambda *argv: run_main(eval_prob_adaptive.main, *argv)
+
+
+def records(folder=FOLDER):
+    return {path.name: torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))}
+
+
+def flat(record):
+    return [torch.cat([c["pred_errors"] for c in record["errors"].values()]), record["pred"], record["label"]]
+
+
+def assert_same(a, b, exact=True):
+    assert a.keys() == b.keys()
+    for name in a:
+        (x, *rest), (y, *others) = flat(a[name]), flat(b[name])
+        assert rest == others
+        torch.testing.assert_close(x, y, rtol=0 if exact else 1e-5, atol=0)
+
+
+def test_dry_run_prints_the_price_and_writes_nothing(run, tmp_path):
+    code, out, _ = run(*RUN, "--imgs_to_eval", 50, "--dry_run")
+    assert code == 0
+    assert "Price: 26 network evaluations an image, 1,300 in all" in out  # 10 prompts x 2, then 3 x 2
+    assert "Images: 50 to do here, 0 of 50 done before" in out and str(FOLDER) in out
+    assert "shipped test images" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_config_and_closing_lines(run, run_main):
+    code, out, err = run(*RUN, "--imgs_to_eval", 6)
+    assert code == 0, err
+    saved = records()
+    assert len(saved) == 6 and all(len(name) == len("000.pt") for name in saved)
+    for record in saved.values():
+        counts = sorted(len(c["pred_errors"]) for c in record["errors"].values())
+        assert counts == [2] * 7 + [4] * 3
+        best = min(record["errors"], key=lambda row: record["errors"][row]["pred_errors"].mean() + (counts[-1] != 4))
+        full = {row: c["pred_errors"].mean() for row, c in record["errors"].items() if len(c["pred_errors"]) == 4}
+        assert record["pred"] == min(full, key=full.get) and best in record["errors"]
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert config["images_expected"] == 6 and config["options"]["batch_size"] == 32
+    assert config["identity"]["weights"].startswith("sha256") and config["versions"]["torch"] == torch.__version__
+    code, told, _ = run_main(load_script("print_acc").main, FOLDER)
+    top1 = out.split("Top-1 accuracy: ")[1].splitlines()[0]
+    assert f"Top 1 acc: {top1}" in told and "Images: 6 of 6" in told and "26 evaluations an image" in told
+    assert "26 evaluations an image" in out and f"python scripts/print_acc.py {FOLDER}" in out
+
+
+def test_resume_redoes_only_what_is_missing_or_broken(run):
+    run(*RUN, "--imgs_to_eval", 4)
+    first = records()
+    missing, broken, *kept = sorted(FOLDER.glob("*.pt"))
+    missing.unlink()
+    broken.write_bytes(b"half")
+    times = [path.stat().st_mtime_ns for path in kept]
+    with pytest.warns(UserWarning, match="unreadable"):
+        code, out, _ = run(*RUN, "--imgs_to_eval", 4, "--load_stats")
+    assert code == 0 and "Images: 2 to do here, 2 of 4 done before" in out and "n = 4" in out
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert_same(records(), first)
+
+
+def test_a_run_can_grow(run):
+    run(*RUN, "--imgs_to_eval", 2)
+    code, out, _ = run(*RUN, "--imgs_to_eval", 5)
+    assert code == 0 and "Images: 3 to do here, 2 of 5 done before" in out
+    assert json.loads((FOLDER / "config.json").read_text())["images_expected"] == 5
+
+
+def test_shards_are_bit_identical_to_one_process(run, tmp_path, monkeypatch):
+    run(*RUN, "--imgs_to_eval", 5)
+    whole = records()
+    monkeypatch.setenv("LOG_DIR", str(tmp_path / "shards"))
+    for worker in (1, 0):
+        code, _, err = run(*RUN, "--imgs_to_eval", 5, "--n_workers", 2, "--worker_idx", worker)
+        assert code == 0, err
+    assert_same(records(tmp_path / "shards" / FOLDER.relative_to("data")), whole)
+
+
+def test_batch_size_and_image_selection_do_not_change_numbers(run, tmp_path, monkeypatch):
+    np.save("subset.npy", np.array([7, 900]))
+    run(*RUN, "--subset_path", "subset.npy")
+    whole = records()
+    monkeypatch.setenv("LOG_DIR", str(tmp_path / "other"))
+    np.save("subset.npy", np.array([900, 3, 7]))
+    run(*RUN, "--subset_path", "subset.npy", "--batch_size", 5)
+    other = records(tmp_path / "other" / FOLDER.relative_to("data"))
+    assert_same({name: other[name] for name in whole}, whole, exact=False)
+
+
+@pytest.mark.parametrize("change", [["--seed", 1], ["--split", "test", "--dtype", "bfloat16"], ["--template", "a {}"]])
+def test_a_run_that_would_mix_is_refused(run, change):
+    run(*RUN, "--imgs_to_eval", 1)
+    before = records()
+    code, _, err = run(*RUN, "--imgs_to_eval", 2, *change)
+    assert code == 2 and err.count("\n") == 1 and "--extra" in err
+    assert {"--seed": "seed (0 there, 1 now)", "--split": "dtype (float32", "--template": "prompts"}[change[0]] in err
+    assert_same(records(), before)
+
+
+def test_options_that_change_no_number_may_differ(run):
+    run(*RUN, "--imgs_to_eval", 1)
+    assert run(*RUN, "--imgs_to_eval", 2, "--batch_size", 7, "--dtype", "float32", "--n_workers", 1)[0] == 0
+
+
+def test_recipes_fill_in_what_was_not_given(run):
+    tiny = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--dry_run"]
+    recipe = eval_prob_adaptive.DATASETS["fashion_mnist"].recipe
+    out = run(*tiny)[1]
+    assert f"to_keep         {' '.join(map(str, recipe.to_keep))}" in out and f"loss            {recipe.loss}" in out
+    out = run(*tiny, "--to_keep", 2, 1, "--n_samples", 5, 10)[1]
+    assert "loss            l2" in out and "2_1keep_5_10samples_64" in out  # the published default when stages are given
+
+
+# ---------------------------------------------------------------- signals and kills
+
+
+def start(*argv):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "eval_prob_adaptive.py"), *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_records(n, child):
+    deadline = time.monotonic() + 120
+    while len(list(FOLDER.glob("*.pt"))) < n:
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_the_image_in_work(number, run):
+    child = start(*RUN)
+    wait_for_records(2, child)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert f"Stopped by {number.name}: the same command continues." in err and "Traceback" not in err
+    saved = records()
+    assert 2 <= len(saved) < 1000 and f"n = {len(saved)}" in out
+    code, out, _ = run(*RUN, "--dry_run")
+    assert code == 0 and f"{len(saved)} of 1000 done before" in out
+
+
+def test_kill_9_and_continue(run):
+    child = start(*RUN, "--imgs_to_eval", "40")
+    wait_for_records(3, child)
+    child.kill()
+    child.communicate()
+    code, out, err = run(*RUN, "--imgs_to_eval", 40)
+    assert code == 0, err
+    killed = records()
+    assert len(killed) == 40 and "n = 40" in out
+    shutil.rmtree("data")
+    run(*RUN, "--imgs_to_eval", 40)
+    whole = records()
+    assert_same(killed, whole, exact=False)  # the killed process had one thread, this one may have more
+
+
+# ---------------------------------------------------------------- failures in the work
+
+
+def picture_folder(root, broken=()):
+    for label, name in enumerate(("apple_tree", "zebra")):
+        (root / name).mkdir(parents=True)
+        for i in range(2):
+            path = root / name / f"{i}.png"
+            Image.fromarray(np.full((70, 80), 50 + 100 * label + i, np.uint8)).save(path)
+    for name in broken:
+        (root / name).write_bytes((root / name).read_bytes()[:40])
+
+
+SMALL = ["--model_path", str(TINY_SD20), "--img_size", "64", "--to_keep", "1", "--n_samples", "3"]
+
+
+def test_an_unreadable_image_is_reported_and_all_others_are_done(run, tmp_path):
+    picture_folder(tmp_path / "pictures", broken=["zebra/0.png"])
+    code, out, err = run("--dataset", "folder", "--data_dir", tmp_path / "pictures", *SMALL)
+    assert code == 1 and "n = 3" in out
+    assert "1 images failed" in err and "2: image 2" in err and "zebra/0.png" in err
+    assert sorted(records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))) == ["0.pt", "1.pt", "3.pt"]
+
+
+def test_nan_errors_are_reported_never_predicted(run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(TINY_SD20, tmp_path / "nan")
+    path = tmp_path / "nan" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.bias"][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    code, _, err = run(*RUN, "--model_path", tmp_path / "nan", "--imgs_to_eval", 2)
+    assert code == 1 and "2 images failed" in err and "not finite: try --dtype bfloat16" in err
+    assert records() == {}
+
+
+# ---------------------------------------------------------------- own data
+
+
+def test_folder_prompts_come_from_the_class_names(run, tmp_path):
+    picture_folder(tmp_path / "pictures")
+    code, _, err = run(
+        "--dataset", "folder", "--data_dir", tmp_path / "pictures", *SMALL, "--template", "an oil painting of a {}"
+    )
+    assert code == 0, err
+    saved = records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))
+    assert [r["label"] for r in saved.values()] == [0, 0, 1, 1]
+    config = json.loads(Path("data/folder/v2-0_1trials_1keep_3samples_64/config.json").read_text())
+    assert config["identity"]["prompts"] == runlog.fingerprint(
+        ["an oil painting of a apple tree", "an oil painting of a zebra"], [0, 1]
+    )
+
+
+def test_hugging_face_set_from_disk(run, tmp_path):
+    from datasets import load_dataset
+
+    picture_folder(tmp_path / "pictures")
+    load_dataset("imagefolder", data_dir=str(tmp_path / "pictures"), cache_dir=str(tmp_path / "cache"))["train"].save_to_disk(
+        "saved"
+    )
+    code, out, err = run("--dataset", "hf", "--data_dir", "saved", *SMALL)
+    assert code == 0, err
+    assert "n = 4" in out and len(records(Path("data/hf/v2-0_1trials_1keep_3samples_64"))) == 4
+
+
+# ---------------------------------------------------------------- the offline report
+
+
+def test_print_acc_merges_workers_and_writes_files(run, run_main, tmp_path, monkeypatch):
+    folders = []
+    for worker in (0, 1):
+        monkeypatch.setenv("LOG_DIR", str(tmp_path / f"w{worker}"))
+        run(*RUN, "--imgs_to_eval", 5, "--n_workers", 2, "--worker_idx", worker)
+        folders.append(tmp_path / f"w{worker}" / FOLDER.relative_to("data"))
+    main = load_script("print_acc").main
+    code, out, err = run_main(main, *folders, "--json", "acc.json", "--csv", "acc.csv")
+    assert code == 0 and "Images: 5 of 5" in out, err
+    assert "Images: 3 of 5" in run_main(main, folders[0])[1]
+    lines = Path("acc.csv").read_text().splitlines()
+    assert lines[0] == "index,label,pred,evaluations" and len(lines) == 6
+    right = sum(line.split(",")[1] == line.split(",")[2] for line in lines[1:])
+    written = json.loads(Path("acc.json").read_text())
+    assert written["top1"]["value"] == right / 5 and written["top1"]["n"] == 5 and written["evaluations_per_image"] == 26
+
+
+def test_print_acc_refuses_folders_that_contradict_each_other(run_main, tmp_path):
+    for name, pred in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        runlog.save_record(tmp_path / name / "0.pt", {"errors": {}, "pred": pred, "label": 1})
+    code, _, err = run_main(load_script("print_acc").main, tmp_path / "a", tmp_path / "b")
+    assert code == 2 and "image 0 has two predictions" in err
+
+
+def test_save_noise_is_the_published_bank(run_main):
+    code, out, _ = run_main(load_script("save_noise").main, "--img_size", 64, "--n", 100)
+    expected = torch.randn(1024, 4, 8, 8, generator=torch.Generator().manual_seed(42))[:100]
+    assert code == 0 and torch.equal(torch.load("noise_64.pt", weights_only=True), expected) and "[100, 4, 8, 8]" in out
+
+
+# ---------------------------------------------------------------- the shipped model
+
+
+@SHIPPED_MODEL
+def test_the_readme_command_on_a_few_images(run):
+    code, out, err = run("--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", 30)
+    assert code == 0, err
+    accuracy = float(out.split("Top-1 accuracy: ")[1].split("%")[0])
+    assert accuracy >= 60  # ten classes: chance is 10; measured on all 1,000: see the model card
+
+
+@SHIPPED_MODEL
+def test_the_shipped_pipeline_opens_in_diffusers_and_draws():
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(paths.TINY_SD)
+    picture = pipeline("a photo of a bag.", height=64, width=64, num_inference_steps=3, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
+    assert sum(path.stat().st_size for path in paths.SHIPPED.glob("tiny-sd/**/*")) < 16e6
+
+
+def test_the_shipped_images_are_a_hundred_a_class():
+    from diffusion.datasets import open_dataset
+
+    shipped = open_dataset("fashion_mnist", "test", None, "nowhere")
+    assert np.bincount(shipped.labels).tolist() == [100] * 10
+    assert "1,000 shipped test images" in shipped.notice
