@@ -65,7 +65,7 @@ def write_files():
 )
 def test_fashion_mnist(argv, told, run_main):
     write_files()
-    code, out, err = run_main(eval_prob_adaptive.main, *TINY, *argv)
+    code, _, err = run_main(eval_prob_adaptive.main, *TINY, *argv)
     assert code == 2
     assert err.count("\n") == 1 and all(words in err for words in told), err
     assert not Path("data").exists()

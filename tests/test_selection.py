@@ -46,7 +46,7 @@ def test_bad_subsets(tmp_path, content, told):
 def test_missing_and_broken_subset_files(tmp_path):
     (tmp_path / "s.npy").write_bytes(b"no array")
     for path in ("none.npy", "s.npy"):
-        with pytest.raises(ValueError, match="--subset_path.*write_subset"):
+        with pytest.raises(ValueError, match=r"--subset_path.*write_subset"):
             sharding.read_subset(str(tmp_path / path), 10)
 
 
