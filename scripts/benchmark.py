@@ -37,7 +37,9 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--model", default="tiny", choices=["tiny", "sd2"], help="default: tiny")
     parser.add_argument("--model_path", help="pipeline folder or hub id in place of the tiny model")
-    parser.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512; tiny: 64)")
+    parser.add_argument(
+        "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
+    )
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
                         help="of the network (default: auto: float16 on CUDA, else float32)")  # fmt: skip
@@ -61,8 +63,10 @@ def check(args):
         raise ValueError("--model sd2 has random weights: leave out --model_path, or leave out --model sd2")
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
-    args.img_size = args.img_size or (64 if args.model == "tiny" else 512)
-    files = models.SDFiles("random weights", 4, 8, 8, "none") if args.model == "sd2" else models.find_sd("tiny", args.model_path)
+    files = (
+        models.SDFiles("random weights", None, 4, 8, 8, 512) if args.model == "sd2" else models.find_sd("tiny", args.model_path)
+    )
+    args.img_size = args.img_size or files.default_size
     return files, models.latent_shape(files, args.img_size)
 
 

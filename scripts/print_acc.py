@@ -23,64 +23,69 @@ def parse_args(argv=None):
 
 
 def merge(folders) -> dict:
-    """index -> record over all folders. Raises ValueError for an empty folder or an image with two different predictions."""
+    """index -> outcome over all folders. Raises ValueError for an empty folder and for folders of different runs."""
     from diffusion import runlog
 
     merged = {}
     for folder in folders:
-        records = runlog.load_records(folder)
-        if not records:
+        outcomes = runlog.load_outcomes(runlog.list_records(folder))
+        if not outcomes:
             raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
-        for index, record in records.items():
-            if merged.get(index, record)["pred"] != record["pred"]:
-                raise ValueError(f"image {index} has two predictions among these folders: they are different runs")
-            merged[index] = record
+        for index, outcome in outcomes.items():
+            if merged.get(index, outcome) != outcome:
+                raise ValueError(f"image {index} has two results among these folders: they are different runs")
+            merged[index] = outcome
     return dict(sorted(merged.items()))
 
 
 def expected(folders) -> int | None:
-    """How many images the runs are about, as far as every folder's config.json says so."""
+    """How many images the run is about; None when a folder has no config.json. Raises ValueError for different runs."""
     from diffusion import runlog
 
     configs = [runlog.read_config(folder) for folder in folders]
-    return None if None in configs else max(config["images_expected"] for config in configs)
+    if None in configs:
+        return None
+    first = configs[0]["identity"]
+    for folder, config in zip(folders, configs, strict=True):
+        differing = [name for name in first if config["identity"].get(name) != first[name]]
+        if differing:
+            raise ValueError(f"{folders[0]} and {folder} differ in {', '.join(differing)}: they are different runs")
+    return max(config["images_expected"] for config in configs)
 
 
-def summarise(records: dict, n_expected: int | None) -> dict:
-    from diffusion import metrics, runlog
+def summarise(outcomes: dict, n_expected: int | None) -> dict:
+    from diffusion import metrics
 
-    preds, labels = ([record[key] for record in records.values()] for key in ("pred", "label"))
+    labels, preds, evaluations = zip(*outcomes.values(), strict=True)
     return {
         "top1": metrics.top1(preds, labels),
         "mean_per_class": metrics.mean_per_class(preds, labels),
-        "n": len(records),
+        "n": len(outcomes),
         "n_expected": n_expected,
-        "evaluations_per_image": sum(map(runlog.count_evaluations, records.values())) / len(records),
+        "evaluations_per_image": sum(evaluations) / len(outcomes),
     }
 
 
-def write_csv(path: Path, records: dict):
-    from diffusion import runlog
-
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "label", "pred", "evaluations"])
-        writer.writerows([i, r["label"], r["pred"], runlog.count_evaluations(r)] for i, r in records.items())
+def write_files(args, outcomes: dict, result: dict):
+    """--json and --csv, as far as asked for."""
+    if args.json:
+        args.json.write_text(json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n")
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            csv.writer(file).writerows([("index", "label", "pred", "evaluations"), *((i, *o) for i, o in outcomes.items())])
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        records = merge(args.folders)
-        result = summarise(records, expected(args.folders))
+        n_expected = expected(args.folders)
+        outcomes = merge(args.folders)
+        result = summarise(outcomes, n_expected)
+        write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
     print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations an image")
-    if args.json:
-        args.json.write_text(json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n")
-    if args.csv:
-        write_csv(args.csv, records)
     return 0
 
 

@@ -33,8 +33,8 @@ def main(argv=None) -> int:
     side = args.img_size // args.downscale
     noise = torch.randn(args.n, args.channels, side, side)
     path = args.out or f"noise_{args.img_size}.pt"
-    with cli.bad_input():
-        torch.save(noise, path)
+    with cli.bad_input(), open(path, "wb") as file:
+        torch.save(noise, file)
     print(f"{path}: {list(noise.shape)}, seed {args.seed}")
     return 0
 

@@ -8,7 +8,6 @@
 The VAE first, then tokenizer, text encoder and U-Net in its latents. Both resume from `checkpoints/` when interrupted.
 """
 
-import argparse
 import gzip
 import sys
 from pathlib import Path
@@ -16,16 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from diffusion import cli
+
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("part", choices=["vae", "sd", "images"], help="what to train, or the test images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
     parser.add_argument("--out", default=str(ROOT / "shipped" / "tiny-sd"), help="pipeline folder to write")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=int, help="optimiser steps (default: 1800 for vae, 4500 for sd)")
-    parser.add_argument("--batch_size", type=int, help="images a step (default: 32 for vae, 256 for sd)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=cli.at_least(1), help="optimiser steps (default: 1800 for vae, 4500 for sd)")
+    parser.add_argument("--batch_size", type=cli.at_least(1), help="images a step (default: 32 for vae, 256 for sd)")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     args = parser.parse_args(argv)
     args.steps = args.steps or {"vae": 1800, "sd": 4500}.get(args.part)
     args.batch_size = args.batch_size or {"vae": 32, "sd": 256}.get(args.part)
@@ -41,7 +42,7 @@ def read_idx(folder, stem):
 
     path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
     if path is None:
-        sys.exit(f"train_tiny: no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir")
+        sys.exit(cli.fail(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir"))
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
@@ -112,7 +113,7 @@ def to_batch(pictures):
 # ---------------------------------------------------------------- the loop both parts share
 
 
-def fit(modules, loss_at, args, lr, checkpoint, betas=(0.9, 0.99), ema=0.999):
+def fit(modules, loss_at, args, lr, ema):
     """AdamW with warm-up and cosine decay under bfloat16 autocast; leaves the averaged weights in `modules` (a ModuleDict).
 
     `loss_at(step)` draws its randomness from generators seeded by the step, so a resumed run sees the same batches.
@@ -125,11 +126,13 @@ def fit(modules, loss_at, args, lr, checkpoint, betas=(0.9, 0.99), ema=0.999):
     from tqdm import trange
 
     average = AveragedModel(modules, multi_avg_fn=get_ema_multi_avg_fn(ema))
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, betas=betas, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1, (s + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(1, s / args.steps))) + 1e-3
     )
     parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
+    # the name holds what a run depends on, so that another seed or length does not continue this one
+    checkpoint = Path(args.checkpoint_dir) / f"{args.part}_seed{args.seed}_{args.steps}x{args.batch_size}.pt"
     start = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -152,6 +155,7 @@ def fit(modules, loss_at, args, lr, checkpoint, betas=(0.9, 0.99), ema=0.999):
         if (step + 1) % 500 == 0:
             save_checkpoint(checkpoint, {"step": step + 1} | {k: v.state_dict() for k, v in parts.items()})
     modules.load_state_dict(average.module.state_dict())
+    checkpoint.unlink(missing_ok=True)
 
 
 def save_checkpoint(path, state):
@@ -205,7 +209,7 @@ def train_vae(args, images, labels):
         kl = posterior.kl().float().sum() / posterior.mean.numel()
         return error.square().mean() + 20 * (1 - warmth) * colour.square().mean() + 2e-4 * warmth * kl
 
-    fit(modules, loss_at, args, lr=2e-3, checkpoint=Path(args.checkpoint_dir) / "vae.pt", ema=0.995)
+    fit(modules, loss_at, args, lr=2e-3, ema=0.995)
     vae.eval()
     x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
     with torch.inference_mode():
@@ -318,22 +322,17 @@ def encoded(vae, pairs, total, label):
 
 
 def training_set(args, vae, images, labels):
-    """Latents and captions: every training image once, then as many scenes; kept in the checkpoint folder."""
+    """Latents [N,4,8,8] and captions: every training image once, then as many scenes."""
     import numpy as np
     import torch
 
     from diffusion.scenes import NOUNS, Item, draw_single
 
-    cache = Path(args.checkpoint_dir) / "latents.pt"
-    if cache.exists():
-        return torch.load(cache, weights_only=True)
     rng = np.random.default_rng(args.seed)
     items = (Item(x, NOUNS[y]) for x, y in zip(images, labels, strict=True))
     singles = encoded(vae, ((draw_single(i), single_caption(rng, i)) for i in items), len(images), "items")
     scenes = encoded(vae, (random_scene(rng, images, labels) for _ in images), len(images), "scenes")
-    data = (torch.cat([singles[0], scenes[0]]), singles[1] + scenes[1])
-    save_checkpoint(cache, data)
-    return data
+    return torch.cat([singles[0], scenes[0]]), singles[1] + scenes[1]
 
 
 def train_sd(args, images, labels):
@@ -361,7 +360,7 @@ def train_sd(args, images, labels):
         text = modules["text_encoder"](tokens[said])[0]
         return (modules["unet"](scheduler.add_noise(x0, noise, t), t, text).sample.float() - noise).square().mean()
 
-    fit(modules, loss_at, args, lr=1.5e-3, checkpoint=Path(args.checkpoint_dir) / "sd.pt")
+    fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
     save_pipeline(args.out, vae, tokenizer, scheduler, modules)
 
 

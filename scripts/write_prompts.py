@@ -79,10 +79,10 @@ def main(argv=None) -> int:
     with cli.bad_input():
         wanted = tables(args)
         args.out.mkdir(parents=True, exist_ok=True)
-    for name, table in wanted.items():
-        path = args.out / f"{name}_prompts.csv"
-        write_csv(path, table)
-        print(f"{path}: {len(table.prompts)} prompts")
+        for name, table in wanted.items():
+            path = args.out / f"{name}_prompts.csv"
+            write_csv(path, table)
+            print(f"{path}: {len(table.prompts)} prompts")
     return 0
 
 

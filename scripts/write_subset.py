@@ -13,18 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from diffusion import cli
+from diffusion.datasets import DATASETS
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--dataset", required=True, help="a name that eval_prob_adaptive.py takes")
+    cli.add_data_options(parser, list(DATASETS))
     parser.add_argument("--out", type=Path, required=True, help="the .npy file to write")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--per_class", type=cli.at_least(1), metavar="N", help="images of every class")
     amount.add_argument("--n", type=cli.at_least(1), help="images in all, as many of every class as possible")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another choice (default: 0)")
-    parser.add_argument("--split", default="test", help="train or test (default: test)")
-    parser.add_argument("--data_dir", help="folder of the datasets (default: $DATASET_ROOT, else ./datasets)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".npy":
         parser.error(f"--out {args.out} must end in .npy")
@@ -76,11 +75,8 @@ def write(path: Path, indices) -> None:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion.datasets import open_dataset
-    from diffusion.paths import dataset_root
-
     with cli.bad_input():
-        dataset = open_dataset(args.dataset, args.split, None, dataset_root(args.data_dir))
+        dataset = cli.open_images(args)
         indices = choose(dataset.labels, args.per_class, args.n, args.seed)
         write(args.out, indices)
     print(f"{args.out}: {len(indices)} of {len(dataset)} images" + (f"; {dataset.notice}" if dataset.notice else ""))

@@ -85,6 +85,7 @@ def test_fashion_mnist(argv, told, run_main):
 def test_datasets(argv, told, run_main):
     code, _, err = run_main(eval_prob_adaptive.main, *argv)
     assert code == 2 and err.count("\n") == 1 and all(words in err for words in told), err
+    assert not list(Path().iterdir())
 
 
 def test_a_model_that_is_nowhere(run_main, monkeypatch):

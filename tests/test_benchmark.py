@@ -11,7 +11,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 TINY = str(ROOT / "tests" / "golden" / "tiny-sd20")
-SMALL = ("--model_path", TINY, "--device", "cpu", "--batch_size", "4", "--prompts", "3", "--timesteps", "5", "--repeats", "2")
+SMALL = (
+    "--model_path",
+    TINY,
+    "--img_size",
+    "64",
+    "--device",
+    "cpu",
+    "--batch_size",
+    "4",
+    "--prompts",
+    "3",
+    "--timesteps",
+    "5",
+    "--repeats",
+    "2",
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.elimination import run_stages, survivors
+from diffusion.schedule import make_plan
 
 STAGES = (slice(0, 2), slice(2, 4))
 
@@ -52,3 +53,16 @@ def test_an_error_that_is_not_finite_is_never_predicted(bad):
     evaluate, _ = table([[1, 1, 1, 1], [bad, 0, 0, 0]])
     with pytest.raises(FloatingPointError, match="1 of 4"):
         run_stages(evaluate, 2, STAGES, [1, 1])
+
+
+@pytest.mark.parametrize("n_samples", [[50, 50], [4, 5, 6, 8]])
+def test_a_stage_that_adds_no_timestep_eliminates_on_what_is_known(n_samples):
+    plan = make_plan(n_samples)
+    errors = np.arange(4)[:, None] + np.zeros((4, len(plan.t)), np.float32)
+
+    def evaluate(alive, pairs):
+        assert pairs.stop > pairs.start  # a network is never called for nothing
+        return errors[alive][:, pairs]
+
+    kept, winner = run_stages(evaluate, 4, plan.stages, [3, 2, 2, 1][-len(n_samples) :])
+    assert winner == 0 and len(kept[0]) == len(plan.t)

@@ -66,18 +66,18 @@ def test_low_precision_stays_close(dtype, tolerance):
 
 def test_identity_follows_the_weights_not_the_place(tmp_path):
     shutil.copytree(TINY_SD20, tmp_path / "copy")
-    first = models.find_sd("2-0", str(TINY_SD20)).identity
-    assert models.find_sd("x", str(tmp_path / "copy")).identity == first
+    first = models.weights_identity(models.find_sd("2-0", str(TINY_SD20)))
+    assert models.weights_identity(models.find_sd("x", str(tmp_path / "copy"))) == first
     path = tmp_path / "copy" / "unet" / "diffusion_pytorch_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert models.find_sd("x", str(tmp_path / "copy")).identity != first
+    assert models.weights_identity(models.find_sd("x", str(tmp_path / "copy"))) != first
 
 
 def test_sizes_come_from_the_configs():
     files = models.find_sd("2-0", str(TINY_SD20))
-    assert models.latent_shape(files, 256) == (4, 32, 32)
+    assert models.latent_shape(files, 256) == (4, 32, 32) and files.default_size == 512
     with pytest.raises(ValueError, match=r"--img_size 250 must be a multiple of 16.*240 or 256"):
         models.latent_shape(files, 250)
 
@@ -85,3 +85,26 @@ def test_sizes_come_from_the_configs():
 def test_auto_dtype():
     assert models.resolve_dtype("auto", "cpu") == "float32" and models.resolve_dtype("auto", "cuda:1") == "float16"
     assert models.resolve_dtype("bfloat16", "cpu") == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "value", "told"),
+    [
+        ("unet/config.json", "in_channels", 9, "no text-to-image pipeline"),
+        ("unet/config.json", "addition_embed_type", "text_time", "no text-to-image pipeline"),
+        ("scheduler/scheduler_config.json", "prediction_type", "flow_prediction", "'flow_prediction'"),
+    ],
+)
+def test_other_layouts_are_refused_before_weights_are_read(tmp_path, config, key, value, told):
+    shutil.copytree(TINY_SD20, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "m" / config
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=told):
+        models.find_sd("2-0", str(tmp_path / "m"))
+
+
+def test_a_small_model_says_its_own_size(tmp_path):
+    shutil.copytree(TINY_SD20, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "m" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 8}))
+    assert models.find_sd("2-0", str(tmp_path / "m")).default_size == 64

@@ -17,21 +17,12 @@ from PIL import Image
 
 import eval_prob_adaptive
 from diffusion import paths, runlog
+from diffusion.datasets import open_dataset
+from diffusion.loader import load_images
+from diffusion.transforms import sd_transform
 
-RUN = [
-    "--dataset",
-    "fashion_mnist",
-    "--model_path",
-    str(TINY_SD20),
-    "--img_size",
-    "64",
-    "--to_keep",
-    "3",
-    "1",
-    "--n_samples",
-    "2",
-    "4",
-]
+MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
+RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
 FOLDER = Path("data/fashion_mnist/v2-0_1trials_3_1keep_2_4samples_64")
 SHIPPED_MODEL = pytest.mark.skipif(not paths.TINY_SD.exists(), reason="the shipped model is not in this checkout")
 
@@ -208,7 +199,7 @@ def picture_folder(root, broken=()):
         (root / name).write_bytes((root / name).read_bytes()[:40])
 
 
-SMALL = ["--model_path", str(TINY_SD20), "--img_size", "64", "--to_keep", "1", "--n_samples", "3"]
+SMALL = [*MODEL, "--to_keep", "1", "--n_samples", "3"]
 
 
 def test_an_unreadable_image_is_reported_and_all_others_are_done(run, tmp_path):
@@ -230,6 +221,25 @@ def test_nan_errors_are_reported_never_predicted(run, tmp_path):
     code, _, err = run(*RUN, "--model_path", tmp_path / "nan", "--imgs_to_eval", 2)
     assert code == 1 and "2 images failed" in err and "not finite: try --dtype bfloat16" in err
     assert records() == {}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_come_in_order_from_this_process_or_from_others(tmp_path, workers):
+    picture_folder(tmp_path / "pictures", broken=["zebra/1.png"])
+    dataset = open_dataset("folder", "test", sd_transform(64), tmp_path / "pictures")
+    loaded = list(load_images(dataset, [3, 0, 2], workers))
+    assert [index for index, *_ in loaded] == [3, 0, 2] and [label for _, _, label, _ in loaded] == [None, 0, 1]
+    assert "image 3" in loaded[0][3] and loaded[0][1] is None
+    assert all(problem is None and torch.equal(image, dataset[index][0]) for index, image, _, problem in loaded[1:])
+
+
+def test_another_set_of_the_same_size_is_another_run(run, tmp_path):
+    picture_folder(tmp_path / "one")
+    picture_folder(tmp_path / "two")
+    Image.fromarray(np.zeros((70, 80), np.uint8)).save(tmp_path / "two" / "zebra" / "1.png")
+    assert run("--dataset", "folder", "--data_dir", tmp_path / "one", *SMALL)[0] == 0
+    code, _, err = run("--dataset", "folder", "--data_dir", tmp_path / "two", *SMALL)
+    assert code == 2 and "images (" in err
 
 
 # ---------------------------------------------------------------- own data
@@ -281,12 +291,21 @@ def test_print_acc_merges_workers_and_writes_files(run, run_main, tmp_path, monk
     assert written["top1"]["value"] == right / 5 and written["top1"]["n"] == 5 and written["evaluations_per_image"] == 26
 
 
+def test_print_acc_refuses_folders_of_other_settings(run, run_main, tmp_path, monkeypatch):
+    for seed in (0, 1):
+        monkeypatch.setenv("LOG_DIR", str(tmp_path / str(seed)))
+        run(*RUN, "--imgs_to_eval", 1, "--seed", seed)
+    folders = [tmp_path / str(seed) / FOLDER.relative_to("data") for seed in (0, 1)]
+    code, _, err = run_main(load_script("print_acc").main, *folders)
+    assert code == 2 and err.count("\n") == 1 and "differ in seed" in err
+
+
 def test_print_acc_refuses_folders_that_contradict_each_other(run_main, tmp_path):
     for name, pred in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         runlog.save_record(tmp_path / name / "0.pt", {"errors": {}, "pred": pred, "label": 1})
     code, _, err = run_main(load_script("print_acc").main, tmp_path / "a", tmp_path / "b")
-    assert code == 2 and "image 0 has two predictions" in err
+    assert code == 2 and "image 0 has two results" in err
 
 
 def test_save_noise_is_the_published_bank(run_main):
@@ -317,8 +336,6 @@ def test_the_shipped_pipeline_opens_in_diffusers_and_draws():
 
 
 def test_the_shipped_images_are_a_hundred_a_class():
-    from diffusion.datasets import open_dataset
-
     shipped = open_dataset("fashion_mnist", "test", None, "nowhere")
     assert np.bincount(shipped.labels).tolist() == [100] * 10
     assert "1,000 shipped test images" in shipped.notice

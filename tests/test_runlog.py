@@ -48,7 +48,7 @@ def test_round_trip_in_the_published_order(tmp_path):
     runlog.save_record(tmp_path / "01.pt", record())
     loaded = torch.load(tmp_path / "01.pt", weights_only=True)
     assert list(loaded) == ["errors", "pred", "label"] and type(loaded["pred"]) is int
-    assert runlog.load_records(tmp_path)[1]["pred"] == 3
+    assert runlog.load_outcomes(runlog.list_records(tmp_path)) == {1: runlog.Outcome(label=3, pred=3, evaluations=1)}
     assert [p.name for p in tmp_path.iterdir()] == ["01.pt"]  # no temporary file stays
 
 
@@ -67,7 +67,7 @@ def test_an_unreadable_record_is_redone_with_a_warning(tmp_path, broken):
     (tmp_path / "0.pt").write_bytes(broken)
     runlog.save_record(tmp_path / "1.pt", record())
     with pytest.warns(UserWarning, match="unreadable"):
-        assert list(runlog.load_done(tmp_path, [0, 1, 2], 10)) == [1]
+        assert list(runlog.load_outcomes({i: tmp_path / f"{i}.pt" for i in (0, 1, 2)})) == [1]
 
 
 def test_a_truncated_record_is_redone(tmp_path):
@@ -75,7 +75,7 @@ def test_a_truncated_record_is_redone(tmp_path):
     whole = (tmp_path / "0.pt").read_bytes()
     (tmp_path / "0.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="unreadable"):
-        assert runlog.load_done(tmp_path, [0], 10) == {}
+        assert runlog.load_outcomes({0: tmp_path / "0.pt"}) == {}
 
 
 def test_a_failing_save_leaves_the_old_record(tmp_path):
@@ -118,8 +118,15 @@ def test_same_settings_continue_and_may_grow(tmp_path):
     runlog.write_config(tmp_path, config(10))
     runlog.check_config(tmp_path, IDENTITY)
     runlog.write_config(tmp_path, config(20) | {"versions": {"torch": "y"}})
+    runlog.write_config(tmp_path, config(5))
     saved = runlog.read_config(tmp_path)
     assert saved["images_expected"] == 20 and saved["versions"] == {"torch": "x"}
+
+
+def test_a_run_that_came_first_is_not_overwritten(tmp_path):
+    runlog.write_config(tmp_path, config())
+    with pytest.raises(ValueError, match="prompts"):
+        runlog.write_config(tmp_path, config() | {"identity": IDENTITY | {"prompts": "xyz"}})
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
