@@ -116,6 +116,8 @@ def to_batch(pictures):
 def fit(modules, loss_at, args, lr, ema):
     """AdamW with warm-up and cosine decay under bfloat16 autocast; leaves the averaged weights in `modules` (a ModuleDict).
 
+    Returns the checkpoint file, to be removed once the model is saved.
+
     `loss_at(step)` draws its randomness from generators seeded by the step, so a resumed run sees the same batches.
     """
     import math
@@ -141,7 +143,7 @@ def fit(modules, loss_at, args, lr, ema):
             parts[name].load_state_dict(state)
     recent = None
     for step in (bar := trange(start, args.steps, initial=start, total=args.steps, mininterval=5)):
-        # fused attention is slow backwards on short CPU sequences, the plain one is three times faster
+        # fused attention is slow backwards on short CPU sequences, with the plain one a step takes a quarter less
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             loss = loss_at(step)
         loss.backward()
@@ -155,7 +157,7 @@ def fit(modules, loss_at, args, lr, ema):
         if (step + 1) % 500 == 0:
             save_checkpoint(checkpoint, {"step": step + 1} | {k: v.state_dict() for k, v in parts.items()})
     modules.load_state_dict(average.module.state_dict())
-    checkpoint.unlink(missing_ok=True)
+    return checkpoint
 
 
 def save_checkpoint(path, state):
@@ -209,7 +211,7 @@ def train_vae(args, images, labels):
         kl = posterior.kl().float().sum() / posterior.mean.numel()
         return error.square().mean() + 20 * (1 - warmth) * colour.square().mean() + 2e-4 * warmth * kl
 
-    fit(modules, loss_at, args, lr=2e-3, ema=0.995)
+    checkpoint = fit(modules, loss_at, args, lr=2e-3, ema=0.995)
     vae.eval()
     x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
     with torch.inference_mode():
@@ -217,6 +219,7 @@ def train_vae(args, images, labels):
         error = (vae.decode(latents).sample - x).square().mean().sqrt()
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     vae.half().save_pretrained(Path(args.out) / "vae")
+    checkpoint.unlink(missing_ok=True)
     print(f"VAE: {error:.4f} root mean squared error in [-1,1], scaling factor {vae.config.scaling_factor}")
 
 
@@ -360,8 +363,9 @@ def train_sd(args, images, labels):
         text = modules["text_encoder"](tokens[said])[0]
         return (modules["unet"](scheduler.add_noise(x0, noise, t), t, text).sample.float() - noise).square().mean()
 
-    fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
+    checkpoint = fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
     save_pipeline(args.out, vae, tokenizer, scheduler, modules)
+    checkpoint.unlink(missing_ok=True)
 
 
 def save_pipeline(out, vae, tokenizer, scheduler, modules):
