@@ -244,7 +244,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "fashion_mnist": _torchvision(
         _fashion_mnist,
         "FashionMNIST/raw/ with the four idx files, unpacked",
-        Recipe((5, 1), (10, 50), "l2"),
+        Recipe((5, 1), (10, 50), "l1"),
         "fashion_mnist",
     ),
     "caltech101": _torchvision(

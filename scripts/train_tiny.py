@@ -9,6 +9,7 @@ The VAE first, then tokenizer, text encoder and U-Net in its latents. Both resum
 """
 
 import gzip
+import json
 import sys
 from pathlib import Path
 
@@ -240,8 +241,6 @@ MAX_TOKENS = 24  # the longest caption of scenes.py has 20 tokens
 
 def write_tokenizer(folder, captions):
     """CLIP's byte-level BPE with a vocabulary of these captions' words: vocab.json, merges.txt and the configs."""
-    import json
-
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -384,6 +383,9 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
     )
     draw_samples(pipeline, Path(out) / "samples.png")
     pipeline.to(torch.float16).save_pretrained(out)
+    # transformers would load the text encoder in the dtype that its config names, diffusers the U-Net in float32
+    config = Path(out) / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def draw_samples(pipeline, path):

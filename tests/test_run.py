@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,7 @@ def test_records_config_and_closing_lines(run, run_main):
         assert record["pred"] == min(full, key=full.get)
     config = json.loads((FOLDER / "config.json").read_text())
     assert config["images_expected"] == 6 and config["options"]["batch_size"] == 32
-    assert config["identity"]["weights"].startswith("sha256") and config["versions"]["torch"] == torch.__version__
+    assert config["identity"]["weights"].startswith("sha256") and torch.__version__.startswith(config["versions"]["torch"])
     code, told, _ = run_main(load_script("print_acc").main, FOLDER)
     top1 = out.split("Top-1 accuracy: ")[1].splitlines()[0]
     assert f"Top 1 acc: {top1}" in told and "Images: 6 of 6" in told and "26 evaluations an image" in told
@@ -135,10 +136,14 @@ def test_options_that_change_no_number_may_differ(run):
 def test_recipes_fill_in_what_was_not_given(run):
     tiny = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--dry_run"]
     recipe = eval_prob_adaptive.DATASETS["fashion_mnist"].recipe
-    out = run(*tiny)[1]
-    assert f"to_keep         {' '.join(map(str, recipe.to_keep))}" in out and f"loss            {recipe.loss}" in out
+    assert options(run(*tiny)[1]) == (" ".join(map(str, recipe.to_keep)), recipe.loss)
     out = run(*tiny, "--to_keep", 2, 1, "--n_samples", 5, 10)[1]
-    assert "loss            l2" in out and "2_1keep_5_10samples_64" in out  # the published default when stages are given
+    assert options(out) == ("2 1", "l2") and "2_1keep_5_10samples_64" in out  # the published default when stages are given
+
+
+def options(out):
+    """(to_keep, loss) as the command printed them."""
+    return tuple(re.search(rf"^  {name} +(.*)$", out, re.M)[1] for name in ("to_keep", "loss"))
 
 
 # ---------------------------------------------------------------- signals and kills
