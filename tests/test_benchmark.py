@@ -1,19 +1,13 @@
 """scripts/benchmark.py: what it measures is the same work, and it says so in numbers. Speeds themselves are not tested."""
 
-import importlib.util
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import TINY_SD20, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "benchmark.py"
-TINY = str(ROOT / "tests" / "golden" / "tiny-sd20")
 SMALL = (
     "--model_path",
-    TINY,
+    str(TINY_SD20),
     "--img_size",
     "64",
     "--device",
@@ -31,10 +25,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark")
 
 
 def test_small_run_writes_every_number(script, tmp_path, capsys):
@@ -80,19 +71,6 @@ def test_flops_of_a_known_layer(script):
     with torch.inference_mode():
         batch = {"x_t": torch.zeros(4, 8), "t": torch.zeros(4), "cond": torch.zeros(4)}
         assert script.count_flops(denoiser, batch) == 2 * 8 * 16
-
-
-def test_help_needs_no_torch():
-    code = (
-        "import runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, '--help']\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert stop.code == 0\n"
-        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--model" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -77,13 +77,18 @@ def test_every_dataset_with_own_files_is_covered():
         ("aircraft", [2]),
         ("mnist", [1]),
         ("fashion_mnist", [1]),
-        ("caltech101", [0, 0, 1, 1, 2, 2]),
-        ("eurosat", [0, 1, 2]),
     ],
 )
 def test_train_split(name, labels, tmp_path):
     layouts.WRITERS[name](tmp_path)
     assert open_dataset(name, "train", None, tmp_path).labels.tolist() == labels
+
+
+@pytest.mark.parametrize("name", ["caltech101", "eurosat"])
+def test_sets_without_an_official_split_offer_one(name, tmp_path):
+    layouts.WRITERS[name](tmp_path)
+    with pytest.raises(ValueError, match="--split train"):
+        open_dataset(name, "train", None, tmp_path)
 
 
 def test_pets_splits_are_different_images(tmp_path):
