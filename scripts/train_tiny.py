@@ -25,11 +25,11 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
     parser.add_argument("--out", default=str(ROOT / "shipped" / "tiny-sd"), help="pipeline folder to write")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=cli.at_least(1), help="optimiser steps (default: 1800 for vae, 4500 for sd)")
+    parser.add_argument("--steps", type=cli.at_least(1), help="optimiser steps (default: 1800 for vae, 5500 for sd)")
     parser.add_argument("--batch_size", type=cli.at_least(1), help="images a step (default: 32 for vae, 256 for sd)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     args = parser.parse_args(argv)
-    args.steps = args.steps or {"vae": 1800, "sd": 4500}.get(args.part)
+    args.steps = args.steps or {"vae": 1800, "sd": 5500}.get(args.part)
     args.batch_size = args.batch_size or {"vae": 32, "sd": 256}.get(args.part)
     return args
 
@@ -384,8 +384,16 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
     draw_samples(pipeline, Path(out) / "samples.png")
     pipeline.to(torch.float16).save_pretrained(out)
     # transformers would load the text encoder in the dtype that its config names, diffusers the U-Net in float32
-    config = Path(out) / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    amend_config(Path(out) / "text_encoder" / "config.json", dtype="float32")
+    amend_config(Path(out) / "vae" / "config.json", _name_or_path=None)  # a path of this machine
+
+
+def amend_config(path, **changes):
+    """Sets these keys of a JSON file; None removes one."""
+    config = json.loads(path.read_text()) | changes
+    path.write_text(
+        json.dumps({key: value for key, value in config.items() if key not in changes or value is not None}, indent=2) + "\n"
+    )
 
 
 def draw_samples(pipeline, path):
