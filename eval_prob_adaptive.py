@@ -21,7 +21,7 @@ from diffusion.transforms import INTERPOLATIONS
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
-    cli.add_model_options(parser)
+    cli.add_sd_options(parser)
     group = parser.add_argument_group("method (defaults: the dataset's published recipe)")
     group.add_argument("--to_keep", nargs="+", type=int, metavar="K", help="prompts that survive each stage, the last 1")
     group.add_argument("--n_samples", nargs="+", type=int, metavar="N", help="timesteps tried up to each stage, 1 to 1000")
@@ -109,22 +109,16 @@ def announce(args, run):
     from diffusion import schedule
 
     cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep)
-    given = {name: value for name, value in vars(args).items() if value is not None and value is not False}
-    rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
-    cli.print_table("Options:", rows | about)
-    for notice in filter(None, (run.dataset.notice, schedule.coverage_notice(args.n_samples))):
-        print(f"Note: {notice}")
-    print(f"Run folder: {run.folder}")
-    print(f"Images: {len(run.todo)} to do here, {len(run.done)} of {len(run.selected)} done before")
-    print(f"Price: {cost:,} network evaluations an image, {cost * len(run.todo):,} in all", flush=True)
+    notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples))
+    cli.announce(vars(args), about, notices, run.folder, len(run.todo), len(run.done), len(run.selected), cost)
 
 
 def classify(args, run, denoiser, conds, index, image, label):
     """One image's record. Raises FloatingPointError when an error is not finite."""
     import torch
 
-    from diffusion import elimination, kernel, noise, scores
+    from diffusion import elimination, kernel, noise, runlog, scores
 
     x0 = denoiser.encode(image)
     t = torch.from_numpy(run.plan.t)
@@ -135,8 +129,7 @@ def classify(args, run, denoiser, conds, index, image, label):
         return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], score, args.batch_size)
 
     errors, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, args.to_keep)
-    candidates = {row: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in errors.items()}
-    return {"errors": candidates, "pred": run.prompts.classidx[winner], "label": label}
+    return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label)
 
 
 def main(argv=None) -> int:
@@ -154,29 +147,17 @@ def main(argv=None) -> int:
         denoiser = models.load_sd(run.files, args.dtype, args.device)
     conds = denoiser.embed(run.prompts.prompts)
 
-    tally, failures = cli.Tally(), {}
-    for outcome in run.done.values() if args.load_stats else ():
-        tally.count(outcome)
-    workers = 2 if args.device.startswith("cuda") else 0  # on a CPU the network needs every core itself
-    with cli.StopBetweenImages() as stop, cli.progress(len(run.todo)) as bar:
-        for index, image, label, problem in loader.load_images(run.dataset, run.todo, workers):
-            if not problem:
-                try:
-                    record = classify(args, run, denoiser, conds, index, image, label)
-                except FloatingPointError as error:
-                    problem = f"{error}: try --dtype bfloat16"
-            if problem:
-                failures[index] = problem
-            else:
-                runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
-                run.done[index] = runlog.outcome(record)
-                tally.add(run.done[index])
-            bar.set_postfix(tally.postfix(), refresh=False)
-            bar.update()
-            if stop.signal:
-                break
-    unfinished = tally.done + len(failures) < len(run.todo)
-    return cli.close(run.folder, run.done, tally, failures, stop.signal if unfinished else None)
+    def work(index, image, label):
+        record = classify(args, run, denoiser, conds, index, image, label)
+        runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
+        run.done[index] = runlog.outcome(record)
+        return run.done[index]
+
+    tally = cli.Tally(run.done.values() if args.load_stats else ())
+    loaded = loader.load_images(run.dataset, run.todo, loader.processes(args.device))
+    failures, stopped_by = cli.work_through(loaded, len(run.todo), work, tally)
+    lines = cli.accuracy_lines(run.done.values())
+    return cli.close(lines, run.done, f"scripts/print_acc.py {run.folder}", tally, failures, stopped_by)
 
 
 if __name__ == "__main__":

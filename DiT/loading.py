@@ -56,7 +56,9 @@ def load_dit(
     Raises ValueError, in one line, for a checkpoint that is unreadable, of another image size, or of another architecture;
     FileNotFoundError for a path without a checkpoint; ConnectionError for a download that stopped (run again to resume).
     """
-    file = find_weights(path) if path else published_weights(model, image_size, Path(folder))
+    file = locate(path, model, image_size, folder)
+    if path is None:
+        download(URL.format(size=image_size), file)
     config, in_diffusers_names = architecture(file, model, image_size)
     state = read_state(file)
     if in_diffusers_names:
@@ -64,8 +66,17 @@ def load_dit(
     return build(config, state, file).to(dtype).eval().requires_grad_(False)
 
 
-def find_weights(path):
-    """A checkpoint file, given itself or by its diffusers folder (the pipeline's, or the `transformer` folder in it)."""
+def locate(path, model, image_size, folder="pretrained_models"):
+    """The checkpoint file that `load_dit` will read: what a path means, or where the published weights are kept (2.7 GB).
+
+    A path is a file, or a diffusers folder (the pipeline's, or the `transformer` folder in it). Nothing is downloaded: a file of
+    the published weights may not be there yet.
+    """
+    if path is None:
+        if model != PUBLISHED or image_size not in PUBLISHED_SIZES:
+            sizes = " and ".join(map(str, PUBLISHED_SIZES))
+            raise ValueError(f"no published weights of {model} at {image_size} px ({PUBLISHED} at {sizes} px has): give a path")
+        return Path(folder) / URL.format(size=image_size).rpartition("/")[2]
     path = Path(path)
     if path.is_file():
         return path
@@ -76,18 +87,13 @@ def find_weights(path):
     raise FileNotFoundError(f"{path}: neither a checkpoint file nor a folder with {' or '.join(DIFFUSERS_FILES)}")
 
 
-def published_weights(model, image_size, folder):
-    """The published checkpoint of this shape and image size in `folder`, downloaded on first use (2.7 GB)."""
-    if model != PUBLISHED or image_size not in PUBLISHED_SIZES:
-        sizes = " and ".join(map(str, PUBLISHED_SIZES))
-        raise ValueError(f"no published weights of {model} at {image_size} px ({PUBLISHED} at {sizes} px has): give a path")
-    url = URL.format(size=image_size)
-    file = folder / url.rpartition("/")[2]
-    download(url, file)
-    return file
-
-
 # ---------------------------------------------------------------- architecture
+
+
+def default_size(path):
+    """Pixels a side that the config.json beside this checkpoint was made for, or the published 256."""
+    config_file = locate(path, PUBLISHED, 256).parent / "config.json"
+    return read_config(config_file)[0]["input_size"] * VAE_FACTOR if config_file.is_file() else 256
 
 
 def architecture(file, model, image_size):

@@ -45,13 +45,27 @@ def at_least(low: int):
     return integer
 
 
+def class_ranges(text: str) -> list[int] | None:
+    """An argparse type: `0-999`, `6,11,13` or a mixture, ascending and without repetition; None for `all`."""
+    if text == "all":
+        return None
+    try:
+        parts = [[int(n) for n in part.split("-")] for part in text.split(",")]
+        chosen = {i for part in parts for i in range(part[0], part[-1] + 1)}
+        if any(len(part) > 2 or part[0] > part[-1] for part in parts):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of classes: write 7, 0-999, 6,11,13 or all") from None
+    return sorted(chosen)
+
+
 # ---------------------------------------------------------------- option groups
 
 
-def add_data_options(parser, datasets):
+def add_data_options(parser, datasets, required=True):
     """Which dataset; returns the group."""
     group = parser.add_argument_group("images")
-    group.add_argument("--dataset", required=True, choices=datasets, metavar="NAME", help=f"one of: {', '.join(datasets)}")
+    group.add_argument("--dataset", required=required, choices=datasets, metavar="NAME", help=f"one of: {', '.join(datasets)}")
     group.add_argument("--split", default="test", help="test, train, or a split of an hf dataset (default: test)")
     group.add_argument(
         "--data_dir",
@@ -65,16 +79,21 @@ def add_data_options(parser, datasets):
     return group
 
 
-def add_selection_options(group):
-    """Which of the dataset's images."""
+def add_selection_options(group, which="a seeded choice of N images; a larger N adds to it"):
+    """Which of the dataset's images; `which` says what --imgs_to_eval takes."""
     group.add_argument("--subset_path", help=".npy file of the indices to evaluate (scripts/write_subset.py)")
-    group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help="a seeded choice of N images; a larger N adds to it")
+    group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help=which)
 
 
-def add_model_options(parser):
+def add_sd_options(parser):
     group = parser.add_argument_group("model")
     group.add_argument("--version", default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny, or any with --model_path (default: 2-0)")
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
+    add_network_options(group)
+
+
+def add_network_options(group):
+    """How a network runs, whichever it is."""
     group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
                        help="of the network; errors are float32 (default: auto: float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
@@ -117,6 +136,18 @@ def print_table(title: str, rows: dict) -> None:
     sys.stdout.flush()
 
 
+def announce(options: dict, about: dict, notices, folder, n_todo: int, n_done: int, n_selected: int, cost: int) -> None:
+    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each of `n_todo` images."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    print_table("Options:", rows | about)
+    for notice in filter(None, notices):
+        print(f"Note: {notice}")
+    print(f"Run folder: {folder}")
+    print(f"Images: {n_todo} to do here, {n_done} of {n_selected} done before")
+    print(f"Price: {cost:,} network evaluations an image, {cost * n_todo:,} in all", flush=True)
+
+
 # ---------------------------------------------------------------- while it works
 
 
@@ -141,15 +172,21 @@ def progress(total: int):
 
 
 class Tally:
-    """Right and counted images for the running accuracy; images and evaluations of this process for its speed."""
+    """Right and counted images for the running accuracy; images and evaluations of this process for its speed.
 
-    def __init__(self):
+    Outcomes are anything with `right` (None: it predicts nothing and is not counted) and `evaluations`.
+    """
+
+    def __init__(self, before=()):
+        """before: outcomes of earlier runs to count in the accuracy."""
         self.right = self.counted = self.done = self.evaluations = 0
         self.start = time.perf_counter()
+        for outcome in before:
+            self.count(outcome)
 
     def count(self, outcome):
-        self.counted += 1
-        self.right += outcome.pred == outcome.label
+        self.counted += outcome.right is not None
+        self.right += bool(outcome.right)
 
     def add(self, outcome):
         self.count(outcome)
@@ -187,17 +224,50 @@ class StopBetweenImages:
             signal.signal(number, handler)
 
 
-def close(folder, done: dict, tally: Tally, failures: dict, stopped_by: int | None) -> int:
-    """The closing lines of a run: accuracy over `done`, cost of this process, failures. Returns the exit code."""
+def work_through(loaded, total: int, work, tally: Tally) -> tuple[dict, int | None]:
+    """Calls work(index, image, label) -> outcome for everything that `loaded` yields, under a progress bar.
+
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. Returns the failures,
+    {index: problem}, and the number of the signal that stopped the work before its end, or None.
+    """
+    failures = {}
+    with StopBetweenImages() as stop, progress(total) as bar:
+        for index, image, label, problem in loaded:
+            try:
+                if problem:
+                    failures[index] = problem
+                else:
+                    tally.add(work(index, image, label))
+            except FloatingPointError as error:
+                failures[index] = f"{error}: try --dtype bfloat16"
+            bar.set_postfix(tally.postfix(), refresh=False)
+            bar.update()
+            if stop.signal:
+                break
+    return failures, stop.signal if tally.done + len(failures) < total else None
+
+
+def accuracy_lines(outcomes) -> list[str]:
+    """Accuracy with its interval, and the mean per class, of outcomes that have a prediction."""
     from diffusion import metrics
 
+    labels, preds = [o.label for o in outcomes], [o.pred for o in outcomes]
+    if not outcomes:
+        return []
+    return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
+
+
+def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None) -> int:
+    """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
+
+    done: index -> outcome of every finished image. Returns the exit code.
+    """
+    for line in lines:
+        print(line)
     if done:
-        labels, preds, evaluations = zip(*done.values(), strict=True)
-        print(f"Top-1 accuracy: {metrics.top1(preds, labels)}")
-        print(f"Mean per class: {metrics.mean_per_class(preds, labels)}")
         timing = f", {tally.seconds / tally.done:.2f} s an image ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
-        print(f"Cost: {sum(evaluations) / len(done):,.0f} evaluations an image{timing}")
-        print(f"Report: python scripts/print_acc.py {folder}")
+        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an image{timing}")
+        print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} images failed, all others are done: {listed}", file=sys.stderr)

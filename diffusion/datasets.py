@@ -343,6 +343,20 @@ def class_names(name: str, dataset=None) -> list[str]:
     return table.classnames
 
 
+def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
+    """Class id of a class-conditional model -> label of this dataset, which has n_classes labels; ascending by class id.
+
+    The test sets that reuse ImageNet's classes have some of the ids: 200 of ImageNet-A, which keeps them as labels, and 125
+    of ObjectNet, several to one label.
+    """
+    if name == "objectnet":
+        ids = imagenet_variants.objectnet_classes().values()
+        return dict(sorted((i, label) for label, several in enumerate(ids) for i in several))
+    if name == "imagenetA":
+        return {i: i for i in sorted(read_prompts(PROMPTS / "imagenetA_prompts.csv").classidx)}
+    return {i: i for i in range(n_classes)}
+
+
 def recipe_for(name: str, n_prompts: int) -> Recipe:
     """The dataset's recipe; for a set without one the paper's stages for few or for many classes."""
     if DATASETS[name].recipe:

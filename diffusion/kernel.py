@@ -7,15 +7,15 @@ from diffusion.schedule import add_noise
 
 @torch.inference_mode()
 def epsilon_errors(
-    denoiser,  # predict(x_t [B,C,h,w] float32, t [B] int64, cond [B,...]) -> epsilon prediction; alphas_cumprod [T]
+    denoiser,  # predict(x_t [B,C,h,w] float32, t [B] int64, cond [B,...]) -> epsilon, or more channels; alphas_cumprod [T]
     x0,  # [C,h,w]    clean latent of one image, already scaled
     conds,  # [K,...]    one row per candidate: text embeddings [K,L,D], or class ids [K]
     t,  # [S] int64  training timesteps, 0 .. T-1
     noise,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate
-    score,  # callable(noise, prediction) -> [B] or [B,Q] float32
+    score,  # callable(noise, output, x_t, t), all float32 but t -> [B] or [B,...] float32
     batch_size=32,  # network inputs per call
 ):
-    """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S] or [K,S,Q] (paper, eq. 5).
+    """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S] or [K,S,...] (paper, eq. 5).
 
     Candidate-major, pair inner. Noising and errors in float32; everything stays on x0's device until the one copy at the end.
     """
@@ -28,7 +28,7 @@ def epsilon_errors(
     for start in range(0, total, batch_size):
         flat = torch.arange(start, min(start + batch_size, total), device=x0.device)
         row, pair = flat // n_pairs, flat % n_pairs
-        prediction = denoiser.predict(x_t[pair], t[pair], conds[row])
-        errors.append(score(noise[pair], prediction.float()))
+        output = denoiser.predict(x_t[pair], t[pair], conds[row])
+        errors.append(score(noise[pair], output.float(), x_t[pair], t[pair]))
     errors = torch.cat(errors)
     return errors.view(len(conds), n_pairs, *errors.shape[1:]).cpu()

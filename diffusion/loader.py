@@ -18,7 +18,12 @@ class Indexed:
             image, label = self.dataset[index]
         except OSError as error:
             return index, None, None, str(error)
-        return index, image, int(label), None
+        return index, image, label, None
+
+
+def processes(device: str) -> int:
+    """How many decode images beside this one: none on a CPU, where the network needs every core itself."""
+    return 2 if device.startswith("cuda") else 0
 
 
 def load_images(dataset, indices, workers: int):

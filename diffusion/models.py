@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion.paths import TINY_SD
+from diffusion.paths import TINY_DIT, TINY_SD
 
 # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
 SD_VERSIONS = {
@@ -20,6 +20,7 @@ SD_VERSIONS = {
 }
 CONFIGS = ("vae/config.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 SD_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # no safety checker, no feature extractor
+PIPELINE = f"a pipeline folder with {', '.join(SD_PARTS)}"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -28,15 +29,17 @@ class Denoiser:
     """A diffusion model reduced to what a classifier needs. Whatever the network predicts, `predict` returns epsilon.
 
     encode: image [3,H,W] float32 in [-1,1] on the CPU -> x0 [C,h,w] float32 on the device, already scaled
-    embed: list of K prompts -> conditioning [K,L,D]
-    predict: (x_t [B,C,h,w] float32, t [B] int64, cond [B,L,D]) -> epsilon [B,C,h,w]
+    embed: list of K prompts -> conditioning [K,L,D]; list of K class ids -> [K]
+    predict: (x_t [B,C,h,w] float32, t [B] int64, cond [B,...]) -> epsilon [B,C,h,w]; with a learned variance [B,2C,h,w]
     alphas_cumprod: [T] float32 on the device
+    terms: (x0 [B,C,h,w], x_t, t, noise, output of predict) -> [B,4] float32: mse, l1, kl, nll; None without a learned variance
     """
 
     encode: Callable
     embed: Callable
     predict: Callable
     alphas_cumprod: torch.Tensor
+    terms: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ def resolve_dtype(name: str, device: str) -> str:
     return ("float16" if device.startswith("cuda") else "float32") if name == "auto" else name
 
 
+# ---------------------------------------------------------------- Stable Diffusion
+
+
 def find_sd(version: str, model_path: str | None) -> SDFiles:
     """Reads only config files, so that wrong names and sizes are told before gigabytes move.
 
@@ -82,7 +88,7 @@ def find_sd(version: str, model_path: str | None) -> SDFiles:
     side = unet.get("sample_size")
     return SDFiles(
         source=source,
-        revision=None if Path(source).is_dir() else _fetch(source, CONFIGS[1]).parent.parent.name,
+        revision=_revision(source, _fetch(source, CONFIGS[1])),
         latent_channels=channels,
         downscale=downscale,
         unet_downscale=2 ** (len(unet["block_out_channels"]) - 1),
@@ -105,7 +111,7 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
 
     The U-Net runs in dtype (a name of DTYPES); VAE and text encoder, used once an image and once a run, stay float32.
     """
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -115,7 +121,6 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
         model = cls.from_pretrained(files.source, subfolder=name, revision=files.revision, torch_dtype=torch_dtype)
         return model.to(device).eval().requires_grad_(False)
 
-    vae = part(AutoencoderKL, "vae")
     unet = part(UNet2DConditionModel, "unet", DTYPES[dtype])
     text_encoder = part(CLIPTextModel, "text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(files.source, subfolder="tokenizer", revision=files.revision)
@@ -123,10 +128,6 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     scheduler = DDPMScheduler.from_pretrained(files.source, subfolder="scheduler", revision=files.revision)
     alphas_cumprod = scheduler.alphas_cumprod.float().to(device)
     to_epsilon = epsilon_from(scheduler.config.prediction_type, alphas_cumprod)
-
-    @torch.inference_mode()
-    def encode(image):
-        return vae.encode(image[None].to(device)).latent_dist.mean[0] * vae.config.scaling_factor
 
     @torch.inference_mode()
     def embed(prompts):
@@ -137,6 +138,7 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     def predict(x_t, t, cond):
         return to_epsilon(unet(x_t.to(unet.dtype), t, encoder_hidden_states=cond, return_dict=False)[0], x_t, t)
 
+    encode = vae_encoder(files.source, device, subfolder="vae", revision=files.revision)
     return Denoiser(encode, embed, predict, alphas_cumprod)
 
 
@@ -159,37 +161,142 @@ def epsilon_from(prediction_type: str, alphas_cumprod: torch.Tensor | None) -> C
 
 def weights_identity(files: SDFiles) -> str:
     """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used."""
-    if files.revision:
-        return f"{files.source} at commit {files.revision}"
+    return _identity(files.source, files.revision, SD_PARTS)
+
+
+# ---------------------------------------------------------------- DiT
+
+DIT_VAE = "stabilityai/sd-vae-ft-ema"  # the one that the published checkpoints were trained with
+
+
+@dataclass(frozen=True)
+class DiTFiles:
+    """Where a DiT checkpoint and its VAE are, and what is known of them before weights are read."""
+
+    path: str | None  # checkpoint file or diffusers folder; None: the published weights
+    file: Path  # what will be read; the published weights may still have to be downloaded to it
+    model: str  # a published shape, "DiT-XL/2", for a checkpoint without a config.json
+    img_size: int
+    vae: str  # local folder or hub id
+    vae_revision: str | None  # the hub's commit; None for a local folder
+    num_classes: int
+    latent_shape: tuple[int, int, int]
+
+
+def find_dit(model: str, model_path: str | None, img_size: int | None, vae_path: str | None) -> DiTFiles:
+    """Reads only config files. `tiny` is the shipped model and VAE.
+
+    Raises ValueError or OSError, in one line, for unknown shapes, sizes that do not fit, and files that are not there.
+    """
+    from DiT import loading
+
+    if model == "tiny":
+        model_path, vae_path = model_path or str(TINY_DIT / "model.safetensors"), vae_path or str(TINY_SD / "vae")
+    vae_path = vae_path or DIT_VAE
+    img_size = img_size or loading.default_size(model_path)
+    file = loading.locate(model_path, model, img_size)
+    config, _ = loading.architecture(file, model, img_size)
+    unit = loading.VAE_FACTOR * config["patch_size"]
+    if img_size % unit:
+        raise ValueError(f"--image-size {img_size} must be a multiple of {unit} for this model")
+    vae_config = _fetch(vae_path, "config.json", "--vae_path", "the folder of an AutoencoderKL")
+    vae, channels = json.loads(vae_config.read_text()), config.get("in_channels", 4)
+    if 2 ** (len(vae["block_out_channels"]) - 1) != loading.VAE_FACTOR or vae.get("latent_channels", 4) != channels:
+        raise ValueError(f"--vae_path {vae_path}: a DiT needs {channels} latent channels at an eighth of the image's side")
+    side = img_size // loading.VAE_FACTOR
+    return DiTFiles(
+        path=model_path,
+        file=file,
+        model=model,
+        img_size=img_size,
+        vae=vae_path,
+        vae_revision=_revision(vae_path, vae_config),
+        num_classes=config.get("num_classes", 1000),
+        latent_shape=(channels, side, side),
+    )
+
+
+def load_dit(files: DiTFiles, dtype: str, device: str) -> Denoiser:
+    """The transformer in dtype (a name of DTYPES); its VAE and the terms of the bound stay float32."""
+    from DiT import loading
+    from DiT.gaussian import GaussianProcess
+
+    network = loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device)
+    process = GaussianProcess(device)
+
+    def embed(class_ids):
+        return torch.tensor(class_ids, dtype=torch.int64, device=device)
+
+    def predict(x_t, t, cond):
+        return network(x_t.to(DTYPES[dtype]), t, cond)
+
+    encode = vae_encoder(files.vae, device, revision=files.vae_revision)
+    return Denoiser(encode, embed, predict, process.alphas_cumprod, process.errors)
+
+
+def dit_identity(files: DiTFiles) -> str:
+    """Tells two sets of weights apart: hashes of local files, the names of published ones."""
+    weights = _hash_files(files.file.parent, [files.file]) if files.path else files.file.name
+    return f"{weights}, VAE {_identity(files.vae, files.vae_revision)}"
+
+
+# ---------------------------------------------------------------- what both need
+
+
+def vae_encoder(source: str, device: str, **where) -> Callable:
+    """image [3,H,W] in [-1,1] -> mean of the VAE's posterior times its own scaling factor, [C,h,w] float32 on the device."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **where).to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def encode(image):
+        return vae.encode(image[None].to(device)).latent_dist.mean[0] * vae.config.scaling_factor
+
+    return encode
+
+
+def _identity(source: str, revision: str | None, parts=(".",)) -> str:
+    if revision:
+        return f"{source} at commit {revision}"
+    root, kinds = Path(source), (".safetensors", ".bin", ".json", ".txt")
+    return _hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
+
+
+def _hash_files(root: Path, files) -> str:
     digest = hashlib.sha256()
-    kinds = (".safetensors", ".bin", ".json", ".txt")
-    for path in sorted(p for part in SD_PARTS for p in (Path(files.source) / part).glob("*") if p.suffix in kinds):
-        digest.update(path.relative_to(files.source).as_posix().encode())
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
+def _revision(source: str, path: Path) -> str | None:
+    """The hub's commit of a cached file of the source, whose name lies below the commit's folder; None for a local folder."""
+    return None if Path(source).is_dir() else path.parts[path.parts.index("snapshots") + 1]
+
+
 def _read_config(source: str, name: str) -> dict:
     return json.loads(_fetch(source, name).read_text())
 
 
-def _fetch(source: str, name: str) -> Path:
-    """A file of a local pipeline folder, of the hub's cache, or of the hub."""
+def _fetch(source: str, name: str, flag: str = "--model_path", layout: str = PIPELINE) -> Path:
+    """A file of a local folder of this layout, of the hub's cache, or of the hub; `flag` is what names the source."""
     from huggingface_hub import hf_hub_download
 
     if Path(source).is_dir():
         if not (Path(source) / name).is_file():
-            raise ValueError(f"--model_path {source} has no {name}: give a pipeline folder with {', '.join(SD_PARTS)}")
+            raise ValueError(f"{flag} {source} has no {name}: give {layout}")
         return Path(source) / name
     try:
         return Path(hf_hub_download(source, name))
     except Exception as error:  # the hub's client raises many kinds
-        raise ValueError(_hub_problem(source, name, error)) from None
+        raise ValueError(_hub_problem(source, name, error, flag)) from None
 
 
-def _hub_problem(source: str, name: str, error: Exception) -> str:
+def _hub_problem(source: str, name: str, error: Exception, flag: str) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -198,5 +305,5 @@ def _hub_problem(source: str, name: str, error: Exception) -> str:
         return f"model {source!r} has no {name}: it is no pipeline of Stable Diffusion's layout"
     return (
         f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
-        "--model_path, or work offline with --version tiny --dataset fashion_mnist"
+        f"{flag}, or work offline with {'--version' if flag == '--model_path' else '--model'} tiny --dataset fashion_mnist"
     )

@@ -13,6 +13,11 @@ def seeded_noise(seed: int, index: int, shape: tuple[int, ...]):
     return torch.randn(shape, generator=torch.Generator().manual_seed(int(state)))
 
 
+def position_rows(n: int, batch_size: int):
+    """Row of a shared bank for each of n samples, as published without --randomize_noise: the sample's position in its batch."""
+    return np.arange(n) % batch_size
+
+
 def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_size: int):
     """The first `rows` rows of a file written by scripts/save_noise.py, float32 [rows,C,h,w].
 

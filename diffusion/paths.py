@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "prompts"
 SHIPPED = ROOT / "shipped"
 TINY_SD = SHIPPED / "tiny-sd"
+TINY_DIT = SHIPPED / "tiny-dit"
 
 
 def dataset_root(data_dir: str | None) -> Path:

@@ -24,7 +24,31 @@ def adaptive_folder(root: Path, args) -> Path:
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size != 512 else ""
-    return root / (f"{args.dataset}_{args.extra}" if args.extra else args.dataset) / name
+    return root / _dataset_folder(args) / name
+
+
+def dit_folder(root: Path, args, classes: list[int], with_class: int | None = None) -> Path:
+    """The published name of a DiT run of one class, or a like one of a run over all `classes`.
+
+    args: anything with dataset, extra, img_size, t_interval, n_trials, randomize_noise, spatial, save_eps, save_eps_and_var,
+    split, to_keep, n_samples and loss.
+    """
+    name = f"DiT{args.img_size}x{args.img_size}_"
+    name += f"{len(classes)}classes" if with_class is None else f"cls{with_class}"
+    if args.to_keep:
+        keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
+        name += f"_{args.n_trials}trials_{keep}keep_{samples}samples" + (f"_{args.loss}" if args.loss != "l2" else "")
+    else:
+        name += f"_t{args.t_interval}_{args.n_trials}trials"
+    name += "_randnoise" if args.randomize_noise else ""
+    kept = {"_spatial": args.spatial, "_eps": args.save_eps, "_epsvar": args.save_eps_and_var}
+    name += next((suffix for suffix, chosen in kept.items() if chosen), "")
+    folder = root / _dataset_folder(args) / name
+    return folder / args.split if "imagenet" in args.dataset else folder
+
+
+def _dataset_folder(args) -> str:
+    return f"{args.dataset}_{args.extra}" if args.extra else args.dataset
 
 
 # ---------------------------------------------------------------- config.json
@@ -102,6 +126,22 @@ def read_config(folder: Path) -> dict | None:
         raise ValueError(f"{path} is not readable JSON ({error}): restore it, or name a new run with --extra") from None
 
 
+def images_expected(folders: list[Path], ignore=()) -> int | None:
+    """How many images a run in these folders is about; None when one has no config.json.
+
+    Raises ValueError for folders of different runs; `ignore` names what may differ.
+    """
+    configs = [read_config(folder) for folder in folders]
+    if None in configs:
+        return None
+    first = configs[0]["identity"]
+    for folder, config in zip(folders, configs, strict=True):
+        differing = [name for name in first if name not in ignore and config["identity"].get(name) != first[name]]
+        if differing:
+            raise ValueError(f"{folders[0]} and {folder} differ in {', '.join(differing)}: they are different runs")
+    return max(config["images_expected"] for config in configs)
+
+
 # ---------------------------------------------------------------- records
 
 
@@ -119,27 +159,55 @@ def save_record(path: Path, record: dict) -> None:
 
 def load_record(path: Path) -> dict | None:
     """A record of ours or of the reference (whose `pred` is a numpy integer), or None with a warning when it is unreadable."""
+    return _load(path, lambda record: record | {"pred": int(record["pred"]), "label": int(record["label"])})
+
+
+def load_errors(path: Path):
+    """A class's errors of one image, float32 [T,n_trials,...], or None with a warning when the file is unreadable."""
+    return _load(path, lambda errors: errors.float())
+
+
+def _load(path: Path, convert):
     import torch
 
     try:
         with torch.serialization.safe_globals(_numpy_scalar_parts()):
-            record = torch.load(path, map_location="cpu", weights_only=True)
-        return record | {"pred": int(record["pred"]), "label": int(record["label"])}
+            return convert(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises whatever a broken zip or pickle makes of itself
-        warnings.warn(f"{path} is unreadable and will not count ({type(error).__name__})", stacklevel=2)
+        warnings.warn(f"{path} is unreadable and will not count ({type(error).__name__})", stacklevel=3)
         return None
+
+
+def staged_record(keys, errors: dict, t, pred: int, label: int) -> dict:
+    """The published record of an image that went through the stages: t and errors of every candidate, in order of evaluation.
+
+    keys: what each row of `errors` is called; t: int64 [S] of the whole plan, of which a candidate has seen the beginning.
+    """
+    import torch
+
+    seen = {row: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in errors.items()}
+    return {"errors": {keys[row]: candidate for row, candidate in seen.items()}, "pred": pred, "label": label}
 
 
 class Outcome(NamedTuple):
     """What accuracy and cost need of a record; a full one can hold megabytes."""
 
     label: int
-    pred: int
+    pred: int | None  # None: errors of one class, from which nothing follows yet
     evaluations: int
+
+    @property
+    def right(self) -> bool | None:
+        return None if self.pred is None else self.pred == self.label
 
 
 def outcome(record: dict) -> Outcome:
-    return Outcome(record["label"], record["pred"], sum(len(c["pred_errors"]) for c in record["errors"].values()))
+    """Of a record with every candidate's errors, or of a DiT's with sums over a grid."""
+    if "sums" in record:
+        evaluations = len(record["classes"]) * len(record["t"])
+    else:
+        evaluations = sum(len(c["pred_errors"]) for c in record["errors"].values())
+    return Outcome(record["label"], record["pred"], evaluations)
 
 
 def load_outcomes(paths: dict[int, Path]) -> dict[int, Outcome]:

@@ -51,6 +51,18 @@ def make_plan(n_samples: list[int], n_trials: int = 1) -> Plan:
     return Plan(t, tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)))
 
 
+def interval_plan(t_interval: int, n_trials: int = 1) -> Plan:
+    """Every t_interval-th timestep from the middle of the first interval on, in one stage, each repeated n_trials times.
+
+    The published schedule of DiT and Winoground. Raises ValueError for an interval that does not divide T.
+    """
+    if t_interval < 1 or T % t_interval:
+        near = max(n for n in range(1, T + 1) if T % n == 0 and n <= max(t_interval, 1))
+        raise ValueError(f"--t_interval {t_interval} must divide {T}, so that timesteps cover all of it evenly: take {near}")
+    t = np.repeat(np.arange(t_interval // 2, T, t_interval), n_trials)
+    return Plan(t, (slice(0, len(t)),))
+
+
 def count_evaluations(plan: Plan, n_candidates: int, to_keep: list[int]) -> int:
     """Network evaluations for one image: the candidates alive in a stage times the pairs it adds."""
     alive = [n_candidates, *to_keep[:-1]]
@@ -74,7 +86,9 @@ def check_stages(to_keep: list[int], n_samples: list[int], n_candidates: int) ->
     if min(to_keep) < 1 or any(a < b for a, b in itertools.pairwise(to_keep)):
         raise ValueError(f"--to_keep {' '.join(map(str, to_keep))} must not increase and must stay above 0")
     if to_keep[0] > n_candidates:
-        raise ValueError(f"--to_keep starts with {to_keep[0]}, but there are {n_candidates} prompts: start with as many or less")
+        raise ValueError(
+            f"--to_keep starts with {to_keep[0]}, but there are {n_candidates} candidates: start with at most as many"
+        )
     if not all(1 <= n <= T for n in n_samples):
         raise ValueError(f"--n_samples {' '.join(map(str, n_samples))}: every number must lie in 1..{T}")
     if any(a > b for a, b in itertools.pairwise(n_samples)):

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 
 
-def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, seed: int) -> list[int]:
-    """Indices to evaluate, over all workers: everything, a file's indices, or a seeded random choice of either.
+def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, seed: int | None) -> list[int]:
+    """Indices to evaluate, over all workers: everything, a file's indices, or some of either.
 
-    A larger imgs_to_eval adds to the choice of a smaller one, so a run can grow. Raises ValueError for a missing or
-    unreadable file and for indices outside the dataset.
+    Those are a seeded random choice, or without a seed the first ones. A larger imgs_to_eval adds to the choice of a smaller
+    one, so a run can grow. Raises ValueError for a missing or unreadable file and for indices outside the dataset.
     """
     indices = read_subset(subset_path, n_images) if subset_path else list(range(n_images))
     if imgs_to_eval is None or imgs_to_eval >= len(indices):
         return indices
+    if seed is None:
+        return indices[:imgs_to_eval]
     chosen = np.random.default_rng(seed).permutation(len(indices))[:imgs_to_eval]
     return [indices[i] for i in sorted(chosen)]
 

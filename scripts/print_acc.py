@@ -38,21 +38,6 @@ def merge(folders) -> dict:
     return dict(sorted(merged.items()))
 
 
-def expected(folders) -> int | None:
-    """How many images the run is about; None when a folder has no config.json. Raises ValueError for different runs."""
-    from diffusion import runlog
-
-    configs = [runlog.read_config(folder) for folder in folders]
-    if None in configs:
-        return None
-    first = configs[0]["identity"]
-    for folder, config in zip(folders, configs, strict=True):
-        differing = [name for name in first if config["identity"].get(name) != first[name]]
-        if differing:
-            raise ValueError(f"{folders[0]} and {folder} differ in {', '.join(differing)}: they are different runs")
-    return max(config["images_expected"] for config in configs)
-
-
 def summarise(outcomes: dict, n_expected: int | None) -> dict:
     from diffusion import metrics
 
@@ -77,8 +62,10 @@ def write_files(args, outcomes: dict, result: dict):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    from diffusion import runlog
+
     with cli.bad_input():
-        n_expected = expected(args.folders)
+        n_expected = runlog.images_expected(args.folders)
         outcomes = merge(args.folders)
         result = summarise(outcomes, n_expected)
         write_files(args, outcomes, result)

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Train the small latent text-to-image diffusion model that ships in shipped/tiny-sd, and cut the images that ship beside it.
+"""Train the small models that ship in shipped/, and cut the images that ship beside them.
 
     python scripts/train_tiny.py vae --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py sd  --data_dir /usr/share/datasets/fashion-mnist
+    python scripts/train_tiny.py dit --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py images --data_dir /usr/share/datasets/fashion-mnist
 
-The VAE first, then tokenizer, text encoder and U-Net in its latents. Both resume from `checkpoints/` when interrupted.
+The VAE first. In its latents: tokenizer, text encoder and U-Net (sd), and the class-conditional transformer (dit). All resume
+from `checkpoints/` when interrupted.
 """
 
-import gzip
 import json
 import sys
 from pathlib import Path
@@ -16,157 +17,45 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli
+from diffusion import cli, training
+from diffusion.scenes import CANVAS, NOUNS, Item, draw_single
+
+STEPS = {"vae": 1800, "sd": 5500, "dit": 12000}
+BATCH = {"vae": 32, "sd": 256, "dit": 256}
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("part", choices=["vae", "sd", "images"], help="what to train, or the test images to cut")
+    parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the test images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
-    parser.add_argument("--out", default=str(ROOT / "shipped" / "tiny-sd"), help="pipeline folder to write")
+    parser.add_argument("--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=cli.at_least(1), help="optimiser steps (default: 1800 for vae, 5500 for sd)")
-    parser.add_argument("--batch_size", type=cli.at_least(1), help="images a step (default: 32 for vae, 256 for sd)")
+    parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
+    parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images a step (default: {told(BATCH)})")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     args = parser.parse_args(argv)
-    args.steps = args.steps or {"vae": 1800, "sd": 5500}.get(args.part)
-    args.batch_size = args.batch_size or {"vae": 32, "sd": 256}.get(args.part)
+    args.steps = args.steps or STEPS.get(args.part)
+    args.batch_size = args.batch_size or BATCH.get(args.part)
     return args
 
 
-# ---------------------------------------------------------------- data
+def told(defaults):
+    return ", ".join(f"{value} for {part}" for part, value in defaults.items())
 
 
-def read_idx(folder, stem):
-    """One idx file, plain or gzipped, as a uint8 array without its header (images [N,28,28], labels [N])."""
-    import numpy as np
-
-    path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
-    if path is None:
-        sys.exit(cli.fail(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir"))
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
-
-
-def write_idx(path, array):
-    """The inverse of read_idx, unpacked: magic number, dimensions as big-endian int32, bytes."""
-    import numpy as np
-
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header + array.tobytes())
+# ---------------------------------------------------------------- the images that ship
 
 
 def cut_images(args):
     """The first 100 test images of every class, in their order, as torchvision's own files beside the model."""
     import numpy as np
 
-    images, labels = (read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (training.read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
-    folder = Path(args.out).parent / "datasets" / "FashionMNIST" / "raw"
-    write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
-    write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
+    folder = args.out / "datasets" / "FashionMNIST" / "raw"
+    training.write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
+    training.write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
     print(f"{folder}: {len(chosen)} images")
-
-
-TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of a {}.", "a photo of a {}, a type of clothing.")
-
-
-def single_caption(rng, item):
-    """Mostly the evaluation's template, some others, so that a user's own wording still means something."""
-    name = item.phrase.removeprefix("a ")
-    return TEMPLATES[rng.choice(4, p=[0.7, 0.1, 0.1, 0.1])].format(name)
-
-
-def random_item(rng, images, labels, coloured):
-    from diffusion.scenes import COLOURS, NOUNS, Item
-
-    i = rng.integers(len(images))
-    return Item(images[i], NOUNS[labels[i]], str(rng.choice(list(COLOURS))) if coloured else None)
-
-
-def random_scene(rng, images, labels):
-    """(picture, caption) of one coloured item (a quarter) or of two, with and without colours, with and without a relation."""
-    from diffusion.scenes import PLACES, draw_pair, draw_single, pair_caption
-
-    if rng.random() < 0.25:
-        item = random_item(rng, images, labels, coloured=True)
-        return draw_single(item), single_caption(rng, item)
-    coloured = rng.random() < 0.6
-    first, second = (random_item(rng, images, labels, coloured) for _ in range(2))
-    relation = str(rng.choice(list(PLACES)))
-    across = [0, 1] if relation.startswith("to the") else [1, 0]  # jitter only at right angles, so that items never overlap
-    jitter = rng.integers(-8, 9, size=(2, 1)) * across
-    said = None if coloured and rng.random() < 0.5 else relation
-    return draw_pair(first, second, relation, jitter), pair_caption(first, second, said)
-
-
-def to_batch(pictures):
-    """PIL pictures -> [B,3,64,64] float32 in [-1,1]."""
-    import numpy as np
-    import torch
-
-    pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-# ---------------------------------------------------------------- the loop both parts share
-
-
-def fit(modules, loss_at, args, lr, ema):
-    """AdamW with warm-up and cosine decay under bfloat16 autocast; leaves the averaged weights in `modules` (a ModuleDict).
-
-    Returns the checkpoint file, to be removed once the model is saved.
-
-    `loss_at(step)` draws its randomness from generators seeded by the step, so a resumed run sees the same batches.
-    """
-    import math
-
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-    from tqdm import trange
-
-    average = AveragedModel(modules, multi_avg_fn=get_ema_multi_avg_fn(ema))
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1, (s + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(1, s / args.steps))) + 1e-3
-    )
-    parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
-    # the name holds what a run depends on, so that another seed or length does not continue this one
-    checkpoint = Path(args.checkpoint_dir) / f"{args.part}_seed{args.seed}_{args.steps}x{args.batch_size}.pt"
-    start = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        start = saved.pop("step")
-        for name, state in saved.items():
-            parts[name].load_state_dict(state)
-    recent = None
-    for step in (bar := trange(start, args.steps, initial=start, total=args.steps, mininterval=5)):
-        # fused attention is slow backwards on short CPU sequences, with the plain one a step takes a quarter less
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            loss = loss_at(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        average.update_parameters(modules)
-        recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
-        if (step + 1) % 500 == 0:
-            save_checkpoint(checkpoint, {"step": step + 1} | {k: v.state_dict() for k, v in parts.items()})
-    modules.load_state_dict(average.module.state_dict())
-    return checkpoint
-
-
-def save_checkpoint(path, state):
-    import torch
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 # ---------------------------------------------------------------- the VAE
@@ -212,26 +101,32 @@ def train_vae(args, images, labels):
         kl = posterior.kl().float().sum() / posterior.mean.numel()
         return error.square().mean() + 20 * (1 - warmth) * colour.square().mean() + 2e-4 * warmth * kl
 
-    checkpoint = fit(modules, loss_at, args, lr=2e-3, ema=0.995)
+    checkpoint = training.fit(modules, loss_at, args, lr=2e-3, ema=0.995)
     vae.eval()
     x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
     with torch.inference_mode():
         latents = vae.encode(x).latent_dist.mean
         error = (vae.decode(latents).sample - x).square().mean().sqrt()
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-    vae.half().save_pretrained(Path(args.out) / "vae")
+    vae.half().save_pretrained(args.out / "tiny-sd" / "vae")
     checkpoint.unlink(missing_ok=True)
     print(f"VAE: {error:.4f} root mean squared error in [-1,1], scaling factor {vae.config.scaling_factor}")
 
 
 def vae_batch(rng, images, labels, n, only_colours=False):
     """Half plain items, half scenes; or only single coloured items."""
-    from diffusion.scenes import draw_single
-
     if only_colours:
-        return to_batch([draw_single(random_item(rng, images, labels, coloured=True)) for _ in range(n)])
-    singles = [draw_single(random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
-    return to_batch(singles + [random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
+        return training.to_batch([draw_single(training.random_item(rng, images, labels, coloured=True)) for _ in range(n)])
+    singles = [draw_single(training.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
+    return training.to_batch(singles + [training.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
+
+
+def load_vae(args):
+    """The trained one, float32."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(args.out / "tiny-sd" / "vae", torch_dtype=torch.float32).eval()
 
 
 # ---------------------------------------------------------------- text encoder and U-Net
@@ -307,44 +202,13 @@ def build_scheduler():
     )
 
 
-def encoded(vae, pairs, total, label):
-    """Yield-in, arrays-out: encodes (picture, caption) pairs 256 at a time, so that no pool of pictures is kept."""
-    import torch
-    from tqdm import tqdm
-
-    latents, captions, waiting = [], [], []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for i, (picture, caption) in enumerate(tqdm(pairs, total=total, desc=label, mininterval=5), 1):
-            waiting.append(picture)
-            captions.append(caption)
-            if len(waiting) == 256 or i == total:
-                latents.append(vae.encode(to_batch(waiting)).latent_dist.mean.float())
-                waiting = []
-    return torch.cat(latents) * vae.config.scaling_factor, captions
-
-
-def training_set(args, vae, images, labels):
-    """Latents [N,4,8,8] and captions: every training image once, then as many scenes."""
-    import numpy as np
-    import torch
-
-    from diffusion.scenes import NOUNS, Item, draw_single
-
-    rng = np.random.default_rng(args.seed)
-    items = (Item(x, NOUNS[y]) for x, y in zip(images, labels, strict=True))
-    singles = encoded(vae, ((draw_single(i), single_caption(rng, i)) for i in items), len(images), "items")
-    scenes = encoded(vae, (random_scene(rng, images, labels) for _ in images), len(images), "scenes")
-    return torch.cat([singles[0], scenes[0]]), singles[1] + scenes[1]
-
-
 def train_sd(args, images, labels):
     """Epsilon prediction, uniform timesteps, 62 % plain items and 38 % scenes, one caption in twenty dropped for guidance."""
     import torch
-    from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(Path(args.out) / "vae", torch_dtype=torch.float32).eval()
-    latents, captions = training_set(args, vae, images, labels)
-    tokenizer = write_tokenizer(Path(args.out) / "tokenizer", captions)
+    vae = load_vae(args)
+    latents, captions = training.encoded(vae, training.captioned(args.seed, images, labels), 2 * len(images))
+    tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
     print({name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters" for name, m in modules.items()})
@@ -362,8 +226,8 @@ def train_sd(args, images, labels):
         text = modules["text_encoder"](tokens[said])[0]
         return (modules["unet"](scheduler.add_noise(x0, noise, t), t, text).sample.float() - noise).square().mean()
 
-    checkpoint = fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
-    save_pipeline(args.out, vae, tokenizer, scheduler, modules)
+    checkpoint = training.fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
+    save_pipeline(args.out / "tiny-sd", vae, tokenizer, scheduler, modules)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -381,27 +245,17 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    draw_samples(pipeline, Path(out) / "samples.png")
+    draw_samples(pipeline, out / "samples.png")
     pipeline.to(torch.float16).save_pretrained(out)
     # transformers would load the text encoder in the dtype that its config names, diffusers the U-Net in float32
-    amend_config(Path(out) / "text_encoder" / "config.json", dtype="float32")
-    amend_config(Path(out) / "vae" / "config.json", _name_or_path=None)  # a path of this machine
-
-
-def amend_config(path, **changes):
-    """Sets these keys of a JSON file; None removes one."""
-    config = json.loads(path.read_text()) | changes
-    path.write_text(
-        json.dumps({key: value for key, value in config.items() if key not in changes or value is not None}, indent=2) + "\n"
-    )
+    training.amend_config(out / "text_encoder" / "config.json", dtype="float32")
+    training.amend_config(out / "vae" / "config.json", _name_or_path=None)  # a path of this machine
 
 
 def draw_samples(pipeline, path):
     """A grid of generated pictures: two rows of the ten classes, one row of scenes."""
     import torch
     from PIL import Image
-
-    from diffusion.scenes import CANVAS, NOUNS
 
     scenes = ["a red bag and a blue sneaker", "a blue bag and a red sneaker", "a bag to the left of a sneaker"]
     scenes += ["a sneaker to the left of a bag", "a dress above a boot", "a boot above a dress", "a photo of a green coat."]
@@ -415,16 +269,63 @@ def draw_samples(pipeline, path):
     grid.save(path)
 
 
+# ---------------------------------------------------------------- the class-conditional transformer
+
+# 16 tokens of 2x2 latent elements; the keys are those that DiT/loading.py reads from a config.json beside the weights
+TINY_DIT = {"input_size": 8, "patch_size": 2, "hidden_size": 192, "depth": 4, "num_heads": 3, "num_classes": 10}
+
+
+def train_dit(args, images, labels):
+    """Plain items by class, squared error of the noise plus the variational bound for the learned variance.
+
+    Improved DDPM, section 3.1: the bound's gradient reaches the variance only, here with a tenth of the weight that the published
+    DiT gives it, as the few steps are for the noise. One label in ten is dropped, for guidance.
+    """
+    import torch
+
+    from DiT.gaussian import GaussianProcess
+    from DiT.models import DiT
+
+    items = ((draw_single(Item(x, NOUNS[y])), y) for x, y in zip(images, labels, strict=True))
+    latents, _ = training.encoded(load_vae(args), items, len(images))
+    y = torch.from_numpy(labels.astype("int64"))
+    modules = torch.nn.ModuleDict({"dit": DiT(**TINY_DIT)})
+    process = GaussianProcess()
+
+    def loss_at(step):
+        g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        torch.manual_seed(args.seed * 1_000_003 + step)  # for the dropped labels
+        rows = torch.randint(len(latents), (args.batch_size,), generator=g)
+        x0, noise = latents[rows], torch.randn(args.batch_size, 4, 8, 8, generator=g)
+        t = torch.randint(1000, (args.batch_size,), generator=g)
+        x_t = process.q_sample(x0, t, noise)
+        prediction, variance = modules["dit"](x_t, t, y[rows]).float().chunk(2, dim=1)
+        bound = process.errors(x0, x_t, t, noise, torch.cat([prediction.detach(), variance], dim=1))
+        return (prediction - noise).square().mean() + 0.1 * torch.where(t == 0, bound[:, 3], bound[:, 2]).mean()
+
+    checkpoint = training.fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
+    save_dit(args.out / "tiny-dit", modules["dit"])
+    checkpoint.unlink(missing_ok=True)
+
+
+def save_dit(out, dit):
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.half().contiguous() for name, tensor in dit.state_dict().items()}, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(TINY_DIT, indent=2) + "\n")
+
+
 def main(argv=None):
     args = parse_args(argv)
     if args.part == "images":
         return cut_images(args)
     import torch
 
-    images = read_idx(args.data_dir, "train-images-idx3-ubyte")
-    labels = read_idx(args.data_dir, "train-labels-idx1-ubyte")
+    with cli.bad_input():
+        images, labels = (training.read_idx(args.data_dir, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     torch.manual_seed(args.seed)
-    {"vae": train_vae, "sd": train_sd}[args.part](args, images, labels)
+    {"vae": train_vae, "sd": train_sd, "dit": train_dit}[args.part](args, images, labels)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ LEVELS = (
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "sharding", "loader"},
     {"models"},
-    {"cli"},
+    {"cli", "training"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")

@@ -36,7 +36,7 @@ def write_files():
     [
         (["--to_keep", 5, 2, "--n_samples", 10, 50], ["--to_keep", "end in 1"]),
         (["--to_keep", 3, 5, 1, "--n_samples", 5, 10, 50], ["--to_keep", "not increase"]),
-        (["--to_keep", 11, 1, "--n_samples", 10, 50], ["--to_keep", "10 prompts"]),
+        (["--to_keep", 11, 1, "--n_samples", 10, 50], ["--to_keep", "10 candidates"]),
         (["--to_keep", 5, 1, "--n_samples", 10, 50, 100], ["--to_keep", "--n_samples", "per stage"]),
         (["--to_keep", 5, 1, "--n_samples", 0, 50], ["--n_samples", "1..1000"]),
         (["--to_keep", 5, 1, "--n_samples", 50, 1001], ["--n_samples", "1..1000"]),

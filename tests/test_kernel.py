@@ -47,7 +47,7 @@ def test_known_answers_with_several_quantities_per_sample():
     noise = torch.randn(3, 4, 2, 2)
     conds = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
 
-    def both(noise, prediction):
+    def both(noise, prediction, *_):
         return torch.stack([scores.l1(noise, prediction), scores.l2(noise, prediction)], 1)
 
     errors = kernel.epsilon_errors(network, torch.zeros(4, 2, 2), conds, torch.tensor([1, 2, 3]), noise, both, batch_size=4)

@@ -1,0 +1,171 @@
+"""What the trainings of the shipped models share: Fashion-MNIST's files, captioned pictures, and the loop with its checkpoints.
+
+Used by scripts/train_tiny.py alone; nothing that evaluates imports it. torch is imported when something is trained.
+"""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from diffusion.scenes import COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
+
+# ---------------------------------------------------------------- Fashion-MNIST's files
+
+
+def read_idx(folder, stem):
+    """One idx file, plain or gzipped, as a uint8 array without its header (images [N,28,28], labels [N]).
+
+    Raises FileNotFoundError when the folder has neither form.
+    """
+    path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir")
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
+
+
+def write_idx(path, array):
+    """The inverse of read_idx, unpacked: magic number, dimensions as big-endian int32, bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.tobytes())
+
+
+# ---------------------------------------------------------------- pictures and captions
+
+TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of a {}.", "a photo of a {}, a type of clothing.")
+
+
+def single_caption(rng, item):
+    """Mostly the evaluation's template, some others, so that a user's own wording still means something."""
+    name = item.phrase.removeprefix("a ")
+    return TEMPLATES[rng.choice(4, p=[0.7, 0.1, 0.1, 0.1])].format(name)
+
+
+def random_item(rng, images, labels, coloured):
+    i = rng.integers(len(images))
+    return Item(images[i], NOUNS[labels[i]], str(rng.choice(list(COLOURS))) if coloured else None)
+
+
+def random_scene(rng, images, labels):
+    """(picture, caption) of one coloured item (a quarter) or of two, with and without colours, with and without a relation."""
+    if rng.random() < 0.25:
+        item = random_item(rng, images, labels, coloured=True)
+        return draw_single(item), single_caption(rng, item)
+    coloured = rng.random() < 0.6
+    first, second = (random_item(rng, images, labels, coloured) for _ in range(2))
+    relation = str(rng.choice(list(PLACES)))
+    across = [0, 1] if relation.startswith("to the") else [1, 0]  # jitter only at right angles, so that items never overlap
+    jitter = rng.integers(-8, 9, size=(2, 1)) * across
+    said = None if coloured and rng.random() < 0.5 else relation
+    return draw_pair(first, second, relation, jitter), pair_caption(first, second, said)
+
+
+def to_batch(pictures):
+    """PIL pictures -> [B,3,64,64] float32 in [-1,1]."""
+    import torch
+
+    pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def captioned(seed, images, labels):
+    """The (picture, caption) pairs of a training: every image once by itself, then as many scenes."""
+    rng = np.random.default_rng(seed)
+    for image, label in zip(images, labels, strict=True):
+        item = Item(image, NOUNS[label])
+        yield draw_single(item), single_caption(rng, item)
+    for _ in images:
+        yield random_scene(rng, images, labels)
+
+
+def encoded(vae, pairs, total):
+    """Scaled latents [N,4,8,8] float32 of the pictures in (picture, caption) pairs, and the captions.
+
+    256 pictures at a time, so that no pool of them is kept.
+    """
+    import torch
+    from tqdm import tqdm
+
+    latents, captions, waiting = [], [], []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for i, (picture, caption) in enumerate(tqdm(pairs, total=total, desc="encoding", mininterval=5), 1):
+            waiting.append(picture)
+            captions.append(caption)
+            if len(waiting) == 256 or i == total:
+                latents.append(vae.encode(to_batch(waiting)).latent_dist.mean.float())
+                waiting = []
+    return torch.cat(latents) * vae.config.scaling_factor, captions
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def fit(modules, loss_at, args, lr, ema):
+    """AdamW with warm-up and cosine decay under bfloat16 autocast; leaves the averaged weights in `modules` (a ModuleDict).
+
+    args: part, steps, batch_size, seed and checkpoint_dir of the training. `loss_at(step)` draws its randomness from generators
+    seeded by the step, so a resumed run sees the same batches. Returns the checkpoint file, which the caller
+    removes once the model is saved.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from tqdm import trange
+
+    average = AveragedModel(modules, multi_avg_fn=get_ema_multi_avg_fn(ema))
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(1, (s + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(1, s / args.steps))) + 1e-3
+    )
+    parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
+    # the name holds what a run depends on, so that another seed or length does not continue this one
+    checkpoint = Path(args.checkpoint_dir) / f"{args.part}_seed{args.seed}_{args.steps}x{args.batch_size}.pt"
+    start = restore(checkpoint, parts) if checkpoint.exists() else 0
+    recent = None
+    for step in (bar := trange(start, args.steps, initial=start, total=args.steps, mininterval=5)):
+        # fused attention is slow backwards on short CPU sequences, with the plain one a step takes a quarter less
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        average.update_parameters(modules)
+        recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+        if (step + 1) % 500 == 0:
+            save_checkpoint(checkpoint, {"step": step + 1} | {k: v.state_dict() for k, v in parts.items()})
+    modules.load_state_dict(average.module.state_dict())
+    return checkpoint
+
+
+def restore(checkpoint, parts):
+    """Loads the state of every part and returns the step to go on with."""
+    import torch
+
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]
+
+
+def save_checkpoint(path, state):
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def amend_config(path, **changes):
+    """Sets these keys of a JSON file; None removes one."""
+    config = json.loads(path.read_text()) | changes
+    path.write_text(
+        json.dumps({key: value for key, value in config.items() if key not in changes or value is not None}, indent=2) + "\n"
+    )

@@ -1,0 +1,177 @@
+#!/usr/bin/env python
+"""Accuracy of DiT runs by L2, L1, VLB (the KL term) and L2+VLB, without a model: ours and the reference's.
+
+records of all classes:
+  python scripts/print_dit_acc.py data/fashion_mnist/DiT64x64_10classes_t10_1trials
+folders of one class each, in one parent, as the reference writes them; labels come from the dataset:
+  python scripts/print_dit_acc.py data/imagenet --dataset imagenet
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli
+from diffusion.datasets import DATASETS
+
+CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="run folder, or the parent of class folders, or these"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    cli.add_data_options(parser, list(DATASETS), required=False)
+    return parser.parse_args(argv)
+
+
+def scores_of(means):
+    """Means [K,Q] over an image's evaluations -> what the published columns compare, {name: [K]}; Q is 4, or 1 for mse alone."""
+    if means.shape[1] == 1:
+        return {"L2": means[:, 0]}
+    return {"L2": means[:, 0], "L1": means[:, 1], "VLB": means[:, 2], "L2+VLB": means[:, 0] + means[:, 2]}
+
+
+def predictions(means, labels_of_rows) -> dict[str, int]:
+    """The label of the row with the lowest score, the first at a tie, by every column."""
+    return {name: labels_of_rows[int(score.argmin())] for name, score in scores_of(means).items()}
+
+
+# ---------------------------------------------------------------- folders of one class each
+
+
+def class_folders(args) -> dict[int, Path]:
+    """Class id -> folder of its files, ascending. Raises ValueError when they are of several runs."""
+    named = args.folders if len(args.folders) > 1 or CLASS_FOLDER.fullmatch(args.folders[0].name) else args.folders[0].iterdir()
+    matches = [(match, path) for path in named if (match := CLASS_FOLDER.fullmatch(path.name))]
+    runs = sorted({match[1] + "*" + match[3] for match, _ in matches})
+    if len(runs) > 1:
+        parent = matches[0][1].parent
+        raise ValueError(f"{parent} holds {len(runs)} runs: give the folders of one, such as {parent / runs[0]}")
+    folders = {int(match[2]): path / args.split if (path / args.split).is_dir() else path for match, path in matches}
+    return dict(sorted(folders.items()))
+
+
+def shared_files(folders) -> list[Path]:
+    """Names of the records that every class has, by index."""
+    from diffusion import runlog
+
+    shared = set.intersection(*({path.name for path in runlog.list_records(folder).values()} for folder in folders))
+    return sorted(shared, key=lambda name: int(Path(name).stem))
+
+
+def class_means(folders, name):
+    """Means [K,Q] over an image's evaluations, one file at a time; None when one cannot be read. Raises ValueError for others."""
+    import torch
+
+    from diffusion import runlog
+
+    means = []
+    for folder in folders:
+        errors = runlog.load_errors(folder / name)
+        if errors is None:
+            return None
+        if errors.ndim not in (2, 3, 4):
+            raise ValueError(f"{folder / name} holds predictions, not errors: use folders of squared errors or of --save_vb")
+        # [T,n], [T,n,4], or an error map [T,n,h,w] whose mean is the squared error
+        means.append(errors.double().mean((0, 1)).view(-1) if errors.ndim < 4 else errors.double().mean().view(1))
+    return torch.stack(means)
+
+
+def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
+    """Predictions and labels of every image that all classes have, and what to say about them."""
+    from diffusion import datasets, runlog
+
+    if not args.dataset:
+        raise ValueError("folders of one class hold no labels: name their --dataset (and --data_dir or DATASET_ROOT)")
+    dataset = cli.open_images(args)
+    expected = runlog.images_expected(list(folders.values()), ignore=("cls",))
+    label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
+    unknown = [c for c in folders if c not in label_of]
+    if unknown:
+        raise ValueError(f"{folders[unknown[0]]}: {unknown[0]} is no class of {args.dataset}")
+    names = shared_files(folders.values())
+    print(f"Found {len(names)} shared files across all {len(folders)} subdirs.", flush=True)
+    rows = [label_of[c] for c in folders]
+    found = ((int(Path(name).stem), class_means(folders.values(), name)) for name in names)
+    read = [(predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
+    return [preds for preds, _ in read], [label for _, label in read], {"classes": len(folders), "n_expected": expected}
+
+
+# ---------------------------------------------------------------- records of all classes
+
+
+def record_predictions(record: dict, label_of) -> dict[str, int]:
+    """All columns of a record with sums over a grid; the one prediction of a record of stages."""
+    if "sums" not in record:
+        return {"its own loss, in stages": record["pred"]}
+    rows = [label_of[c] for c in record["classes"].tolist()]
+    return predictions(record["sums"] / len(record["t"]), rows)
+
+
+def read_records(args, folder: Path) -> tuple[list, list, dict]:
+    """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
+    from diffusion import datasets, runlog
+
+    config = runlog.read_config(folder)
+    dataset = args.dataset or (config and config["identity"]["dataset"])
+    label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
+    preds, labels, evaluations, n_classes = [], [], 0, 0
+    for path in runlog.list_records(folder).values():
+        record = runlog.load_record(path)
+        if record is not None:
+            preds.append(record_predictions(record, label_of))
+            labels.append(record["label"])
+            evaluations += runlog.outcome(record).evaluations
+            n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
+    about = {"classes": n_classes, "n_expected": config and config["images_expected"]}
+    return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
+
+
+# ---------------------------------------------------------------- the command
+
+
+def read(args) -> tuple[list, list, dict]:
+    """Of whichever kind the folder is. Raises ValueError when it is neither."""
+    from diffusion import runlog
+
+    first = args.folders[0]
+    if not first.is_dir():
+        raise ValueError(f"{first} does not exist")
+    folders = class_folders(args)
+    if folders:
+        return read_classes(args, folders)
+    if len(args.folders) == 1 and runlog.list_records(first):
+        return read_records(args, first)
+    inner = sorted({path.parent for path in first.glob("**/[0-9]*.pt")})
+    hint = f"; did you mean {inner[0]}?" if inner else ""
+    raise ValueError(f"{first} holds neither records <index>.pt nor folders DiT..._cls<class>_...{hint}")
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    from diffusion import metrics
+
+    with cli.bad_input():
+        preds, labels, about = read(args)
+        if not preds:
+            raise ValueError(f"{args.folders[0]}: there is no image whose records can all be read")
+        result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
+        if args.json:
+            text = json.dumps(result | about, default=lambda estimate: estimate.as_dict(), indent=1)
+            args.json.write_text(text + "\n")
+    for name, estimate in result.items():
+        print(f"Accuracy for {name}: {estimate}")
+    print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
+    if "evaluations_per_image" in about:
+        print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations an image")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
