@@ -165,9 +165,9 @@ def read_state(file):
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # on damaged bytes torch raises any of a dozen types
+    except Exception as error:  # on damaged bytes torch raises any of a dozen types, OSError among them
         raise ValueError(f"{file}: truncated or not a checkpoint ({brief(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise ValueError(f"{file}: not a state dict of tensors")

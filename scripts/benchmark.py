@@ -4,14 +4,17 @@
     python scripts/benchmark.py                          # the shipped model
     python scripts/benchmark.py --model sd2 --json sd2_benchmark.json
 
-sd2 is a U-Net of Stable Diffusion 2.0's exact shape with random weights: nothing is downloaded. All three loops make the same
-network calls on the same model; they alternate in one process, and the medians of the repeats are compared.
+sd2 is a U-Net of Stable Diffusion 2.0's exact shape, dit-xl-256 and dit-xl-512 are DiT-XL/2 at these sizes, all with random
+weights: nothing is downloaded. All three loops make the same network calls on the same model; they alternate in one process,
+and the medians of the repeats are compared.
 """
 
 import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli
 
+MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
 SD2_UNET = {
     "sample_size": 64,
     "in_channels": 4,
@@ -33,9 +37,21 @@ SD2_UNET = {
 }
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, known before its weights are there."""
+
+    source: str
+    img_size: int
+    latent_shape: tuple[int, int, int]
+    load: Callable  # () -> Denoiser
+    count_parameters: Callable  # () -> int
+    candidates: list  # prompts, or class ids
+
+
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--model", default="tiny", choices=["tiny", "sd2"], help="default: tiny")
+    parser.add_argument("--model", default="tiny", choices=MODELS, help="default: tiny")
     parser.add_argument("--model_path", help="pipeline folder or hub id in place of the tiny model")
     parser.add_argument(
         "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
@@ -44,14 +60,14 @@ def parse_args(argv=None):
     parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
                         help="of the network (default: auto: float16 on CUDA, else float32)")  # fmt: skip
     parser.add_argument("--batch_size", "-b", type=cli.at_least(1), default=32, help="network inputs per call (default: 32)")
-    parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates (default: 10)")
+    parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
     parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
     parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
     return parser.parse_args(argv)
 
 
-def check(args):
+def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
     from diffusion import models, schedule
 
@@ -59,18 +75,91 @@ def check(args):
         raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{schedule.T}")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
-    if args.model == "sd2" and args.model_path:
-        raise ValueError("--model sd2 has random weights: leave out --model_path, or leave out --model sd2")
+    if args.model != "tiny" and args.model_path:
+        raise ValueError(f"--model {args.model} has its own weights: leave out --model_path, or leave out --model")
+    if "dit" in args.model and args.img_size:
+        raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
-    files = (
-        models.SDFiles("random weights", None, 4, 8, 8, 512) if args.model == "sd2" else models.find_sd("tiny", args.model_path)
-    )
-    args.img_size = args.img_size or files.default_size
-    return files, models.latent_shape(files, args.img_size)
+    subject = (dit_subject if "dit" in args.model else sd_subject)(args)
+    args.img_size = subject.img_size
+    return subject
 
 
 # ---------------------------------------------------------------- the model and its input
+
+
+def sd_subject(args) -> Subject:
+    from diffusion import models
+
+    if args.model == "sd2":
+        files = models.SDFiles("random weights", None, 4, 8, 8, 512)
+    else:
+        files = models.find_sd("tiny", args.model_path)
+    size = args.img_size or files.default_size
+    shape = models.latent_shape(files, size)
+
+    def load():
+        if args.model == "sd2":
+            return random_sd2(args.dtype, args.device, shape)
+        return models.load_sd(files, args.dtype, args.device)
+
+    prompts = [f"a photo of thing {i}." for i in range(args.prompts)]
+    return Subject(files.source, size, shape, load, lambda: count_unet(args, files), prompts)
+
+
+def dit_subject(args) -> Subject:
+    from diffusion import models
+
+    if args.model == "tiny-dit":
+        files = models.find_dit("tiny", None, None, None)
+        config = json.loads((files.file.parent / "config.json").read_text())
+        size, source, classes = files.img_size, files.path, files.num_classes
+    else:
+        from DiT.models import SHAPES
+
+        size, source, classes = int(args.model.rpartition("-")[2]), "random weights", 1000
+        config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
+    shape = (4, size // 8, size // 8)
+
+    def load():
+        if args.model == "tiny-dit":
+            return models.load_dit(files, args.dtype, args.device)
+        return random_dit(config, args.dtype, args.device, shape)
+
+    return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
+
+
+def random_dit(config: dict, dtype: str, device: str, latent_shape):
+    """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
+    import torch
+
+    from diffusion.models import DTYPES, Denoiser
+    from DiT.gaussian import GaussianProcess
+    from DiT.models import DiT
+
+    with torch.device(device):
+        network = DiT(**config).eval().requires_grad_(False)
+    torch.nn.init.normal_(network.final_layer.linear.weight, std=0.02)
+    network.to(DTYPES[dtype])
+    process = GaussianProcess(device)
+    return Denoiser(
+        encode=lambda image: torch.randn(latent_shape, device=device),
+        embed=lambda class_ids: torch.tensor(class_ids, device=device),
+        predict=lambda x_t, t, cond: network(x_t.to(DTYPES[dtype]), t, cond),
+        alphas_cumprod=process.alphas_cumprod,
+        terms=process.errors,
+    )
+
+
+def count_dit(config: dict) -> int:
+    """Parameters, built without memory for weights."""
+    import torch
+
+    from DiT.models import DiT
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in DiT(**config).parameters())
 
 
 def random_sd2(dtype: str, device: str, latent_shape):
@@ -96,8 +185,8 @@ def random_sd2(dtype: str, device: str, latent_shape):
     )
 
 
-def count_parameters(args, files) -> int:
-    """Of the U-Net: built from its config without memory for weights."""
+def count_unet(args, files) -> int:
+    """Parameters, built from the config without memory for weights."""
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -106,8 +195,8 @@ def count_parameters(args, files) -> int:
         return sum(p.numel() for p in UNet2DConditionModel.from_config(config).parameters())
 
 
-def make_input(args, denoiser, latent_shape) -> dict:
-    """One image's share of a run, as eval_prob_adaptive.py hands it to the kernel."""
+def make_input(args, denoiser, subject) -> dict:
+    """One image's share of a run, as the commands hand it to the kernel."""
     import torch
 
     from diffusion.noise import seeded_noise
@@ -116,9 +205,9 @@ def make_input(args, denoiser, latent_shape) -> dict:
     t = torch.from_numpy(make_plan([args.timesteps]).t)
     return {
         "x0": denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
-        "conds": denoiser.embed([f"a photo of thing {i}." for i in range(args.prompts)]),
+        "conds": denoiser.embed(subject.candidates),
         "t": t,
-        "noise": seeded_noise(0, 0, (len(t), *latent_shape)),
+        "noise": seeded_noise(0, 0, (len(t), *subject.latent_shape)),
     }
 
 
@@ -141,7 +230,7 @@ def plain_errors(denoiser, x0, conds, t, noise, dtype, batch_size):
         epsilon, steps, text = noise[pairs], t[pairs], conds[rows]
         alpha = denoiser.alphas_cumprod[steps].view(-1, 1, 1, 1)
         x_t = (alpha**0.5).to(dtype) * x0 + ((1 - alpha) ** 0.5).to(dtype) * epsilon
-        prediction = denoiser.predict(x_t, steps, text)
+        prediction = denoiser.predict(x_t, steps, text)[:, : x0.shape[0]]  # a DiT also predicts a variance
         errors[start : start + len(rows)] = ((prediction - epsilon) ** 2).mean(dim=(1, 2, 3)).cpu()
     return errors.view(len(conds), len(t))
 
@@ -260,12 +349,12 @@ def warm_up(loops: dict, device: str) -> tuple[float, float]:
     return peak, ((errors - plain).abs() / plain.abs()).max().item()
 
 
-def measure(args, denoiser, latent_shape) -> dict:
+def measure(args, denoiser, subject) -> dict:
     """All numbers of one benchmark. Call it in inference mode."""
     from diffusion import kernel, models, scores
 
     dtype, size = models.DTYPES[args.dtype], args.batch_size
-    work = make_input(args, denoiser, latent_shape)
+    work = make_input(args, denoiser, subject)
     batch = ready_batch(work, dtype, size)
     total = work["conds"].shape[0] * len(work["t"])
     loops = {
@@ -320,21 +409,16 @@ def report(result: dict):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        files, latent_shape = check(args)
+        subject = check(args)
 
     import torch
 
-    from diffusion import models
-
     torch.manual_seed(0)
-    if args.model == "sd2":
-        denoiser = random_sd2(args.dtype, args.device, latent_shape)
-    else:
-        with cli.bad_input():
-            denoiser = models.load_sd(files, args.dtype, args.device)
+    with cli.bad_input():
+        denoiser = subject.load()
     setup = {
-        "model": f"{args.model} ({files.source})",
-        "parameters": count_parameters(args, files),
+        "model": f"{args.model} ({subject.source})",
+        "parameters": subject.count_parameters(),
         "device": device_name(args.device),
         "dtype": args.dtype,
         "img_size": args.img_size,
@@ -344,7 +428,7 @@ def main(argv=None) -> int:
     }
     try:
         with torch.inference_mode():
-            result = setup | measure(args, denoiser, latent_shape)
+            result = setup | measure(args, denoiser, subject)
     except FloatingPointError as error:
         cli.fail(error)
         return 1

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,21 @@ def load_script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def start(command, *argv):
+    """A command of ours as a process of its own with one thread."""
+    words = [sys.executable, str(ROOT / command), *map(str, argv)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_records(folder, n, child):
+    """Until the process has written n records into the folder."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.pt"))) < n:
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -47,17 +47,41 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
     """Distinct errors, so that a transposed or shifted table could not pass."""
     import torch
 
-    from diffusion import kernel, models, scores
+    from diffusion import kernel, scores
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
-    files, latent_shape = script.check(args)
-    denoiser = models.load_sd(files, "float32", "cpu")
+    subject = script.check(args)
+    denoiser = subject.load()
     with torch.inference_mode():
-        work = script.make_input(args, denoiser, latent_shape)
+        work = script.make_input(args, denoiser, subject)
         ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch_size=4)
         plain = script.plain_errors(denoiser, **work, dtype=torch.float32, batch_size=15)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     assert len(plain.unique()) == 15
+
+
+def test_the_shipped_transformer(script, tmp_path):
+    argv = ["--model", "tiny-dit", "--device", "cpu", "--prompts", "2", "--timesteps", "3", "--repeats", "1"]
+    assert script.main([*argv, "--json", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["evaluations"] == 6 and result["max_relative_difference"] < 1e-4
+
+
+def test_dit_xl_has_the_papers_size(script):
+    """675 M parameters and 119 G multiply-adds at 256 px (DiT, tables 1 and 9), counted on the meta device."""
+    import torch
+
+    subject = script.check(script.parse_args(["--model", "dit-xl-256", "--device", "cpu"]))
+    assert subject.latent_shape == (4, 32, 32) and abs(subject.count_parameters() - 675e6) < 1e6
+    from DiT.models import SHAPES, DiT
+
+    with torch.device("meta"), torch.no_grad():
+        network = DiT(**SHAPES["DiT-XL/2"], input_size=32).eval()
+        batch = {"x_t": torch.empty(1, 4, 32, 32), "t": torch.zeros(1).long(), "cond": torch.zeros(1).long()}
+        from diffusion.models import Denoiser
+
+        flops = script.count_flops(Denoiser(None, None, network, None), batch)
+    assert abs(flops / 2 - 119e9) < 1e9
 
 
 def test_flops_of_a_known_layer(script):
@@ -80,6 +104,7 @@ def test_flops_of_a_known_layer(script):
         (("--timesteps", "1001"), "--timesteps 1001"),
         (("--model", "sd2", "--img_size", "100"), "--img_size 100"),
         (("--model", "sd2"), "--model_path"),
+        (("--model", "dit-xl-256"), "--model_path"),
         (("--json", "no/such/folder/out.json"), "--json"),
     ],
 )

@@ -389,3 +389,31 @@ def test_published_recipes():
     assert (pets.to_keep, pets.n_samples, pets.loss) == ((5, 1), (25, 250), "l1")
     assert (imagenet.to_keep, imagenet.n_samples, imagenet.loss) == ((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
     assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {"folder", "hf"}
+
+
+# ---------------------------------------------------------------- the ADM crop
+
+
+def test_adm_crop_of_a_picture_worked_out_by_hand():
+    """6 x 4 to 2 px: halved once by 2 x 2 boxes to 3 x 2, which needs no resize; then cropped."""
+    from diffusion.transforms import adm_crop
+
+    rows = [[0, 0, 40, 80, 200, 200], [0, 0, 80, 40, 200, 200]] + [[100, 100, 20, 20, 60, 60]] * 2
+    halved = adm_crop(Image.fromarray(np.array(rows, np.uint8)), 2)
+    assert np.asarray(halved).tolist() == [[0, 60], [100, 20]]  # left column (3 - 2) // 2 = 0 of [[0,60,200],[100,20,60]]
+
+
+def test_adm_crop_takes_the_centre_without_a_resize_when_the_short_side_fits():
+    from diffusion.transforms import adm_crop
+
+    grid = np.arange(7 * 3, dtype=np.uint8).reshape(3, 7)
+    assert np.asarray(adm_crop(Image.fromarray(grid), 3)).tolist() == grid[:, 2:5].tolist()
+    assert adm_crop(Image.new("RGB", (28, 28)), 64).size == (64, 64)
+    assert adm_crop(Image.new("RGB", (501, 375)), 256).size == (256, 256)
+
+
+def test_adm_transform_scales_to_plus_minus_one():
+    from diffusion.transforms import adm_transform
+
+    x = adm_transform(4)(Image.new("L", (4, 4), 255))
+    assert x.shape == (3, 4, 4) and (x == 1).all()

@@ -1,19 +1,15 @@
 """Whole runs of eval_prob_adaptive.py on a tiny real model with random weights: bookkeeping, resuming, failures."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_SD20, load_script
+from conftest import TINY_SD20, load_script, start, wait_for_records
 from PIL import Image
 
 import eval_prob_adaptive
@@ -149,23 +145,10 @@ def options(out):
 # ---------------------------------------------------------------- signals and kills
 
 
-def start(*argv):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "eval_prob_adaptive.py"), *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_records(n, child):
-    deadline = time.monotonic() + 120
-    while len(list(FOLDER.glob("*.pt"))) < n:
-        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_after_the_image_in_work(number, run):
-    child = start(*RUN)
-    wait_for_records(2, child)
+    child = start("eval_prob_adaptive.py", *RUN)
+    wait_for_records(FOLDER, 2, child)
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 128 + number
@@ -177,8 +160,8 @@ def test_a_signal_stops_after_the_image_in_work(number, run):
 
 
 def test_kill_9_and_continue(run):
-    child = start(*RUN, "--imgs_to_eval", "40")
-    wait_for_records(3, child)
+    child = start("eval_prob_adaptive.py", *RUN, "--imgs_to_eval", "40")
+    wait_for_records(FOLDER, 3, child)
     child.kill()
     child.communicate()
     code, out, err = run(*RUN, "--imgs_to_eval", 40)
