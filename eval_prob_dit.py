@@ -38,14 +38,11 @@ def parse_args(argv=None):
     group.add_argument("--save_errors", action="store_true", help="all classes: keep mse, l1, KL, NLL of every evaluation")
     group = parser.add_argument_group("method: a grid of timesteps for every class, or --to_keep with --n_samples")
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 4; tiny: 10)")
-    group.add_argument("--n_trials", type=cli.at_least(1), default=1, help="noises per timestep (default: 1)")
     group.add_argument("--to_keep", nargs="+", type=int, metavar="K", help="classes that survive each stage, the last 1")
     group.add_argument("--n_samples", nargs="+", type=int, metavar="N", help="timesteps tried up to each stage, 1 to 1000")
     group.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], default="l2",
                        help="that the prediction goes by; vlb is kl, but nll at t = 0 (default: l2)")  # fmt: skip
-    group.add_argument("--noise_path", help="noise bank (scripts/save_noise.py; default: seeded). Always shared by all images")
-    group.add_argument("--randomize_noise", action="store_true", help="sample i takes row i of --noise_path; without it, as "
-                       "published, its row is its position in the batch, so that --batch_size changes results")  # fmt: skip
+    cli.add_noise_options(group)
     cli.add_run_options(parser)
     return parser.parse_args(argv)
 
@@ -90,11 +87,11 @@ def prepare(args) -> Run:
     args.img_size = files.img_size
     dataset.transform = transforms.adm_transform(args.img_size)
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, seed=None)
-    bank, noise_identity = open_noise(args, len(plan.t), files)
+    bank = cli.open_noise(args, len(plan.t), files.latent_shape)
     identity = {name: getattr(args, name) for name in IDENTITY} | {
         "images": dataset.fingerprint(),
         "weights": models.dit_identity(files),
-        "noise": noise_identity,
+        "noise": runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded",
         "subset": runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, len(dataset)))) if args.subset_path else None,
         "saved": saved(args),
     }
@@ -147,17 +144,6 @@ def check_classes(args, dataset, files) -> dict[int, int]:
             "model of these classes with --model_path"
         )
     return chosen
-
-
-def open_noise(args, n: int, files):
-    """The noise of each of n samples [n,C,h,w], and what tells it from another."""
-    from diffusion import noise, runlog
-
-    if not args.noise_path:
-        return noise.seeded_noise(args.seed, 0, (n, *files.latent_shape)), "seeded"
-    rows = range(n) if args.randomize_noise else noise.position_rows(n, args.batch_size)
-    bank = noise.read_noise(args.noise_path, max(rows) + 1, files.latent_shape, files.img_size)[list(rows)]
-    return bank, runlog.fingerprint(bank.numpy().tobytes())
 
 
 def saved(args) -> str:

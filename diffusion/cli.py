@@ -100,6 +100,26 @@ def add_network_options(group):
     group.add_argument("--batch_size", "-b", type=at_least(1), default=32, help="network inputs per call (default: 32)")
 
 
+def add_noise_options(group):
+    """A grid's noise, which all images share."""
+    group.add_argument("--n_trials", type=at_least(1), default=1, help="noises per timestep (default: 1)")
+    group.add_argument("--noise_path", help="noise bank (scripts/save_noise.py; default: seeded); all images share it")
+    group.add_argument(
+        "--randomize_noise",
+        action="store_true",
+        help="sample i takes row i of --noise_path; without it, as published, its row is its position in the batch, so that "
+        "--batch_size changes results",
+    )
+
+
+def open_noise(args, n: int, latent_shape):
+    """The noise of n samples [n,C,h,w] that the noise options ask for. Raises ValueError for a file that does not fit."""
+    from diffusion import noise
+
+    by_position = None if args.randomize_noise else args.batch_size
+    return noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
+
+
 def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--extra", help="added to the dataset's name in the run folder")

@@ -8,7 +8,7 @@ from diffusion.schedule import add_noise
 @torch.inference_mode()
 def epsilon_errors(
     denoiser,  # predict(x_t [B,C,h,w] float32, t [B] int64, cond [B,...]) -> epsilon, or more channels; alphas_cumprod [T]
-    x0,  # [C,h,w]    clean latent of one image, already scaled
+    x0,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; of M images, candidate k is about image k mod M
     conds,  # [K,...]    one row per candidate: text embeddings [K,L,D], or class ids [K]
     t,  # [S] int64  training timesteps, 0 .. T-1
     noise,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate
@@ -19,16 +19,18 @@ def epsilon_errors(
 
     Candidate-major, pair inner. Noising and errors in float32; everything stays on x0's device until the one copy at the end.
     """
-    if noise.shape != (len(t), *x0.shape):
+    if noise.shape != (len(t), *x0.shape[-3:]):
         raise ValueError(f"noise {list(noise.shape)} does not fit {len(t)} timesteps of latents {list(x0.shape)}")
     t, noise = t.to(x0.device), noise.to(x0.device, torch.float32)
-    x_t = add_noise(x0, noise, denoiser.alphas_cumprod, t)  # [S,C,h,w]
+    latents = x0.view(-1, *x0.shape[-3:])
+    x_t = torch.stack([add_noise(latent, noise, denoiser.alphas_cumprod, t) for latent in latents])  # [M,S,C,h,w]
     n_pairs, total = len(t), len(conds) * len(t)
     errors = []
     for start in range(0, total, batch_size):
         flat = torch.arange(start, min(start + batch_size, total), device=x0.device)
         row, pair = flat // n_pairs, flat % n_pairs
-        output = denoiser.predict(x_t[pair], t[pair], conds[row])
-        errors.append(score(noise[pair], output.float(), x_t[pair], t[pair]))
+        noisy = x_t[row % len(latents), pair]
+        output = denoiser.predict(noisy, t[pair], conds[row])
+        errors.append(score(noise[pair], output.float(), noisy, t[pair]))
     errors = torch.cat(errors)
     return errors.view(len(conds), n_pairs, *errors.shape[1:]).cpu()

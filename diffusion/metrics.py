@@ -1,6 +1,8 @@
-"""Accuracies and their intervals. numpy only."""
+"""Accuracies, scores of caption-image pairs, their intervals and paired tests. numpy only."""
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +31,21 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def top1(preds, labels) -> Estimate:
-    """Share of images whose prediction is the label. preds, labels: [n] ints, n > 0."""
-    right = np.asarray(preds) == np.asarray(labels)
+def wald(p: float, n: int) -> float:
+    """Half the width of the published 95 % interval, 1.96 sqrt(p(1-p)/n): zero at p = 0 and p = 1, where Wilson's is not."""
+    return 1.96 * math.sqrt(p * (1 - p) / n)
+
+
+def proportion(right) -> Estimate:
+    """Share of the true among booleans [n], n > 0, with Wilson's interval."""
+    right = np.asarray(right, dtype=bool)
     p = float(right.mean())
     return Estimate(p, *wilson(p, len(right)), len(right))
+
+
+def top1(preds, labels) -> Estimate:
+    """Share of images whose prediction is the label. preds, labels: [n] ints, n > 0."""
+    return proportion(np.asarray(preds) == np.asarray(labels))
 
 
 def mean_per_class(preds, labels) -> Estimate:
@@ -49,3 +61,67 @@ def mean_per_class(preds, labels) -> Estimate:
     variance = sum(p * (1 - p) / n for p, n in smooth) / len(counts) ** 2
     centre = float(np.mean([p for p, _ in smooth]))
     return Estimate(value, *wilson(value, centre * (1 - centre) / variance), len(labels))
+
+
+# ---------------------------------------------------------------- two captions, two images (Winoground)
+
+
+class PairScores(NamedTuple):
+    """How well each caption fits each image of an example, higher is better: floats, or arrays [n] of n examples."""
+
+    c0_i0: Any
+    c0_i1: Any
+    c1_i0: Any
+    c1_i1: Any
+
+
+class PairCorrect(NamedTuple):
+    """What of an example is right: booleans, or arrays [n]. Chance is 1/4, 1/4 and 1/6 when the four scores are independent."""
+
+    text: Any
+    image: Any
+    group: Any
+
+
+def pair_correct(scores) -> PairCorrect:
+    """Text: each image scores higher with its own caption. Image: each caption with its own image. Group: both.
+
+    scores: the four of PairScores, in that order. A tie is wrong (Thrush et al. 2022, equations 1 to 3).
+    """
+    c0_i0, c0_i1, c1_i0, c1_i1 = map(np.asarray, scores)
+    text = (c0_i0 > c1_i0) & (c1_i1 > c0_i1)
+    image = (c0_i0 > c0_i1) & (c1_i1 > c1_i0)
+    return PairCorrect(text, image, text & image)
+
+
+def normalise_pairs(scores) -> PairScores:
+    """Each score less the mean of its image over the two captions, which removes how likely the image is by itself.
+
+    What is left of an image is plus and minus half the difference of its captions. So the text score stays, and the image
+    score becomes one comparison of two differences: chance is 1/2, and whatever has the text right has it right too.
+    """
+    c0_i0, c0_i1, c1_i0, c1_i1 = map(np.asarray, scores)
+    half_0, half_1 = (c0_i0 - c1_i0) / 2, (c0_i1 - c1_i1) / 2
+    return PairScores(half_0, half_1, -half_0, -half_1)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How often only the first and only the second of two paired results is right, and the exact two-sided p value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+    as_dict = asdict
+
+
+def mcnemar(first, second) -> McNemar:
+    """McNemar's exact test on paired booleans [n]: are the discordant pairs split like a fair coin's throws? 1.0 without any."""
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if first.shape != second.shape:
+        raise ValueError(f"paired results must have one length, not {first.size} and {second.size}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1))  # integers: exact, whatever n is
+    return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))

@@ -1,6 +1,5 @@
 """Checkpoints -> `Denoiser`. Every quirk of a checkpoint ends here: VAE scale, prediction type, dtype, where its files are."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from diffusion.paths import TINY_DIT, TINY_SD
+from diffusion.runlog import hash_files
 
 # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
 SD_VERSIONS = {
@@ -236,7 +236,7 @@ def load_dit(files: DiTFiles, dtype: str, device: str) -> Denoiser:
 
 def dit_identity(files: DiTFiles) -> str:
     """Tells two sets of weights apart: hashes of local files, the names of published ones."""
-    weights = _hash_files(files.file.parent, [files.file]) if files.path else files.file.name
+    weights = hash_files(files.file.parent, [files.file]) if files.path else files.file.name
     return f"{weights}, VAE {_identity(files.vae, files.vae_revision)}"
 
 
@@ -260,17 +260,7 @@ def _identity(source: str, revision: str | None, parts=(".",)) -> str:
     if revision:
         return f"{source} at commit {revision}"
     root, kinds = Path(source), (".safetensors", ".bin", ".json", ".txt")
-    return _hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
-
-
-def _hash_files(root: Path, files) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.relative_to(root).as_posix().encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return f"sha256 {digest.hexdigest()[:16]}"
+    return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
 
 
 def _revision(source: str, path: Path) -> str | None:

@@ -13,9 +13,16 @@ def seeded_noise(seed: int, index: int, shape: tuple[int, ...]):
     return torch.randn(shape, generator=torch.Generator().manual_seed(int(state)))
 
 
-def position_rows(n: int, batch_size: int):
-    """Row of a shared bank for each of n samples, as published without --randomize_noise: the sample's position in its batch."""
-    return np.arange(n) % batch_size
+def shared_noise(path, n: int, latent_shape, img_size: int, seed: int, rows_by_position: int | None):
+    """The noise of n samples [n,C,h,w], the same for every image: of a file, or without one seeded, row i for sample i.
+
+    rows_by_position: None, or the batch size: sample i of a file takes the row of its position in its batch, as the published
+    code does without --randomize_noise. Raises ValueError as `read_noise`.
+    """
+    if not path:
+        return seeded_noise(seed, 0, (n, *latent_shape))
+    rows = np.arange(n) % (rows_by_position or n)
+    return read_noise(path, int(rows.max()) + 1, latent_shape, img_size)[rows]
 
 
 def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_size: int):

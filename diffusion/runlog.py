@@ -3,12 +3,14 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion.metrics import PairScores, pair_correct
 from diffusion.paths import ROOT
 
 CONFIG = "config.json"
@@ -25,6 +27,16 @@ def adaptive_folder(root: Path, args) -> Path:
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size != 512 else ""
     return root / _dataset_folder(args) / name
+
+
+def pairs_folder(root: Path, args) -> Path:
+    """The published name of a Winoground run.
+
+    args: anything with dataset, extra, model, version, t_interval, n_trials and randomize_noise.
+    """
+    grid = f"_t{args.t_interval}_{args.n_trials}trials" if args.model == "sd" else ""
+    name = f"sd_v{args.version}{grid}" if args.model == "sd" else f"{args.model}_{args.version.replace('/', '_')}"
+    return root / _dataset_folder(args) / (name + ("_randnoise" if args.randomize_noise else ""))
 
 
 def dit_folder(root: Path, args, classes: list[int], with_class: int | None = None) -> Path:
@@ -77,6 +89,17 @@ def fingerprint(*parts) -> str:
     for part in parts:
         digest.update(part if isinstance(part, bytes) else json.dumps(part).encode())
     return digest.hexdigest()[:16]
+
+
+def hash_files(root: Path, files) -> str:
+    """A short hash of files below root: of their names relative to it and of what they hold, whatever their order."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def describe(identity: dict, args, images_expected: int) -> dict:
@@ -165,6 +188,52 @@ def load_record(path: Path) -> dict | None:
 def load_errors(path: Path):
     """A class's errors of one image, float32 [T,n_trials,...], or None with a warning when the file is unreadable."""
     return _load(path, lambda errors: errors.float())
+
+
+def pair_scores(record: dict) -> PairScores:
+    """The four scores of an example's record, ours or the reference's; higher is a better match.
+
+    A tensor with dimensions holds errors, whose mean counts negatively; a scalar is the logit of a contrastive model.
+    Raises KeyError for another kind of record, FloatingPointError for a score that is not finite.
+    """
+    values = [record[name] for name in PairScores._fields]
+    scores = [-float(v.double().mean()) if getattr(v, "ndim", 0) else float(v) for v in values]
+    if not all(map(math.isfinite, scores)):
+        raise FloatingPointError("a score is not finite")
+    return PairScores(*scores)
+
+
+class PairOutcome(NamedTuple):
+    """What the scores and the cost of a run need of an example's record."""
+
+    scores: PairScores
+    evaluations: int
+
+    @property
+    def right(self) -> bool:
+        """Of the text score, the one of the paper's table."""
+        return bool(pair_correct(self.scores).text)
+
+
+def pair_outcome(record: dict) -> PairOutcome:
+    return PairOutcome(pair_scores(record), sum(getattr(record[name], "numel", lambda: 1)() for name in PairScores._fields))
+
+
+def load_pair(path: Path) -> PairScores | None:
+    """The scores in an example's record, or None with a warning when it is unreadable."""
+    return _load(path, pair_scores)
+
+
+def load_pair_outcomes(paths: dict[int, Path]) -> dict[int, PairOutcome]:
+    """Example id -> outcome of every readable record among these paths that exist."""
+    loaded = ((example_id, _load(path, pair_outcome)) for example_id, path in paths.items() if path.exists())
+    return {example_id: outcome for example_id, outcome in loaded if outcome is not None}
+
+
+def load_pairs(folder: Path) -> dict[int, PairScores]:
+    """Example id -> scores of every readable record `<id>.pt` in the folder, ascending."""
+    loaded = ((example_id, load_pair(path)) for example_id, path in list_records(folder).items())
+    return {example_id: scores for example_id, scores in loaded if scores is not None}
 
 
 def _load(path: Path, convert):

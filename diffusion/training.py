@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.scenes import COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
+from diffusion.scenes import CANVAS, COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
 
@@ -100,6 +100,27 @@ def encoded(vae, pairs, total):
                 latents.append(vae.encode(to_batch(waiting)).latent_dist.mean.float())
                 waiting = []
     return torch.cat(latents) * vae.config.scaling_factor, captions
+
+
+def drawn(pairs, total):
+    """Pictures [N,3,64,64] uint8 (1.5 GB for 120,000) of the (picture, caption) pairs, and the captions."""
+    import torch
+    from tqdm import tqdm
+
+    pictures, captions = torch.empty(total, 3, CANVAS, CANVAS, dtype=torch.uint8), []
+    for i, (picture, caption) in enumerate(tqdm(pairs, total=total, desc="drawing", mininterval=5)):
+        pictures[i] = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        captions.append(caption)
+    return pictures, captions
+
+
+def mixed_rows(generator, batch_size, n_plain, n):
+    """Rows [B] of the captioned pairs for one batch: 62 % plain items (below n_plain), 38 % scenes (from there below n)."""
+    import torch
+
+    scenes = int(0.38 * batch_size)
+    plain = torch.randint(n_plain, (batch_size - scenes,), generator=generator)
+    return torch.cat([plain, torch.randint(n_plain, n, (scenes,), generator=generator)])
 
 
 # ---------------------------------------------------------------- the loop

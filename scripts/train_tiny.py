@@ -4,10 +4,12 @@
     python scripts/train_tiny.py vae --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py sd  --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py dit --data_dir /usr/share/datasets/fashion-mnist
+    python scripts/train_tiny.py clip --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py images --data_dir /usr/share/datasets/fashion-mnist
 
-The VAE first. In its latents: tokenizer, text encoder and U-Net (sd), and the class-conditional transformer (dit). All resume
-from `checkpoints/` when interrupted.
+The VAE first. In its latents: tokenizer, text encoder and U-Net (sd), and the class-conditional transformer (dit). The
+contrastive model (clip) needs none of them: it learns from the pictures and captions of sd, as pixels. All resume from
+`checkpoints/` when interrupted.
 """
 
 import json
@@ -20,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 from diffusion import cli, training
 from diffusion.scenes import CANVAS, NOUNS, Item, draw_single
 
-STEPS = {"vae": 1800, "sd": 5500, "dit": 12000}
-BATCH = {"vae": 32, "sd": 256, "dit": 256}
+STEPS = {"vae": 1800, "sd": 5500, "dit": 12000, "clip": 2000}
+BATCH = {"vae": 32, "sd": 256, "dit": 256, "clip": 256}
 
 
 def parse_args(argv=None):
@@ -218,8 +220,7 @@ def train_sd(args, images, labels):
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         b = args.batch_size
-        scenes = int(0.38 * b)
-        rows = torch.cat([torch.randint(n_plain, (b - scenes,), generator=g), torch.randint(n_plain, n, (scenes,), generator=g)])
+        rows = training.mixed_rows(g, b, n_plain, n)
         said = torch.where(torch.rand(b, generator=g) < 0.05, n, rows)
         x0, noise = latents[rows], torch.randn(b, 4, 8, 8, generator=g)
         t = torch.randint(1000, (b,), generator=g)
@@ -316,6 +317,77 @@ def save_dit(out, dit):
     (out / "config.json").write_text(json.dumps(TINY_DIT, indent=2) + "\n")
 
 
+# ---------------------------------------------------------------- the contrastive model
+
+TINY_CLIP = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": CANVAS, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+    "text_cfg": {"context_length": MAX_TOKENS, "width": 128, "heads": 4, "layers": 3},
+}
+
+
+def train_clip(args, images, labels):
+    """The pictures and captions that train_sd sees, in its mixture, matched by symmetric InfoNCE with a learned temperature."""
+    import open_clip
+    import torch
+
+    pictures, captions = training.drawn(training.captioned(args.seed, images, labels), 2 * len(images))
+    tokenizer = write_tokenizer(args.out / "tiny-clip" / "tokenizer", captions)  # the same words give that of train_sd
+    distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    tokens = tokenizer(list(distinct), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    caption_of = torch.tensor([distinct[caption] for caption in captions])
+    config = TINY_CLIP | {"text_cfg": TINY_CLIP["text_cfg"] | {"vocab_size": len(tokenizer)}}
+    model = open_clip.CLIP(**config)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(distinct)} distinct captions")
+
+    def loss_at(step):
+        g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rows = training.mixed_rows(g, args.batch_size, len(images), len(pictures))
+        said, column = caption_of[rows].unique(return_inverse=True)
+        x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
+        return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
+
+    checkpoint = training.fit(torch.nn.ModuleDict({"clip": model}), loss_at, args, lr=1e-3, ema=0.998)
+    save_clip(args.out / "tiny-clip", model, config)
+    checkpoint.unlink(missing_ok=True)
+
+
+def clip_input(pixels):
+    """[B,3,64,64] uint8 -> float32, as open_clip's own transform makes of a picture of this size."""
+    import open_clip
+    import torch
+
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+def contrastive_loss(pictures, captions, logit_scale, column):
+    """Symmetric InfoNCE (Radford et al. 2021, section 2.3) of B pictures with the U distinct captions that they have.
+
+    pictures [B,D], captions [U,D], before normalisation; logit_scale: log of 1/temperature; column [B]: whose caption is which.
+    In this data a batch says "a photo of a bag." many times. Each caption is therefore one column: a picture's own words are
+    never its negative, and a caption's positives are all pictures that it was given to.
+    """
+    import math
+
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+
+    with torch.autocast("cpu", enabled=False):  # bfloat16 has steps of 0.25 among logits up to 100
+        scale = logit_scale.clamp(max=math.log(100)).exp()
+        logits = scale * normalize(pictures, dim=-1) @ normalize(captions, dim=-1).T
+        to_picture = -logits.log_softmax(0).gather(1, column[:, None]).mean()
+        return (cross_entropy(logits, column) + to_picture) / 2
+
+
+def save_clip(out, model, config):
+    """open_clip's config and a state dict in half precision, where diffusion/baselines.py finds them."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, out / "tiny-clip.safetensors")
+    (out / "tiny-clip.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main(argv=None):
     args = parse_args(argv)
     if args.part == "images":
@@ -325,7 +397,7 @@ def main(argv=None):
     with cli.bad_input():
         images, labels = (training.read_idx(args.data_dir, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     torch.manual_seed(args.seed)
-    {"vae": train_vae, "sd": train_sd, "dit": train_dit}[args.part](args, images, labels)
+    {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images, labels)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def wait_for_records(folder, n, child):
 def empty_folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, offline, without the caller's settings."""
     monkeypatch.chdir(tmp_path)
-    for name in ("LOG_DIR", "DATASET_ROOT"):
+    for name in ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

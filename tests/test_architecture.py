@@ -14,8 +14,8 @@ from conftest import ROOT, load_script
 LEVELS = (
     {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes"},
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
-    {"kernel", "elimination", "runlog", "datasets", "sharding", "loader"},
-    {"models"},
+    {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
+    {"models", "baselines"},
     {"cli", "training"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -104,7 +104,7 @@ def test_help_imports_nothing_heavy(command, tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
-    assert "python scripts/" in done.stdout or "python eval" in done.stdout  # an example to copy
+    assert "python scripts/" in done.stdout or "python eval" in done.stdout or "python run" in done.stdout  # an example to copy
 
 
 # ---------------------------------------------------------------- README

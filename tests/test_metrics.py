@@ -45,3 +45,80 @@ def test_mean_per_class_interval_covers_its_target():
     ]
     covered = np.mean([e.low <= truth.mean() <= e.high for e in estimates])
     assert 0.92 <= covered <= 0.99
+
+
+def test_wald_is_the_published_half_width():
+    assert metrics.wald(0.25, 8) == pytest.approx(1.96 * (0.25 * 0.75 / 8) ** 0.5)
+    assert metrics.wald(0.0, 3) == metrics.wald(1.0, 3) == 0
+    assert f"{100 * metrics.wald(0.25, 8):.1f}" == "30.0"  # as a published log has it
+
+
+def test_proportion_is_a_mean_with_wilson():
+    estimate = metrics.proportion([True, False, 1, 0])
+    expected = binomtest(2, 4).proportion_ci(0.95, method="wilson")
+    assert (estimate.value, estimate.n) == (0.5, 4)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
+
+
+# (c0_i0, c0_i1, c1_i0, c1_i1) -> text, image, group
+PAIRS = [
+    ((1, 0, 0, 1), (True, True, True)),
+    ((0, 1, 1, 0), (False, False, False)),
+    ((3, 0, 2, 1), (True, False, False)),  # caption 1 likes image 0 better
+    ((3, 2, 0, 1), (False, True, False)),  # image 1 likes caption 0 better
+    ((1, 0, 0, 0.5), (True, True, True)),
+    ((1, 0, 1, 2), (False, True, False)),  # a tie between the captions of image 0
+    ((1, 1, 0, 2), (True, False, False)),  # a tie between the images of caption 0
+    ((1, 1, 1, 1), (False, False, False)),
+    ((-1.0, -2.0, -2.0, -1.0), (True, True, True)),
+]
+
+
+@pytest.mark.parametrize(("scores", "right"), PAIRS)
+def test_pair_correct_by_hand(scores, right):
+    found = metrics.pair_correct(metrics.PairScores(*scores))
+    assert found == right and (found.text, found.image, found.group) == right
+
+
+def test_pairs_of_many_examples_at_once():
+    columns = np.array([scores for scores, _ in PAIRS], float).T
+    np.testing.assert_array_equal(np.array(metrics.pair_correct(columns)).T, [right for _, right in PAIRS])
+
+
+def test_chance_of_the_published_scores():
+    right = metrics.pair_correct(np.random.default_rng(0).random((4, 200_000)))
+    assert [round(float(np.mean(part)), 2) for part in right] == [0.25, 0.25, 0.17]
+    right = metrics.pair_correct(metrics.normalise_pairs(np.random.default_rng(0).random((4, 200_000))))
+    assert [round(float(np.mean(part)), 2) for part in right] == [0.25, 0.5, 0.25]
+
+
+def test_normalised_is_the_score_less_its_image_s_mean():
+    scores = np.random.default_rng(1).normal(size=(2, 2, 1000))  # [caption, image, example]
+    expected = scores - scores.mean(0, keepdims=True)
+    found = metrics.normalise_pairs(scores.reshape(4, -1))
+    np.testing.assert_allclose(np.array(found), expected.reshape(4, -1), atol=1e-12)
+    plain, fair = metrics.pair_correct(scores.reshape(4, -1)), metrics.pair_correct(found)
+    np.testing.assert_array_equal(plain.text, fair.text)
+    np.testing.assert_array_equal(fair.group, fair.text)
+    shifted = scores + np.array([5.0, -3.0])[None, :, None]  # image 0 easier under any caption
+    np.testing.assert_array_equal(metrics.pair_correct(metrics.normalise_pairs(shifted.reshape(4, -1))).image, fair.image)
+
+
+@pytest.mark.parametrize(
+    ("both", "first", "second", "none"), [(3, 0, 0, 2), (0, 1, 0, 0), (5, 6, 1, 4), (9, 3, 3, 0), (9, 4, 60, 5)]
+)
+def test_mcnemar_against_scipy(both, first, second, none):
+    a = [True] * (both + first) + [False] * (second + none)
+    b = [True] * both + [False] * first + [True] * second + [False] * none
+    expected = binomtest(first, first + second).pvalue if first + second else 1.0
+    found, mirrored = metrics.mcnemar(a, b), metrics.mcnemar(b, a)
+    assert (found.only_first, found.only_second) == (first, second) == (mirrored.only_second, mirrored.only_first)
+    assert found.p_value == mirrored.p_value == pytest.approx(expected, rel=1e-12)
+
+
+def test_mcnemar_by_hand_and_for_thousands():
+    assert metrics.mcnemar([1, 1, 1], [0, 0, 0]).p_value == 0.25  # three heads or three tails
+    many = metrics.mcnemar([True] * 1500 + [False] * 1000, [False] * 1500 + [True] * 1000)
+    assert many.p_value == pytest.approx(binomtest(1000, 2500).pvalue, rel=1e-9)
+    with pytest.raises(ValueError, match="one length"):
+        metrics.mcnemar([True], [True, False])

@@ -1,0 +1,241 @@
+"""CLIP models -> `Scorer`, through open_clip: OpenAI's weights, open_clip's own, a local folder, or the small one that ships."""
+
+import contextlib
+import difflib
+import json
+import tempfile
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffusion.paths import TINY_CLIP
+from diffusion.runlog import hash_files
+from diffusion.transforms import to_rgb
+
+# OpenAI's names -> open_clip's
+OPENAI = {
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")},
+    "ViT-B/32": "ViT-B-32",
+    "ViT-B/16": "ViT-B-16",
+    "ViT-L/14": "ViT-L-14",
+    "ViT-L/14@336px": "ViT-L-14-336",
+}
+PAPER_TAGS = {"ViT-H-14": "laion2b_s32b_b79k"}  # the only OpenCLIP of the paper's tables
+CONFIG_KEYS = {"embed_dim", "vision_cfg", "text_cfg"}
+WEIGHTS = ("{}.safetensors", "{}.pt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # {}: the config's stem
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """Where a contrastive model is, known before its weights are read."""
+
+    architecture: str  # open_clip's name; of a local folder the config's stem
+    pretrained: str  # the tag of published weights, or the path of a local state dict
+    config: Path | None  # the local model config; None for published weights
+    quick_gelu: bool = False  # OpenAI's approximate GELU, which a published tag asks for; a local config says it itself
+
+    @property
+    def source(self) -> str:
+        """What a person calls the weights: the folder, or architecture and tag."""
+        return str(self.config.parent) if self.config else f"open_clip {self.architecture} {self.pretrained}"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A contrastive model reduced to what matching captions to images needs; everything float32 on the device.
+
+    preprocess: PIL image of any mode -> [3,H,W] on the CPU, by the model's own recipe; other processes can unpickle it
+    embed_images: [B,3,H,W] -> [B,D], L2-normalised
+    embed_texts: list of B strings -> [B,D], L2-normalised
+    logits: (images [N,D], texts [M,D]) -> [N,M]: cosine times the learned scale, about 100 for published weights
+    """
+
+    preprocess: Callable
+    embed_images: Callable
+    embed_texts: Callable
+    logits: Callable
+
+
+# ---------------------------------------------------------------- which weights
+
+
+def find_clip(kind: str, version: str, model_path: str | None = None, pretrained: str | None = None) -> ClipFiles:
+    """Checks names and that local files exist; reads and downloads no weights.
+
+    kind: "clip" (OpenAI's names) or "openclip" (open_clip's names, and `tiny`). With a model_path the version is only a label.
+    Raises ValueError, in one line, for a name or tag that open_clip does not publish and for a folder without config or weights.
+    """
+    if model_path is None and (kind, version) == ("openclip", "tiny"):
+        model_path = str(TINY_CLIP)
+    if model_path is not None:
+        if pretrained is not None:
+            raise ValueError(f"--pretrained {pretrained} names published weights, and {model_path} is a folder: leave it out")
+        return _find_local(Path(model_path))
+    return _find_openai(version, pretrained) if kind == "clip" else _find_openclip(version, pretrained)
+
+
+def _find_openai(version: str, pretrained: str | None) -> ClipFiles:
+    if version not in OPENAI:
+        raise ValueError(f"--version {version} is none of OpenAI's: {', '.join(OPENAI)} (others: --model openclip)")
+    if pretrained not in (None, "openai"):
+        raise ValueError(f"--pretrained {pretrained} needs --model openclip: --model clip is OpenAI's weights")
+    return _published(OPENAI[version], "openai")
+
+
+def _find_openclip(version: str, pretrained: str | None) -> ClipFiles:
+    import open_clip
+
+    names = open_clip.list_models()
+    if version not in names:
+        close = ", ".join(difflib.get_close_matches(version, names, n=8, cutoff=0.3)) or "ViT-H-14"
+        raise ValueError(f"--version {version} is no architecture of open_clip: take tiny, or one such as {close}")
+    tag, tags = pretrained or PAPER_TAGS.get(version), open_clip.list_pretrained_tags_by_model(version)
+    if not tags:
+        raise ValueError(f"--version {version}: open_clip publishes no weights for it, name yours with --model_path")
+    if tag is None:
+        raise ValueError(f"--version {version} needs --pretrained, one of {', '.join(tags)}")
+    if not open_clip.is_pretrained_cfg(version, tag):
+        raise ValueError(f"--pretrained {tag} is no tag of {version}: take one of {', '.join(tags)}")
+    return _published(version, tag)
+
+
+def _published(architecture: str, tag: str) -> ClipFiles:
+    """The activation comes from the tag: most architectures' configs name GELU, and OpenAI's weights are QuickGELU's."""
+    import open_clip
+
+    return ClipFiles(architecture, tag, None, bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")))
+
+
+def _find_local(root: Path) -> ClipFiles:
+    if not root.is_dir():
+        raise ValueError(f"--model_path {root} is no folder: give one with an open_clip config <name>.json and <name>.pt")
+    configs = [path for path in sorted(root.glob("*.json")) if _model_config(path).keys() >= CONFIG_KEYS]
+    if len(configs) != 1:
+        found = " and ".join(path.name for path in configs) or "no .json"
+        raise ValueError(f"--model_path {root}: {found} with {', '.join(sorted(CONFIG_KEYS))}, and one is needed")
+    names = [name.format(configs[0].stem) for name in WEIGHTS]
+    weights = next((root / name for name in names if (root / name).is_file()), None)
+    if weights is None:
+        raise ValueError(f"--model_path {root} has none of {', '.join(names)} beside {configs[0].name}")
+    return ClipFiles(configs[0].stem, str(weights), configs[0])
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--model_path: {path} is not readable JSON ({error})") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _model_config(path: Path) -> dict:
+    """The architecture in a .json: the whole of it, or its `model_cfg` in folders from the hub (open_clip_config.json)."""
+    content = _read_json(path)
+    return content.get("model_cfg", content)
+
+
+def clip_identity(files: ClipFiles) -> str:
+    """Tells two sets of weights apart: the hash of what is used of a local folder, the names of published ones."""
+    if files.config is None:
+        return files.source
+    root = files.config.parent
+    return hash_files(root, [files.config, Path(files.pretrained), *(root / "tokenizer").glob("*")])
+
+
+# ---------------------------------------------------------------- the model
+
+
+def load_clip(files: ClipFiles, device: str) -> Scorer:
+    """The model in float32, with the kernels that the published scores were computed with.
+
+    Those ran with gradients on. For frozen weights PyTorch takes other kernels, which round by up to 4e-5 of a logit near 0;
+    so the weights are left as they are, and the gradients are turned off around every call.
+    Raises ValueError when weights cannot be fetched or read.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision.transforms import Compose
+
+    model = (_fetch_published if files.config is None else _read_local)(files).to(device).eval()
+    recipe = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    preprocess = Compose([to_rgb, recipe])  # RGB first, as published: a palette could only be resized to the nearest pixel
+    tokenize = _tokenizer(files)
+
+    @torch.inference_mode()
+    def embed_images(images):
+        with unfused_attention():
+            return model.encode_image(images.to(device), normalize=True)
+
+    @torch.inference_mode()
+    def embed_texts(texts):
+        with unfused_attention():
+            return torch.cat([model.encode_text(ids.to(device), normalize=True) for ids in tokenize(texts).split(64)])
+
+    @torch.inference_mode()
+    def logits(images, texts):  # without the bias of SigLIP models, which moves all scores alike
+        return model.logit_scale.exp() * images @ texts.T
+
+    return Scorer(preprocess, embed_images, embed_texts, logits)
+
+
+@contextlib.contextmanager
+def unfused_attention():
+    """Keeps PyTorch from the fused layers that it has for inference alone."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _fetch_published(files: ClipFiles):
+    import open_clip
+
+    try:  # by itself first, since create_model logs a traceback's worth when it fails
+        open_clip.download_pretrained(open_clip.get_pretrained_cfg(files.architecture, files.pretrained))
+    except Exception as error:  # urllib, the hub's client and open_clip raise many kinds
+        raise ValueError(
+            f"{files.source} is not in the cache and cannot be fetched ({type(error).__name__}): "
+            "give a local folder with --model_path, or work offline with --model openclip --version tiny"
+        ) from None
+    return open_clip.create_model(files.architecture, files.pretrained, force_quick_gelu=files.quick_gelu)
+
+
+def _read_local(files: ClipFiles):
+    import open_clip
+
+    preprocess = _read_json(files.config).get("preprocess_cfg", {})
+    try:
+        _register(files)
+        return open_clip.create_model(files.architecture, files.pretrained, force_preprocess_cfg=preprocess)
+    except Exception as error:  # whatever a broken zip, pickle or header makes of itself; other shapes; unknown config keys
+        told = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{files.pretrained} is damaged or no model of {files.config.name} ({told})") from None
+
+
+def _register(files: ClipFiles) -> None:
+    """Makes the local architecture known to open_clip, which builds and tokenizes by name only."""
+    import open_clip
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / files.config.name
+        path.write_text(json.dumps(_model_config(files.config)))
+        open_clip.add_model_config(path)
+
+
+def _tokenizer(files: ClipFiles) -> Callable:
+    """list of strings -> ids [B,L]: by the folder's `tokenizer/` (Hugging Face's layout), else by open_clip's for this model."""
+    folder = files.config and files.config.parent / "tokenizer"
+    if not (folder and folder.is_dir()):
+        import open_clip
+
+        return open_clip.get_tokenizer(files.architecture)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)  # open_clip's own wrapper needs transformers 4 in open_clip 2.30
+    length = _model_config(files.config)["text_cfg"].get("context_length", 77)
+    settings = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    return lambda texts: tokenizer(texts, **settings).input_ids

@@ -1,0 +1,163 @@
+#!/usr/bin/env python
+"""Write the shipped set of 360 caption pairs, --dataset tiny_pairs, from the Fashion-MNIST TEST images that ship.
+
+python scripts/write_tiny_pairs.py
+python scripts/write_tiny_pairs.py --seed 1 --out my_pairs
+
+Both captions of an example have the same words; image k shows caption k. 120 examples of each kind, with two different nouns
+and two different colours:
+  Object    the items change places: "a bag above a sneaker", "a sneaker above a bag" (both grey)
+  Relation  the items stay, each takes the other's colour: "a red bag and a blue sneaker", "a blue bag and a red sneaker"
+  Both      the items change places, and each takes the other's colour, so that the colours stay where they are:
+            "a red bag above a blue sneaker", "a red sneaker above a blue bag"
+(An item that moves with its colour, "a blue sneaker above a red bag", would be an object swap.) An example's two images have
+the same two item pictures and the same offsets; no picture is used in two examples.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli
+from diffusion.paths import SHIPPED, TINY_PAIRS
+
+KINDS = ("Object", "Relation", "Both")
+PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9, and every ordered pair of the colours
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--out", type=Path, default=TINY_PAIRS, help="folder to write (default: the shipped set's)")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another set (default: 0)")
+    return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------- which nouns, colours and layouts
+
+
+def rounds(names) -> list[tuple]:
+    """All pairs of an even number of names, by the rounds of a tournament: in each round every name plays once."""
+    *ring, fixed = names
+    n = len(ring)
+    table = []
+    for r in range(n):
+        table.append((fixed, ring[r]))
+        table += [(ring[(r + k) % n], ring[(r - k) % n]) for k in range(1, (n + 1) // 2)]
+    return table
+
+
+def plan(rng, relations, nouns, colours) -> list[tuple]:
+    """120 of (relation, nouns of the two places, their colours), in random order, each different by nouns and colours.
+
+    Every relation has each noun 6 times and each ordered pair of colours once. Colour pairs are shifted by one from relation to
+    relation, so that nouns which return never have the same two colours.
+    """
+    noun_pairs, colour_pairs = rounds(nouns), rng.permutation(rounds(colours)).tolist()
+    rows = []
+    for j, relation in enumerate(relations):
+        for s in range(PER_RELATION):
+            place = PER_RELATION * j + s
+            pair = noun_pairs[place % len(noun_pairs)]
+            worn = colour_pairs[(place + j) % len(colour_pairs)]
+            # the second time round, the same colours the other way
+            rows.append((relation, pair[:: rng.choice((1, -1))], worn if s < len(colour_pairs) else worn[::-1]))
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def swap(kind: str, first, second) -> tuple:
+    """The items of the second image, in the places of the first."""
+    if kind == "Object":
+        return second, first
+    if kind == "Relation":
+        return replace(first, colour=second.colour), replace(second, colour=first.colour)
+    return replace(second, colour=first.colour), replace(first, colour=second.colour)
+
+
+# ---------------------------------------------------------------- drawing and writing
+
+
+def compose(rng, kind: str, row: tuple, take) -> tuple[list, list[str], list[int]]:
+    """(two images, two captions, the numbers of the item pictures) of one example. take(noun) -> number and picture."""
+    from diffusion.scenes import Item, draw_pair, pair_caption
+
+    relation, nouns, colours = row
+    numbers, pictures = zip(*map(take, nouns), strict=True)
+    worn = (None, None) if kind == "Object" else colours
+    items = [Item(*parts) for parts in zip(pictures, nouns, worn, strict=True)]
+    across = [0, 1] if relation.startswith("to the") else [1, 0]  # at right angles, as in training: items never overlap
+    jitter = rng.integers(-8, 9, size=(2, 1)) * across
+    scenes = [items, swap(kind, *items)]
+    said = None if kind == "Relation" else relation
+    return [draw_pair(*s, relation, jitter) for s in scenes], [pair_caption(*s, said) for s in scenes], list(numbers)
+
+
+def picture_source(rng, clothes, nouns):
+    """take(noun) -> (number, [28,28]) of a test image of this noun that was not taken before."""
+    waiting = {noun: iter(rng.permutation((clothes.targets == label).nonzero()[0])) for label, noun in enumerate(nouns)}
+
+    def take(noun):
+        number = int(next(waiting[noun]))
+        return number, clothes.data[number]
+
+    return take
+
+
+def examples(seed: int):
+    """The set in order of id: (line of examples.jsonl as a dict, its two images). Kinds take turns, so that any part is even."""
+    import numpy as np
+
+    from diffusion.datasets import ShippedClothes
+    from diffusion.scenes import COLOURS, NOUNS, PLACES
+
+    rng = np.random.default_rng(seed)
+    take = picture_source(rng, ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw"), NOUNS)
+    plans = [plan(rng, list(PLACES), NOUNS, list(COLOURS)) for _ in KINDS]
+    rows = ((kind, row) for turn in zip(*plans, strict=True) for kind, row in zip(KINDS, turn, strict=True))
+    for example_id, (kind, row) in enumerate(rows):
+        images, captions, numbers = compose(rng, kind, row, take)
+        yield describe(example_id, kind, row[0], captions, numbers), images
+
+
+def describe(example_id: int, kind: str, relation: str, captions: list[str], numbers: list[int]) -> dict:
+    """Winoground's fields, then ours: where the items lie, and which test images they are."""
+    tag = {"Object": f"Object swap, {relation}", "Relation": "Colour", "Both": f"Object and colour swap, {relation}"}[kind]
+    return {
+        "id": example_id,
+        "image_0": f"ex_{example_id}_img_0",
+        "image_1": f"ex_{example_id}_img_1",
+        "caption_0": captions[0],
+        "caption_1": captions[1],
+        "tag": tag,
+        "secondary_tag": "",
+        "num_main_preds": 1,
+        "collapsed_tag": kind,
+        "layout": relation,
+        "test_images": numbers,
+    }
+
+
+def write(folder: Path, seed: int) -> int:
+    """Writes examples.jsonl and images/*.png; returns how many examples."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for line, images in examples(seed):
+        for k, image in enumerate(images):
+            image.save(folder / "images" / f"{line[f'image_{k}']}.png", optimize=True)
+        lines.append(json.dumps(line) + "\n")
+    (folder / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
+    return len(lines)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        n = write(args.out, args.seed)
+    print(f"{args.out}: {n} examples")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
