@@ -118,7 +118,11 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     disable_progress_bar()  # of weights from disk; downloads keep theirs
 
     def part(cls, name, torch_dtype=torch.float32):
-        model = cls.from_pretrained(files.source, subfolder=name, revision=files.revision, torch_dtype=torch_dtype)
+        where = {"subfolder": name, "revision": files.revision}
+        model, info = cls.from_pretrained(files.source, torch_dtype=torch_dtype, output_loading_info=True, **where)
+        missing = sorted(info["missing_keys"])
+        if missing:  # which transformers would leave at random values
+            raise ValueError(f"{files.source}/{name}: {len(missing)} weights are missing, {missing[0]} the first")
         return model.to(device).eval().requires_grad_(False)
 
     unet = part(UNet2DConditionModel, "unet", DTYPES[dtype])

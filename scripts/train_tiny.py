@@ -248,9 +248,18 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
     )
     draw_samples(pipeline, out / "samples.png")
     pipeline.to(torch.float16).save_pretrained(out)
+    prefix_names(out / "text_encoder" / "model.safetensors")
     # transformers would load the text encoder in the dtype that its config names, diffusers the U-Net in float32
     training.amend_config(out / "text_encoder" / "config.json", dtype="float32")
     training.amend_config(out / "vae" / "config.json", _name_or_path=None)  # a path of this machine
+
+
+def prefix_names(path):
+    """transformers 5 writes `embeddings...` where 4 reads `text_model.embeddings...`, which 5 reads too."""
+    from safetensors.torch import load_file, save_file
+
+    state = {"text_model." + name.removeprefix("text_model."): tensor for name, tensor in load_file(path).items()}
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def draw_samples(pipeline, path):

@@ -108,3 +108,18 @@ def test_a_small_model_says_its_own_size(tmp_path):
     path = tmp_path / "m" / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 8}))
     assert models.find_sd("2-0", str(tmp_path / "m")).default_size == 64
+
+
+@pytest.mark.parametrize(("part", "file"), [("text_encoder", "model"), ("unet", "diffusion_pytorch_model")])
+def test_a_checkpoint_that_lacks_weights_is_refused(part, file, tmp_path):
+    """transformers, and some versions of diffusers, would fill the gap with random numbers and a warning."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(TINY_SD20, tmp_path / "gap")
+    path = tmp_path / "gap" / part / f"{file}.safetensors"
+    state = load_file(path)
+    lost = sorted(state)[0]
+    del state[lost]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing"):
+        models.load_sd(models.find_sd("2-0", str(tmp_path / "gap")), "float32", "cpu")
