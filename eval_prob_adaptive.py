@@ -82,7 +82,7 @@ def prepare(args) -> Run:
         "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
         "weights": models.weights_identity(files),
         "noise": "seeded" if bank is None else runlog.fingerprint(bank.numpy().tobytes()),
-        "subset": runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, len(dataset)))) if args.subset_path else None,
+        "subset": cli.subset_identity(args, len(dataset)),
     }
     runlog.check_config(folder, identity)
     done = runlog.load_outcomes({i: runlog.record_path(folder, i, len(dataset)) for i in selected})

@@ -76,7 +76,8 @@ def prepare(args) -> Run:
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
     if not args.to_keep:
-        args.t_interval = args.t_interval or (10 if args.model == "tiny" else 4)
+        if args.t_interval is None:
+            args.t_interval = 10 if args.model == "tiny" else 4
         plan = schedule.interval_plan(args.t_interval, args.n_trials)
     dataset = cli.open_images(args)
     files = models.find_dit(args.model, args.model_path, args.img_size, args.vae_path)
@@ -87,12 +88,12 @@ def prepare(args) -> Run:
     args.img_size = files.img_size
     dataset.transform = transforms.adm_transform(args.img_size)
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, seed=None)
-    bank = cli.open_noise(args, len(plan.t), files.latent_shape)
+    bank, noise_identity = cli.open_noise(args, len(plan.t), files.latent_shape)
     identity = {name: getattr(args, name) for name in IDENTITY} | {
         "images": dataset.fingerprint(),
         "weights": models.dit_identity(files),
-        "noise": runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded",
-        "subset": runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, len(dataset)))) if args.subset_path else None,
+        "noise": noise_identity,
+        "subset": cli.subset_identity(args, len(dataset)),
         "saved": saved(args),
     }
     classes = list(label_of)
@@ -294,7 +295,8 @@ def report_folder(args, run) -> str:
     if None in run.folders:
         return str(run.folders[None])
     folder = next(iter(run.folders.values()))
-    return f"{folder.parents['imagenet' in args.dataset]} --dataset {args.dataset}"
+    parent = folder.parents[1] if folder.name == args.split else folder.parent
+    return f"{parent} --dataset {args.dataset}"
 
 
 if __name__ == "__main__":

@@ -87,18 +87,17 @@ def prepare(args) -> Run:
 
 def find_diffusion(args):
     """Files, plan, noise and identity of a run of Stable Diffusion."""
-    from diffusion import models, runlog, schedule
+    from diffusion import models, schedule
 
     if args.pretrained:
         raise ValueError(f"--pretrained {args.pretrained} is for --model openclip: name other weights of sd with --model_path")
-    args.t_interval = args.t_interval or 1
+    args.t_interval = 1 if args.t_interval is None else args.t_interval
     plan = schedule.interval_plan(args.t_interval, args.n_trials)
     files = models.find_sd(args.version, args.model_path)
     args.img_size = args.img_size or files.default_size
-    bank = cli.open_noise(args, len(plan.t), models.latent_shape(files, args.img_size))
-    identity = {name: getattr(args, name) for name in GRID}
-    identity["noise"] = runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
-    return files, plan, bank, identity | {"weights": models.weights_identity(files)}
+    bank, noise_identity = cli.open_noise(args, len(plan.t), models.latent_shape(files, args.img_size))
+    identity = {name: getattr(args, name) for name in GRID} | {"noise": noise_identity, "weights": models.weights_identity(files)}
+    return files, plan, bank, identity
 
 
 def find_contrastive(args):

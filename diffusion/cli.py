@@ -113,11 +113,15 @@ def add_noise_options(group):
 
 
 def open_noise(args, n: int, latent_shape):
-    """The noise of n samples [n,C,h,w] that the noise options ask for. Raises ValueError for a file that does not fit."""
-    from diffusion import noise
+    """The noise of n samples [n,C,h,w] that the noise options ask for, and its identity.
+
+    Raises ValueError for a file that does not fit.
+    """
+    from diffusion import noise, runlog
 
     by_position = None if args.randomize_noise else args.batch_size
-    return noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
+    bank = noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
+    return bank, runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
 
 
 def add_run_options(parser):
@@ -145,6 +149,13 @@ def open_images(args):
     args.data_dir = str(paths.dataset_root(args.data_dir))
     more = {name: getattr(args, name) for name in ("download", "config_name", "image_column", "label_column")}
     return datasets.open_dataset(args.dataset, args.split, None, args.data_dir, **more)
+
+
+def subset_identity(args, n_images: int) -> str | None:
+    """A hash of the indices in --subset_path, whatever their order; None without one."""
+    from diffusion import runlog, sharding
+
+    return runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, n_images))) if args.subset_path else None
 
 
 def print_table(title: str, rows: dict) -> None:

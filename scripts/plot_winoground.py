@@ -4,7 +4,7 @@
     python scripts/plot_winoground.py data/tiny_pairs/sd_vtiny_t20_1trials --example 0 --out example.png
 
 Runs the model of that run once more on this example, with the run's own timesteps and noise. A column is an image, a row a
-caption; green: this caption's error is the lower of the two there, red: the other's.
+caption; green: this caption's error is the lower of the two there, pink: the other's.
 """
 
 import sys
@@ -69,7 +69,7 @@ def error_maps(options, files, images, captions):
     from diffusion import kernel, models, schedule, scores
 
     plan = schedule.interval_plan(options.t_interval, options.n_trials)
-    noise = cli.open_noise(options, len(plan.t), models.latent_shape(files, options.img_size))
+    noise, _ = cli.open_noise(options, len(plan.t), models.latent_shape(files, options.img_size))
     denoiser = models.load_sd(files, options.dtype, options.device)
     x0 = torch.stack([denoiser.encode(image) for image in images])
     conds = denoiser.embed(list(captions))[[0, 0, 1, 1]]
@@ -81,27 +81,31 @@ def error_maps(options, files, images, captions):
 def draw(path: Path, images, captions, maps):
     """The 2 x 2 cells. images: two [3,H,W] in [-1,1]; maps: [2,2,h,w] (caption, image)."""
     import matplotlib
+    import numpy as np
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    advantage = maps.flip(0) - maps  # above zero where this caption's error is the lower one
-    span = advantage.abs().max().item() or 1.0
-    figure, axes = plt.subplots(2, 2, figsize=(9, 9.4), layout="constrained")
-    for c, row in enumerate(axes):
-        for i, axis in enumerate(row):
+    advantage = (maps.flip(0) - maps).numpy()  # above zero where this caption's error is the lower one
+    span = np.abs(advantage).max() or 1.0
+    figure = plt.figure(figsize=(9, 9), layout="constrained")
+    for c, row in enumerate(figure.subfigures(2, 1)):
+        row.suptitle(f"caption {c}: {captions[c]}")
+        axes = row.subplots(1, 2)
+        for i, axis in enumerate(axes):
             picture = (images[i].permute(1, 2, 0).numpy() + 1) / 2
             extent = (0, picture.shape[1], picture.shape[0], 0)
             axis.imshow(picture.clip(0, 1), extent=extent)
+            shown = np.abs(advantage[c, i]) / span  # the picture stays visible where the captions agree
             shades = axis.imshow(
-                advantage[c, i], "RdYlGn", vmin=-span, vmax=span, alpha=0.55, extent=extent, interpolation="bilinear"
+                advantage[c, i], "PiYG", vmin=-span, vmax=span, alpha=shown, extent=extent, interpolation="bilinear"
             )
             axis.set(xticks=[], yticks=[])
             fits = "the better caption" if maps[c, i].mean() < maps[1 - c, i].mean() else "the worse caption"
-            axis.set_title(f"image {i}: error {maps[c, i].mean():.5f}, {fits}", fontsize=9)
-        row[0].set_ylabel(f"caption {c}: {captions[c]}", wrap=True)
-    figure.colorbar(shades, ax=axes, shrink=0.7, label="other caption's squared error of the noise, less this one's")
-    figure.savefig(path, dpi=110)
+            axis.set_title(f"image {i}: error {maps[c, i].mean():.5f}, {fits}", fontsize=10)
+        scale = plt.cm.ScalarMappable(shades.norm, "PiYG")
+        row.colorbar(scale, ax=axes, shrink=0.8, label="other caption's squared error less this one's")
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

@@ -296,6 +296,7 @@ def test_classes_of_the_test_sets_that_reuse_imagenets():
     ("argv", "told"),
     [
         (["--t_interval", 3], ["--t_interval 3", "1000", "take 2"]),
+        (["--t_interval", 0], ["--t_interval 0"]),
         (["--cls", "10"], ["--cls 10", "0 to 9"]),
         (["--cls", "7-3"], ["--cls", "0-999"]),
         (["--cls", "a"], ["--cls", "0-999"]),
