@@ -34,6 +34,7 @@ def parse_args(argv=None):
         "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
     )
     group.add_argument("--interpolation", default="bicubic", choices=INTERPOLATIONS, help="of the resize (default: bicubic)")
+    cli.add_race_options(parser)
     cli.add_run_options(parser)
     return parser.parse_args(argv)
 
@@ -62,14 +63,14 @@ IDENTITY += ("to_keep", "n_samples", "loss", "n_trials", "seed")
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, noise, paths, runlog, schedule, sharding, transforms
+    from diffusion import models, noise, paths, runlog, sharding, transforms
 
     cli.check_worker(args)
+    cli.resolve_race(args)
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
     dataset, prompts = open_data(args)
-    schedule.check_stages(args.to_keep, args.n_samples, len(prompts.prompts))
-    plan = schedule.make_plan(args.n_samples, args.n_trials)
+    plan = cli.make_plan(args, len(prompts.prompts))
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, args.seed)
     files = models.find_sd(args.version, args.model_path)
     args.img_size = args.img_size or files.default_size
@@ -77,13 +78,17 @@ def prepare(args) -> Run:
     dataset.transform = transforms.sd_transform(args.img_size, args.interpolation)
     bank = noise.read_noise(args.noise_path, len(plan.t), latent_shape, args.img_size) if args.noise_path else None
     folder = runlog.adaptive_folder(paths.log_dir(), args)
-    identity = {name: getattr(args, name) for name in IDENTITY} | {
-        "images": dataset.fingerprint(),
-        "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
-        "weights": models.weights_identity(files),
-        "noise": "seeded" if bank is None else runlog.fingerprint(bank.numpy().tobytes()),
-        "subset": cli.subset_identity(args, len(dataset)),
-    }
+    identity = (
+        {name: getattr(args, name) for name in IDENTITY}
+        | cli.race_identity(args)
+        | {
+            "images": dataset.fingerprint(),
+            "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
+            "weights": models.weights_identity(files),
+            "noise": "seeded" if bank is None else runlog.fingerprint(bank.numpy().tobytes()),
+            "subset": cli.subset_identity(args, len(dataset)),
+        }
+    )
     runlog.check_config(folder, identity)
     done = runlog.load_outcomes({i: runlog.record_path(folder, i, len(dataset)) for i in selected})
     todo = [i for i in sharding.shard(selected, args.worker_idx, args.n_workers) if i not in done]
@@ -99,8 +104,9 @@ def open_data(args):
     recipe = datasets.recipe_for(args.dataset, len(prompts.prompts))
     # the published default is l2; a recipe's own loss goes with its own stages only
     args.loss = args.loss or ("l2" if args.to_keep or args.n_samples else recipe.loss)
-    args.to_keep = args.to_keep or list(recipe.to_keep)
-    args.n_samples = args.n_samples or list(recipe.n_samples)
+    if args.strategy == "stages":
+        args.to_keep = args.to_keep or list(recipe.to_keep)
+        args.n_samples = args.n_samples or list(recipe.n_samples)
     return dataset, prompts
 
 
@@ -108,9 +114,9 @@ def announce(args, run):
     """Prints what will be done and its price."""
     from diffusion import schedule
 
-    cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep)
+    cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep or [1])
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
-    notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples))
+    notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples or [args.max_samples]))
     cli.announce(vars(args), about, notices, run.folder, len(run.todo), len(run.done), len(run.selected), cost)
 
 
@@ -118,7 +124,7 @@ def classify(args, run, denoiser, conds, index, image, label):
     """One image's record. Raises FloatingPointError when an error is not finite."""
     import torch
 
-    from diffusion import elimination, kernel, noise, runlog, scores
+    from diffusion import kernel, noise, runlog, scores
 
     x0 = denoiser.encode(image)
     t = torch.from_numpy(run.plan.t)
@@ -128,8 +134,8 @@ def classify(args, run, denoiser, conds, index, image, label):
         score = scores.SCORES[args.loss]
         return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], score, args.batch_size)
 
-    errors, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, args.to_keep)
-    return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label)
+    errors, winner, about = cli.eliminate(args, evaluate, run.prompts.classidx, run.plan)
+    return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label, **about)
 
 
 def main(argv=None) -> int:

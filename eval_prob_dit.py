@@ -43,6 +43,7 @@ def parse_args(argv=None):
     group.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], default="l2",
                        help="that the prediction goes by; vlb is kl, but nll at t = 0 (default: l2)")  # fmt: skip
     cli.add_noise_options(group)
+    cli.add_race_options(parser)
     cli.add_run_options(parser)
     return parser.parse_args(argv)
 
@@ -72,30 +73,34 @@ def prepare(args) -> Run:
     from diffusion import models, paths, runlog, schedule, sharding, transforms
 
     cli.check_worker(args)
+    cli.resolve_race(args)
     check_combination(args)
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
-    if not args.to_keep:
+    if not eliminates(args):
         if args.t_interval is None:
             args.t_interval = 10 if args.model == "tiny" else 4
         plan = schedule.interval_plan(args.t_interval, args.n_trials)
     dataset = cli.open_images(args)
     files = models.find_dit(args.model, args.model_path, args.img_size, args.vae_path)
     label_of = check_classes(args, dataset, files)
-    if args.to_keep:
-        schedule.check_stages(args.to_keep, args.n_samples, len(label_of))
-        plan = schedule.make_plan(args.n_samples, args.n_trials)
+    if eliminates(args):
+        plan = cli.make_plan(args, len(label_of))
     args.img_size = files.img_size
     dataset.transform = transforms.adm_transform(args.img_size)
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, seed=None)
     bank, noise_identity = cli.open_noise(args, len(plan.t), files.latent_shape)
-    identity = {name: getattr(args, name) for name in IDENTITY} | {
-        "images": dataset.fingerprint(),
-        "weights": models.dit_identity(files),
-        "noise": noise_identity,
-        "subset": cli.subset_identity(args, len(dataset)),
-        "saved": saved(args),
-    }
+    identity = (
+        {name: getattr(args, name) for name in IDENTITY}
+        | cli.race_identity(args)
+        | {
+            "images": dataset.fingerprint(),
+            "weights": models.dit_identity(files),
+            "noise": noise_identity,
+            "subset": cli.subset_identity(args, len(dataset)),
+            "saved": saved(args),
+        }
+    )
     classes = list(label_of)
     per_class = args.save_per_class or len(classes) == 1
     if not per_class:
@@ -109,6 +114,11 @@ def prepare(args) -> Run:
     return run
 
 
+def eliminates(args) -> bool:
+    """Whether classes are eliminated, rather than all tried on one grid."""
+    return bool(args.to_keep) or args.strategy == "race"
+
+
 def check_combination(args):
     """Raises ValueError for options that exclude each other."""
     chosen = [f"--{name}" for name in SAVED if getattr(args, name)]
@@ -117,14 +127,15 @@ def check_combination(args):
         raise ValueError(f"{' and '.join(chosen)} say two things about what a class's file holds: give one of them")
     if chosen and not single:
         raise ValueError(f"{chosen[0]} is for folders of one class: give one --cls, or add --save_per_class")
-    if single and (args.to_keep or args.save_errors):
-        flag = "--to_keep" if args.to_keep else "--save_errors"
+    adaptive = "--to_keep" if args.to_keep else "--strategy race"
+    if single and (eliminates(args) or args.save_errors):
+        flag = adaptive if eliminates(args) else "--save_errors"
         raise ValueError(f"{flag} needs several classes in one record: give --cls several, without --save_per_class")
     if bool(args.to_keep) != bool(args.n_samples):
         raise ValueError("--to_keep and --n_samples belong together: give one number of each per stage")
-    if args.to_keep and (args.t_interval is not None or args.save_errors):
+    if eliminates(args) and (args.t_interval is not None or args.save_errors):
         flag = "--t_interval" if args.t_interval is not None else "--save_errors"
-        raise ValueError(f"{flag} is for the grid over all classes: leave it out with --to_keep, which keeps all errors")
+        raise ValueError(f"{flag} is for the grid over all classes: leave it out with {adaptive}, which keeps all errors")
 
 
 def check_classes(args, dataset, files) -> dict[int, int]:
@@ -202,14 +213,14 @@ def classify(args, run, denoiser, conds, image, label) -> dict:
         kept.append(kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], run.noise[pairs], score, args.batch_size))
         return scores.pick_term(args.loss, kept[-1], t[pairs])
 
-    errors, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, args.to_keep or [1])
-    classes = list(run.label_of)
-    pred = run.label_of[classes[winner]]
-    if args.to_keep:
-        return runlog.staged_record(classes, errors, t, pred, label)
+    classes, labels = list(run.label_of), list(run.label_of.values())
+    if eliminates(args):
+        errors, winner, about = cli.eliminate(args, evaluate, labels, run.plan)
+        return runlog.staged_record(classes, errors, t, labels[winner], label, **about)
+    _, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, [1])
     terms = kept[0].double()  # [K,S,4]
     record = {"classes": torch.tensor(classes), "t": t, "sums": terms.sum(1), "squares": terms.square().sum(1)}
-    return record | ({"terms": kept[0]} if args.save_errors else {}) | {"pred": pred, "label": label}
+    return record | ({"terms": kept[0]} if args.save_errors else {}) | {"pred": labels[winner], "label": label}
 
 
 def errors_of_class(args, run, denoiser, x0, cond):

@@ -124,6 +124,64 @@ def open_noise(args, n: int, latent_shape):
     return bank, runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
 
 
+RACE = {"alpha": 0.05, "min_samples": 10, "round_size": 5, "max_samples": 250}  # defaults of the race's options
+ROUND_EVALUATIONS = 32  # a race's round has at least as many, so that a device's batch stays full when few candidates are left
+
+
+def add_race_options(parser):
+    """How candidates are eliminated."""
+    group = parser.add_argument_group("strategy")
+    group.add_argument("--strategy", default="stages", choices=["stages", "race"], help="stages: the published one; race: a "
+                       "candidate falls as soon as it is significantly worse than the best (default: stages)")  # fmt: skip
+    group.add_argument("--alpha", type=float, help="race: probability of losing the best candidate (default: 0.05)")
+    group.add_argument("--min_samples", type=at_least(2), metavar="N", help="race: pairs before the first may fall (default: 10)")
+    group.add_argument("--round_size", type=at_least(1), metavar="N", help="race: pairs a later round, at least (default: 5)")
+    group.add_argument("--max_samples", type=at_least(2), metavar="N", help="race: timesteps at most, to 1000 (default: 250)")
+
+
+def resolve_race(args) -> None:
+    """Fills in the race's options. Raises ValueError for those of the other strategy and for impossible ones."""
+    given = [f"--{name}" for name in RACE if getattr(args, name) is not None]
+    if args.strategy == "stages":
+        if given:
+            raise ValueError(f"{given[0]} is for --strategy race: add that, or leave it out")
+        return
+    if args.to_keep or args.n_samples:
+        raise ValueError("--to_keep and --n_samples are for --strategy stages: leave them out, or leave out --strategy race")
+    for name, default in RACE.items():
+        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
+    if not 0 < args.alpha < 1:
+        raise ValueError(f"--alpha {args.alpha} must lie between 0 and 1")
+    if not args.min_samples <= args.max_samples * args.n_trials or args.max_samples > 1000:
+        raise ValueError(f"--min_samples {args.min_samples} must not exceed --max_samples {args.max_samples}, nor that 1000")
+
+
+def race_identity(args) -> dict:
+    """What the numbers of a race depend on; nothing for stages, whose folders are older than the option."""
+    return {name: getattr(args, name) for name in ("strategy", *RACE)} if args.strategy == "race" else {}
+
+
+def make_plan(args, n_candidates: int):
+    """The Plan of the strategy. Raises ValueError for stages that cannot be run."""
+    from diffusion import schedule
+
+    if args.strategy == "race":
+        return schedule.race_plan(args.max_samples, args.n_trials)
+    schedule.check_stages(args.to_keep, args.n_samples, n_candidates)
+    return schedule.make_plan(args.n_samples, args.n_trials)
+
+
+def eliminate(args, evaluate, class_of: list[int], plan) -> tuple[dict, int, dict]:
+    """Runs the strategy: every row's errors, the winning row, and for a race {"fell": row -> round}."""
+    from diffusion import elimination
+
+    if args.strategy == "stages":
+        return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
+    race = elimination.Race(args.alpha, args.min_samples, args.round_size, ROUND_EVALUATIONS)
+    errors, winner, fell = elimination.run_race(evaluate, class_of, len(plan.t), race)
+    return errors, winner, {"fell": fell}
+
+
 def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--extra", help="added to the dataset's name in the run folder")
@@ -168,7 +226,10 @@ def print_table(title: str, rows: dict) -> None:
 
 
 def announce(options: dict, about: dict, notices, folder, n_todo: int, n_done: int, n_selected: int, cost: int) -> None:
-    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each of `n_todo` images."""
+    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each of `n_todo` images.
+
+    For a race that is what an image costs at most.
+    """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
     print_table("Options:", rows | about)
@@ -176,7 +237,8 @@ def announce(options: dict, about: dict, notices, folder, n_todo: int, n_done: i
         print(f"Note: {notice}")
     print(f"Run folder: {folder}")
     print(f"Images: {n_todo} to do here, {n_done} of {n_selected} done before")
-    print(f"Price: {cost:,} network evaluations an image, {cost * n_todo:,} in all", flush=True)
+    most = "at most " if options.get("strategy") == "race" else ""
+    print(f"Price: {most}{cost:,} network evaluations an image, {cost * n_todo:,} in all", flush=True)
 
 
 # ---------------------------------------------------------------- while it works

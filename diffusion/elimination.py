@@ -1,5 +1,7 @@
 """Which candidates survive. Works on a callback that returns errors, so it runs on a table of numbers as on a network."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -15,17 +17,84 @@ def run_stages(evaluate, n_candidates: int, stages, to_keep: list[int]) -> tuple
     errors = {row: np.empty(0, np.float32) for row in alive}
     for pairs, k in zip(stages, to_keep, strict=True):
         # a stage may add nothing: thinned grids overlap, so 50 50 or 4 5 6 8 are answered by what is known
-        new = (
-            np.asarray(evaluate(alive, pairs), np.float32) if pairs.stop > pairs.start else np.empty((len(alive), 0), np.float32)
-        )
-        if not np.isfinite(new).all():
-            raise FloatingPointError(f"{np.size(new) - np.isfinite(new).sum()} of {np.size(new)} errors are not finite")
-        for row, values in zip(alive, new, strict=True):
-            errors[row] = np.concatenate([errors[row], values])
+        if pairs.stop > pairs.start:
+            append_errors(errors, evaluate, alive, pairs)
         alive = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, k)
     return errors, alive[0]
+
+
+def append_errors(errors: dict[int, np.ndarray], evaluate, rows: list[int], pairs: slice) -> None:
+    """Extends each row's errors by those on these pairs. Raises FloatingPointError when one is not finite."""
+    new = np.asarray(evaluate(rows, pairs), np.float32)
+    if not np.isfinite(new).all():
+        raise FloatingPointError(f"{np.size(new) - np.isfinite(new).sum()} of {np.size(new)} errors are not finite")
+    for row, values in zip(rows, new, strict=True):
+        errors[row] = np.concatenate([errors[row], values])
 
 
 def survivors(scores: dict[int, float], k: int) -> list[int]:
     """The k rows with the lowest scores, ascending by row; the lower row wins a tie."""
     return sorted(sorted(scores, key=lambda row: (scores[row], row))[:k])
+
+
+# ---------------------------------------------------------------- a statistical race
+
+
+@dataclass(frozen=True)
+class Race:
+    """The rule of a race.
+
+    alpha: probability of losing the best candidate by mistake, shared by the comparisons with all others (Bonferroni)
+    min_samples: pairs that every candidate sees before the first may fall
+    round_size: pairs of a later round while many are alive
+    round_evaluations: a later round has at least this many evaluations, so few candidates see more pairs a round
+    """
+
+    alpha: float
+    min_samples: int
+    round_size: int
+    round_evaluations: int
+
+    def size(self, seen: int, n_alive: int) -> int:
+        """How many pairs the next round has; a function of the race alone, so that results do not depend on --batch_size."""
+        return self.min_samples if not seen else max(self.round_size, self.round_evaluations // n_alive)
+
+
+def run_race(evaluate, class_of: list[int], n_pairs: int, race: Race) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+    """Candidates fall when their error is significantly above the best one's, until one class remains or the pairs are used up.
+
+    All candidates see the same (timestep, noise) pairs, so their errors are strongly correlated and only paired differences count
+    (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). evaluate(rows, pairs) is that of
+    `run_stages`; class_of names each row's class, as rows of one class do not have to be told apart. Returns every candidate's
+    errors in order of evaluation, the winning row (lowest mean, the lower row at a tie), and the round in which each fell.
+    Raises FloatingPointError when an error is not finite.
+    """
+    alive = list(range(len(class_of)))
+    errors = {row: np.empty(0, np.float32) for row in alive}
+    fell: dict[int, int] = {}
+    seen = number = 0
+    while seen < n_pairs and len({class_of[row] for row in alive}) > 1:
+        pairs = slice(seen, min(n_pairs, seen + race.size(seen, len(alive))))
+        append_errors(errors, evaluate, alive, pairs)
+        seen, number = pairs.stop, number + 1
+        losers = clearly_worse({row: errors[row] for row in alive}, class_of, race.alpha / (len(class_of) - 1))
+        fell |= dict.fromkeys(losers, number)
+        alive = [row for row in alive if row not in fell]
+    return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
+
+
+def clearly_worse(errors: dict[int, np.ndarray], class_of: list[int], level: float) -> list[int]:
+    """Rows of other classes than the best row's, whose mean paired difference to it is above zero at this level.
+
+    errors: row -> [n], the same n for all. One-sided t test of paired differences; without at least two pairs nothing is clear.
+    """
+    from scipy.stats import t as student
+
+    best = survivors({row: e.mean(dtype=np.float64) for row, e in errors.items()}, 1)[0]
+    others = [row for row in errors if class_of[row] != class_of[best]]
+    n = len(errors[best])
+    if n < 2 or not others:
+        return []
+    differences = np.stack([errors[row] for row in others]).astype(np.float64) - errors[best]
+    mean, deviation = differences.mean(1), differences.std(1, ddof=1)
+    return [row for row, above in zip(others, mean > student.isf(level, n - 1) * deviation / np.sqrt(n), strict=True) if above]

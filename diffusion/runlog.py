@@ -19,10 +19,9 @@ CONFIG = "config.json"
 def adaptive_folder(root: Path, args) -> Path:
     """The published name of a classification run: reference users' scripts look for it.
 
-    args: anything with dataset, extra, version, n_trials, to_keep, n_samples, interpolation, loss and img_size.
+    args: anything with dataset, extra, version, n_trials, strategy and its options, interpolation, loss and img_size.
     """
-    keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
-    name = f"v{args.version}_{args.n_trials}trials_{keep}keep_{samples}samples"
+    name = f"v{args.version}_{_strategy(args)}"
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size != 512 else ""
@@ -43,13 +42,12 @@ def dit_folder(root: Path, args, classes: list[int], with_class: int | None = No
     """The published name of a DiT run of one class, or a like one of a run over all `classes`.
 
     args: anything with dataset, extra, img_size, t_interval, n_trials, randomize_noise, spatial, save_eps, save_eps_and_var,
-    split, to_keep, n_samples and loss.
+    split, strategy and its options, and loss.
     """
     name = f"DiT{args.img_size}x{args.img_size}_"
     name += f"{len(classes)}classes" if with_class is None else f"cls{with_class}"
-    if args.to_keep:
-        keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
-        name += f"_{args.n_trials}trials_{keep}keep_{samples}samples" + (f"_{args.loss}" if args.loss != "l2" else "")
+    if args.to_keep or args.strategy == "race":
+        name += f"_{_strategy(args)}" + (f"_{args.loss}" if args.loss != "l2" else "")
     else:
         name += f"_t{args.t_interval}_{args.n_trials}trials"
     name += "_randnoise" if args.randomize_noise else ""
@@ -57,6 +55,16 @@ def dit_folder(root: Path, args, classes: list[int], with_class: int | None = No
     name += next((suffix for suffix, chosen in kept.items() if chosen), "")
     folder = root / _dataset_folder(args) / name
     return folder / args.split if "imagenet" in args.dataset else folder
+
+
+def _strategy(args) -> str:
+    """`1trials_5_1keep_25_250samples` as published, or `1trials_race_0.05alpha_10min_5round_250max`."""
+    if args.strategy == "race":
+        return (
+            f"{args.n_trials}trials_race_{args.alpha:g}alpha_{args.min_samples}min_{args.round_size}round_{args.max_samples}max"
+        )
+    keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
+    return f"{args.n_trials}trials_{keep}keep_{samples}samples"
 
 
 def _dataset_folder(args) -> str:
@@ -247,15 +255,20 @@ def _load(path: Path, convert):
         return None
 
 
-def staged_record(keys, errors: dict, t, pred: int, label: int) -> dict:
+def staged_record(keys, errors: dict, t, pred: int, label: int, fell: dict | None = None) -> dict:
     """The published record of an image that went through the stages: t and errors of every candidate, in order of evaluation.
 
     keys: what each row of `errors` is called; t: int64 [S] of the whole plan, of which a candidate has seen the beginning.
+    fell: row -> round of a race; such a record also holds the number of evaluations.
     """
     import torch
 
     seen = {row: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in errors.items()}
-    return {"errors": {keys[row]: candidate for row, candidate in seen.items()}, "pred": pred, "label": label}
+    record = {"errors": {keys[row]: candidate for row, candidate in seen.items()}, "pred": pred, "label": label}
+    if fell is None:
+        return record
+    rounds = {keys[row]: number for row, number in sorted(fell.items())}
+    return record | {"evaluations": sum(map(len, errors.values())), "fell": rounds}
 
 
 class Outcome(NamedTuple):

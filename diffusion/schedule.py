@@ -51,6 +51,19 @@ def make_plan(n_samples: list[int], n_trials: int = 1) -> Plan:
     return Plan(t, tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)))
 
 
+def spread_order(n: int) -> list[int]:
+    """A permutation of 0..n-1 every prefix of which covers the range evenly: van der Corput's sequence, the bits reversed."""
+    bits = (n - 1).bit_length()
+    mirrored = (int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(2**bits))
+    return [i for i in mirrored if i < n]
+
+
+def race_plan(max_samples: int, n_trials: int = 1) -> Plan:
+    """The published grid of max_samples timesteps in `spread_order`, so that a race may stop after any of them."""
+    t = np.repeat(np.array(timestep_grid(max_samples), np.int64)[spread_order(max_samples)], n_trials)
+    return Plan(t, (slice(0, len(t)),))
+
+
 def interval_plan(t_interval: int, n_trials: int = 1) -> Plan:
     """Every t_interval-th timestep from the middle of the first interval on, in one stage, each repeated n_trials times.
 

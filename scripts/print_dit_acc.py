@@ -57,11 +57,14 @@ def class_folders(args) -> dict[int, Path]:
     return dict(sorted(folders.items()))
 
 
-def shared_files(folders) -> list[Path]:
+def shared_files(folders) -> list[str]:
     """Names of the records that every class has, by index."""
     from diffusion import runlog
 
-    shared = set.intersection(*({path.name for path in runlog.list_records(folder).values()} for folder in folders))
+    shared = None
+    for folder in folders:  # one class's names at a time: there may be a thousand classes of ten thousand images
+        names = {path.name for path in runlog.list_records(folder).values()}
+        shared = names if shared is None else shared & names
     return sorted(shared, key=lambda name: int(Path(name).stem))
 
 

@@ -15,7 +15,7 @@ from diffusion import runlog
 
 ARGS = {
     "dataset": "pets", "extra": None, "version": "2-0", "n_trials": 1, "to_keep": [5, 1], "n_samples": [25, 250],
-    "interpolation": "bicubic", "loss": "l2", "img_size": 512,
+    "strategy": "stages", "interpolation": "bicubic", "loss": "l2", "img_size": 512,
 }  # fmt: skip
 
 

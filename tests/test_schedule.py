@@ -86,3 +86,19 @@ def test_add_noise_is_its_definition_in_float32():
         expected = a**0.5 * x0.half().double() + (1 - a) ** 0.5 * noise[b].double()
         torch.testing.assert_close(x_t[b].double(), expected, rtol=1e-6, atol=1e-6)
     assert x_t.dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 100, 250, 1000])
+def test_every_prefix_of_the_spread_order_covers_the_range_evenly(n):
+    order = schedule.spread_order(n)
+    assert sorted(order) == list(range(n))
+    for length in range(4, n + 1):
+        points = np.sort(order[:length]) / n
+        gaps = np.diff(np.concatenate([[0], points, [1]]))
+        assert gaps.max() <= 4.1 / length  # perfectly even would be 1 / length
+
+
+def test_race_plan_is_the_published_grid_in_another_order():
+    plan = schedule.race_plan(50, n_trials=2)
+    assert sorted(set(plan.t.tolist())) == schedule.timestep_grid(50) and len(plan.t) == 100
+    assert (plan.t[::2] == plan.t[1::2]).all() and plan.t[:6:2].tolist() == [10, 650, 330]

@@ -1,0 +1,97 @@
+"""--strategy race in both commands, on tiny real models: its records, its folder, what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_SD20
+from test_dit_model import TINY, randomised
+
+import eval_prob_adaptive
+import eval_prob_dit
+from diffusion import schedule
+
+SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 3]
+RACE = ["--strategy", "race", "--alpha", 0.1, "--min_samples", 3, "--round_size", 2, "--max_samples", 20]
+NAME = "1trials_race_0.1alpha_3min_2round_20max"
+
+
+@pytest.fixture
+def dit(tmp_path):
+    torch.save(randomised(num_classes=10).state_dict(), tmp_path / "dit.pt")
+    (tmp_path / "config.json").write_text(json.dumps(TINY | {"num_classes": 10}))
+    vae = ["--vae_path", TINY_SD20 / "vae"]
+    return ["--dataset", "fashion_mnist", "--model_path", tmp_path / "dit.pt", *vae, "--imgs_to_eval", 3]
+
+
+def check_records(folder):
+    """Every candidate saw the beginning of one order of pairs; the one that fell last saw more than the one that fell first."""
+    order = schedule.race_plan(20).t
+    files = sorted(Path(folder).glob("*.pt"))
+    assert len(files) == 3
+    for file in files:
+        record = torch.load(file, weights_only=True)
+        assert list(record) == ["errors", "pred", "label", "evaluations", "fell"]
+        lengths = {row: len(c["t"]) for row, c in record["errors"].items()}
+        assert record["evaluations"] == sum(lengths.values()) <= 200
+        assert all(c["t"].tolist() == order[: lengths[row]].tolist() for row, c in record["errors"].items())
+        assert record["pred"] not in record["fell"]
+        rounds = [lengths[row] for row in sorted(record["fell"], key=record["fell"].get)]
+        assert rounds == sorted(rounds)
+        left = [row for row in lengths if row not in record["fell"]]
+        assert {lengths[row] for row in left} == {max(lengths.values())}
+        assert len(left) == 1 or max(lengths.values()) == 20
+
+
+def test_text_to_image(run_main, monkeypatch):
+    code, out, err = run_main(eval_prob_adaptive.main, *SD, *RACE)
+    assert code == 0, err
+    assert "Price: at most 200 network evaluations an image" in out
+    folder = Path(f"data/fashion_mnist/v2-0_{NAME}_l1_64")
+    check_records(folder)
+    monkeypatch.setenv("LOG_DIR", "other")
+    assert run_main(eval_prob_adaptive.main, *SD, *RACE, "--batch_size", 7)[0] == 0
+    for file in folder.glob("*.pt"):
+        one, other = (torch.load(path, weights_only=True) for path in (file, Path("other") / file.relative_to("data")))
+        assert one["fell"] == other["fell"] and one["pred"] == other["pred"]
+        for row in one["errors"]:
+            np.testing.assert_allclose(one["errors"][row]["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5)
+
+
+def test_class_conditional(run_main, dit):
+    code, out, err = run_main(eval_prob_dit.main, *dit, *RACE, "--loss", "kl")
+    assert code == 0 and "at most 200" in out, err
+    check_records(f"data/fashion_mnist/DiT64x64_10classes_{NAME}_kl")
+
+
+def test_other_settings_of_a_race_are_another_folder_or_refused(run_main):
+    run_main(eval_prob_adaptive.main, *SD, *RACE)
+    code, _, err = run_main(eval_prob_adaptive.main, *SD, *RACE, "--seed", 1)
+    assert code == 2 and "seed (0 there, 1 now)" in err
+    assert run_main(eval_prob_adaptive.main, *SD, *RACE, "--alpha", 0.2, "--dry_run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--alpha", 0.1], ["--alpha", "--strategy race"]),
+        (["--strategy", "race", "--to_keep", 1, "--n_samples", 5], ["--to_keep", "--strategy"]),
+        (["--strategy", "race", "--alpha", 1.5], ["--alpha 1.5", "between 0 and 1"]),
+        (["--strategy", "race", "--min_samples", 30, "--max_samples", 20], ["--min_samples 30", "--max_samples 20"]),
+        (["--strategy", "race", "--max_samples", 1001], ["--max_samples 1001", "1000"]),
+        (["--strategy", "race", "--min_samples", 1], ["--min_samples", "2 or more"]),
+    ],
+)
+def test_bad_input(argv, told, run_main, dit):
+    for main, base in ((eval_prob_adaptive.main, SD), (eval_prob_dit.main, dit)):
+        code, _, err = run_main(main, *base, *argv)
+        assert code == 2 and err.count("\n") == 1 and all(words in err for words in told), err
+    assert not Path("data").exists()
+
+
+def test_a_grid_is_no_race(run_main, dit):
+    for argv, told in ((["--t_interval", 100], "--t_interval"), (["--save_errors"], "--save_errors"), (["--cls", 3], "--cls")):
+        code, _, err = run_main(eval_prob_dit.main, *dit, "--strategy", "race", *argv)
+        assert code == 2 and err.count("\n") == 1 and told in err and "--strategy race" in err
