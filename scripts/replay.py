@@ -1,0 +1,267 @@
+#!/usr/bin/env python
+"""Accuracy against cost without a model: any stages and any race, replayed on a run that kept every candidate's errors.
+
+a run that eliminated nobody (--to_keep 1 --n_samples N), or a DiT run with --save_errors:
+  python scripts/replay.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64
+settings of your own, and a picture:
+  python scripts/replay.py RUN --stages "5 1 / 25 250" --stages "2 1 / 10 250" --race "0.05 10 5" --out replay.png
+"""
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli
+
+# keep / samples of a grid of N: the published shape and thriftier ones; alpha, least samples, round of a race
+STAGES = ("5 1 / {tenth} {n}", "3 1 / {tenth} {n}", "2 1 / {tenth} {n}", "2 1 / {fifth} {n}", "5 2 1 / {tenth} {fifth} {n}")
+RACES = tuple(f"{alpha} {least} 5" for alpha in (0.5, 0.2, 0.05, 0.01, 0.001) for least in (5, 10, 20))
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder with all errors of every candidate")
+    parser.add_argument("--stages", action="append", metavar="'K.. / N..'", help="to_keep / n_samples (default: several)")
+    parser.add_argument("--race", action="append", metavar="'ALPHA MIN ROUND'", help="settings of a race (default: several)")
+    parser.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], help="of a DiT run with --save_errors (default: the run's)")
+    parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
+                        "one half, confirm on the other (default: all)")  # fmt: skip
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
+    parser.add_argument("--out", type=Path, metavar="PNG", help="also draw accuracy against evaluations")
+    return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------- the run
+
+
+@dataclass
+class Table:
+    """All errors of a run. errors: [n,K,S], pairs ascending by t; t: [S]; class_of: label of each of the K candidates."""
+
+    errors: Any
+    t: Any
+    class_of: list[int]
+    labels: Any
+
+    @property
+    def n_trials(self) -> int:
+        return len(self.t) // len(set(self.t.tolist()))
+
+
+def read_table(args) -> Table:
+    """Raises ValueError for a folder that is empty or did not keep all errors."""
+    import numpy as np
+
+    from diffusion import runlog
+
+    config = runlog.read_config(args.folder) or {"identity": {}}
+    parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[args.part]
+    read = (runlog.load_record(path) for i, path in runlog.list_records(args.folder).items() if i % 2 in parity)
+    records = [record for record in read if record]
+    if not records:
+        raise ValueError(f"{args.folder} holds no readable record <index>.pt: give a run folder")
+    loss = args.loss or config["identity"].get("loss", "l2")
+    tables = [errors_of(args.folder, record, loss) for record in records]
+    keys, t, _ = tables[0]
+    labels = np.array([record["label"] for record in records])
+    return Table(np.stack([errors for _, _, errors in tables]), t, candidate_classes(config, keys), labels)
+
+
+def errors_of(folder, record, loss):
+    """Candidates, timesteps [S] ascending, errors [K,S] of one record."""
+    import numpy as np
+
+    from diffusion import scores
+
+    if "terms" in record:
+        return record["classes"].tolist(), record["t"].numpy(), scores.pick_term(loss, record["terms"], record["t"]).numpy()
+    if "sums" in record:
+        raise ValueError(f"{folder} kept sums only: run it again with --save_errors (and another --extra)")
+    candidates = record["errors"]
+    lengths = {len(c["t"]) for c in candidates.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"{folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors")
+    t = next(iter(candidates.values()))["t"].numpy()
+    order = np.argsort(t, kind="stable")
+    return list(candidates), t[order], np.stack([c["pred_errors"].numpy()[order] for c in candidates.values()])
+
+
+def candidate_classes(config, keys) -> list[int]:
+    """The label that each candidate stands for: its class's for a DiT, its prompt's else."""
+    from diffusion import datasets, paths, prompts
+
+    identity, options = config["identity"], config.get("options", {})
+    if "classes" in identity:
+        label_of = datasets.labels_of_classes(identity["dataset"], max(keys) + 1)
+        return [label_of[c] for c in keys]
+    if not options.get("prompt_path") and not options.get("dataset"):
+        return keys
+    shipped = datasets.DATASETS[options["dataset"]].prompts
+    path = options.get("prompt_path") or (paths.PROMPTS / shipped if shipped else None)
+    return prompts.read_prompts(path).classidx if path else keys
+
+
+# ---------------------------------------------------------------- one setting
+
+
+@dataclass
+class Result:
+    """What a setting gave: predictions and evaluations, [n] each."""
+
+    kind: str
+    setting: str
+    preds: Any
+    evaluations: Any
+
+
+def columns_of(table: Table, wanted) -> list[int]:
+    """Where the pairs of a plan are in the table; the j-th trial of a timestep is its j-th column there."""
+    from collections import Counter
+
+    first = {int(t): i for i, t in reversed(list(enumerate(table.t)))}
+    lacking = sorted(set(wanted.tolist()) - set(first))
+    if lacking:
+        raise ValueError(
+            f"the run has no timestep {lacking[0]}: the last number of samples must be such that its grid lies in the run's"
+        )
+    used, columns = Counter(), []
+    for t in wanted.tolist():
+        columns.append(first[t] + used[t])
+        used[t] += 1
+    return columns
+
+
+def play(table: Table, kind: str, setting: str, plan, eliminate) -> Result:
+    """Runs eliminate(evaluate) -> errors, row on every image."""
+    import numpy as np
+
+    columns = np.array(columns_of(table, plan.t))
+    preds, evaluations = [], []
+    for image in table.errors[:, :, columns]:
+        errors, winner, *_ = eliminate(lambda rows, pairs, image=image: image[rows][:, pairs])
+        preds.append(table.class_of[winner])
+        evaluations.append(sum(map(len, errors.values())))
+    return Result(kind, setting, np.array(preds), np.array(evaluations))
+
+
+def play_stages(table: Table, setting: str) -> Result:
+    from diffusion import elimination, schedule
+
+    to_keep, n_samples = ([int(n) for n in part.split()] for part in setting.split("/"))
+    schedule.check_stages(to_keep, n_samples, len(table.class_of))
+    plan = schedule.make_plan(n_samples, table.n_trials)
+    return play(table, "stages", setting, plan, lambda e: elimination.run_stages(e, len(table.class_of), plan.stages, to_keep))
+
+
+def play_race(table: Table, setting: str) -> Result:
+    from diffusion import elimination, schedule
+
+    alpha, least, size = setting.split()
+    race = elimination.Race(float(alpha), int(least), int(size), cli.ROUND_EVALUATIONS)
+    plan = schedule.race_plan(len(set(table.t.tolist())), table.n_trials)
+    return play(table, "race", setting, plan, lambda e: elimination.run_race(e, table.class_of, len(plan.t), race))
+
+
+def play_all(args, table: Table) -> list[Result]:
+    """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played."""
+    n = len(set(table.t.tolist()))
+    defaults = [text.format(n=n, tenth=max(1, n // 10), fifth=max(1, n // 5)) for text in STAGES]
+    own = args.stages or args.race
+    settings = [(play_stages, s) for s in (args.stages or ([] if own else defaults))]
+    settings += [(play_race, s) for s in (args.race or ([] if own else RACES))]
+    results = [play_stages(table, f"1 / {n}")]
+    for player, setting in settings:
+        try:
+            results.append(player(table, setting))
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{player.__name__.replace('play_', '--')} {setting!r}: {error}") from None
+    return results
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def rows_of(results: list[Result], labels) -> list[dict]:
+    """One row a setting; agreement is with the full grid, which is the first result."""
+    from diffusion import metrics
+
+    full = results[0]
+    return [
+        {
+            "kind": r.kind,
+            "setting": r.setting,
+            "evaluations": float(r.evaluations.mean()),
+            "share": float(r.evaluations.mean() / full.evaluations.mean()),
+            "accuracy": metrics.top1(r.preds, labels),
+            "agreement": metrics.top1(r.preds, full.preds),
+            "p": metrics.mcnemar(full.preds == labels, r.preds == labels).p_value,
+        }
+        for r in results
+    ]
+
+
+def percent(estimate) -> str:
+    return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def print_rows(rows: list[dict]):
+    print(f"{'':8}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
+    for r in rows:
+        print(f"{r['kind']:8}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {percent(r['accuracy']):26}"
+              f"{percent(r['agreement']):28}{r['p']:.2g}")  # fmt: skip
+
+
+def write_csv(path: Path, rows: list[dict]):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["kind", "setting", "evaluations", "accuracy", "low", "high", "agreement", "agreement_low", "n", "p"])
+        for r in rows:
+            a, g = r["accuracy"], r["agreement"]
+            writer.writerow([r["kind"], r["setting"], r["evaluations"], a.value, a.low, a.high, g.value, g.low, a.n, r["p"]])
+
+
+def draw(path: Path, rows: list[dict]):
+    """Accuracy and agreement against evaluations, a point a setting."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
+        for kind, marker in (("stages", "s"), ("race", "o")):
+            chosen = [r for r in rows if r["kind"] == kind]
+            x, y = [r["evaluations"] for r in chosen], [100 * r[name].value for r in chosen]
+            below = [100 * max(0, r[name].value - r[name].low) for r in chosen]  # rounding can leave -1e-16
+            above = [100 * max(0, r[name].high - r[name].value) for r in chosen]
+            axis.errorbar(x, y, yerr=(below, above), fmt=marker, label=kind, capsize=2, alpha=0.8)
+        axis.set(xscale="log", xlabel="network evaluations an image", ylabel=f"{name}, %")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    axes[0].set_title(f"accuracy, n = {rows[0]['accuracy'].n}, 95 % intervals")
+    axes[1].set_title("same prediction as the full grid")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        table = read_table(args)
+        rows = rows_of(play_all(args, table), table.labels)
+        if args.csv:
+            write_csv(args.csv, rows)
+        if args.out:
+            draw(args.out, rows)
+    size = f"{len(table.labels)} images, {len(table.class_of)} candidates, {len(table.t)} pairs each"
+    print(f"{size}; p: McNemar's exact test against the full grid")
+    print_rows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
