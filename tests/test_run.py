@@ -21,7 +21,6 @@ from diffusion.transforms import sd_transform
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
 FOLDER = Path("data/fashion_mnist/v2-0_1trials_3_1keep_2_4samples_64")
-SHIPPED_MODEL = pytest.mark.skipif(not paths.TINY_SD.exists(), reason="the shipped model is not in this checkout")
 
 
 @pytest.fixture
@@ -305,7 +304,6 @@ def test_save_noise_is_the_published_bank(run_main):
 # ---------------------------------------------------------------- the shipped model
 
 
-@SHIPPED_MODEL
 def test_the_readme_command_on_a_few_images(run):
     code, out, err = run("--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", 30)
     assert code == 0, err
@@ -313,7 +311,6 @@ def test_the_readme_command_on_a_few_images(run):
     assert accuracy >= 60  # ten classes: chance is 10; measured on all 1,000: see the model card
 
 
-@SHIPPED_MODEL
 def test_the_shipped_pipeline_opens_in_diffusers_and_draws():
     from diffusers import StableDiffusionPipeline
 
