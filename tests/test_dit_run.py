@@ -190,6 +190,16 @@ def test_workers_share_the_images(run, run_main):
     assert "Images: 3 of 3" in run_main(print_dit_acc.main, FOLDER)[1]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_networks_give_float32_terms_near_those_of_float32(dtype, run):
+    run(*CLOTHES, *GRID, "--imgs_to_eval", 1, "--save_errors")
+    code, _, err = run(*CLOTHES, *GRID, "--imgs_to_eval", 1, "--save_errors", "--dtype", dtype, "--extra", dtype)
+    assert code == 0, err
+    whole, half = record(0)["terms"], record(0, Path(f"data/fashion_mnist_{dtype}") / FOLDER.name)["terms"]
+    assert half.dtype == torch.float32 and not torch.equal(whole, half)
+    torch.testing.assert_close(half[..., :2], whole[..., :2], rtol=0.05, atol=0.01)
+
+
 # ---------------------------------------------------------------- interruptions
 
 
@@ -276,6 +286,18 @@ def test_objectnet_predicts_its_own_labels(run_main, golden_root):
         assert best in table[names[saved["pred"]]]
     printed = run_main(print_dit_acc.main, folder)[1]
     assert out.split("Top-1 accuracy: ")[1].splitlines()[0] == printed.split("for L2: ")[1].splitlines()[0]
+
+
+def test_objectnets_class_folders_are_mapped_to_its_labels(run_main, golden_root, tmp_path):
+    """Two ImageNet classes of one ObjectNet label: whichever of them wins, the label is right."""
+    label_of = datasets.labels_of_classes("objectnet", 113)
+    images = datasets.open_dataset("objectnet", "test", None, GOLDEN / "data")
+    label = int(images.labels[0])
+    several = [c for c, of in label_of.items() if of == label]
+    other = next(c for c, of in label_of.items() if of != label)
+    class_files(tmp_path / "runs", {several[-1]: {0: [1.0, 1.0]}, other: {0: [2.0, 2.0]}})
+    code, out, err = run_main(print_dit_acc.main, tmp_path / "runs", "--dataset", "objectnet")
+    assert code == 0 and "Accuracy for L2: 100.00%" in out, err
 
 
 def test_classes_of_the_test_sets_that_reuse_imagenets():
