@@ -146,7 +146,7 @@ def main(argv=None) -> int:
     if args.dry_run:
         return 0
 
-    from diffusion import loader, models, runlog
+    from diffusion import models, runlog
 
     with cli.bad_input():
         runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected)))
@@ -159,11 +159,8 @@ def main(argv=None) -> int:
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
-    tally = cli.Tally(run.done.values() if args.load_stats else ())
-    loaded = loader.load_images(run.dataset, run.todo, loader.processes(args.device))
-    failures, stopped_by = cli.work_through(loaded, len(run.todo), work, tally)
-    lines = cli.accuracy_lines(run.done.values())
-    return cli.close(lines, run.done, f"scripts/print_acc.py {run.folder}", tally, failures, stopped_by)
+    ended = cli.work_through(args, run.dataset, run.todo, run.done, work)
+    return cli.close(cli.accuracy_lines(run.done.values()), run.done, f"scripts/print_acc.py {run.folder}", *ended)
 
 
 if __name__ == "__main__":

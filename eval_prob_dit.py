@@ -269,7 +269,7 @@ def main(argv=None) -> int:
     if args.dry_run:
         return 0
 
-    from diffusion import loader, models, runlog
+    from diffusion import models, runlog
 
     with cli.bad_input():
         denoiser = models.load_dit(run.files, args.dtype, args.device)
@@ -292,13 +292,10 @@ def main(argv=None) -> int:
         run.done[index] = per_class_outcome(run, label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
-    tally = cli.Tally(run.done.values() if args.load_stats else ())
-    loaded = loader.load_images(run.dataset, run.todo, loader.processes(args.device))
     per_class = None not in run.folders
-    failures, stopped_by = cli.work_through(loaded, len(run.todo), work_per_class if per_class else work, tally)
+    ended = cli.work_through(args, run.dataset, run.todo, run.done, work_per_class if per_class else work)
     lines = [] if per_class else cli.accuracy_lines(run.done.values())
-    report = f"scripts/print_dit_acc.py {report_folder(args, run)}"
-    return cli.close(lines, run.done, report, tally, failures, stopped_by)
+    return cli.close(lines, run.done, f"scripts/print_dit_acc.py {report_folder(args, run)}", *ended)
 
 
 def report_folder(args, run) -> str:

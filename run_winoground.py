@@ -166,7 +166,7 @@ def main(argv=None) -> int:
     if args.dry_run:
         return 0
 
-    from diffusion import loader, runlog, winoground
+    from diffusion import runlog, winoground
     from diffusion.metrics import PairScores
 
     with cli.bad_input():
@@ -180,11 +180,9 @@ def main(argv=None) -> int:
         run.done[example.id] = outcome
         return outcome
 
-    tally = cli.Tally(run.done.values() if args.load_stats else ())
-    loaded = loader.load_images(run.data, run.todo, loader.processes(args.device))
-    failures, stopped_by = cli.work_through(loaded, len(run.todo), work, tally)
+    ended = cli.work_through(args, run.data, run.todo, run.done, work)
     lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
-    return cli.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", tally, failures, stopped_by)
+    return cli.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended)
 
 
 if __name__ == "__main__":

@@ -317,15 +317,18 @@ class StopBetweenImages:
             signal.signal(number, handler)
 
 
-def work_through(loaded, total: int, work, tally: Tally) -> tuple[dict, int | None]:
-    """Calls work(index, image, label) -> outcome for everything that `loaded` yields, under a progress bar.
+def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
+    """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
-    An image that could not be read, or whose errors are not finite, is a failure; the others go on. Returns the failures,
-    {index: problem}, and the number of the signal that stopped the work before its end, or None.
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
+    earlier runs. Returns the tally, the failures {index: problem}, and the number of the signal that stopped the work before
+    its end, or None.
     """
-    failures = {}
-    with StopBetweenImages() as stop, progress(total) as bar:
-        for index, image, label, problem in loaded:
+    from diffusion import loader
+
+    tally, failures = Tally(done.values() if args.load_stats else ()), {}
+    with StopBetweenImages() as stop, progress(len(todo)) as bar:
+        for index, image, label, problem in loader.load_images(dataset, todo, loader.processes(args.device)):
             try:
                 if problem:
                     failures[index] = problem
@@ -337,7 +340,7 @@ def work_through(loaded, total: int, work, tally: Tally) -> tuple[dict, int | No
             bar.update()
             if stop.signal:
                 break
-    return failures, stop.signal if tally.done + len(failures) < total else None
+    return tally, failures, stop.signal if tally.done + len(failures) < len(todo) else None
 
 
 def accuracy_lines(outcomes) -> list[str]:
