@@ -143,19 +143,17 @@ def check_classes(args, dataset, files) -> dict[int, int]:
     from diffusion import datasets
 
     label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
+    known = 1000 if args.dataset.startswith(("imagenet", "objectnet")) else len(label_of)
+    if known != files.num_classes:
+        raise ValueError(
+            f"--dataset {args.dataset} is about {known} classes and the model about {files.num_classes}: they are others, give a "
+            "model of these classes with --model_path"
+        )
     others = [c for c in args.cls or () if c not in label_of]
     if others:
         raise ValueError(f"--cls {others[0]} is no class of {args.dataset}, which has {len(label_of)} from {min(label_of)} to "
                          f"{max(label_of)}")  # fmt: skip
-    chosen = {c: label for c, label in label_of.items() if args.cls is None or c in args.cls}
-    if max(chosen) >= files.num_classes:
-        raise ValueError(f"--cls {max(chosen)} is no class of the model, which has 0 to {files.num_classes - 1}")
-    if not args.dataset.startswith(("imagenet", "objectnet")) and len(label_of) != files.num_classes:
-        raise ValueError(
-            f"--dataset {args.dataset} has {len(label_of)} classes and the model {files.num_classes}: they are others, give a "
-            "model of these classes with --model_path"
-        )
-    return chosen
+    return {c: label for c, label in label_of.items() if args.cls is None or c in args.cls}
 
 
 def saved(args) -> str:
@@ -238,8 +236,6 @@ def errors_of_class(args, run, denoiser, x0, cond):
     }[saved(args)]
     t = torch.from_numpy(run.plan.t)
     errors = kernel.epsilon_errors(denoiser, x0, cond, t, run.noise, score, args.batch_size)[0]
-    if not errors.isfinite().all():
-        raise FloatingPointError(f"{(~errors.isfinite()).sum()} of {errors.numel()} errors are not finite")
     return errors.unflatten(0, (-1, args.n_trials))
 
 
@@ -252,9 +248,15 @@ def announce(args, run):
     n = len(run.label_of)
     cost = schedule.count_evaluations(run.plan, n, args.to_keep or [1])
     options = vars(args) | {"cls": f"{n} of {run.files.num_classes}"}
-    labels = {int(run.dataset.labels[i]) for i in run.selected}
-    partial = f"these first {len(run.selected)} images hold {len(labels)} of {len(run.dataset.classes)} classes"
-    notices = (run.dataset.notice, partial if args.imgs_to_eval and len(labels) < len(run.dataset.classes) else None)
+    labels = [int(run.dataset.labels[i]) for i in run.selected]
+    partial = f"these first {len(labels)} images hold {len(set(labels))} of {len(run.dataset.classes)} classes"
+    lost = sum(label not in run.label_of.values() for label in labels)
+    notices = (
+        run.dataset.notice,
+        partial if args.imgs_to_eval and len(set(labels)) < len(run.dataset.classes) else None,
+        f"{lost} of {len(labels)} images are of none of the chosen classes and count as wrong" if lost and n > 1 else None,
+        schedule.coverage_notice(args.n_samples or [args.max_samples]) if eliminates(args) else None,
+    )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     about = {"weights": run.files.path or f"{run.files.file} (published)"}
@@ -295,16 +297,24 @@ def main(argv=None) -> int:
     per_class = None not in run.folders
     ended = cli.work_through(args, run.dataset, run.todo, run.done, work_per_class if per_class else work)
     lines = [] if per_class else cli.accuracy_lines(run.done.values())
-    return cli.close(lines, run.done, f"scripts/print_dit_acc.py {report_folder(args, run)}", *ended)
+    return cli.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(args, run)}", *ended)
 
 
-def report_folder(args, run) -> str:
-    """What scripts/print_dit_acc.py is to be called with."""
+def report_arguments(args, run) -> str:
+    """What scripts/print_dit_acc.py is to be called with: the run folder, or all class folders and where labels come from."""
     if None in run.folders:
         return str(run.folders[None])
-    folder = next(iter(run.folders.values()))
-    parent = folder.parents[1] if folder.name == args.split else folder.parent
-    return f"{parent} --dataset {args.dataset}"
+    c, folder = next(iter(run.folders.items()))
+    pattern = str(folder.parent if folder.name == args.split else folder).replace(f"_cls{c}_", "_cls*_")
+    named = {
+        name: getattr(args, name) for name in ("dataset", "split", "data_dir", "config_name", "image_column", "label_column")
+    }
+    given = {
+        name: value
+        for name, value in named.items()
+        if value and (name, value) not in (("split", "test"), ("data_dir", "datasets"))
+    }
+    return " ".join([pattern, *(f"--{name} {value}" for name, value in given.items())])
 
 
 if __name__ == "__main__":

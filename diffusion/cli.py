@@ -133,7 +133,7 @@ def add_race_options(parser):
     group = parser.add_argument_group("strategy")
     group.add_argument("--strategy", default="stages", choices=["stages", "race"], help="stages: the published one; race: a "
                        "candidate falls as soon as it is significantly worse than the best (default: stages)")  # fmt: skip
-    group.add_argument("--alpha", type=float, help="race: probability of losing the best candidate (default: 0.05)")
+    group.add_argument("--alpha", type=float, help="race: level of a round's tests against the best (default: 0.05)")
     group.add_argument("--min_samples", type=at_least(2), metavar="N", help="race: pairs before the first may fall (default: 10)")
     group.add_argument("--round_size", type=at_least(1), metavar="N", help="race: pairs a later round, at least (default: 5)")
     group.add_argument("--max_samples", type=at_least(2), metavar="N", help="race: timesteps at most, to 1000 (default: 250)")
@@ -150,10 +150,16 @@ def resolve_race(args) -> None:
         raise ValueError("--to_keep and --n_samples are for --strategy stages: leave them out, or leave out --strategy race")
     for name, default in RACE.items():
         setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
-    if not 0 < args.alpha < 1:
-        raise ValueError(f"--alpha {args.alpha} must lie between 0 and 1")
+    race_rule(args)
     if not args.min_samples <= args.max_samples * args.n_trials or args.max_samples > 1000:
         raise ValueError(f"--min_samples {args.min_samples} must not exceed --max_samples {args.max_samples}, nor that 1000")
+
+
+def race_rule(args):
+    """The Race of these options. Raises ValueError for an impossible one."""
+    from diffusion.elimination import Race
+
+    return Race(args.alpha, args.min_samples, args.round_size, ROUND_EVALUATIONS)
 
 
 def race_identity(args) -> dict:
@@ -177,15 +183,14 @@ def eliminate(args, evaluate, class_of: list[int], plan) -> tuple[dict, int, dic
 
     if args.strategy == "stages":
         return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
-    race = elimination.Race(args.alpha, args.min_samples, args.round_size, ROUND_EVALUATIONS)
-    errors, winner, fell = elimination.run_race(evaluate, class_of, len(plan.t), race)
+    errors, winner, fell = elimination.run_race(evaluate, class_of, len(plan.t), race_rule(args))
     return errors, winner, {"fell": fell}
 
 
 def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--extra", help="added to the dataset's name in the run folder")
-    group.add_argument("--seed", type=at_least(0), default=0, help="of the noise and of --imgs_to_eval (default: 0)")
+    group.add_argument("--seed", type=at_least(0), default=0, help="of the noise, and of a random choice of images (default: 0)")
     group.add_argument("--n_workers", type=at_least(1), default=1, help="processes that share the images (default: 1)")
     group.add_argument("--worker_idx", type=at_least(0), default=0, help="this process's number, from 0")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
@@ -321,7 +326,7 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
-    earlier runs. Returns the tally, the failures {index: problem}, and the number of the signal that stopped the work before
+    earlier runs. Returns the tally, the failures {name: problem}, and the number of the signal that stopped the work before
     its end, or None.
     """
     from diffusion import loader
@@ -331,11 +336,11 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
         for index, image, label, problem in loader.load_images(dataset, todo, loader.processes(args.device)):
             try:
                 if problem:
-                    failures[index] = problem
+                    failures[dataset.name(index)] = problem
                 else:
                     tally.add(work(index, image, label))
             except FloatingPointError as error:
-                failures[index] = f"{error}: try --dtype bfloat16"
+                failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
             bar.set_postfix(tally.postfix(), refresh=False)
             bar.update()
             if stop.signal:

@@ -78,6 +78,10 @@ class ImageData:
             raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {_one_line(error)}") from error
         return image, label
 
+    def name(self, index: int) -> int:
+        """What a message calls the item: its index, which names its record too."""
+        return index
+
     @property
     def labels(self) -> np.ndarray:
         for name in ("targets", "labels", "_labels", "y"):  # torchvision's datasets do not agree on a name

@@ -44,7 +44,8 @@ def survivors(scores: dict[int, float], k: int) -> list[int]:
 class Race:
     """The rule of a race.
 
-    alpha: probability of losing the best candidate by mistake, shared by the comparisons with all others (Bonferroni)
+    alpha: level of the tests of one round, shared by the comparisons with all others (Bonferroni). Every round tests again, so
+        the best of nearly equal candidates is lost more often than that: measure it by scripts/replay.py
     min_samples: pairs that every candidate sees before the first may fall
     round_size: pairs of a later round while many are alive
     round_evaluations: a later round has at least this many evaluations, so few candidates see more pairs a round
@@ -54,6 +55,15 @@ class Race:
     min_samples: int
     round_size: int
     round_evaluations: int
+
+    def __post_init__(self):
+        """Raises ValueError for a rule that cannot be run."""
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
+        if self.min_samples < 2 or self.round_size < 1:
+            raise ValueError(
+                f"a race needs 2 samples or more (not {self.min_samples}) and rounds of 1 or more (not {self.round_size})"
+            )
 
     def size(self, seen: int, n_alive: int) -> int:
         """How many pairs the next round has; a function of the race alone, so that results do not depend on --batch_size."""

@@ -18,6 +18,7 @@ def epsilon_errors(
     """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S] or [K,S,...] (paper, eq. 5).
 
     Candidate-major, pair inner. Noising and errors in float32; everything stays on x0's device until the one copy at the end.
+    Raises ValueError for noise of another shape, FloatingPointError when an error is not finite.
     """
     if noise.shape != (len(t), *x0.shape[-3:]):
         raise ValueError(f"noise {list(noise.shape)} does not fit {len(t)} timesteps of latents {list(x0.shape)}")
@@ -33,4 +34,6 @@ def epsilon_errors(
         output = denoiser.predict(noisy, t[pair], conds[row])
         errors.append(score(noise[pair], output.float(), noisy, t[pair]))
     errors = torch.cat(errors)
+    if not errors.isfinite().all():  # no candidate may win by being NaN
+        raise FloatingPointError(f"{int((~errors.isfinite()).sum())} of {errors.numel()} errors are not finite")
     return errors.view(len(conds), n_pairs, *errors.shape[1:]).cpu()

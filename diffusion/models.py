@@ -118,12 +118,7 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     disable_progress_bar()  # of weights from disk; downloads keep theirs
 
     def part(cls, name, torch_dtype=torch.float32):
-        where = {"subfolder": name, "revision": files.revision}
-        model, info = cls.from_pretrained(files.source, torch_dtype=torch_dtype, output_loading_info=True, **where)
-        missing = sorted(info["missing_keys"])
-        if missing:  # which transformers would leave at random values
-            raise ValueError(f"{files.source}/{name}: {len(missing)} weights are missing, {missing[0]} the first")
-        return model.to(device).eval().requires_grad_(False)
+        return _pretrained(cls, files.source, device, torch_dtype=torch_dtype, subfolder=name, revision=files.revision)
 
     unet = part(UNet2DConditionModel, "unet", DTYPES[dtype])
     text_encoder = part(CLIPTextModel, "text_encoder")
@@ -205,6 +200,8 @@ def find_dit(model: str, model_path: str | None, img_size: int | None, vae_path:
         raise ValueError(f"--image-size {img_size} must be a multiple of {unit} for this model")
     vae_config = _fetch(vae_path, "config.json", "--vae_path", "the folder of an AutoencoderKL")
     vae, channels = json.loads(vae_config.read_text()), config.get("in_channels", 4)
+    if "block_out_channels" not in vae:
+        raise ValueError(f"--vae_path {vae_path}: its config.json describes no AutoencoderKL")
     if 2 ** (len(vae["block_out_channels"]) - 1) != loading.VAE_FACTOR or vae.get("latent_channels", 4) != channels:
         raise ValueError(f"--vae_path {vae_path}: a DiT needs {channels} latent channels at an eighth of the image's side")
     side = img_size // loading.VAE_FACTOR
@@ -240,18 +237,34 @@ def load_dit(files: DiTFiles, dtype: str, device: str) -> Denoiser:
 
 def dit_identity(files: DiTFiles) -> str:
     """Tells two sets of weights apart: hashes of local files, the names of published ones."""
-    weights = hash_files(files.file.parent, [files.file]) if files.path else files.file.name
+    config = files.file.parent / "config.json"  # the number of heads shows in no tensor's shape
+    weights = hash_files(config.parent, [files.file, *([config] if config.is_file() else [])]) if files.path else files.file.name
     return f"{weights}, VAE {_identity(files.vae, files.vae_revision)}"
 
 
 # ---------------------------------------------------------------- what both need
 
 
+def _pretrained(cls, source: str, device: str, **how):
+    """A model of diffusers' or transformers' class, in eval mode. Raises ValueError or OSError for weights that do not do."""
+    place = "/".join(filter(None, (source, how.get("subfolder"))))
+    try:
+        model, info = cls.from_pretrained(source, output_loading_info=True, **how)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged file makes of itself whatever the reader runs into
+        raise ValueError(f"{place}: its weights are damaged ({type(error).__name__}: {error})") from None
+    missing = sorted(info["missing_keys"])
+    if missing:  # which transformers would leave at random values
+        raise ValueError(f"{place}: {len(missing)} weights are missing, {missing[0]} the first")
+    return model.to(device).eval().requires_grad_(False)
+
+
 def vae_encoder(source: str, device: str, **where) -> Callable:
     """image [3,H,W] in [-1,1] -> mean of the VAE's posterior times its own scaling factor, [C,h,w] float32 on the device."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **where).to(device).eval().requires_grad_(False)
+    vae = _pretrained(AutoencoderKL, source, device, torch_dtype=torch.float32, **where)
 
     @torch.inference_mode()
     def encode(image):

@@ -43,11 +43,8 @@ def whole_output(noise, output, *_):
     return output
 
 
-TERMS = ("mse", "l1", "kl", "nll")  # the four numbers of an evaluation of a model with a learned variance
-
-
 def pick_term(loss, terms, t):
-    """One number of the four: terms [K,S,4], t [S] int64 -> [K,S]. l2, l1, kl, or vlb: nll at t = 0 and kl elsewhere.
+    """One of an evaluation's four numbers (mse, l1, kl, nll): terms [K,S,4], t [S] int64 -> [K,S]; vlb: nll at t = 0, else kl.
 
     vlb is the variational bound's own term at each t (Improved DDPM, equations 4 to 7); the published tables call kl "VLB".
     """

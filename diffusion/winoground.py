@@ -61,6 +61,10 @@ class PairData:
         images = tuple(_decode(example, k) for k in (0, 1))
         return (images if self.transform is None else tuple(map(self.transform, images))), example
 
+    def name(self, index: int) -> int:
+        """What a message calls the item: the example's id, which names its record too."""
+        return self.examples[index].id
+
     def fingerprint(self) -> str:
         """Tells two sets apart, cheaply: a hash of all ids, captions and tags and of the first, middle and last images."""
         words = [(e.id, e.captions, e.tag, e.secondary_tag, e.collapsed_tag) for e in self.examples]

@@ -148,7 +148,6 @@ def random_dit(config: dict, dtype: str, device: str, latent_shape):
         embed=lambda class_ids: torch.tensor(class_ids, device=device),
         predict=lambda x_t, t, cond: network(x_t.to(DTYPES[dtype]), t, cond),
         alphas_cumprod=process.alphas_cumprod,
-        terms=process.errors,
     )
 
 

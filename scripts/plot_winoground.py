@@ -62,14 +62,16 @@ def find_model(args, options, identity):
     return files
 
 
-def error_maps(options, files, images, captions):
+def error_maps(options, identity, files, images, captions):
     """Squared errors of the noise, the mean over the run's timesteps and noises -> [2,2,h,w] (caption, image, position)."""
     import torch
 
     from diffusion import kernel, models, schedule, scores
 
     plan = schedule.interval_plan(options.t_interval, options.n_trials)
-    noise, _ = cli.open_noise(options, len(plan.t), models.latent_shape(files, options.img_size))
+    noise, noise_identity = cli.open_noise(options, len(plan.t), models.latent_shape(files, options.img_size))
+    if noise_identity != identity["noise"]:
+        raise ValueError(f"--noise_path {options.noise_path} of the run holds other noise now")
     denoiser = models.load_sd(files, options.dtype, options.device)
     x0 = torch.stack([denoiser.encode(image) for image in images])
     conds = denoiser.embed(list(captions))[[0, 0, 1, 1]]
@@ -90,7 +92,7 @@ def draw(path: Path, images, captions, maps):
     span = np.abs(advantage).max() or 1.0
     figure = plt.figure(figsize=(9, 9), layout="constrained")
     for c, row in enumerate(figure.subfigures(2, 1)):
-        row.suptitle(f"caption {c}: {captions[c]}")
+        row.suptitle(f"caption {c}: {captions[c]}", parse_math=False)
         axes = row.subplots(1, 2)
         for i, axis in enumerate(axes):
             picture = (images[i].permute(1, 2, 0).numpy() + 1) / 2
@@ -120,7 +122,7 @@ def main(argv=None) -> int:
 
         data.transform = transforms.sd_transform(options.img_size, options.interpolation)
         images, example = data[position]
-        maps = error_maps(options, files, images, example.captions)
+        maps = error_maps(options, identity, files, images, example.captions)
         draw(args.out, images, example.captions, maps)
     for i in (0, 1):
         difference = (maps[1 - i, i] - maps[i, i]).mean().item()

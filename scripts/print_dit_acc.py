@@ -69,7 +69,10 @@ def shared_files(folders) -> list[str]:
 
 
 def class_means(folders, name):
-    """Means [K,Q] over an image's evaluations, one file at a time; None when one cannot be read. Raises ValueError for others."""
+    """Means [K,Q] over an image's evaluations, one file at a time; None when one cannot be read or holds NaN.
+
+    Raises ValueError for files that hold no errors.
+    """
     import torch
 
     from diffusion import runlog
@@ -83,7 +86,21 @@ def class_means(folders, name):
             raise ValueError(f"{folder / name} holds predictions, not errors: use folders of squared errors or of --save_vb")
         # [T,n], [T,n,4], or an error map [T,n,h,w] whose mean is the squared error
         means.append(errors.double().mean((0, 1)).view(-1) if errors.ndim < 4 else errors.double().mean().view(1))
-    return torch.stack(means)
+    means = torch.stack(means)
+    return means if means.isfinite().all() else None  # a NaN would win or lose by how argmin sorts it
+
+
+def check_images(folders, names, dataset, name: str):
+    """Raises ValueError when these records cannot be about the images of this dataset."""
+    from diffusion import runlog
+
+    made_on = {config["identity"]["images"] for folder in folders if (config := runlog.read_config(folder))}
+    if made_on - {dataset.fingerprint()}:
+        raise ValueError(f"these folders were made on other images than --dataset {name} has here: name theirs with --data_dir")
+    if names and int(Path(names[-1]).stem) >= len(dataset):
+        raise ValueError(
+            f"there is a record of image {Path(names[-1]).stem}, but --dataset {name} has {len(dataset)} images here"
+        )
 
 
 def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
@@ -99,20 +116,24 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     if unknown:
         raise ValueError(f"{folders[unknown[0]]}: {unknown[0]} is no class of {args.dataset}")
     names = shared_files(folders.values())
+    check_images(folders.values(), names, dataset, args.dataset)
     print(f"Found {len(names)} shared files across all {len(folders)} subdirs.", flush=True)
     rows = [label_of[c] for c in folders]
     found = ((int(Path(name).stem), class_means(folders.values(), name)) for name in names)
     read = [(predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
-    return [preds for preds, _ in read], [label for _, label in read], {"classes": len(folders), "n_expected": expected}
+    about = {"classes": len(folders), "n_expected": expected, "left_out": len(names) - len(read)}
+    return [preds for preds, _ in read], [label for _, label in read], about
 
 
 # ---------------------------------------------------------------- records of all classes
 
 
-def record_predictions(record: dict, label_of) -> dict[str, int]:
-    """All columns of a record with sums over a grid; the one prediction of a record of stages."""
+def record_predictions(record: dict, label_of) -> dict[str, int] | None:
+    """All columns of a record with sums over a grid, None when one is not finite; the one prediction of an elimination."""
     if "sums" not in record:
-        return {"its own loss, in stages": record["pred"]}
+        return {"its own loss, by elimination": record["pred"]}
+    if not record["sums"].isfinite().all():
+        return None
     rows = [label_of[c] for c in record["classes"].tolist()]
     return predictions(record["sums"] / len(record["t"]), rows)
 
@@ -125,14 +146,16 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     dataset = args.dataset or (config and config["identity"]["dataset"])
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     preds, labels, evaluations, n_classes = [], [], 0, 0
-    for path in runlog.list_records(folder).values():
-        record = runlog.load_record(path)
-        if record is not None:
-            preds.append(record_predictions(record, label_of))
+    files = runlog.list_records(folder).values()
+    for record in map(runlog.load_record, files):
+        told = record and record_predictions(record, label_of)
+        if told:
+            preds.append(told)
             labels.append(record["label"])
             evaluations += runlog.outcome(record).evaluations
             n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
-    about = {"classes": n_classes, "n_expected": config and config["images_expected"]}
+    left_out = len(files) - len(preds)
+    about = {"classes": n_classes, "n_expected": config and config["images_expected"], "left_out": left_out}
     return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
 
 
@@ -171,6 +194,8 @@ def main(argv=None) -> int:
     for name, estimate in result.items():
         print(f"Accuracy for {name}: {estimate}")
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
+    if about["left_out"]:
+        print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
     if "evaluations_per_image" in about:
         print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations an image")
     return 0

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Accuracy against cost without a model: any stages and any race, replayed on a run that kept every candidate's errors.
 
+A setting is played on the run's own errors. A real run of it is alike, not the same: its noise goes with the order of evaluation.
+
 a run that eliminated nobody (--to_keep 1 --n_samples N), or a DiT run with --save_errors:
   python scripts/replay.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64
 settings of your own, and a picture:
@@ -171,7 +173,8 @@ def play_all(args, table: Table) -> list[Result]:
     n = len(set(table.t.tolist()))
     defaults = [text.format(n=n, tenth=max(1, n // 10), fifth=max(1, n // 5)) for text in STAGES]
     own = args.stages or args.race
-    settings = [(play_stages, s) for s in (args.stages or ([] if own else defaults))]
+    possible = [text for text in defaults if int(text.split()[0]) <= len(table.class_of)]
+    settings = [(play_stages, s) for s in (args.stages or ([] if own else possible))]
     settings += [(play_race, s) for s in (args.race or ([] if own else RACES))]
     results = [play_stages(table, f"1 / {n}")]
     for player, setting in settings:

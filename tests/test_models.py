@@ -110,7 +110,10 @@ def test_a_small_model_says_its_own_size(tmp_path):
     assert models.find_sd("2-0", str(tmp_path / "m")).default_size == 64
 
 
-@pytest.mark.parametrize(("part", "file"), [("text_encoder", "model"), ("unet", "diffusion_pytorch_model")])
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("text_encoder", "model"), ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")],
+)
 def test_a_checkpoint_that_lacks_weights_is_refused(part, file, tmp_path):
     """transformers, and some versions of diffusers, would fill the gap with random numbers and a warning."""
     from safetensors.torch import load_file, save_file
@@ -123,3 +126,18 @@ def test_a_checkpoint_that_lacks_weights_is_refused(part, file, tmp_path):
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="missing"):
         models.load_sd(models.find_sd("2-0", str(tmp_path / "gap")), "float32", "cpu")
+
+
+@pytest.mark.parametrize(("part", "file"), [("text_encoder", "model"), ("vae", "diffusion_pytorch_model")])
+def test_a_torn_checkpoint_is_refused(part, file, tmp_path):
+    shutil.copytree(TINY_SD20, tmp_path / "torn")
+    path = tmp_path / "torn" / part / f"{file}.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises((ValueError, OSError)):
+        models.load_sd(models.find_sd("2-0", str(tmp_path / "torn")), "float32", "cpu")
+
+
+def test_a_vae_path_without_a_vae(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"--vae_path .* no AutoencoderKL"):
+        models.find_dit("tiny", None, None, str(tmp_path))

@@ -94,6 +94,8 @@ def test_bad_input(full, replay, run_main):
         ((full, "--stages", "3 1 2 20"), "--stages"),
         ((full, "--stages", "11 1 / 2 20"), "--to_keep"),
         ((full, "--race", "0.05 10"), "--race"),
+        ((full, "--race", "0.05 0 5"), "--race"),
+        ((full, "--race", "7 2 5"), "--alpha 7"),
     ]:
         code, _, err = replay(*argv)
         assert code == 2 and err.count("\n") == 1 and told in err, err

@@ -69,8 +69,8 @@ def test_golden_openclip(run):
 
 
 @pytest.mark.parametrize("name", ["w01_sd_t100", "w04_sd_t20_rand_bicubic"])
-def test_golden_log_is_continued_and_its_scores_are_the_published_ones(name, run):
-    """A complete log of the reference has no config.json: it is read by print_winoground.py and never written into."""
+def test_the_scores_of_a_golden_log_are_the_published_ones_and_it_is_not_written_into(name, run):
+    """A log of the reference has no config.json: it can be read, and a run into its folder is refused."""
     case = CASES[name]
     for file, content in case["records"].items():
         (Path("data") / file).parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +159,11 @@ def test_kill_9_and_continue(run):
     code, out, err = run(*argv)
     assert code == 0 and re.search(r"Images: \d to do here, [2-8] of 8 done before", out), err
     assert sorted(int(path.stem) for path in folder.glob("*.pt")) == list(range(8)) and "n = 8" in out
+    shutil.move("data", "killed")
+    run(*argv)
+    for path in folder.glob("*.pt"):
+        for pair, errors in record(path).items():
+            torch.testing.assert_close(record(Path("killed") / path.relative_to("data"))[pair], errors, rtol=1e-5, atol=0)
 
 
 def test_a_broken_record_is_redone_and_a_broken_image_reported(run):
@@ -209,7 +214,11 @@ def test_a_run_that_would_mix_is_refused(run):
         (["--dataset", "aro"], ["--dataset", "tiny_pairs"]),
     ],
 )
-def test_bad_input_is_one_line_before_any_work(argv, told, run):
+def test_bad_input_is_one_line_before_any_work(argv, told, run, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a model was loaded before the input was checked")
+
+    monkeypatch.setattr(models, "load_sd", refuse)
     torch.save(torch.randn(3, 4, 8, 8), "short.pt")
     code, _, err = run(*SMALL, *argv)
     assert code == 2 and err.count("\n") == 1 and all(words in err for words in told), err
