@@ -117,7 +117,7 @@ def announce(args, run):
     cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep or [1])
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
     notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples or [args.max_samples]))
-    cli.announce(vars(args), about, notices, run.folder, len(run.todo), len(run.done), len(run.selected), cost)
+    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.selected)), cost)
 
 
 def classify(args, run, denoiser, conds, index, image, label):

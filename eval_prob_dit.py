@@ -260,7 +260,7 @@ def announce(args, run):
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     about = {"weights": run.files.path or f"{run.files.file} (published)"}
-    cli.announce(options, about, notices, f"{folder}{more}", len(run.todo), len(run.done), len(run.selected), cost)
+    cli.announce(options, about, notices, f"{folder}{more}", (len(run.todo), len(run.done), len(run.selected)), cost)
 
 
 def main(argv=None) -> int:

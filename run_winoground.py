@@ -112,7 +112,7 @@ def announce(args, run):
     cost = 4 * len(run.plan.t) if run.plan else 4
     about = {"weights": run.files.source}
     notices = (run.data.notice, None if run.plan else "a contrastive model: an image or a caption is one evaluation")
-    cli.announce(vars(args), about, notices, run.folder, len(run.todo), len(run.done), len(run.data), cost)
+    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.data)), cost, "example")
 
 
 # ---------------------------------------------------------------- one example
@@ -180,7 +180,7 @@ def main(argv=None) -> int:
 
     ended = cli.work_through(args, run.data, run.todo, run.done, work)
     lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
-    return cli.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended)
+    return cli.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
 
 
 if __name__ == "__main__":

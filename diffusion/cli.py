@@ -230,9 +230,10 @@ def print_table(title: str, rows: dict) -> None:
     sys.stdout.flush()
 
 
-def announce(options: dict, about: dict, notices, folder, n_todo: int, n_done: int, n_selected: int, cost: int) -> None:
-    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each of `n_todo` images.
+def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], cost: int, unit="image") -> None:
+    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each image (or example: `unit`).
 
+    counts: how many are to do here, were done before, and are selected.
     For a race that is what an image costs at most.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
@@ -241,9 +242,10 @@ def announce(options: dict, about: dict, notices, folder, n_todo: int, n_done: i
     for notice in filter(None, notices):
         print(f"Note: {notice}")
     print(f"Run folder: {folder}")
-    print(f"Images: {n_todo} to do here, {n_done} of {n_selected} done before")
+    n_todo, n_done, n_selected = counts
+    print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
     most = "at most " if options.get("strategy") == "race" else ""
-    print(f"Price: {most}{cost:,} network evaluations an image, {cost * n_todo:,} in all", flush=True)
+    print(f"Price: {most}{cost:,} network evaluations an {unit}, {cost * n_todo:,} in all", flush=True)
 
 
 # ---------------------------------------------------------------- while it works
@@ -314,7 +316,7 @@ class StopBetweenImages:
 
     def _request(self, number, frame):
         self.signal = number
-        print("\nstopping after this image (once more to stop at once)", file=sys.stderr)
+        print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
         self._restore()
 
     def _restore(self):
@@ -358,7 +360,7 @@ def accuracy_lines(outcomes) -> list[str]:
     return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
 
 
-def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None) -> int:
+def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None, unit="image") -> int:
     """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
 
     done: index -> outcome of every finished image. Returns the exit code.
@@ -366,12 +368,12 @@ def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dic
     for line in lines:
         print(line)
     if done:
-        timing = f", {tally.seconds / tally.done:.2f} s an image ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
-        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an image{timing}")
+        timing = f", {tally.seconds / tally.done:.2f} s an {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
+        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an {unit}{timing}")
         print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
-        print(f"error: {len(failures)} images failed, all others are done: {listed}", file=sys.stderr)
+        print(f"error: {len(failures)} {unit}s failed, all others are done: {listed}", file=sys.stderr)
     if stopped_by:
         print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
         return 128 + stopped_by

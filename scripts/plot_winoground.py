@@ -107,7 +107,7 @@ def draw(path: Path, images, captions, maps):
             axis.set_title(f"image {i}: error {maps[c, i].mean():.5f}, {fits}", fontsize=10)
         scale = plt.cm.ScalarMappable(shades.norm, "PiYG")
         row.colorbar(scale, ax=axes, shrink=0.8, label="other caption's squared error less this one's")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 

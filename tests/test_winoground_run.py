@@ -114,7 +114,7 @@ def test_two_images_in_one_call_are_two_calls_of_one_image():
 def test_records_config_and_closing_lines(run, run_main):
     code, out, err = run(*SMALL, "--n_trials", 2)
     assert code == 0, err
-    assert "Price: 32 network evaluations an image, 256 in all" in out and "32 evaluations an image" in out
+    assert "Price: 32 network evaluations an example, 256 in all" in out and "32 evaluations an example" in out
     folder = Path("data/winoground/sd_v2-0_t250_2trials")
     saved = record(folder / "3.pt")
     assert all(errors.shape == (4, 2) for errors in saved.values())
@@ -135,7 +135,7 @@ def test_score_modes_share_the_text_score(run):
 
 def test_dry_run_writes_nothing(run, tmp_path):
     code, out, _ = run(*SMALL, "--dry_run")
-    assert code == 0 and "Price: 16 network evaluations an image, 128 in all" in out and not list(tmp_path.iterdir())
+    assert code == 0 and "Price: 16 network evaluations an example, 128 in all" in out and not list(tmp_path.iterdir())
 
 
 def test_workers_and_batch_sizes_do_not_change_numbers(run, monkeypatch):
@@ -157,7 +157,7 @@ def test_kill_9_and_continue(run):
     child.kill()
     child.communicate()
     code, out, err = run(*argv)
-    assert code == 0 and re.search(r"Images: \d to do here, [2-8] of 8 done before", out), err
+    assert code == 0 and re.search(r"Examples: \d to do here, [2-8] of 8 done before", out), err
     assert sorted(int(path.stem) for path in folder.glob("*.pt")) == list(range(8)) and "n = 8" in out
     shutil.move("data", "killed")
     run(*argv)
@@ -177,7 +177,7 @@ def test_a_broken_record_is_redone_and_a_broken_image_reported(run):
     argv = [*SMALL[:-1], some_pairs(3), "--extra", "broken"]
     Path("pairs/images/ex_1_img_1.png").write_bytes(b"no picture")
     code, out, err = run(*argv)
-    assert code == 1 and "1 images failed" in err and "ex_1_img_1.png" in err and "n = 2" in out
+    assert code == 1 and "1 examples failed" in err and "ex_1_img_1.png" in err and "n = 2" in out
 
 
 def test_images_of_any_mode(run):
