@@ -233,6 +233,7 @@ def draw(path: Path, rows: list[dict]):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
@@ -243,6 +244,9 @@ def draw(path: Path, rows: list[dict]):
             above = [100 * max(0, r[name].high - r[name].value) for r in chosen]
             axis.errorbar(x, y, yerr=(below, above), fmt=marker, label=kind, capsize=2, alpha=0.8)
         axis.set(xscale="log", xlabel="network evaluations an image", ylabel=f"{name}, %")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
     axes[0].legend()
     axes[0].set_title(f"accuracy, n = {rows[0]['accuracy'].n}, 95 % intervals")
