@@ -204,10 +204,9 @@ def classify(args, run, denoiser, conds, image, label) -> dict:
     from diffusion import elimination, kernel, runlog, scores
 
     x0, t = denoiser.encode(image), torch.from_numpy(run.plan.t)
-    kept = []
+    kept, score = [], bound_terms(denoiser, x0)
 
     def evaluate(rows, pairs):
-        score = bound_terms(denoiser, x0)
         kept.append(kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], run.noise[pairs], score, args.batch_size))
         return scores.pick_term(args.loss, kept[-1], t[pairs])
 
@@ -248,9 +247,10 @@ def announce(args, run):
     n = len(run.label_of)
     cost = schedule.count_evaluations(run.plan, n, args.to_keep or [1])
     options = vars(args) | {"cls": f"{n} of {run.files.num_classes}"}
-    labels = [int(run.dataset.labels[i]) for i in run.selected]
+    labels = run.dataset.labels[run.selected].tolist()
     partial = f"these first {len(labels)} images hold {len(set(labels))} of {len(run.dataset.classes)} classes"
-    lost = sum(label not in run.label_of.values() for label in labels)
+    candidates = set(run.label_of.values())
+    lost = sum(label not in candidates for label in labels)
     notices = (
         run.dataset.notice,
         partial if args.imgs_to_eval and len(set(labels)) < len(run.dataset.classes) else None,
@@ -275,8 +275,9 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         denoiser = models.load_dit(run.files, args.dtype, args.device)
+        config = runlog.describe(run.identity, args, len(run.selected))
         for c, folder in run.folders.items():
-            runlog.write_config(folder, runlog.describe(run.identity | {"cls": c}, args, len(run.selected)))
+            runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
     conds = denoiser.embed(list(run.label_of))
 
     def work(index, image, label):
@@ -287,9 +288,9 @@ def main(argv=None) -> int:
         return run.done[index]
 
     def work_per_class(index, image, label):
-        x0, lacking = denoiser.encode(image), missing(run, index)
+        x0, lacking, classes = denoiser.encode(image), missing(run, index), list(run.label_of)
         for c in lacking:
-            errors = errors_of_class(args, run, denoiser, x0, denoiser.embed([c]))
+            errors = errors_of_class(args, run, denoiser, x0, conds[[classes.index(c)]])
             runlog.save_record(record_paths(run, index)[c], errors)
         run.done[index] = per_class_outcome(run, label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))

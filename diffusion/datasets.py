@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class ImageData:
         """What a message calls the item: its index, which names its record too."""
         return index
 
-    @property
+    @cached_property  # commands ask image by image, and some data sets hold their labels as a list
     def labels(self) -> np.ndarray:
         for name in ("targets", "labels", "_labels", "y"):  # torchvision's datasets do not agree on a name
             if hasattr(self.raw, name):

@@ -23,8 +23,8 @@ def epsilon_errors(
     if noise.shape != (len(t), *x0.shape[-3:]):
         raise ValueError(f"noise {list(noise.shape)} does not fit {len(t)} timesteps of latents {list(x0.shape)}")
     t, noise = t.to(x0.device), noise.to(x0.device, torch.float32)
-    latents = x0.view(-1, *x0.shape[-3:])
-    x_t = torch.stack([add_noise(latent, noise, denoiser.alphas_cumprod, t) for latent in latents])  # [M,S,C,h,w]
+    latents = x0.view(-1, 1, *x0.shape[-3:])
+    x_t = add_noise(latents, noise, denoiser.alphas_cumprod, t)  # [M,S,C,h,w]
     n_pairs, total = len(t), len(conds) * len(t)
     errors = []
     for start in range(0, total, batch_size):

@@ -111,7 +111,8 @@ def check_stages(to_keep: list[int], n_samples: list[int], n_candidates: int) ->
 def add_noise(x0, noise, alphas_cumprod, t):
     """x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise, in float32 (Ho et al. 2020, eq. 4).
 
-    x0: [C,h,w] or [B,C,h,w]; noise: [B,C,h,w]; alphas_cumprod: [T]; t: [B] int64. Returns [B,C,h,w] float32.
+    x0: [C,h,w], [B,C,h,w], or [M,1,C,h,w] for M images with the same noise; noise: [B,C,h,w]; alphas_cumprod: [T];
+    t: [B] int64. Returns [B,C,h,w] float32, or [M,B,C,h,w].
     """
     a = alphas_cumprod[t].float().view(-1, 1, 1, 1)
     return a.sqrt() * x0.float() + (1 - a).sqrt() * noise.float()

@@ -56,10 +56,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
     )
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
-                        help="of the network (default: auto: float16 on CUDA, else float32)")  # fmt: skip
-    parser.add_argument("--batch_size", "-b", type=cli.at_least(1), default=32, help="network inputs per call (default: 32)")
+    cli.add_network_options(parser)
     parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
     parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
     parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")

@@ -1,6 +1,7 @@
 """Shared fixtures: the golden data set root, a tiny real Stable Diffusion pipeline, and a way to run a command's main()."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,18 @@ def wait_for_records(folder, n, child):
     while len(list(folder.glob("*.pt"))) < n:
         assert child.poll() is None and time.monotonic() < deadline, child.communicate()
         time.sleep(0.01)
+
+
+@pytest.fixture
+def tiny_dit(tmp_path_factory):
+    """Options of eval_prob_dit.py for a random transformer of ten classes at 64 px, in the published format, and a VAE."""
+    import torch
+    from test_dit_model import TINY, randomised
+
+    folder = tmp_path_factory.mktemp("dit")
+    torch.save(randomised(num_classes=10).state_dict(), folder / "dit.pt")
+    (folder / "config.json").write_text(json.dumps(TINY | {"num_classes": 10}))
+    return ["--model_path", folder / "dit.pt", "--vae_path", TINY_SD20 / "vae"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Whole runs of eval_prob_dit.py and print_dit_acc.py on a tiny real transformer with random weights."""
+"""Whole runs of eval_prob_dit.py on a tiny real transformer with random weights: records, interruptions, other test sets."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 from test_dit_model import TINY, randomised
 
 import eval_prob_dit
-from diffusion import datasets, metrics, models, paths, schedule, training
+from diffusion import datasets, models, paths, training
 
 VAE = ["--vae_path", str(TINY_SD20 / "vae")]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -22,18 +22,9 @@ FOLDER = Path("data/fashion_mnist/DiT64x64_10classes_t200_1trials")
 print_dit_acc = load_script("print_dit_acc")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A transformer of ten classes for 64 px, in the published format."""
-    folder = tmp_path_factory.mktemp("dit")
-    torch.save(randomised(num_classes=10).state_dict(), folder / "dit.pt")
-    (folder / "config.json").write_text(json.dumps(TINY | {"num_classes": 10}))
-    return folder / "dit.pt"
-
-
 @pytest.fixture
-def run(run_main, checkpoint):
-    return lambda *argv: run_main(eval_prob_dit.main, "--model_path", checkpoint, *VAE, *argv)
+def run(run_main, tiny_dit):
+    return lambda *argv: run_main(eval_prob_dit.main, *tiny_dit, *argv)
 
 
 def record(index, folder=FOLDER):
@@ -208,10 +199,10 @@ def test_half_precision_networks_give_float32_terms_near_those_of_float32(dtype,
 
 
 @pytest.mark.parametrize("mode", [[], ["--save_per_class"]])
-def test_kill_9_and_continue(mode, run, checkpoint):
+def test_kill_9_and_continue(mode, run, tiny_dit):
     argv = [*CLOTHES, *GRID, "--imgs_to_eval", 30, *mode]
     watched = Path("data/fashion_mnist/DiT64x64_cls9_t200_1trials") if mode else FOLDER
-    child = start("eval_prob_dit.py", "--model_path", checkpoint, *VAE, *argv)
+    child = start("eval_prob_dit.py", *tiny_dit, *argv)
     wait_for_records(watched, 2, child)
     child.kill()
     child.communicate()
@@ -294,18 +285,6 @@ def test_objectnet_predicts_its_own_labels(run_main, golden_root):
     assert out.split("Top-1 accuracy: ")[1].splitlines()[0] == printed.split("for L2: ")[1].splitlines()[0]
 
 
-def test_objectnets_class_folders_are_mapped_to_its_labels(run_main, golden_root, tmp_path):
-    """Two ImageNet classes of one ObjectNet label: whichever of them wins, the label is right."""
-    label_of = datasets.labels_of_classes("objectnet", 113)
-    images = datasets.open_dataset("objectnet", "test", None, GOLDEN / "data")
-    label = int(images.labels[0])
-    several = [c for c, of in label_of.items() if of == label]
-    other = next(c for c, of in label_of.items() if of != label)
-    class_files(tmp_path / "runs", {several[-1]: {0: [1.0, 1.0]}, other: {0: [2.0, 2.0]}})
-    code, out, err = run_main(print_dit_acc.main, tmp_path / "runs", "--dataset", "objectnet")
-    assert code == 0 and "Accuracy for L2: 100.00%" in out, err
-
-
 def test_classes_of_the_test_sets_that_reuse_imagenets():
     objectnet = datasets.labels_of_classes("objectnet", 113)
     assert len(objectnet) == 125 and sorted(set(objectnet.values())) == list(range(113)) and list(objectnet) == sorted(objectnet)
@@ -315,156 +294,6 @@ def test_classes_of_the_test_sets_that_reuse_imagenets():
     hard = datasets.labels_of_classes("imagenetA", 1000)
     assert len(hard) == 200 and all(i == label for i, label in hard.items()) and 6 in hard and 0 not in hard
     assert datasets.labels_of_classes("imagenet", 1000) == {i: i for i in range(1000)}
-
-
-# ---------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("argv", "told"),
-    [
-        (["--t_interval", 3], ["--t_interval 3", "1000", "take 2"]),
-        (["--t_interval", 0], ["--t_interval 0"]),
-        (["--cls", "10"], ["--cls 10", "0 to 9"]),
-        (["--cls", "7-3"], ["--cls", "0-999"]),
-        (["--cls", "a"], ["--cls", "0-999"]),
-        (["--cls", "4", "--spatial", "--save_vb"], ["--spatial and --save_vb", "one of them"]),
-        (["--save_vb"], ["--save_vb", "--save_per_class"]),
-        (["--cls", "4", "--save_errors"], ["--save_errors", "--cls"]),
-        (["--cls", "4", "--to_keep", 1, "--n_samples", 5], ["--to_keep", "--cls"]),
-        (["--to_keep", 1], ["--to_keep", "--n_samples"]),
-        (["--n_samples", 1], ["--to_keep", "--n_samples"]),
-        (["--to_keep", 11, 1, "--n_samples", 5, 10], ["--to_keep", "10 candidates"]),
-        (["--to_keep", 1, "--n_samples", 10, "--t_interval", 5], ["--t_interval", "--to_keep"]),
-        (["--noise_path", "short.pt", "--randomize_noise"], ["short.pt", "[5, 4, 8, 8]", "save_noise.py --img_size 64"]),
-        (["--noise_path", "shape.pt"], ["shape.pt", "[500, 4, 16, 16]"]),
-        (["--image-size", 128], ["64 px", "128 px"]),
-        (["--image-size", 65], ["65"]),
-        (["--model", "DiT-M/3", "--model_path", "bare.pt", "--image-size", 64], ["DiT-M/3", "DiT-XL/2"]),
-        (["--model_path", "cut/dit.pt"], ["cut/dit.pt", "truncated"]),
-        (["--model_path", "nowhere.pt"], ["nowhere.pt"]),
-        (["--vae_path", "."], ["--vae_path .", "config.json"]),
-        (["--dataset", "cifar10"], ["cifar-10-batches-py"]),
-    ],
-)
-def test_bad_input_is_one_line_before_any_work(argv, told, run, checkpoint, monkeypatch):
-    def refuse(*args):
-        raise AssertionError("a model was loaded before the input was checked")
-
-    if "cut/dit.pt" not in argv:  # whose bytes have to be read
-        monkeypatch.setattr(models, "load_dit", refuse)
-    torch.save(torch.randn(5, 4, 8, 8), "short.pt")
-    torch.save(torch.randn(500, 4, 16, 16), "shape.pt")
-    Path("bare.pt").touch()
-    Path("cut").mkdir()
-    shutil.copy(checkpoint.parent / "config.json", "cut")
-    Path("cut/dit.pt").write_bytes(checkpoint.read_bytes()[:20_000])
-    before = sorted(Path().iterdir())
-    code, _, err = run(*CLOTHES, *argv)
-    assert code == 2 and err.count("\n") == 1 and all(words in err for words in told), err
-    assert sorted(Path().iterdir()) == before
-
-
-def test_a_set_of_other_classes_than_the_model_is_refused(run, golden_root):
-    code, _, err = run("--dataset", "objectnet")
-    assert code == 2 and "1000 classes and the model about 10" in err
-    Path("pictures/a").mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save("pictures/a/0.png")
-    code, _, err = run("--dataset", "folder", "--data_dir", "pictures")
-    assert code == 2 and "1 classes and the model about 10" in err and "--model_path" in err
-
-
-@pytest.mark.parametrize("t_interval", [0, -5, 3, 1001, 999])
-def test_intervals_that_do_not_divide(t_interval):
-    with pytest.raises(ValueError, match="--t_interval"):
-        schedule.interval_plan(t_interval)
-
-
-def test_interval_plan():
-    plan = schedule.interval_plan(250, 2)
-    assert plan.t.tolist() == [125, 125, 375, 375, 625, 625, 875, 875] and plan.stages == (slice(0, 8),)
-
-
-@pytest.mark.parametrize(
-    ("text", "classes"),
-    [("7", [7]), ("0-3", [0, 1, 2, 3]), ("6,11,13", [6, 11, 13]), ("5,1-2,2", [1, 2, 5]), ("all", None), ("3-3", [3])],
-)
-def test_class_ranges(text, classes):
-    assert eval_prob_dit.cli.class_ranges(text) == classes
-
-
-def test_another_number_of_heads_is_another_model(run, checkpoint):
-    """It shows in no tensor's shape, only in config.json."""
-    run(*CLOTHES, *GRID, "--imgs_to_eval", 1)
-    before = (checkpoint.parent / "config.json").read_text()
-    try:
-        (checkpoint.parent / "config.json").write_text(json.dumps(TINY | {"num_classes": 10, "num_heads": 2}))
-        code, _, err = run(*CLOTHES, *GRID, "--imgs_to_eval", 2)
-    finally:
-        (checkpoint.parent / "config.json").write_text(before)
-    assert code == 2 and "weights (" in err
-
-
-def test_images_of_other_classes_than_the_chosen_are_told(run):
-    assert "count as wrong" in run(*CLOTHES, *GRID, "--cls", "3,5", "--dry_run")[1]
-    assert "count as wrong" not in run(*CLOTHES, *GRID, "--dry_run")[1]
-
-
-# ---------------------------------------------------------------- print_dit_acc
-
-
-def class_files(root, errors):
-    """Folders as the reference writes them: errors {class: {index: tensor}}."""
-    for c, files in errors.items():
-        folder = root / f"DiT64x64_cls{c}_t500_1trials"
-        folder.mkdir(parents=True)
-        for index, values in files.items():
-            torch.save(torch.tensor(values).view(2, 1), folder / f"{index}.pt")
-
-
-def test_only_images_that_every_class_has_count(run_main, tmp_path):
-    labels = datasets.open_dataset("fashion_mnist", "test", None, "nowhere").labels
-    a, b = sorted({int(labels[0]), int(labels[1])})
-    class_files(tmp_path / "runs", {a: {0: [1.0, 3.0], 1: [2.0, 2.0], 2: [0.0, 0.0]}, b: {0: [2.0, 2.0], 1: [1.0, 9.0]}})
-    code, out, err = run_main(print_dit_acc.main, tmp_path / "runs", *CLOTHES)
-    assert code == 0 and "Found 2 shared files across all 2 subdirs." in out, err
-    expected = metrics.top1([a, a], labels[:2])  # a tie at image 0: the lower class
-    assert f"Accuracy for L2: {expected}" in out and "L1" not in out and "Images: 2 of an unknown number, 2 classes" in out
-
-
-def test_print_dit_acc_says_what_is_wrong(run_main, tmp_path):
-    for argv, told in [
-        ([tmp_path / "none"], "does not exist"),
-        ([tmp_path], "holds neither"),
-    ]:
-        code, _, err = run_main(print_dit_acc.main, *argv)
-        assert code == 2 and err.count("\n") == 1 and told in err
-    class_files(tmp_path / "runs", {1: {0: [1.0, 3.0]}})
-    code, _, err = run_main(print_dit_acc.main, tmp_path / "runs")
-    assert code == 2 and "--dataset" in err
-    (tmp_path / "runs" / "DiT64x64_cls1_t250_1trials").mkdir()
-    code, _, err = run_main(print_dit_acc.main, tmp_path / "runs", *CLOTHES)
-    assert code == 2 and "2 runs" in err and "cls*" in err
-    code, _, err = run_main(print_dit_acc.main, tmp_path)
-    assert code == 2 and "did you mean" in err and "cls1_t500" in err
-
-
-def test_labels_come_from_the_images_that_were_evaluated(run, run_main, tmp_path):
-    run(*CLOTHES, *GRID, "--imgs_to_eval", 1, "--cls", "0-1", "--save_per_class")
-    folders = sorted(Path("data/fashion_mnist").iterdir())
-    Path("pictures/a").mkdir(parents=True)
-    Image.new("RGB", (9, 9)).save("pictures/a/0.png")
-    code, _, err = run_main(print_dit_acc.main, *folders, "--dataset", "folder", "--data_dir", "pictures")
-    assert code == 2 and err.count("\n") == 1
-    class_files(tmp_path / "old", {1: {5000: [1.0, 3.0]}})
-    code, _, err = run_main(print_dit_acc.main, tmp_path / "old", *CLOTHES)
-    assert code == 2 and "image 5000" in err and "1000 images" in err
-
-
-def test_nan_in_a_log_is_left_out_and_counted(run_main, tmp_path):
-    class_files(tmp_path / "runs", {1: {0: [1.0, 3.0], 1: [1.0, float("nan")]}, 2: {0: [2.0, 3.0], 1: [1.0, 1.0]}})
-    code, out, err = run_main(print_dit_acc.main, tmp_path / "runs", *CLOTHES)
-    assert code == 0 and "Images: 1 of" in out and "Left out: 1 images" in out, err
 
 
 # ---------------------------------------------------------------- the shipped model

@@ -1,13 +1,11 @@
 """--strategy race in both commands, on tiny real models: its records, its folder, what it refuses."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY_SD20
-from test_dit_model import TINY, randomised
 
 import eval_prob_adaptive
 import eval_prob_dit
@@ -19,11 +17,8 @@ NAME = "1trials_race_0.1alpha_3min_2round_20max"
 
 
 @pytest.fixture
-def dit(tmp_path):
-    torch.save(randomised(num_classes=10).state_dict(), tmp_path / "dit.pt")
-    (tmp_path / "config.json").write_text(json.dumps(TINY | {"num_classes": 10}))
-    vae = ["--vae_path", TINY_SD20 / "vae"]
-    return ["--dataset", "fashion_mnist", "--model_path", tmp_path / "dit.pt", *vae, "--imgs_to_eval", 3]
+def dit(tiny_dit):
+    return ["--dataset", "fashion_mnist", *tiny_dit, "--imgs_to_eval", 3]
 
 
 def check_records(folder):
