@@ -9,6 +9,7 @@
 """
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,15 @@ def main(argv=None) -> int:
     from diffusion import models, runlog
 
     with cli.bad_input():
-        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected)))
+        candidates = (run.prompts.classidx, run.prompts.classnames)
+        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
         denoiser = models.load_sd(run.files, args.dtype, args.device)
     conds = denoiser.embed(run.prompts.prompts)
 
     def work(index, image, label):
+        start = time.perf_counter()
         record = classify(args, run, denoiser, conds, index, image, label)
+        record["seconds"] = time.perf_counter() - start
         runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]

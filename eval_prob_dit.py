@@ -10,6 +10,7 @@ the published run of one class, for scripts/print_dit_acc.py:
 """
 
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,14 +276,18 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         denoiser = models.load_dit(run.files, args.dtype, args.device)
-        config = runlog.describe(run.identity, args, len(run.selected))
+        labels = list(run.label_of.values())
+        names = [run.dataset.classes[label] for label in labels]
+        config = runlog.describe(run.identity, args, len(run.selected), labels, names)
         for c, folder in run.folders.items():
             runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
     conds = denoiser.embed(list(run.label_of))
 
     def work(index, image, label):
         """All classes in one record."""
+        start = time.perf_counter()
         record = classify(args, run, denoiser, conds, image, label)
+        record["seconds"] = time.perf_counter() - start
         runlog.save_record(record_paths(run, index)[None], record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]

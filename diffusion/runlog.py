@@ -110,13 +110,17 @@ def hash_files(root: Path, files) -> str:
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
-def describe(identity: dict, args, images_expected: int) -> dict:
-    """The content of config.json: what the numbers depend on, all options, how many images, and what software ran."""
+def describe(identity: dict, args, images_expected: int, labels=(), names=()) -> dict:
+    """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
+
+    labels, names: label and class name of every candidate, in the order of a record's rows; without them none are written.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {
         "identity": identity,
         "options": vars(args),
         "images_expected": images_expected,
+        **({"candidates": {"labels": list(labels), "names": list(names)}} if labels else {}),
         "versions": {"python": platform.python_version()} | versions,
         "git_commit": _git_commit(),
     }

@@ -43,6 +43,9 @@ def whole_output(noise, output, *_):
     return output
 
 
+TERMS = {"l2": 0, "l1": 1, "kl": 2, "vlb": 2}  # which of a DiT's four numbers a loss is, but for vlb at t = 0
+
+
 def pick_term(loss, terms, t):
     """One of an evaluation's four numbers (mse, l1, kl, nll): terms [K,S,4], t [S] int64 -> [K,S]; vlb: nll at t = 0, else kl.
 
@@ -50,7 +53,7 @@ def pick_term(loss, terms, t):
     """
     if loss == "vlb":
         return where(t == 0, terms[..., 3], terms[..., 2])
-    return terms[..., {"l2": 0, "l1": 1, "kl": 2}[loss]]
+    return terms[..., TERMS[loss]]
 
 
 SCORES = {"l2": l2, "l1": l1, "huber": huber}

@@ -30,81 +30,12 @@ def parse_args(argv=None):
     parser.add_argument("--stages", action="append", metavar="'K.. / N..'", help="to_keep / n_samples (default: several)")
     parser.add_argument("--race", action="append", metavar="'ALPHA MIN ROUND'", help="settings of a race (default: several)")
     parser.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], help="of a DiT run with --save_errors (default: the run's)")
+    parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
     parser.add_argument("--out", type=Path, metavar="PNG", help="also draw accuracy against evaluations")
     return parser.parse_args(argv)
-
-
-# ---------------------------------------------------------------- the run
-
-
-@dataclass
-class Table:
-    """All errors of a run. errors: [n,K,S], pairs ascending by t; t: [S]; class_of: label of each of the K candidates."""
-
-    errors: Any
-    t: Any
-    class_of: list[int]
-    labels: Any
-
-    @property
-    def n_trials(self) -> int:
-        return len(self.t) // len(set(self.t.tolist()))
-
-
-def read_table(args) -> Table:
-    """Raises ValueError for a folder that is empty or did not keep all errors."""
-    import numpy as np
-
-    from diffusion import runlog
-
-    config = runlog.read_config(args.folder) or {"identity": {}}
-    parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[args.part]
-    read = (runlog.load_record(path) for i, path in runlog.list_records(args.folder).items() if i % 2 in parity)
-    records = [record for record in read if record]
-    if not records:
-        raise ValueError(f"{args.folder} holds no readable record <index>.pt: give a run folder")
-    loss = args.loss or config["identity"].get("loss", "l2")
-    tables = [errors_of(args.folder, record, loss) for record in records]
-    keys, t, _ = tables[0]
-    labels = np.array([record["label"] for record in records])
-    return Table(np.stack([errors for _, _, errors in tables]), t, candidate_classes(config, keys), labels)
-
-
-def errors_of(folder, record, loss):
-    """Candidates, timesteps [S] ascending, errors [K,S] of one record."""
-    import numpy as np
-
-    from diffusion import scores
-
-    if "terms" in record:
-        return record["classes"].tolist(), record["t"].numpy(), scores.pick_term(loss, record["terms"], record["t"]).numpy()
-    if "sums" in record:
-        raise ValueError(f"{folder} kept sums only: run it again with --save_errors (and another --extra)")
-    candidates = record["errors"]
-    lengths = {len(c["t"]) for c in candidates.values()}
-    if len(lengths) > 1:
-        raise ValueError(f"{folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors")
-    t = next(iter(candidates.values()))["t"].numpy()
-    order = np.argsort(t, kind="stable")
-    return list(candidates), t[order], np.stack([c["pred_errors"].numpy()[order] for c in candidates.values()])
-
-
-def candidate_classes(config, keys) -> list[int]:
-    """The label that each candidate stands for: its class's for a DiT, its prompt's else."""
-    from diffusion import datasets, paths, prompts
-
-    identity, options = config["identity"], config.get("options", {})
-    if "classes" in identity:
-        label_of = datasets.labels_of_classes(identity["dataset"], max(keys) + 1)
-        return [label_of[c] for c in keys]
-    if not options.get("prompt_path") and not options.get("dataset"):
-        return keys
-    shipped = datasets.DATASETS[options["dataset"]].prompts
-    path = options.get("prompt_path") or (paths.PROMPTS / shipped if shipped else None)
-    return prompts.read_prompts(path).classidx if path else keys
 
 
 # ---------------------------------------------------------------- one setting
@@ -120,11 +51,11 @@ class Result:
     evaluations: Any
 
 
-def columns_of(table: Table, wanted) -> list[int]:
-    """Where the pairs of a plan are in the table; the j-th trial of a timestep is its j-th column there."""
+def columns_of(grid, wanted) -> list[int]:
+    """Where the pairs of a plan are in the grid; the j-th trial of a timestep is its j-th column there."""
     from collections import Counter
 
-    first = {int(t): i for i, t in reversed(list(enumerate(table.t)))}
+    first = {int(t): i for i, t in reversed(list(enumerate(grid.t)))}
     lacking = sorted(set(wanted.tolist()) - set(first))
     if lacking:
         raise ValueError(
@@ -137,49 +68,49 @@ def columns_of(table: Table, wanted) -> list[int]:
     return columns
 
 
-def play(table: Table, kind: str, setting: str, plan, eliminate) -> Result:
+def play(grid, kind: str, setting: str, plan, eliminate) -> Result:
     """Runs eliminate(evaluate) -> errors, row on every image."""
     import numpy as np
 
-    columns = np.array(columns_of(table, plan.t))
+    columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []
-    for image in table.errors[:, :, columns]:
+    for image in grid.errors[:, :, columns]:
         errors, winner, *_ = eliminate(lambda rows, pairs, image=image: image[rows][:, pairs])
-        preds.append(table.class_of[winner])
+        preds.append(grid.class_of[winner])
         evaluations.append(sum(map(len, errors.values())))
     return Result(kind, setting, np.array(preds), np.array(evaluations))
 
 
-def play_stages(table: Table, setting: str) -> Result:
+def play_stages(grid, setting: str) -> Result:
     from diffusion import elimination, schedule
 
     to_keep, n_samples = ([int(n) for n in part.split()] for part in setting.split("/"))
-    schedule.check_stages(to_keep, n_samples, len(table.class_of))
-    plan = schedule.make_plan(n_samples, table.n_trials)
-    return play(table, "stages", setting, plan, lambda e: elimination.run_stages(e, len(table.class_of), plan.stages, to_keep))
+    schedule.check_stages(to_keep, n_samples, len(grid.class_of))
+    plan = schedule.make_plan(n_samples, grid.n_trials)
+    return play(grid, "stages", setting, plan, lambda e: elimination.run_stages(e, len(grid.class_of), plan.stages, to_keep))
 
 
-def play_race(table: Table, setting: str) -> Result:
+def play_race(grid, setting: str) -> Result:
     from diffusion import elimination, schedule
 
     alpha, least, size = setting.split()
     race = elimination.Race(float(alpha), int(least), int(size), cli.ROUND_EVALUATIONS)
-    plan = schedule.race_plan(len(set(table.t.tolist())), table.n_trials)
-    return play(table, "race", setting, plan, lambda e: elimination.run_race(e, table.class_of, len(plan.t), race))
+    plan = schedule.race_plan(len(set(grid.t.tolist())), grid.n_trials)
+    return play(grid, "race", setting, plan, lambda e: elimination.run_race(e, grid.class_of, len(plan.t), race))
 
 
-def play_all(args, table: Table) -> list[Result]:
+def play_all(args, grid) -> list[Result]:
     """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played."""
-    n = len(set(table.t.tolist()))
+    n = len(set(grid.t.tolist()))
     defaults = [text.format(n=n, tenth=max(1, n // 10), fifth=max(1, n // 5)) for text in STAGES]
     own = args.stages or args.race
-    possible = [text for text in defaults if int(text.split()[0]) <= len(table.class_of)]
+    possible = [text for text in defaults if int(text.split()[0]) <= len(grid.class_of)]
     settings = [(play_stages, s) for s in (args.stages or ([] if own else possible))]
     settings += [(play_race, s) for s in (args.race or ([] if own else RACES))]
-    results = [play_stages(table, f"1 / {n}")]
+    results = [play_stages(grid, f"1 / {n}")]
     for player, setting in settings:
         try:
-            results.append(player(table, setting))
+            results.append(player(grid, setting))
         except (ValueError, IndexError) as error:
             raise ValueError(f"{player.__name__.replace('play_', '--')} {setting!r}: {error}") from None
     return results
@@ -257,14 +188,16 @@ def draw(path: Path, rows: list[dict]):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    from diffusion import tables
+
     with cli.bad_input():
-        table = read_table(args)
-        rows = rows_of(play_all(args, table), table.labels)
+        grid = tables.grid_of(tables.read_run(args.folder, args.loss, args.part, args.prompt_path))
+        rows = rows_of(play_all(args, grid), grid.labels)
         if args.csv:
             write_csv(args.csv, rows)
         if args.out:
             draw(args.out, rows)
-    size = f"{len(table.labels)} images, {len(table.class_of)} candidates, {len(table.t)} pairs each"
+    size = f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(grid.t)} pairs each"
     print(f"{size}; p: McNemar's exact test against the full grid")
     print_rows(rows)
     return 0

@@ -15,7 +15,7 @@ LEVELS = (
     {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes"},
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
-    {"models", "baselines"},
+    {"models", "baselines", "tables"},
     {"cli", "training"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

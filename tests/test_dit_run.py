@@ -53,7 +53,7 @@ def test_sums_belong_to_the_errors_and_give_the_prediction(run, run_main):
     right = {"L2": 0, "L1": 0, "VLB": 0, "L2+VLB": 0}
     for index in range(4):
         saved = record(index)
-        assert list(saved) == ["classes", "t", "sums", "squares", "terms", "pred", "label"]
+        assert list(saved) == ["classes", "t", "sums", "squares", "terms", "pred", "label", "seconds"]
         terms = saved["terms"].double().numpy()
         assert terms.shape == (10, 5, 4) and saved["t"].tolist() == [100, 300, 500, 700, 900]
         np.testing.assert_allclose(saved["sums"], terms.sum(1), rtol=1e-12)

@@ -1,0 +1,131 @@
+"""Run folders as arrays: the errors that every candidate of every image kept, and which class each candidate stands for."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the record of one image holds. Candidate k saw the first counts[k] pairs of one order that all candidates share.
+
+    label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
+    errors, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None where only sums were kept;
+    seconds: what the image took, None for records that do not say.
+    """
+
+    index: int
+    label: int
+    pred: int
+    t: np.ndarray
+    means: np.ndarray
+    counts: np.ndarray
+    errors: tuple[np.ndarray, ...] | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. class_of: label of each of the K candidates; names: label -> class name (its number where it has none);
+    unreadable: names of records that do not count."""
+
+    folder: Path
+    config: dict
+    class_of: list[int]
+    names: dict[int, str]
+    images: list[Scored]
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All errors of a run that eliminated nobody. errors: float32 [n,K,S], pairs ascending by t; t: int64 [S]; labels: [n]."""
+
+    errors: np.ndarray
+    t: np.ndarray
+    class_of: list[int]
+    labels: np.ndarray
+
+    @property
+    def n_trials(self) -> int:
+        return len(self.t) // len(set(self.t.tolist()))
+
+
+def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=None) -> Run:
+    """All records of a folder, ours or the reference's.
+
+    loss: of a DiT's numbers (default: the run's own); part: all, even or odd indices; prompt_path: the CSV of a folder whose
+    config.json does not name its candidates. Raises ValueError for a folder without a readable record.
+    """
+    from diffusion import runlog
+
+    folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
+    loss = loss or config["identity"].get("loss", "l2")
+    parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
+    images, unreadable, keys = [], [], []
+    for index, path in runlog.list_records(folder).items():
+        if index % 2 in parity:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the caller counts and names what is unreadable
+                record = runlog.load_record(path)
+            if record is None:
+                unreadable.append(path.name)
+                continue
+            keys = keys or _candidates(record)
+            images.append(_scored(index, record, loss))
+    if not images:
+        raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
+    return Run(folder, config, *_classes(config, keys, prompt_path), images, unreadable)
+
+
+def grid_of(run: Run) -> Grid:
+    """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there."""
+    if any(image.errors is None for image in run.images):
+        raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
+    if any(len(set(image.counts.tolist())) > 1 for image in run.images) or "race" in str(run.config["identity"].get("strategy")):
+        raise ValueError(
+            f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
+        )
+    order = np.argsort(run.images[0].t, kind="stable")
+    errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
+    return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]))
+
+
+def _candidates(record: dict) -> list[int]:
+    return record["classes"].tolist() if "classes" in record else list(record["errors"])
+
+
+def _scored(index: int, record: dict, loss: str) -> Scored:
+    from diffusion import scores
+
+    about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds")}
+    if "classes" not in record:
+        candidates = record["errors"].values()
+        errors = tuple(c["pred_errors"].float().numpy() for c in candidates)
+        t = max((c["t"].numpy() for c in candidates), key=len)
+    else:
+        t = record["t"].numpy()
+        errors = tuple(scores.pick_term(loss, record["terms"], record["t"]).numpy()) if "terms" in record else None
+        if errors is None:
+            means = (record["sums"][:, scores.TERMS[loss]] / len(t)).numpy()
+            return Scored(t=t, means=means, counts=np.full(len(means), len(t)), errors=None, **about)
+    means = np.array([e.mean(dtype=np.float64) for e in errors])
+    return Scored(t=t, means=means, counts=np.array([len(e) for e in errors]), errors=errors, **about)
+
+
+def _classes(config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
+    """The label that each candidate stands for, and the names of labels: from config.json, else from a prompt CSV."""
+    from diffusion import prompts
+
+    if "candidates" in config:
+        class_of, names = config["candidates"]["labels"], config["candidates"]["names"]
+    elif prompt_path:
+        table = prompts.read_prompts(prompt_path)
+        class_of, names = table.classidx, table.classnames
+    else:
+        return keys, {key: str(key) for key in keys}
+    if len(class_of) != len(keys):
+        raise ValueError(f"{prompt_path or 'config.json'} names {len(class_of)} candidates and the records {len(keys)}")
+    return class_of, dict(zip(class_of, names, strict=True))
