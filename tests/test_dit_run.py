@@ -121,7 +121,7 @@ def test_stages_without_elimination_are_the_grid(run):
     for index in range(3):
         grid = record(index, Path("data/fashion_mnist/DiT64x64_10classes_t100_1trials"))
         staged = record(index, Path("data/fashion_mnist/DiT64x64_10classes_1trials_10_1keep_2_10samples_l1"))
-        assert list(staged) == ["errors", "pred", "label"] and sorted(staged["errors"]) == list(range(10))
+        assert list(staged) == ["errors", "pred", "label", "seconds"] and sorted(staged["errors"]) == list(range(10))
         assert staged["pred"] == grid["pred"] == int(grid["sums"][:, 1].argmin())
         for c, candidate in staged["errors"].items():
             order = np.argsort(candidate["t"])
