@@ -68,8 +68,7 @@ def prepare(args) -> Run:
 
     cli.check_worker(args)
     cli.resolve_race(args)
-    args.device = models.resolve_device(args.device)
-    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    cli.check_network(args)
     dataset, prompts = open_data(args)
     plan = cli.make_plan(args, len(prompts.prompts))
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, args.seed)
@@ -111,29 +110,36 @@ def open_data(args):
     return dataset, prompts
 
 
+def price(args, run) -> int:
+    """Network evaluations an image; of a race at most."""
+    from diffusion import schedule
+
+    return schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep or [1])
+
+
 def announce(args, run):
     """Prints what will be done and its price."""
     from diffusion import schedule
 
-    cost = schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep or [1])
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
     notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples or [args.max_samples]))
-    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.selected)), cost)
+    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.selected)), price(args, run))
 
 
-def classify(args, run, denoiser, conds, index, image, label):
+def classify(args, run, network, index, image, label):
     """One image's record. Raises FloatingPointError when an error is not finite."""
     import torch
 
     from diffusion import kernel, noise, runlog, scores
 
+    denoiser, conds, batch = network
     x0 = denoiser.encode(image)
     t = torch.from_numpy(run.plan.t)
     bank = noise.seeded_noise(args.seed, index, (len(t), *run.latent_shape)) if run.noise is None else run.noise
 
     def evaluate(rows, pairs):
         score = scores.SCORES[args.loss]
-        return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], score, args.batch_size)
+        return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], score, batch)
 
     errors, winner, about = cli.eliminate(args, evaluate, run.prompts.classidx, run.plan)
     return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label, **about)
@@ -149,15 +155,17 @@ def main(argv=None) -> int:
 
     from diffusion import models, runlog
 
+    def load(compile_for):
+        return models.load_sd(run.files, args.dtype, args.device, compile_for)
+
     with cli.bad_input():
+        network = cli.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, price(args, run))
         candidates = (run.prompts.classidx, run.prompts.classnames)
         runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
-        denoiser = models.load_sd(run.files, args.dtype, args.device)
-    conds = denoiser.embed(run.prompts.prompts)
 
     def work(index, image, label):
         start = time.perf_counter()
-        record = classify(args, run, denoiser, conds, index, image, label)
+        record = classify(args, run, network, index, image, label)
         record["seconds"] = time.perf_counter() - start
         runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
         run.done[index] = runlog.outcome(record)

@@ -76,8 +76,7 @@ def prepare(args) -> Run:
     cli.check_worker(args)
     cli.resolve_race(args)
     check_combination(args)
-    args.device = models.resolve_device(args.device)
-    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    cli.check_network(args)
     if not eliminates(args):
         if args.t_interval is None:
             args.t_interval = 10 if args.model == "tiny" else 4
@@ -198,17 +197,18 @@ def bound_terms(denoiser, x0):
     return lambda noise, output, x_t, t: denoiser.terms(x0.expand_as(noise), x_t, t, noise, output)
 
 
-def classify(args, run, denoiser, conds, image, label) -> dict:
+def classify(args, run, network, image, label) -> dict:
     """The record of an image over all classes. Raises FloatingPointError when an error is not finite."""
     import torch
 
     from diffusion import elimination, kernel, runlog, scores
 
+    denoiser, conds, batch = network
     x0, t = denoiser.encode(image), torch.from_numpy(run.plan.t)
     kept, score = [], bound_terms(denoiser, x0)
 
     def evaluate(rows, pairs):
-        kept.append(kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], run.noise[pairs], score, args.batch_size))
+        kept.append(kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], run.noise[pairs], score, batch))
         return scores.pick_term(args.loss, kept[-1], t[pairs])
 
     classes, labels = list(run.label_of), list(run.label_of.values())
@@ -221,7 +221,7 @@ def classify(args, run, denoiser, conds, image, label) -> dict:
     return record | ({"terms": kept[0]} if args.save_errors else {}) | {"pred": labels[winner], "label": label}
 
 
-def errors_of_class(args, run, denoiser, x0, cond):
+def errors_of_class(args, run, network, x0, cond):
     """One class's errors, or what was asked for instead, float32 [T,n_trials,...]; FloatingPointError when not finite."""
     import torch
 
@@ -232,21 +232,27 @@ def errors_of_class(args, run, denoiser, x0, cond):
         "spatial": scores.error_map,
         "save_eps": scores.epsilon,
         "save_eps_and_var": scores.whole_output,
-        "save_vb": bound_terms(denoiser, x0),
+        "save_vb": bound_terms(network.denoiser, x0),
     }[saved(args)]
     t = torch.from_numpy(run.plan.t)
-    errors = kernel.epsilon_errors(denoiser, x0, cond, t, run.noise, score, args.batch_size)[0]
+    errors = kernel.epsilon_errors(network.denoiser, x0, cond, t, run.noise, score, network.batch)[0]
     return errors.unflatten(0, (-1, args.n_trials))
 
 
 # ---------------------------------------------------------------- the command
 
 
+def price(args, run) -> int:
+    """Network evaluations an image; of a race at most."""
+    from diffusion import schedule
+
+    return schedule.count_evaluations(run.plan, len(run.label_of), args.to_keep or [1])
+
+
 def announce(args, run):
     from diffusion import schedule
 
     n = len(run.label_of)
-    cost = schedule.count_evaluations(run.plan, n, args.to_keep or [1])
     options = vars(args) | {"cls": f"{n} of {run.files.num_classes}"}
     labels = run.dataset.labels[run.selected].tolist()
     partial = f"these first {len(labels)} images hold {len(set(labels))} of {len(run.dataset.classes)} classes"
@@ -261,7 +267,8 @@ def announce(args, run):
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     about = {"weights": run.files.path or f"{run.files.file} (published)"}
-    cli.announce(options, about, notices, f"{folder}{more}", (len(run.todo), len(run.done), len(run.selected)), cost)
+    counts = (len(run.todo), len(run.done), len(run.selected))
+    cli.announce(options, about, notices, f"{folder}{more}", counts, price(args, run))
 
 
 def main(argv=None) -> int:
@@ -274,28 +281,31 @@ def main(argv=None) -> int:
 
     from diffusion import models, runlog
 
+    def load(compile_for):
+        return models.load_dit(run.files, args.dtype, args.device, compile_for)
+
     with cli.bad_input():
-        denoiser = models.load_dit(run.files, args.dtype, args.device)
+        network = cli.start_network(args, load, list(run.label_of), run.files.latent_shape, next(iter(run.folders.values())),
+                                    price(args, run))  # fmt: skip
         labels = list(run.label_of.values())
         names = [run.dataset.classes[label] for label in labels]
         config = runlog.describe(run.identity, args, len(run.selected), labels, names)
         for c, folder in run.folders.items():
             runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
-    conds = denoiser.embed(list(run.label_of))
 
     def work(index, image, label):
         """All classes in one record."""
         start = time.perf_counter()
-        record = classify(args, run, denoiser, conds, image, label)
+        record = classify(args, run, network, image, label)
         record["seconds"] = time.perf_counter() - start
         runlog.save_record(record_paths(run, index)[None], record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
     def work_per_class(index, image, label):
-        x0, lacking, classes = denoiser.encode(image), missing(run, index), list(run.label_of)
+        x0, lacking, classes = network.denoiser.encode(image), missing(run, index), list(run.label_of)
         for c in lacking:
-            errors = errors_of_class(args, run, denoiser, x0, conds[[classes.index(c)]])
+            errors = errors_of_class(args, run, network, x0, network.conds[[classes.index(c)]])
             runlog.save_record(record_paths(run, index)[c], errors)
         run.done[index] = per_class_outcome(run, label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))

@@ -69,11 +69,10 @@ GRID = ("t_interval", "n_trials", "seed", "dtype", "img_size", "interpolation")
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, paths, runlog, sharding, winoground
+    from diffusion import paths, runlog, sharding, winoground
 
     cli.check_worker(args)
-    args.device = models.resolve_device(args.device)
-    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    cli.check_network(args)
     find = find_diffusion if args.model == "sd" else find_contrastive
     files, plan, bank, identity = find(args)
     data = winoground.open_pairs(args.dataset, args.data_dir)
@@ -124,15 +123,18 @@ def diffusion_matcher(args, run):
 
     from diffusion import kernel, models, scores, transforms
 
-    denoiser = models.load_sd(run.files, args.dtype, args.device)
+    def load(compile_for):
+        return models.load_sd(run.files, args.dtype, args.device, compile_for)
+
+    shape = models.latent_shape(run.files, args.img_size)
+    denoiser, _, batch = cli.start_network(args, load, [""], shape, run.folder, 4 * len(run.plan.t))
     run.data.transform = transforms.sd_transform(args.img_size, args.interpolation)
     t = torch.from_numpy(run.plan.t)
 
     def match(images, captions):
         x0 = torch.stack([denoiser.encode(image) for image in images])  # [2,C,h,w]
-        conds = denoiser.embed(list(captions))[[0, 0, 1, 1]]  # the kernel takes image k mod 2 for candidate k
-        errors = kernel.epsilon_errors(denoiser, x0, conds, t, run.noise, scores.l2, args.batch_size)
-        return errors.view(4, -1, args.n_trials).unbind()
+        errors = kernel.epsilon_errors(denoiser, x0, denoiser.embed(list(captions)), t, run.noise, scores.l2, batch)
+        return errors.view(4, -1, args.n_trials).unbind()  # [2,2,S], caption by caption
 
     return match
 

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 import time
+from typing import Any, NamedTuple
 
 LOSSES = ("l2", "l1", "huber")
 
@@ -43,6 +45,11 @@ def at_least(low: int):
         return int(text)
 
     return integer
+
+
+def batch_size(text: str) -> int | str:
+    """An argparse type: `auto` or an integer above 0."""
+    return text if text == "auto" else at_least(1)(text)
 
 
 def class_ranges(text: str) -> list[int] | None:
@@ -97,7 +104,9 @@ def add_network_options(group):
     group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
                        help="of the network; errors are float32 (default: auto: float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
-    group.add_argument("--batch_size", "-b", type=at_least(1), default=32, help="network inputs per call (default: 32)")
+    group.add_argument("--batch_size", "-b", type=batch_size, default=32, metavar="N", help="network inputs per call; auto: as "
+                       "many as fit, on a CPU as many as its caches like (default: 32)")  # fmt: skip
+    group.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster evaluations on a GPU")
 
 
 def add_noise_options(group):
@@ -119,6 +128,8 @@ def open_noise(args, n: int, latent_shape):
     """
     from diffusion import noise, runlog
 
+    if args.noise_path and not args.randomize_noise and args.batch_size == "auto":
+        raise ValueError("--noise_path without --randomize_noise goes by the position in the batch: give --batch_size a number")
     by_position = None if args.randomize_noise else args.batch_size
     bank = noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
     return bank, runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
@@ -246,6 +257,59 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
     most = "at most " if options.get("strategy") == "race" else ""
     print(f"Price: {most}{cost:,} network evaluations an {unit}, {cost * n_todo:,} in all", flush=True)
+
+
+# ---------------------------------------------------------------- the network
+
+
+class Network(NamedTuple):
+    """What an image is evaluated with."""
+
+    denoiser: Any
+    conds: Any  # [K,...], of all candidates
+    batch: Any  # kernel.Batch
+
+
+def check_network(args) -> None:
+    """Resolves --device and --dtype. Raises ValueError for what PyTorch cannot use and for options that exclude each other."""
+    from diffusion import models
+
+    if args.compile and args.batch_size == "auto":
+        raise ValueError("--compile is for one batch size: give --batch_size a number")
+    args.device = models.resolve_device(args.device)
+    args.dtype = models.resolve_dtype(args.dtype, args.device)
+
+
+def start_network(args, load, candidates: list, latent_shape, folder, useful: int) -> Network:
+    """load(compile_for) -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
+
+    A batch size that the run in this folder (None: no run) found before is taken again; more than `useful` evaluations are never
+    asked for at once. Raises ValueError or OSError for weights that do not do.
+    """
+    import torch
+
+    from diffusion import hardware, kernel, runlog
+
+    batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
+    denoiser = load(batch if args.compile else None)
+    conds = denoiser.embed(candidates)
+
+    @torch.inference_mode()
+    def run(n):
+        x, t = torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
+        denoiser.predict(x, t, conds[:1].expand(n, *conds.shape[1:]))
+
+    if args.batch_size == "auto":
+        saved = folder and runlog.read_config(folder)
+        before = saved and saved["options"].get("batch_size")
+        found = before or hardware.largest_batch(run, args.device, math.prod(latent_shape), useful)
+        args.batch_size = batch.size = found
+        print(f"Batch size: {found}", flush=True)
+    if args.compile:
+        start = time.perf_counter()
+        run(batch.size)
+        print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    return Network(denoiser, conds, batch)
 
 
 # ---------------------------------------------------------------- while it works

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from diffusion import hardware, shared_unet
 from diffusion.paths import TINY_DIT, TINY_SD
 from diffusion.runlog import hash_files
 
@@ -31,6 +32,7 @@ class Denoiser:
     encode: image [3,H,W] float32 in [-1,1] on the CPU -> x0 [C,h,w] float32 on the device, already scaled
     embed: list of K prompts -> conditioning [K,L,D]; list of K class ids -> [K]
     predict: (x_t [B,C,h,w] float32, t [B] int64, cond [B,...]) -> epsilon [B,C,h,w]; with a learned variance [B,2C,h,w]
+    shared: (x_t [P,C,h,w], t [P], cond [R,...]) -> [R*P,...], every condition on every latent, where a network can save by that
     alphas_cumprod: [T] float32 on the device
     terms: (x0 [B,C,h,w], x_t, t, noise, output of predict) -> [B,4] float32: mse, l1, kl, nll; None without a learned variance
     """
@@ -40,6 +42,14 @@ class Denoiser:
     predict: Callable
     alphas_cumprod: torch.Tensor
     terms: Callable | None = None
+    shared: Callable | None = None
+
+    def predict_block(self, x_t, t, cond):
+        """`predict` of R conditions [R,...] on each of P latents [P,C,h,w], t [P]: [R*P,...], evaluation r * P + p."""
+        if self.shared:
+            return self.shared(x_t, t, cond)
+        n = len(cond)
+        return self.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), cond.repeat_interleave(len(t), 0))
 
 
 @dataclass(frozen=True)
@@ -106,10 +116,11 @@ def latent_shape(files: SDFiles, img_size: int) -> tuple[int, int, int]:
     return files.latent_channels, img_size // files.downscale, img_size // files.downscale
 
 
-def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
+def load_sd(files: SDFiles, dtype: str, device: str, compile_for=None, plain: bool = False) -> Denoiser:
     """Stable Diffusion 1.x, 2.x and any pipeline of their layout, through diffusers' own classes.
 
     The U-Net runs in dtype (a name of DTYPES); VAE and text encoder, used once an image and once a run, stay float32.
+    compile_for, plain: as of `sd_denoiser`.
     """
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -125,8 +136,6 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
     tokenizer = CLIPTokenizer.from_pretrained(files.source, subfolder="tokenizer", revision=files.revision)
     # any of diffusers' discrete schedulers would do: only betas and prediction type are read
     scheduler = DDPMScheduler.from_pretrained(files.source, subfolder="scheduler", revision=files.revision)
-    alphas_cumprod = scheduler.alphas_cumprod.float().to(device)
-    to_epsilon = epsilon_from(scheduler.config.prediction_type, alphas_cumprod)
 
     @torch.inference_mode()
     def embed(prompts):
@@ -134,11 +143,35 @@ def load_sd(files: SDFiles, dtype: str, device: str) -> Denoiser:
         tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
         return torch.cat([text_encoder(ids.to(device))[0] for ids in tokens.split(64)]).to(unet.dtype)
 
-    def predict(x_t, t, cond):
-        return to_epsilon(unet(x_t.to(unet.dtype), t, encoder_hidden_states=cond, return_dict=False)[0], x_t, t)
-
     encode = vae_encoder(files.source, device, subfolder="vae", revision=files.revision)
-    return Denoiser(encode, embed, predict, alphas_cumprod)
+    return sd_denoiser(unet, scheduler, encode, embed, device, compile_for, plain)
+
+
+def sd_denoiser(unet, scheduler, encode, embed, device: str, compile_for=None, plain: bool = False) -> Denoiser:
+    """The Denoiser of a U-Net and the betas and prediction type of its scheduler.
+
+    compile_for: the Batch at whose size the U-Net is compiled; None does not compile, and shares what candidates have in common.
+    plain: the U-Net as diffusers runs it by itself, which is what speeds are compared with.
+    """
+    unet = unet if plain else hardware.tune(unet, device)
+    layout = torch.contiguous_format if plain else torch.channels_last
+    alphas_cumprod = scheduler.alphas_cumprod.float().to(device)
+    to_epsilon = epsilon_from(scheduler.config.prediction_type, alphas_cumprod)
+    share = None if plain or compile_for else shared_unet.share(unet)
+
+    def run(x_t, t, cond):
+        return unet(x_t, t, encoder_hidden_states=cond, return_dict=False)[0]
+
+    run = hardware.compiled(run, compile_for) if compile_for else run
+
+    def predict(x_t, t, cond):
+        return to_epsilon(run(x_t.to(unet.dtype, memory_format=layout), t, cond), x_t, t)
+
+    def shared(x_t, t, cond):
+        n = len(cond)
+        return to_epsilon(share(x_t.to(unet.dtype, memory_format=layout), t, cond), x_t.repeat(n, 1, 1, 1), t.repeat(n))
+
+    return Denoiser(encode, embed, predict, alphas_cumprod, shared=shared if share else None)
 
 
 def epsilon_from(prediction_type: str, alphas_cumprod: torch.Tensor | None) -> Callable:
@@ -217,19 +250,23 @@ def find_dit(model: str, model_path: str | None, img_size: int | None, vae_path:
     )
 
 
-def load_dit(files: DiTFiles, dtype: str, device: str) -> Denoiser:
-    """The transformer in dtype (a name of DTYPES); its VAE and the terms of the bound stay float32."""
+def load_dit(files: DiTFiles, dtype: str, device: str, compile_for=None) -> Denoiser:
+    """The transformer in dtype (a name of DTYPES); its VAE and the terms of the bound stay float32.
+
+    compile_for: the Batch at whose size the transformer is compiled, or None.
+    """
     from DiT import loading
     from DiT.gaussian import GaussianProcess
 
-    network = loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device)
+    network = hardware.tune(loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device), device)
+    run = hardware.compiled(network, compile_for) if compile_for else network
     process = GaussianProcess(device)
 
     def embed(class_ids):
         return torch.tensor(class_ids, dtype=torch.int64, device=device)
 
     def predict(x_t, t, cond):
-        return network(x_t.to(DTYPES[dtype]), t, cond)
+        return run(x_t.to(DTYPES[dtype]), t, cond)
 
     encode = vae_encoder(files.vae, device, revision=files.vae_revision)
     return Denoiser(encode, embed, predict, process.alphas_cumprod, process.errors)

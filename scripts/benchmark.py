@@ -1,12 +1,14 @@
 #!/usr/bin/env python
 """Evaluations per second of the run's own kernel, of the paper's loop in plain PyTorch, and of the network alone.
 
-    python scripts/benchmark.py                          # the shipped model
+    python scripts/benchmark.py --batch_size auto                       # the shipped model
+    python scripts/benchmark.py --batch_size auto --dtype bfloat16
     python scripts/benchmark.py --model sd2 --json sd2_benchmark.json
 
 sd2 is a U-Net of Stable Diffusion 2.0's exact shape, dit-xl-256 and dit-xl-512 are DiT-XL/2 at these sizes, all with random
-weights: nothing is downloaded. All three loops make the same network calls on the same model; they alternate in one process,
-and the medians of the repeats are compared.
+weights: nothing is downloaded. The plain loop always runs at the paper's own defaults: the network as its library loads it, 32
+inputs a call, float16 on CUDA and float32 elsewhere; --dtype, --batch_size and --compile are the kernel's. The loops alternate in
+one process, and the medians of the repeats are compared.
 """
 
 import itertools
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffusion import cli
 
 MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
+PLAIN_BATCH = 32  # the published default
 SD2_UNET = {
     "sample_size": 64,
     "in_channels": 4,
@@ -44,7 +47,7 @@ class Subject:
     source: str
     img_size: int
     latent_shape: tuple[int, int, int]
-    load: Callable  # () -> Denoiser
+    load: Callable  # (dtype, compile_for, plain) -> Denoiser
     count_parameters: Callable  # () -> int
     candidates: list  # prompts, or class ids
 
@@ -66,7 +69,7 @@ def parse_args(argv=None):
 
 def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
-    from diffusion import models, schedule
+    from diffusion import schedule
 
     if args.timesteps > schedule.T:
         raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{schedule.T}")
@@ -76,8 +79,7 @@ def check(args) -> Subject:
         raise ValueError(f"--model {args.model} has its own weights: leave out --model_path, or leave out --model")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
-    args.device = models.resolve_device(args.device)
-    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    cli.check_network(args)
     subject = (dit_subject if "dit" in args.model else sd_subject)(args)
     args.img_size = subject.img_size
     return subject
@@ -96,10 +98,10 @@ def sd_subject(args) -> Subject:
     size = args.img_size or files.default_size
     shape = models.latent_shape(files, size)
 
-    def load():
+    def load(dtype, compile_for, plain):
         if args.model == "sd2":
-            return random_sd2(args.dtype, args.device, shape)
-        return models.load_sd(files, args.dtype, args.device)
+            return random_sd2(dtype, args.device, shape, compile_for, plain)
+        return models.load_sd(files, dtype, args.device, compile_for, plain)
 
     prompts = [f"a photo of thing {i}." for i in range(args.prompts)]
     return Subject(files.source, size, shape, load, lambda: count_unet(args, files), prompts)
@@ -119,18 +121,19 @@ def dit_subject(args) -> Subject:
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
     shape = (4, size // 8, size // 8)
 
-    def load():
+    def load(dtype, compile_for, plain):
         if args.model == "tiny-dit":
-            return models.load_dit(files, args.dtype, args.device)
-        return random_dit(config, args.dtype, args.device, shape)
+            return models.load_dit(files, dtype, args.device, compile_for)
+        return random_dit(config, dtype, args.device, shape, compile_for)
 
     return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
 
 
-def random_dit(config: dict, dtype: str, device: str, latent_shape):
+def random_dit(config: dict, dtype: str, device: str, latent_shape, compile_for):
     """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
     import torch
 
+    from diffusion import hardware
     from diffusion.models import DTYPES, Denoiser
     from DiT.gaussian import GaussianProcess
     from DiT.models import DiT
@@ -139,11 +142,12 @@ def random_dit(config: dict, dtype: str, device: str, latent_shape):
         network = DiT(**config).eval().requires_grad_(False)
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.02)
     network.to(DTYPES[dtype])
+    run = hardware.compiled(network, compile_for) if compile_for else network
     process = GaussianProcess(device)
     return Denoiser(
         encode=lambda image: torch.randn(latent_shape, device=device),
         embed=lambda class_ids: torch.tensor(class_ids, device=device),
-        predict=lambda x_t, t, cond: network(x_t.to(DTYPES[dtype]), t, cond),
+        predict=lambda x_t, t, cond: run(x_t.to(DTYPES[dtype]), t, cond),
         alphas_cumprod=process.alphas_cumprod,
     )
 
@@ -158,27 +162,22 @@ def count_dit(config: dict) -> int:
         return sum(p.numel() for p in DiT(**config).parameters())
 
 
-def random_sd2(dtype: str, device: str, latent_shape):
+def random_sd2(dtype: str, device: str, latent_shape, compile_for, plain: bool):
     """A Denoiser with SD 2.0's U-Net and alphas; weights, latents and text embeddings are random."""
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from diffusion.models import DTYPES, Denoiser
+    from diffusion.models import DTYPES, sd_denoiser
 
     with torch.device(device):
         unet = UNet2DConditionModel(**SD2_UNET).eval().requires_grad_(False)
     torch.nn.Module.to(unet, DTYPES[dtype])  # diffusers' own `to` warns of modules to keep in float32, and names none
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
-    def predict(x_t, t, cond):
-        return unet(x_t.to(unet.dtype), t, encoder_hidden_states=cond, return_dict=False)[0]
+    def embed(prompts):
+        return torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype)
 
-    return Denoiser(
-        encode=lambda image: torch.randn(latent_shape, device=device),
-        embed=lambda prompts: torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype),
-        predict=predict,
-        alphas_cumprod=scheduler.alphas_cumprod.float().to(device),
-    )
+    return sd_denoiser(unet, scheduler, lambda image: torch.randn(latent_shape, device=device), embed, device, compile_for, plain)
 
 
 def count_unet(args, files) -> int:
@@ -191,7 +190,7 @@ def count_unet(args, files) -> int:
         return sum(p.numel() for p in UNet2DConditionModel.from_config(config).parameters())
 
 
-def make_input(args, denoiser, subject) -> dict:
+def make_input(args, network, subject) -> dict:
     """One image's share of a run, as the commands hand it to the kernel."""
     import torch
 
@@ -200,8 +199,8 @@ def make_input(args, denoiser, subject) -> dict:
 
     t = torch.from_numpy(make_plan([args.timesteps]).t)
     return {
-        "x0": denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
-        "conds": denoiser.embed(subject.candidates),
+        "x0": network.denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
+        "conds": network.conds,
         "t": t,
         "noise": seeded_noise(0, 0, (len(t), *subject.latent_shape)),
     }
@@ -231,21 +230,13 @@ def plain_errors(denoiser, x0, conds, t, noise, dtype, batch_size):
     return errors.view(len(conds), len(t))
 
 
-def network_only(denoiser, x_t, t, cond, total, batch_size):
-    """The network calls of one run on one ready-made batch, and nothing else."""
-    for start in range(0, total, batch_size):
-        n = min(batch_size, total - start)
-        denoiser.predict(x_t[:n], t[:n], cond[:n])
+def network_only(denoiser, x0, conds, t, noise, size):
+    """The network calls of the kernel on inputs that lie ready, and nothing else."""
+    from diffusion import kernel
 
-
-def ready_batch(work, dtype, batch_size) -> dict:
-    """Inputs of one full batch on the device, in the network's dtype."""
-    import torch
-
-    device = work["x0"].device
-    index = torch.arange(min(batch_size, len(work["conds"]) * len(work["t"])))
-    pair, row = index % len(work["t"]), index // len(work["t"])
-    return {"x_t": work["noise"][pair].to(device, dtype), "t": work["t"][pair].to(device), "cond": work["conds"][row.to(device)]}
+    x_t, t = noise.to(x0.device), t.to(x0.device)
+    for rows, pairs in kernel.blocks(len(conds), len(t), size):
+        denoiser.predict_block(x_t[pairs], t[pairs], conds[rows])
 
 
 # ---------------------------------------------------------------- measuring
@@ -292,14 +283,15 @@ def matmul_rate(dtype, device: str, repeats: int = 5) -> float:
     return 2 * side**3 * series / median(seconds(products, device) for _ in range(repeats))
 
 
-def count_flops(denoiser, batch) -> int:
-    """Of one evaluation; attention as two matrix products, which is how every fused form of it is counted."""
+def count_flops(denoiser, work: dict) -> int:
+    """Of one evaluation by itself; attention as two matrix products, which is how every fused form of it is counted."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        denoiser.predict(*(value[:1].clone() for value in batch.values()))
+        x_t, t = work["noise"][:1].to(work["x0"].device), work["t"][:1].to(work["x0"].device)
+        denoiser.predict(x_t, t, work["conds"][:1].clone())
     return counter.get_total_flops()
 
 
@@ -327,8 +319,8 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def warm_up(loops: dict, device: str) -> tuple[float, float]:
-    """Runs every loop once: the kernel's peak memory in MB, and how far its errors are from the plain loop's, relative.
+def warm_up(loops: dict, device: str) -> dict:
+    """Runs every loop once: the kernel's peak memory, and how far its errors are from the plain loop's, relative to them.
 
     Raises FloatingPointError when errors are not finite.
     """
@@ -342,26 +334,31 @@ def warm_up(loops: dict, device: str) -> tuple[float, float]:
     loops["network"]()
     if not (errors.isfinite() & plain.isfinite()).all():
         raise FloatingPointError("the errors are not finite: try --dtype bfloat16")
-    return peak, ((errors - plain).abs() / plain.abs()).max().item()
+    difference = (errors - plain).abs() / plain.abs()
+    return {
+        "mean_relative_difference": difference.mean().item(),
+        "max_relative_difference": difference.max().item(),
+        "peak_memory_mb": peak,
+    }
 
 
-def measure(args, denoiser, subject) -> dict:
-    """All numbers of one benchmark. Call it in inference mode."""
+def measure(args, network, plain, plain_dtype: str, subject) -> dict:
+    """All numbers of one benchmark; `plain` is the plain loop's own Denoiser. Call it in inference mode."""
     from diffusion import kernel, models, scores
 
-    dtype, size = models.DTYPES[args.dtype], args.batch_size
-    work = make_input(args, denoiser, subject)
-    batch = ready_batch(work, dtype, size)
-    total = work["conds"].shape[0] * len(work["t"])
+    work = make_input(args, network, subject)
+    dtype, conds = models.DTYPES[plain_dtype], work["conds"]
+    for_plain = work | {"conds": conds.to(dtype) if conds.is_floating_point() else conds}
+    total = len(work["conds"]) * len(work["t"])
     loops = {
-        "plain": lambda: plain_errors(denoiser, **work, dtype=dtype, batch_size=size),
-        "kernel": lambda: kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch_size=size),
-        "network": lambda: network_only(denoiser, **batch, total=total, batch_size=size),
+        "plain": lambda: plain_errors(plain, **for_plain, dtype=dtype, batch_size=PLAIN_BATCH),
+        "kernel": lambda: kernel.epsilon_errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
+        "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
     }
-    peak, difference = warm_up(loops, args.device)
+    about = warm_up(loops, args.device)
     times = alternate(loops, args.repeats, args.device)
-    rate, flops = matmul_rate(dtype, args.device), count_flops(denoiser, batch)
-    return summarise(times, total, rate, flops) | {"max_relative_difference": difference, "peak_memory_mb": peak}
+    rate, flops = matmul_rate(models.DTYPES[args.dtype], args.device), count_flops(plain, for_plain)
+    return summarise(times, total, rate, flops) | about
 
 
 def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
@@ -384,8 +381,9 @@ def speed(values) -> str:
 
 def report(result: dict):
     """The tables for a person; --json has the same numbers unrounded."""
-    setup = ("model", "parameters", "device", "dtype", "img_size", "batch_size", "evaluations", "threads", "torch")
-    cli.print_table("Set-up:", {name: f"{value:,}" if isinstance(value := result[name], int) else value for name in setup})
+    setup = ("model", "parameters", "device", "dtype", "compiled", "batch_size", "plain_dtype", "plain_batch_size", "img_size")
+    setup += ("evaluations", "threads", "torch")
+    cli.print_table("Set-up:", {name: f"{value:,}" if type(value := result[name]) is int else value for name in setup})
     speeds = result["evaluations_per_s"]
     rows = {
         "plain loop": speed(speeds["plain"]),
@@ -393,7 +391,8 @@ def report(result: dict):
         "network alone": speed(speeds["network"]),
         "kernel / plain": f"{result['kernel_over_plain']:.3f}",
         "time outside the network": f"{100 * result['outside_network']:.1f} %",
-        "largest relative difference": f"{result['max_relative_difference']:.1e}",
+        "relative difference of errors": f"mean {result['mean_relative_difference']:.1e}, largest "
+        f"{result['max_relative_difference']:.1e}",
         "peak memory": f"{result['peak_memory_mb']:,.0f} MB",
         "one evaluation": f"{result['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
         "matrix products": f"{result['matmul_flops_per_s'] / 1e12:,.3f} TFLOP/s",
@@ -409,22 +408,34 @@ def main(argv=None) -> int:
 
     import torch
 
+    from diffusion import models
+
     torch.manual_seed(0)
+    plain_dtype = models.resolve_dtype("auto", args.device)
     with cli.bad_input():
-        denoiser = subject.load()
+        plain = subject.load(plain_dtype, None, True)
+        useful = len(subject.candidates) * args.timesteps
+
+        def load(compile_for):
+            return subject.load(args.dtype, compile_for, False)
+
+        network = cli.start_network(args, load, subject.candidates, subject.latent_shape, None, useful)
     setup = {
         "model": f"{args.model} ({subject.source})",
         "parameters": subject.count_parameters(),
         "device": device_name(args.device),
         "dtype": args.dtype,
+        "plain_dtype": plain_dtype,
+        "compiled": args.compile,
         "img_size": args.img_size,
         "batch_size": args.batch_size,
+        "plain_batch_size": PLAIN_BATCH,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
     try:
         with torch.inference_mode():
-            result = setup | measure(args, denoiser, subject)
+            result = setup | measure(args, network, plain, plain_dtype, subject)
     except FloatingPointError as error:
         cli.fail(error)
         return 1

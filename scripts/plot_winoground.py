@@ -74,10 +74,8 @@ def error_maps(options, identity, files, images, captions):
         raise ValueError(f"--noise_path {options.noise_path} of the run holds other noise now")
     denoiser = models.load_sd(files, options.dtype, options.device)
     x0 = torch.stack([denoiser.encode(image) for image in images])
-    conds = denoiser.embed(list(captions))[[0, 0, 1, 1]]
-    t = torch.from_numpy(plan.t)
-    maps = kernel.epsilon_errors(denoiser, x0, conds, t, noise, scores.error_map, options.batch_size)
-    return maps.mean(1).unflatten(0, (2, 2))
+    t, batch = torch.from_numpy(plan.t), kernel.Batch(options.batch_size)
+    return kernel.epsilon_errors(denoiser, x0, denoiser.embed(list(captions)), t, noise, scores.error_map, batch).mean(2)
 
 
 def draw(path: Path, images, captions, maps):

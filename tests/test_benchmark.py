@@ -37,10 +37,19 @@ def test_small_run_writes_every_number(script, tmp_path, capsys):
     assert all(result[name] > 0 for name in positive)
     assert result["fraction_of_matmul"] > 0 and result["outside_network"] < 1
     assert (result["dtype"], result["batch_size"], result["img_size"]) == ("float32", 4, 64)
+    assert (result["plain_dtype"], result["plain_batch_size"], result["compiled"]) == ("float32", 32, False)
     assert result["max_relative_difference"] < 1e-5
     assert {"kernel", "plain loop", "time outside the network"} <= {
         line.strip().split("  ")[0] for line in capsys.readouterr().out.splitlines()
     }
+
+
+def test_half_precision_and_auto_are_the_kernels(script, tmp_path):
+    argv = [*SMALL, "--dtype", "bfloat16", "--batch_size", "auto", "--json", tmp_path / "out.json"]
+    assert script.main(list(map(str, argv))) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["dtype"], result["plain_dtype"], result["batch_size"]) == ("bfloat16", "float32", 16)  # 15 are useful
+    assert 1e-5 < result["mean_relative_difference"] < 0.1
 
 
 def test_plain_loop_and_kernel_agree_pair_by_pair(script):
@@ -48,14 +57,15 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
     import torch
 
     from diffusion import kernel, scores
+    from diffusion.cli import Network
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
     subject = script.check(args)
-    denoiser = subject.load()
+    denoiser = subject.load("float32", None, False)
     with torch.inference_mode():
-        work = script.make_input(args, denoiser, subject)
-        ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch_size=4)
-        plain = script.plain_errors(denoiser, **work, dtype=torch.float32, batch_size=15)
+        work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None), subject)
+        ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
+        plain = script.plain_errors(subject.load("float32", None, True), **work, dtype=torch.float32, batch_size=15)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     assert len(plain.unique()) == 15
 
@@ -77,10 +87,11 @@ def test_dit_xl_has_the_papers_size(script):
 
     with torch.device("meta"), torch.no_grad():
         network = DiT(**SHAPES["DiT-XL/2"], input_size=32).eval()
-        batch = {"x_t": torch.empty(1, 4, 32, 32), "t": torch.zeros(1).long(), "cond": torch.zeros(1).long()}
+        work = {"x0": torch.empty(4, 32, 32), "noise": torch.empty(1, 4, 32, 32)}
+        work |= {"t": torch.zeros(1).long(), "conds": torch.zeros(1).long()}
         from diffusion.models import Denoiser
 
-        flops = script.count_flops(Denoiser(None, None, network, None), batch)
+        flops = script.count_flops(Denoiser(None, None, network, None), work)
     assert abs(flops / 2 - 119e9) < 1e9
 
 
@@ -93,8 +104,8 @@ def test_flops_of_a_known_layer(script):
     layer = torch.nn.Linear(8, 16, bias=False)
     denoiser = Denoiser(None, None, lambda x_t, t, cond: layer(x_t), None)
     with torch.inference_mode():
-        batch = {"x_t": torch.zeros(4, 8), "t": torch.zeros(4), "cond": torch.zeros(4)}
-        assert script.count_flops(denoiser, batch) == 2 * 8 * 16
+        work = {"x0": torch.zeros(8), "noise": torch.zeros(4, 8), "t": torch.zeros(4), "conds": torch.zeros(4)}
+        assert script.count_flops(denoiser, work) == 2 * 8 * 16
 
 
 @pytest.mark.parametrize(
@@ -106,6 +117,7 @@ def test_flops_of_a_known_layer(script):
         (("--model", "sd2"), "--model_path"),
         (("--model", "dit-xl-256"), "--model_path"),
         (("--json", "no/such/folder/out.json"), "--json"),
+        (("--compile", "--batch_size", "auto"), "--batch_size a number"),
     ],
 )
 def test_bad_input_is_one_line(script, capsys, flags, named):

@@ -101,10 +101,10 @@ def test_two_images_in_one_call_are_two_calls_of_one_image():
     def score(noise, output, noisy, t):
         return (output - noise).abs().mean((1, 2, 3))
 
-    both = kernel.epsilon_errors(denoiser, x0, conds[[0, 0, 1, 1]], t, noise, score, batch_size=5)
+    both = kernel.epsilon_errors(denoiser, x0, conds, t, noise, score, kernel.Batch(5))
     for k in (0, 1):
-        alone = kernel.epsilon_errors(denoiser, x0[k], conds, t, noise, score)
-        torch.testing.assert_close(both[k::2], alone, rtol=1e-5, atol=1e-6)
+        alone = kernel.epsilon_errors(denoiser, x0[k], conds, t, noise, score, kernel.Batch())
+        torch.testing.assert_close(both[:, k], alone, rtol=1e-5, atol=1e-6)
     assert len(both.flatten().unique()) == 12
 
 

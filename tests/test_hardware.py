@@ -1,0 +1,83 @@
+"""What makes a network fast changes no number: sharing between candidates, padding for a compiled network, the batch size."""
+
+import pytest
+import torch
+from conftest import TINY_SD20
+
+from diffusion import hardware, kernel, models, shared_unet
+from diffusion.paths import TINY_SD
+
+
+def block(denoiser, n_rows=3, n_latents=4, side=8):
+    g = torch.Generator().manual_seed(0)
+    conds = denoiser.embed([f"a photo of thing {i}." for i in range(n_rows)])
+    return torch.randn(n_latents, 4, side, side, generator=g), torch.tensor([3, 999, 500, 250])[:n_latents], conds
+
+
+@pytest.mark.parametrize("path", [TINY_SD20, TINY_SD])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_shared_block_is_the_plain_network(path, dtype):
+    files = models.find_sd("2-0", str(path))
+    fast, plain = (models.load_sd(files, dtype, "cpu", plain=plain) for plain in (False, True))
+    assert fast.shared and plain.shared is None
+    x_t, t, conds = block(fast)
+    with torch.inference_mode():
+        expected = plain.predict_block(x_t, t, conds).float()
+        torch.testing.assert_close(
+            fast.predict_block(x_t, t, conds).float(), expected, rtol=0, atol=1e-4 if dtype == "float32" else 0.1
+        )
+        alone = fast.predict(x_t[1:2], t[1:2], conds[2:]).float()  # one condition a latent, after a block
+    torch.testing.assert_close(alone[0], expected[2 * 4 + 1], rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
+
+
+def test_what_does_not_depend_on_the_text_runs_once_a_latent():
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(TINY_SD20, subfolder="unet").eval()
+    sizes = {}
+    layers = {
+        "conv_in": unet.conv_in,
+        "conv_out": unet.conv_out,
+        "keys": next(m for n, m in unet.named_modules() if "attn2.to_k" in n),
+    }
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda module, inputs, output, name=name: sizes.__setitem__(name, len(output)))
+    run = shared_unet.share(unet)
+    with torch.inference_mode():
+        run(torch.randn(5, 4, 8, 8), torch.arange(5), torch.randn(3, 77, unet.config.cross_attention_dim))
+    assert sizes["conv_out"] == 15 and sizes["keys"] == 3
+
+
+def test_an_unknown_kind_of_unet_is_left_alone():
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(TINY_SD20, subfolder="unet")
+    unet.register_to_config(only_cross_attention=True)
+    before = {name: type(p) for name, p in unet.attn_processors.items()}
+    assert shared_unet.share(unet) is None and {name: type(p) for name, p in unet.attn_processors.items()} == before
+
+
+def test_a_compiled_network_sees_one_size_only(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: lambda *x: (seen.append([len(v) for v in x]), network(*x))[1])
+    run = hardware.compiled(lambda x, t, c: x * t[:, None] + c[:, None], kernel.Batch(8))
+    x, t, c = torch.randn(3, 2), torch.arange(3), torch.tensor([5.0, 6, 7])
+    torch.testing.assert_close(run(x, t, c), x * t[:, None] + c[:, None])
+    run(torch.randn(8, 2), torch.arange(8), torch.zeros(8))
+    assert seen == [[8, 8, 8]] * 2
+
+
+@pytest.mark.parametrize(
+    ("room", "useful", "expected"), [(100, 1000, 64), (64, 1000, 64), (1000, 20, 32), (10**6, 10**6, 256), (1, 9, 1)]
+)
+def test_the_largest_power_of_two_that_fits(room, useful, expected, monkeypatch):
+    def fits(n):
+        if n > room:
+            raise torch.OutOfMemoryError
+
+    assert hardware.largest_batch(fits, "cuda:0", 256, useful) == expected
+
+
+def test_on_a_cpu_the_latent_decides():
+    sizes = [hardware.largest_batch(None, "cpu", elements, 10**6) for elements in (256, 1024, 16384, 10**6)]
+    assert sizes == [128, 32, 2, 1]
