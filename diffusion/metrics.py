@@ -1,4 +1,4 @@
-"""Accuracies, scores of caption-image pairs, their intervals and paired tests. numpy only."""
+"""Accuracies, scores of caption-image pairs, intervals, paired tests, probabilities. numpy, and scipy inside functions."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -125,3 +125,166 @@ def mcnemar(first, second) -> McNemar:
     n, fewer = only_first + only_second, min(only_first, only_second)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))  # integers: exact, whatever n is
     return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**n))
+
+
+# ---------------------------------------------------------------- probabilities
+
+
+def paired_gaps(errors, winner: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far each candidate's errors lie above the winner's on the pairs that both saw: mean [K] and its standard error [K].
+
+    errors: K arrays, each a beginning of one shared order of (timestep, noise) pairs, so that what a pair adds to all
+    candidates cancels. The winner's own two are 0; one pair alone has no standard error and gets 0.
+    """
+    means, deviations = np.zeros(len(errors)), np.zeros(len(errors))
+    for k, own in enumerate(errors):
+        n = min(len(own), len(errors[winner]))
+        difference = np.asarray(own[:n], np.float64) - errors[winner][:n]
+        means[k] = difference.mean()
+        deviations[k] = difference.std(ddof=1) / math.sqrt(n) if n > 1 else 0.0
+    return means, deviations
+
+
+def class_log_posterior(gaps, deviations, class_of, temperature: float, weight: float) -> np.ndarray:
+    """Log-probabilities [n,C] of the classes in ascending order, from paired gaps and their standard errors [n,K].
+
+    A candidate's logit is -gap / sqrt(temperature^2 + pi/8 (weight * deviation)^2): temperature scaling (Guo et al. 2017), with
+    the gap's uncertainty averaged out as if it were normal (MacKay 1992, the evidence framework, on moderated outputs). A class
+    has the logit of its best row; a negative gap, which a row that fell early can have, counts as 0, so no class is above the
+    winner's.
+    temperature: in units of the errors; weight: 0 takes gaps as exact, 1 takes standard errors at face value.
+    """
+    from scipy.special import log_softmax
+
+    logits = -np.maximum(gaps, 0) / np.sqrt(temperature**2 + np.pi / 8 * (weight * np.asarray(deviations)) ** 2)
+    order = np.argsort(class_of, kind="stable")
+    starts = np.unique(np.asarray(class_of)[order], return_index=True)[1]
+    return log_softmax(np.maximum.reduceat(logits[:, order], starts, axis=1), axis=1)
+
+
+def posterior_scores(log_posterior, columns) -> tuple[float, float]:
+    """Mean negative log-likelihood (nats) and Brier score (sum over classes, 0..2) of log-probabilities [n,C].
+
+    columns: [n], the true class's column.
+    """
+    rows = np.arange(len(log_posterior))
+    truth = np.zeros_like(log_posterior)
+    truth[rows, columns] = 1
+    return float(-log_posterior[rows, columns].mean()), float(((np.exp(log_posterior) - truth) ** 2).sum(1).mean())
+
+
+def fit_temperature(gaps, deviations, class_of, columns) -> tuple[float, float]:
+    """The temperature and the weight (0..1) of `class_log_posterior` with the lowest negative log-likelihood of the true classes.
+
+    gaps, deviations: [n,K]; columns: [n], the true class's place among the ascending classes.
+    """
+    from scipy.optimize import minimize
+
+    positive = gaps[gaps > 0]
+    scale = float(np.median(positive)) if positive.size else 1.0  # so that the search does not depend on the errors' unit
+
+    def loss(x):
+        return posterior_scores(class_log_posterior(gaps, deviations, class_of, scale * math.exp(x[0]), x[1]), columns)[0]
+
+    most = 1.0 if np.any(deviations) else 0.0
+    x = minimize(loss, [-2.0, 0.3 * most], method="L-BFGS-B", bounds=[(-12, 12), (0, most)]).x
+    return scale * math.exp(x[0]), float(x[1])
+
+
+def fit_platt(x, right) -> tuple[float, float]:
+    """Intercept and slope of a logistic regression of right or wrong [n] on one number [n], with Platt's targets (Platt 1999).
+
+    The targets (n_right + 1) / (n_right + 2) and 1 / (n_wrong + 2) keep the slope finite when x separates the two.
+    """
+    from scipy.optimize import minimize
+
+    x, right = np.asarray(x, np.float64), np.asarray(right, bool)
+    target = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+    centre, scale = x.mean(), x.std() or 1.0  # the search needs numbers near 1
+
+    def loss(w):
+        z = w[0] + w[1] * (x - centre) / scale
+        return (np.logaddexp(0, z) - target * z).mean()
+
+    intercept, slope = minimize(loss, [0.0, 0.0], method="BFGS").x
+    return float(intercept - slope * centre / scale), float(slope / scale)
+
+
+def cross_fit(n: int, fit, apply) -> tuple[np.ndarray, list]:
+    """apply(fit(other half), half) for both halves of n images in turn -> one array of n results, and the two fits.
+
+    Halves are every second image; fit and apply take a boolean mask [n] of the images to look at.
+    """
+    second = np.arange(n) % 2 == 1
+    fits = [fit(second), fit(~second)]
+    results = [apply(fitted, half) for fitted, half in zip(fits, (~second, second), strict=True)]
+    joined = np.empty((n, *results[0].shape[1:]))
+    joined[~second], joined[second] = results
+    return joined, fits
+
+
+class Reliability(NamedTuple):
+    """Of every bin that holds an image: how many, their mean confidence, the share that is right. Arrays [bins]."""
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(confidence, right, n_bins: int = 15) -> Reliability:
+    """Bins of equal width over 0..1, lower edge included, 1 in the last (Guo et al. 2017). confidence, right: [n]."""
+    confidence = np.asarray(confidence, np.float64)
+    place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    counts = np.bincount(place, minlength=n_bins)
+    sums = [np.bincount(place, values, n_bins)[counts > 0] for values in (confidence, np.asarray(right, np.float64))]
+    counts = counts[counts > 0]
+    return Reliability(counts, sums[0] / counts, sums[1] / counts)
+
+
+def expected_calibration_error(confidence, right, n_bins: int = 15) -> float:
+    """Mean distance, weighted by images, between a bin's mean confidence and its share of right ones; 0..1."""
+    bins = reliability(confidence, right, n_bins)
+    return float((bins.counts * np.abs(bins.confidence - bins.accuracy)).sum() / bins.counts.sum())
+
+
+def ece_interval(confidence, right, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of the expected calibration error: the estimate -/+ 1.96 standard deviations of a bootstrap over images.
+
+    Not the bootstrap's quantiles: resampling adds noise to every bin, so they lie above the estimate. Cut at 0.
+    """
+    confidence, right = np.asarray(confidence), np.asarray(right)
+    rng, n = np.random.default_rng(seed), len(confidence)
+    resampled = (rng.integers(0, n, n) for _ in range(draws))
+    half = Z95 * float(np.std([expected_calibration_error(confidence[i], right[i]) for i in resampled]))
+    value = expected_calibration_error(confidence, right)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def ece_by_chance(confidence, seed: int = 0, draws: int = 1000) -> float:
+    """The mean expected calibration error that these confidences [n] would have if they were the true probabilities.
+
+    It is above 0 because a bin's share of right ones is a random number (Broecker and Smith 2007, on consistency resampling).
+    """
+    confidence, rng = np.asarray(confidence), np.random.default_rng(seed)
+    simulated = (rng.random(len(confidence)) < confidence for _ in range(draws))
+    return float(np.mean([expected_calibration_error(confidence, right) for right in simulated]))
+
+
+def brier(confidence, right) -> float:
+    """Mean squared distance of the confidence [n] from 1 (right) or 0 (wrong); 0..1."""
+    return float(((np.asarray(confidence) - np.asarray(right, np.float64)) ** 2).mean())
+
+
+def log_loss(confidence, right) -> float:
+    """Mean negative log-likelihood, in nats, of right or wrong [n] under the confidence [n], kept 1e-12 away from 0 and 1."""
+    confidence = np.clip(confidence, 1e-12, 1 - 1e-12)
+    return float(-np.log(np.where(right, confidence, 1 - confidence)).mean())
+
+
+def auroc(confidence, right) -> float:
+    """Chance that a right image has more confidence than a wrong one, a tie counting half. Both kinds must occur."""
+    from scipy.stats import rankdata
+
+    right = np.asarray(right, bool)
+    n_right, n_wrong = right.sum(), (~right).sum()
+    return float((rankdata(confidence)[right].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
