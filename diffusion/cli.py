@@ -194,7 +194,7 @@ def eliminate(args, evaluate, class_of: list[int], plan) -> tuple[dict, int, dic
 
     if args.strategy == "stages":
         return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
-    errors, winner, fell = elimination.run_race(evaluate, class_of, len(plan.t), race_rule(args))
+    errors, winner, fell = elimination.run_race(evaluate, class_of, plan.t, race_rule(args))
     return errors, winner, {"fell": fell}
 
 

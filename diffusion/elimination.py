@@ -70,33 +70,35 @@ class Race:
         return self.min_samples if not seen else max(self.round_size, self.round_evaluations // n_alive)
 
 
-def run_race(evaluate, class_of: list[int], n_pairs: int, race: Race) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+def run_race(evaluate, class_of: list[int], t, race: Race) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
     """Candidates fall when their error is significantly above the best one's, until one class remains or the pairs are used up.
 
     All candidates see the same (timestep, noise) pairs, so their errors are strongly correlated and only paired differences count
     (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). evaluate(rows, pairs) is that of
-    `run_stages`; class_of names each row's class, as rows of one class do not have to be told apart. Returns every candidate's
-    errors in order of evaluation, the winning row (lowest mean, the lower row at a tie), and the round in which each fell.
+    `run_stages`; class_of names each row's class, as rows of one class do not have to be told apart; t [S] are the timesteps of
+    all pairs in order of evaluation, every beginning of which covers them evenly. Returns every candidate's errors in order of
+    evaluation, the winning row (lowest mean, the lower row at a tie), and the round in which each fell.
     Raises FloatingPointError when an error is not finite.
     """
-    alive = list(range(len(class_of)))
+    alive, t = list(range(len(class_of))), np.asarray(t)
     errors = {row: np.empty(0, np.float32) for row in alive}
     fell: dict[int, int] = {}
     seen = number = 0
-    while seen < n_pairs and len({class_of[row] for row in alive}) > 1:
-        pairs = slice(seen, min(n_pairs, seen + race.size(seen, len(alive))))
+    while seen < len(t) and len({class_of[row] for row in alive}) > 1:
+        pairs = slice(seen, min(len(t), seen + race.size(seen, len(alive))))
         append_errors(errors, evaluate, alive, pairs)
         seen, number = pairs.stop, number + 1
-        losers = clearly_worse({row: errors[row] for row in alive}, class_of, race.alpha / (len(class_of) - 1))
+        losers = clearly_worse({row: errors[row] for row in alive}, class_of, t, race.alpha / (len(class_of) - 1))
         fell |= dict.fromkeys(losers, number)
         alive = [row for row in alive if row not in fell]
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
 
 
-def clearly_worse(errors: dict[int, np.ndarray], class_of: list[int], level: float) -> list[int]:
+def clearly_worse(errors: dict[int, np.ndarray], class_of: list[int], t, level: float) -> list[int]:
     """Rows of other classes than the best row's, whose mean paired difference to it is above zero at this level.
 
-    errors: row -> [n], the same n for all. One-sided t test of paired differences; without at least two pairs nothing is clear.
+    errors: row -> [n], the same n for all, of the first n of the pairs t [S]. One-sided t test of what the differences' mean over
+    all pairs will be; without at least two pairs nothing is clear.
     """
     from scipy.stats import t as student
 
@@ -106,5 +108,17 @@ def clearly_worse(errors: dict[int, np.ndarray], class_of: list[int], level: flo
     if n < 2 or not others:
         return []
     differences = np.stack([errors[row] for row in others]).astype(np.float64) - errors[best]
-    mean, deviation = differences.mean(1), differences.std(1, ddof=1)
-    return [row for row, above in zip(others, mean > student.isf(level, n - 1) * deviation / np.sqrt(n), strict=True) if above]
+    limit = student.isf(level, n - 1) * systematic_error(differences, t)
+    return [row for row, above in zip(others, differences.mean(1) > limit, strict=True) if above]
+
+
+def systematic_error(values, t):
+    """Standard error of the mean of the first n of S values as an estimate of the mean of all S: [...] for values [..., n].
+
+    t: [S] timesteps in order of evaluation. A beginning of that order is a systematic sample of a smooth curve, so what counts is
+    not how far values spread over t but how far neighbours in t differ; and nothing is left to chance once all have been seen
+    (Wolter 2007, Introduction to Variance Estimation, section 8.2, the estimator of successive differences).
+    """
+    n, total = values.shape[-1], len(t)
+    steps = np.diff(values[..., np.argsort(t[:n], kind="stable")], axis=-1)
+    return np.sqrt((1 - n / total) * (steps**2).sum(-1) / (2 * (n - 1) * n))

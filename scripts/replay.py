@@ -96,7 +96,7 @@ def play_race(grid, setting: str) -> Result:
     alpha, least, size = setting.split()
     race = elimination.Race(float(alpha), int(least), int(size), cli.ROUND_EVALUATIONS)
     plan = schedule.race_plan(len(set(grid.t.tolist())), grid.n_trials)
-    return play(grid, "race", setting, plan, lambda e: elimination.run_race(e, grid.class_of, len(plan.t), race))
+    return play(grid, "race", setting, plan, lambda e: elimination.run_race(e, grid.class_of, plan.t, race))
 
 
 def play_all(args, grid) -> list[Result]:

@@ -28,7 +28,7 @@ def check_records(folder):
     assert len(files) == 3
     for file in files:
         record = torch.load(file, weights_only=True)
-        assert list(record) == ["errors", "pred", "label", "evaluations", "fell"]
+        assert list(record) == ["errors", "pred", "label", "evaluations", "fell", "seconds"]
         lengths = {row: len(c["t"]) for row, c in record["errors"].items()}
         assert record["evaluations"] == sum(lengths.values()) <= 200
         assert all(c["t"].tolist() == order[: lengths[row]].tolist() for row, c in record["errors"].items())
