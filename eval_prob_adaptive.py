@@ -34,6 +34,8 @@ def parse_args(argv=None):
     group.add_argument(
         "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
     )
+    group.add_argument("--prune_img_size", type=cli.at_least(1), metavar="PIXELS", help="all stages but the last on images of "
+                       "this size; the survivors are then tried on all timesteps at full size (default: off)")  # fmt: skip
     group.add_argument("--interpolation", default="bicubic", choices=INTERPOLATIONS, help="of the resize (default: bicubic)")
     cli.add_race_options(parser)
     cli.add_run_options(parser)
@@ -49,6 +51,7 @@ class Run:
     plan: Any
     files: Any
     latent_shape: tuple[int, int, int]
+    small_shape: tuple[int, int, int] | None  # with --prune_img_size
     noise: Any  # [S,C,h,w], or None: seeded for each image
     folder: Path
     identity: dict  # what the numbers depend on
@@ -76,11 +79,13 @@ def prepare(args) -> Run:
     args.img_size = args.img_size or files.default_size
     latent_shape = models.latent_shape(files, args.img_size)
     dataset.transform = transforms.sd_transform(args.img_size, args.interpolation)
+    small_shape = check_pruning(args, files)
     bank = noise.read_noise(args.noise_path, len(plan.t), latent_shape, args.img_size) if args.noise_path else None
     folder = runlog.adaptive_folder(paths.log_dir(), args)
     identity = (
         {name: getattr(args, name) for name in IDENTITY}
         | cli.race_identity(args)
+        | ({"prune_img_size": args.prune_img_size} if args.prune_img_size else {})
         | {
             "images": dataset.fingerprint(),
             "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
@@ -92,7 +97,21 @@ def prepare(args) -> Run:
     runlog.check_config(folder, identity)
     done = runlog.load_outcomes({i: runlog.record_path(folder, i, len(dataset)) for i in selected})
     todo = [i for i in sharding.shard(selected, args.worker_idx, args.n_workers) if i not in done]
-    return Run(dataset, prompts, plan, files, latent_shape, bank, folder, identity, selected, done, todo)
+    return Run(dataset, prompts, plan, files, latent_shape, small_shape, bank, folder, identity, selected, done, todo)
+
+
+def check_pruning(args, files):
+    """The latent's shape at --prune_img_size, None without it. Raises ValueError when that option cannot do anything."""
+    from diffusion import models
+
+    if not args.prune_img_size:
+        return None
+    if args.strategy == "race" or len(args.to_keep) < 2 or args.noise_path:
+        other = "--strategy race" if args.strategy == "race" else "--noise_path" if args.noise_path else "one stage"
+        raise ValueError(f"--prune_img_size is for two or more stages with seeded noise, not for {other}: leave it out")
+    if args.prune_img_size >= args.img_size:
+        raise ValueError(f"--prune_img_size {args.prune_img_size} must be below --img_size {args.img_size}")
+    return models.latent_shape(files, args.prune_img_size, "--prune_img_size")
 
 
 def open_data(args):
@@ -110,38 +129,37 @@ def open_data(args):
     return dataset, prompts
 
 
-def price(args, run) -> int:
-    """Network evaluations an image; of a race at most."""
-    from diffusion import schedule
-
-    return schedule.count_evaluations(run.plan, len(run.prompts.prompts), args.to_keep or [1])
-
-
 def announce(args, run):
     """Prints what will be done and its price."""
     from diffusion import schedule
 
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
     notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples or [args.max_samples]))
-    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.selected)), price(args, run))
+    counts, cost = (len(run.todo), len(run.done), len(run.selected)), cli.price(args, run.plan, len(run.prompts.prompts))
+    cli.announce(vars(args), about, notices, run.folder, counts, cost)
 
 
 def classify(args, run, network, index, image, label):
     """One image's record. Raises FloatingPointError when an error is not finite."""
     import torch
 
-    from diffusion import kernel, noise, runlog, scores
+    from diffusion import kernel, noise, runlog, scores, transforms
 
     denoiser, conds, batch = network
-    x0 = denoiser.encode(image)
     t = torch.from_numpy(run.plan.t)
-    bank = noise.seeded_noise(args.seed, index, (len(t), *run.latent_shape)) if run.noise is None else run.noise
 
-    def evaluate(rows, pairs):
-        score = scores.SCORES[args.loss]
-        return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], score, batch)
+    def evaluator(image, shape):
+        x0 = denoiser.encode(image)
+        bank = noise.seeded_noise(args.seed, index, (len(t), *shape)) if run.noise is None else run.noise
 
-    errors, winner, about = cli.eliminate(args, evaluate, run.prompts.classidx, run.plan)
+        def evaluate(rows, pairs):
+            return kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], bank[pairs], scores.SCORES[args.loss], batch)
+
+        return evaluate
+
+    small = evaluator(transforms.shrink(image, args.prune_img_size), run.small_shape) if run.small_shape else None
+    full = evaluator(image, run.latent_shape)
+    errors, winner, about = cli.eliminate(args, full, run.prompts.classidx, run.plan, small)
     return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label, **about)
 
 
@@ -159,7 +177,8 @@ def main(argv=None) -> int:
         return models.load_sd(run.files, args.dtype, args.device, compile_for)
 
     with cli.bad_input():
-        network = cli.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, price(args, run))
+        useful, _ = cli.price(args, run.plan, len(run.prompts.prompts))
+        network = cli.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, useful)
         candidates = (run.prompts.classidx, run.prompts.classnames)
         runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
 

@@ -242,13 +242,6 @@ def errors_of_class(args, run, network, x0, cond):
 # ---------------------------------------------------------------- the command
 
 
-def price(args, run) -> int:
-    """Network evaluations an image; of a race at most."""
-    from diffusion import schedule
-
-    return schedule.count_evaluations(run.plan, len(run.label_of), args.to_keep or [1])
-
-
 def announce(args, run):
     from diffusion import schedule
 
@@ -268,7 +261,7 @@ def announce(args, run):
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     about = {"weights": run.files.path or f"{run.files.file} (published)"}
     counts = (len(run.todo), len(run.done), len(run.selected))
-    cli.announce(options, about, notices, f"{folder}{more}", counts, price(args, run))
+    cli.announce(options, about, notices, f"{folder}{more}", counts, cli.price(args, run.plan, n))
 
 
 def main(argv=None) -> int:
@@ -285,8 +278,9 @@ def main(argv=None) -> int:
         return models.load_dit(run.files, args.dtype, args.device, compile_for)
 
     with cli.bad_input():
-        network = cli.start_network(args, load, list(run.label_of), run.files.latent_shape, next(iter(run.folders.values())),
-                                    price(args, run))  # fmt: skip
+        useful, _ = cli.price(args, run.plan, len(run.label_of))
+        folder = next(iter(run.folders.values()))
+        network = cli.start_network(args, load, list(run.label_of), run.files.latent_shape, folder, useful)
         labels = list(run.label_of.values())
         names = [run.dataset.classes[label] for label in labels]
         config = runlog.describe(run.identity, args, len(run.selected), labels, names)

@@ -111,7 +111,7 @@ def announce(args, run):
     cost = 4 * len(run.plan.t) if run.plan else 4
     about = {"weights": run.files.source}
     notices = (run.data.notice, None if run.plan else "a contrastive model: an image or a caption is one evaluation")
-    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.data)), cost, "example")
+    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.data)), (cost, 0), "example")
 
 
 # ---------------------------------------------------------------- one example

@@ -188,10 +188,28 @@ def make_plan(args, n_candidates: int):
     return schedule.make_plan(args.n_samples, args.n_trials)
 
 
-def eliminate(args, evaluate, class_of: list[int], plan) -> tuple[dict, int, dict]:
-    """Runs the strategy: every row's errors, the winning row, and for a race {"fell": row -> round}."""
+def price(args, plan, n_candidates: int) -> tuple[int, int]:
+    """Network evaluations an image, of a race at most; and how many of them are at --prune_img_size."""
+    from diffusion import schedule
+
+    to_keep = args.to_keep or [1]
+    total = schedule.count_evaluations(plan, n_candidates, to_keep)
+    if not getattr(args, "prune_img_size", None):
+        return total, 0
+    again = to_keep[-2] * plan.stages[-1].start  # what survives is evaluated in full on the pairs of all stages
+    return total + again, total - to_keep[-2] * (plan.stages[-1].stop - plan.stages[-1].start)
+
+
+def eliminate(args, evaluate, class_of: list[int], plan, small=None) -> tuple[dict, int, dict]:
+    """Runs the strategy: every row's errors, the winning row, and what else a record says of it.
+
+    small: evaluate on a smaller image, for all stages but the last; what fell there is "pruned". Of a race: "fell".
+    """
     from diffusion import elimination
 
+    if small:
+        errors, winner, pruned = elimination.run_pruned(small, evaluate, len(class_of), plan.stages, args.to_keep)
+        return errors, winner, {"pruned": pruned, "evaluations": price(args, plan, len(class_of))[0]}
     if args.strategy == "stages":
         return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
     errors, winner, fell = elimination.run_race(evaluate, class_of, plan.t, race_rule(args))
@@ -241,11 +259,12 @@ def print_table(title: str, rows: dict) -> None:
     sys.stdout.flush()
 
 
-def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], cost: int, unit="image") -> None:
-    """Prints the resolved options, what they lead to, and the price: `cost` evaluations for each image (or example: `unit`).
+def announce(
+    options: dict, about: dict, notices, folder, counts: tuple[int, int, int], cost: tuple[int, int], unit="image"
+) -> None:
+    """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`) as `price` gives it.
 
     counts: how many are to do here, were done before, and are selected.
-    For a race that is what an image costs at most.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
@@ -256,7 +275,9 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     n_todo, n_done, n_selected = counts
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
     most = "at most " if options.get("strategy") == "race" else ""
-    print(f"Price: {most}{cost:,} network evaluations an {unit}, {cost * n_todo:,} in all", flush=True)
+    total, small = cost
+    cheaper = f" ({small:,} of them at {options['prune_img_size']} pixels)" if small else ""
+    print(f"Price: {most}{total:,} network evaluations an {unit}{cheaper}, {total * n_todo:,} in all", flush=True)
 
 
 # ---------------------------------------------------------------- the network

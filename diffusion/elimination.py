@@ -13,14 +13,31 @@ def run_stages(evaluate, n_candidates: int, stages, to_keep: list[int]) -> tuple
     row at a tie. Returns every candidate's errors in order of evaluation, by ascending row, and the winning row.
     Raises FloatingPointError when an error is not finite: no candidate may win by being NaN.
     """
-    alive = list(range(n_candidates))
+    errors, alive = thin(evaluate, list(range(n_candidates)), stages, to_keep)
+    return errors, alive[0]
+
+
+def run_pruned(small, full, n_candidates: int, stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], int, list[int]]:
+    """`run_stages` with all stages but the last on a cheaper evaluation, as of a smaller image.
+
+    small, full: callbacks as evaluate. Whoever survives on small's errors is evaluated on all pairs in full, so that the winner's
+    score has no cheap part. Returns every candidate's errors, small's of those that fell before and full's of the others, the
+    winning row, and the rows that fell before.
+    """
+    errors, alive = thin(small, list(range(n_candidates)), stages[:-1], to_keep[:-1])
+    final, winner = thin(full, alive, [slice(0, stages[-1].stop)], to_keep[-1:])
+    return errors | final, winner[0], [row for row in errors if row not in final]
+
+
+def thin(evaluate, alive: list[int], stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], list[int]]:
+    """The stages on these rows: errors of all of them and the rows that are left."""
     errors = {row: np.empty(0, np.float32) for row in alive}
     for pairs, k in zip(stages, to_keep, strict=True):
         # a stage may add nothing: thinned grids overlap, so 50 50 or 4 5 6 8 are answered by what is known
         if pairs.stop > pairs.start:
             append_errors(errors, evaluate, alive, pairs)
         alive = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, k)
-    return errors, alive[0]
+    return errors, alive
 
 
 def append_errors(errors: dict[int, np.ndarray], evaluate, rows: list[int], pairs: slice) -> None:

@@ -107,12 +107,12 @@ def find_sd(version: str, model_path: str | None) -> SDFiles:
     )
 
 
-def latent_shape(files: SDFiles, img_size: int) -> tuple[int, int, int]:
+def latent_shape(files: SDFiles, img_size: int, flag: str = "--img_size") -> tuple[int, int, int]:
     """(C, h, w) of an image's latent. Raises ValueError for a size that VAE and U-Net cannot divide."""
     unit = files.downscale * files.unet_downscale
     if img_size % unit:
         low, high = img_size // unit * unit, -(-img_size // unit) * unit
-        raise ValueError(f"--img_size {img_size} must be a multiple of {unit} for this model: take {low or high} or {high}")
+        raise ValueError(f"{flag} {img_size} must be a multiple of {unit} for this model: take {low or high} or {high}")
     return files.latent_channels, img_size // files.downscale, img_size // files.downscale
 
 

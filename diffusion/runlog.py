@@ -19,12 +19,14 @@ CONFIG = "config.json"
 def adaptive_folder(root: Path, args) -> Path:
     """The published name of a classification run: reference users' scripts look for it.
 
-    args: anything with dataset, extra, version, n_trials, strategy and its options, interpolation, loss and img_size.
+    args: anything with dataset, extra, version, n_trials, strategy and its options, interpolation, loss, img_size
+    and prune_img_size.
     """
     name = f"v{args.version}_{_strategy(args)}"
     name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
     name += f"_{args.loss}" if args.loss != "l2" else ""
     name += f"_{args.img_size}" if args.img_size != 512 else ""
+    name += f"_{args.prune_img_size}prune" if args.prune_img_size else ""
     return root / _dataset_folder(args) / name
 
 
@@ -259,20 +261,23 @@ def _load(path: Path, convert):
         return None
 
 
-def staged_record(keys, errors: dict, t, pred: int, label: int, fell: dict | None = None) -> dict:
+def staged_record(keys, errors: dict, t, pred: int, label: int, fell=None, pruned=None, evaluations=None) -> dict:
     """The published record of an image that went through the stages: t and errors of every candidate, in order of evaluation.
 
     keys: what each row of `errors` is called; t: int64 [S] of the whole plan, of which a candidate has seen the beginning.
-    fell: row -> round of a race; such a record also holds the number of evaluations.
+    fell: row -> round of a race. pruned: rows whose errors are those of a smaller image; evaluations: how many there were, more
+    than the errors that are kept. Each of the three is in the record when it is given, and evaluations of a race too.
     """
     import torch
 
     seen = {row: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in errors.items()}
     record = {"errors": {keys[row]: candidate for row, candidate in seen.items()}, "pred": pred, "label": label}
-    if fell is None:
-        return record
-    rounds = {keys[row]: number for row, number in sorted(fell.items())}
-    return record | {"evaluations": sum(map(len, errors.values())), "fell": rounds}
+    if fell is not None:
+        fallen = {keys[row]: number for row, number in sorted(fell.items())}
+        return record | {"evaluations": sum(map(len, errors.values())), "fell": fallen}
+    if pruned is not None:
+        return record | {"evaluations": evaluations, "pruned": [keys[row] for row in pruned]}
+    return record
 
 
 class Outcome(NamedTuple):
@@ -292,7 +297,7 @@ def outcome(record: dict) -> Outcome:
     if "sums" in record:
         evaluations = len(record["classes"]) * len(record["t"])
     else:
-        evaluations = sum(len(c["pred_errors"]) for c in record["errors"].values())
+        evaluations = record.get("evaluations") or sum(len(c["pred_errors"]) for c in record["errors"].values())
     return Outcome(record["label"], record["pred"], evaluations)
 
 

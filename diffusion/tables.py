@@ -57,11 +57,14 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
     """All records of a folder, ours or the reference's.
 
     loss: of a DiT's numbers (default: the run's own); part: all, even or odd indices; prompt_path: the CSV of a folder whose
-    config.json does not name its candidates. Raises ValueError for a folder without a readable record.
+    config.json does not name its candidates. Raises ValueError for a folder without a readable record, and for errors of two
+    image sizes.
     """
     from diffusion import runlog
 
     folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
+    if "prune_img_size" in config["identity"]:
+        raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
     loss = loss or config["identity"].get("loss", "l2")
     parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
     images, unreadable, keys = [], [], []

@@ -44,3 +44,10 @@ def sd_transform(size: int, interpolation: str = "bicubic"):
     return tv.Compose(
         [tv.Resize(size, interpolation=mode), tv.CenterCrop(size), to_rgb, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)]
     )
+
+
+def shrink(image, size: int):
+    """A transformed image [3,H,H] in [-1,1] at size pixels a side, bicubic with antialiasing as PIL does it."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(image[None], size=(size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)

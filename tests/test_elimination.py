@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from diffusion.elimination import Race, clearly_worse, run_race, run_stages, survivors, systematic_error
+from diffusion.elimination import Race, clearly_worse, run_pruned, run_race, run_stages, survivors, systematic_error
 from diffusion.schedule import make_plan, race_plan
 
 STAGES = (slice(0, 2), slice(2, 4))
@@ -68,6 +68,16 @@ def test_a_stage_that_adds_no_timestep_eliminates_on_what_is_known(n_samples):
 
     kept, winner = run_stages(evaluate, 4, plan.stages, [3, 2, 2, 1][-len(n_samples) :])
     assert winner == 0 and len(kept[0]) == len(plan.t)
+
+
+def test_pruning_on_a_cheaper_evaluation():
+    """Small images say 1 and 2 go on, and say nothing about which of them wins."""
+    small, asked_small = table([[3, 3, 9, 9], [1, 1, 5, 5], [2, 2, 1, 1]])
+    full, asked = table([[0] * 4, [7, 7, 8, 8], [8, 8, 6, 6]])
+    errors, winner, pruned = run_pruned(small, full, 3, STAGES, [2, 1])
+    assert asked_small == [([0, 1, 2], STAGES[0])] and asked == [([1, 2], slice(0, 4))]
+    assert winner == 2 and pruned == [0]
+    assert {row: e.tolist() for row, e in errors.items()} == {0: [3, 3], 1: [7, 7, 8, 8], 2: [8, 8, 6, 6]}
 
 
 # ---------------------------------------------------------------- the race

@@ -16,6 +16,7 @@ from diffusion import runlog
 ARGS = {
     "dataset": "pets", "extra": None, "version": "2-0", "n_trials": 1, "to_keep": [5, 1], "n_samples": [25, 250],
     "strategy": "stages", "interpolation": "bicubic", "loss": "l2", "img_size": 512,
+    "prune_img_size": None,
 }  # fmt: skip
 
 
@@ -27,6 +28,7 @@ ARGS = {
         ({"interpolation": "bilinear", "loss": "huber"}, "pets/v2-0_1trials_5_1keep_25_250samples_bilinear_huber"),
         ({"extra": "mine", "n_trials": 4, "version": "tiny"}, "pets_mine/vtiny_4trials_5_1keep_25_250samples"),
         ({"to_keep": [1], "n_samples": [20]}, "pets/v2-0_1trials_1keep_20samples"),
+        ({"prune_img_size": 256}, "pets/v2-0_1trials_5_1keep_25_250samples_256prune"),
     ],
 )
 def test_published_folder_names(tmp_path, changes, name):
