@@ -153,8 +153,9 @@ def quantile_groups(values, n: int) -> list[np.ndarray]:
 
 
 def cost(values) -> dict[str, float]:
-    """Median, 95th percentile and total of what images cost, [n] numbers, n > 0."""
-    return {"median": float(np.median(values)), "p95": float(np.percentile(values, 95)), "total": float(np.sum(values))}
+    """Median, mean, 95th percentile and total of what images cost, [n] numbers, n > 0."""
+    found = {"median": np.median(values), "mean": np.mean(values), "p95": np.percentile(values, 95), "total": np.sum(values)}
+    return {name: float(value) for name, value in found.items()}
 
 
 # ---------------------------------------------------------------- two captions, two images (Winoground)
