@@ -112,10 +112,10 @@ def summarise(number: int, run) -> dict:
 
     preds, labels = [image.pred for image in run.images], [image.label for image in run.images]
     seconds = [image.seconds for image in run.images if image.seconds is not None]
-    name = {label: run.names.get(label, str(label)) for label in {*run.names, *preds, *labels}}
+    names = {label: run.names.get(label, str(label)) for label in {*run.names, *preds, *labels}}
     return {
         "number": number,
-        "name": run.folder.resolve().name,
+        "name": name_of(run),
         "folder": str(run.folder),
         "config": run.config,
         "unreadable": run.unreadable,
@@ -127,13 +127,19 @@ def summarise(number: int, run) -> dict:
         "mean_per_class": metrics.mean_per_class(preds, labels),
         "evaluations": metrics.cost(evaluations(run)),
         "seconds": metrics.cost(seconds) | {"n": len(seconds)} if seconds else None,
-        "names": name,
+        "names": names,
         "classes": metrics.per_class(preds, labels),
         "confusion": metrics.confusion(preds, labels),
         "curve": curve(run),
         "groups": groups(run),
         "mistakes": mistakes(run),
     }
+
+
+def name_of(run) -> str:
+    """The folder's name; where that is only the split's, as for DiT on ImageNet, with its parent's."""
+    folder = run.folder.resolve()
+    return folder.name if folder.name != run.config["identity"].get("split") else f"{folder.parent.name}/{folder.name}"
 
 
 def kind_of(run) -> str:
@@ -428,6 +434,27 @@ def comparison_table(report: dict) -> Table:
     return Table("Paired comparison", columns, rows, note, marks, (-widest, widest))
 
 
+def differences_table(report: dict) -> Table:
+    """In which settings the runs differ, a column a run."""
+    identities = [run["config"]["identity"] for run in report["runs"]]
+    keys = dict.fromkeys(key for identity in identities for key in identity)
+    rows = [[key, *(setting(identity.get(key)) for identity in identities)] for key in keys]
+    columns = ["Setting", *(f"Run {run['number']}" for run in report["runs"])]
+    return Table("Where the runs differ", columns, [row for row in rows if len(set(row[1:])) > 1])
+
+
+def setting(value) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def across_tables(report: dict) -> list[Table]:
+    """Of several runs also how they compare and where they differ."""
+    tables = [overview(report), comparison_table(report), differences_table(report)]
+    return [table for table in tables if table.rows]
+
+
 def about_table(run: dict) -> Table:
     """What config.json says."""
     config = run["config"]
@@ -438,7 +465,7 @@ def about_table(run: dict) -> Table:
     rows += [[key, str(identity[key])] for key in ("weights", "images", "noise") if identity.get(key)]
     rows += [["versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())]] if "versions" in config else []
     rows += [["commit", str(config["git_commit"])]] if "git_commit" in config else []
-    rows += [["--" + key, " ".join(map(str, v)) if isinstance(v, list) else str(v)] for key, v in given.items()]
+    rows += [["--" + key, setting(value)] for key, value in given.items()]
     note = "" if options else "The folder has no config.json: the published code wrote it."
     return Table("What was run", ["What", "Value"], rows, note)
 
@@ -450,7 +477,11 @@ def unreadable_told(run: dict) -> str:
     """One line about records that do not count; nothing without any."""
     names = run["unreadable"]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"Run {run['number']}: {len(names)} unreadable, not counted: {', '.join(names[:5])}{more}" if names else ""
+    return (
+        f"Run {run['number']}: {len(names)} unreadable record{'s' * (len(names) > 1)}, not counted: {', '.join(names[:5])}{more}"
+        if names
+        else ""
+    )
 
 
 def heading(report: dict) -> str:
@@ -469,10 +500,11 @@ def to_md(report: dict, pictures) -> str:
             yield "\n".join(
                 "| " + " | ".join(map(cell, row)) + " |" for row in [table.columns, ["---"] * len(table.columns), *table.rows]
             )
-        yield f"\n{table.note}\n"
+        yield f"\n{table.note}\n" if table.note else ""
 
-    parts = [f"# {heading(report)}\n", *lines(overview(report), "##")]
-    parts += lines(comparison_table(report), "##") if report["comparisons"] else []
+    parts = [f"# {heading(report)}\n"]
+    for table in across_tables(report):
+        parts += lines(table, "##")
     for run in report["runs"]:
         parts += [f"## Run {run['number']}: {cell(run['name'])}\n", unreadable_told(run)]
         for table in [about_table(run), *run_tables(run).values()]:
@@ -593,13 +625,13 @@ READING = (
 
 def across(report: dict) -> str:
     """What is about several runs: the table of runs with links, their curves in one chart, the comparison."""
-    runs, comparison = overview(report), comparison_table(report)
+    runs, *others = across_tables(report)
     parts = ["<section>", "<h2>Runs</h2>", table_html(runs, [f"#run-{run['number']}" for run in report["runs"]]), note(runs)]
     drawn = [run for run in report["runs"] if run["curve"]]
     if drawn:
         parts += ["<h3>Accuracy against evaluations</h3>", chart("all", drawn), legend(drawn)]
-    if comparison.rows:
-        parts += [f"<h3>{comparison.title}</h3>", table_html(comparison), note(comparison)]
+    for table in others:
+        parts += [f"<h3>{table.title}</h3>", table_html(table), note(table)]
     return "\n".join([*parts, "</section>"])
 
 
