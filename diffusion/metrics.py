@@ -147,7 +147,7 @@ def running_predictions(errors, class_of, points) -> tuple[np.ndarray, np.ndarra
 
 def quantile_groups(values, n: int) -> list[np.ndarray]:
     """Positions of values [m] in at most n groups of about one size, ascending by value; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.arange(1, n + 1) / n, method="higher"))
+    edges = np.unique(np.quantile(values, np.arange(1, n + 1) / n, method="inverted_cdf"))
     group = np.searchsorted(edges, values)
     return [np.flatnonzero(group == g) for g in np.unique(group)]
 

@@ -300,7 +300,7 @@ def number(value: float) -> str:
 
 
 def of_expected(run: dict) -> str:
-    return f"{run['n']:,} of " + (f"{run['n_expected']:,}" if run["n_expected"] else "?")
+    return f"{run['n']:,} of " + (f"{run['n_expected']:,}" if run["n_expected"] else "an unknown number")
 
 
 def overview(report: dict) -> Table:
@@ -445,7 +445,7 @@ def differences_table(report: dict) -> Table:
 
 def setting(value) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) if len(value) <= SHOWN else f"{value[0]} ... {value[-1]} ({len(value)})"
     return "-" if value is None else str(value)
 
 
