@@ -715,7 +715,10 @@ def matrix_html(table: Table) -> str:
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{shaded}</tr>')
     corner = f"<td>{escape(table.columns[0])}</td>"
     inner = f'<table class="matrix"><thead><tr>{corner}{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return box(table, inner)
+    return box(table, inner) + f'<p class="note">{SHADES}</p>'
+
+
+SHADES = "Blue: share of the true class that is right. Orange: the root of the share that is mistaken, so that few show too."
 
 
 def shade(n: int, strength: float, right: bool) -> str:
