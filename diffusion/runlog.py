@@ -321,6 +321,11 @@ def _numpy_scalar_parts():
     return [*((scalar, name) for name in names), np.dtype, type(np.dtype(np.int64))]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of text that is whole or not there."""
+    _write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def _write_atomically(path: Path, write) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
