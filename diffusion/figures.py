@@ -46,6 +46,12 @@ def position_of(run, index: int) -> int:
     return known.index(index)
 
 
+def check_several(grid, folder) -> None:
+    """Raises ValueError for a grid of one timestep or one class, in which there is nothing to compare."""
+    if len(set(grid.t.tolist())) < 2 or len(set(grid.class_of)) < 2:
+        raise ValueError(f"{folder} has one timestep or one class: run it again on several (--n_samples 50, say)")
+
+
 def percent(estimate) -> str:
     """`91.10 % (89.2 to 92.7)`, of anything with value, low and high in 0..1."""
     return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
@@ -69,12 +75,21 @@ def save(figure, path: Path, dpi: int = 110) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Rows of the same keys, which become the header."""
+    """An Estimate or Interval x becomes the cells x, x_low, x_high, x_n; a cell that a row lacks stays empty."""
+    flat = [_cells(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(flat)
+
+
+def _cells(row: dict) -> dict:
+    cells = {}
+    for key, value in row.items():
+        of_value = value.as_dict() if hasattr(value, "as_dict") else {"value": value}
+        cells |= {key if name == "value" else f"{key}_{name}": cell for name, cell in of_value.items()}
+    return cells
 
 
 def overlay(axis, image, advantage, span: float):

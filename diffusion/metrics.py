@@ -135,12 +135,15 @@ def fit_logit_line(x, y) -> LogitLine:
     return LogitLine(slope, intercept, residual, len(u), float(u.mean()), squares)
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
     """A value with its 95 % interval."""
 
     value: float
     low: float
     high: float
+
+    as_dict = asdict
 
 
 def effective_robustness(line: LogitLine, in_dist: Estimate, out_dist: Estimate) -> Interval:

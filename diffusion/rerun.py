@@ -5,13 +5,11 @@ from argparse import Namespace
 from diffusion import cli
 
 
-def options_of(run, device: str | None = None) -> Namespace:
-    """All options of the run, with the device of now. Raises ValueError for a folder without a config.json."""
-    from diffusion import models
-
+def options_of(run) -> Namespace:
+    """All options of the run. Raises ValueError for a folder without a config.json."""
     if "options" not in run.config:
         raise ValueError(f"{run.folder} has no config.json, so neither its images nor its model are known")
-    return Namespace(**run.config["options"] | {"device": models.resolve_device(device)})
+    return Namespace(**run.config["options"])
 
 
 def open_images(run, options):
@@ -47,15 +45,16 @@ def find_sd(folder, options, identity):
     return files
 
 
-def error_maps(run, options, dataset, index: int, rows: list[int]):
+def error_maps(run, options, dataset, index: int, rows: list[int], device: str | None):
     """Squared errors of the noise of these candidates on one image, the mean over the run's pairs -> [len(rows),h,w] float32.
 
-    The pairs and noises are the run's own. Raises ValueError or OSError when weights, prompts or noise are not those any more.
+    The pairs and noises are the run's own; device None: cuda if there is one. Raises ValueError or OSError when weights, prompts or noise are not those any more.
     """
     import torch
 
-    from diffusion import kernel, scores
+    from diffusion import kernel, models, scores
 
+    options.device = models.resolve_device(device)
     prepare = _dit if is_dit(options) else _sd
     denoiser, conds, t, noise = prepare(run, options, dataset, index, rows)
     x0 = denoiser.encode(dataset[index][0])

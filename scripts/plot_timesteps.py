@@ -6,7 +6,8 @@ the paper's figures 3 and 4, of a run that eliminated nobody (--to_keep 1 --n_sa
 and figure 2, the errors of one image by timestep and by noise (a run with --n_trials 4 has four noises a timestep):
   python scripts/plot_timesteps.py RUN -o figures --image 7 --format svg
 
-Writes timesteps, strategies and image_<INDEX>, each as a picture and as a CSV of what is drawn.
+Writes timesteps, strategies and image_<INDEX>, each as a picture and as a CSV of what is drawn. A timestep's errors are the mean
+over its noises. Intervals are over images: where all of them share one noise, as in a DiT run, its luck is not in them.
 """
 
 import sys
@@ -38,17 +39,16 @@ def by_timestep(grid):
     return grid.errors.reshape(n, k, -1, grid.n_trials).mean(3), grid.t[:: grid.n_trials]
 
 
-def accuracy(errors, grid, columns) -> dict:
-    """Accuracy from these columns alone, as the cells of a row."""
+def accuracy(errors, grid, columns):
+    """The Estimate from these columns alone."""
     from diffusion import metrics
 
-    estimate = metrics.top1(metrics.subset_preds(errors, grid.class_of, columns), grid.labels)
-    return {"accuracy": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+    return metrics.top1(metrics.subset_preds(errors, grid.class_of, columns), grid.labels)
 
 
 def timestep_rows(errors, t, grid) -> list[dict]:
     """Figure 3: one row a timestep."""
-    return [{"t": int(t[i])} | accuracy(errors, grid, [i]) for i in range(len(t))]
+    return [{"t": int(t[i]), "accuracy": accuracy(errors, grid, [i])} for i in range(len(t))]
 
 
 def strategy_rows(errors, t, grid) -> list[dict]:
@@ -60,7 +60,7 @@ def strategy_rows(errors, t, grid) -> list[dict]:
         for count in sorted({c for c in COUNTS if c < len(t)} | {len(t)}):
             columns = schedule.sampling_columns(strategy, t, count)
             if len(columns) == count:
-                rows.append({"strategy": strategy, "timesteps": count} | accuracy(errors, grid, columns))
+                rows.append({"strategy": strategy, "timesteps": count, "accuracy": accuracy(errors, grid, columns)})
     return rows
 
 
@@ -76,12 +76,12 @@ def image_rows(grid, position: int, pair: tuple[int, int]) -> list[dict]:
 # ---------------------------------------------------------------- pictures
 
 
-def draw_lines(path: Path, rows: list[dict], x: str, lines: str | None, **axis_settings):
-    """Accuracy with its band against the cells `x`, a line for each value of the cells `lines`."""
+def draw_lines(rows: list[dict], x: str, lines: str | None, **axis_settings):
+    """Accuracy with its band against the cells `x`, a line for each value of the cells `lines`. Returns figure and axis."""
     figure, axis = figures.pyplot().subplots(figsize=(8, 4.5), layout="constrained")
     for name in dict.fromkeys(row[lines] if lines else None for row in rows):
         chosen = [row for row in rows if not lines or row[lines] == name]
-        low, value, high = ([100 * row[key] for row in chosen] for key in ("low", "accuracy", "high"))
+        low, value, high = ([100 * getattr(row["accuracy"], end) for row in chosen] for end in ("low", "value", "high"))
         places = [row[x] for row in chosen]
         axis.plot(places, value, marker=".", markersize=4, linewidth=1.2, label=name)
         axis.fill_between(places, low, high, alpha=0.18, linewidth=0)
@@ -93,8 +93,8 @@ def draw_lines(path: Path, rows: list[dict], x: str, lines: str | None, **axis_s
 
 
 def draw_timesteps(path: Path, rows: list[dict], chance: float):
-    title = f"accuracy from one timestep alone, n = {rows[0]['n']}, 95 % intervals"
-    figure, axis = draw_lines(path, rows, "t", None, xlabel="timestep t", title=title)
+    title = f"accuracy from one timestep alone, n = {rows[0]['accuracy'].n}, 95 % intervals"
+    figure, axis = draw_lines(rows, "t", None, xlabel="timestep t", title=title)
     axis.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
     axis.text(1000, 100 * chance, "chance", color="grey", ha="right", va="bottom", fontsize=9)
     axis.set(xlim=(0, 1000), ylim=(0, None))
@@ -102,8 +102,8 @@ def draw_timesteps(path: Path, rows: list[dict], chance: float):
 
 
 def draw_strategies(path: Path, rows: list[dict]):
-    title = f"accuracy by choice of timesteps, n = {rows[0]['n']}, 95 % intervals"
-    figure, axis = draw_lines(path, rows, "timesteps", "strategy", xlabel="number of timesteps", title=title, xscale="log")
+    title = f"accuracy by choice of timesteps, n = {rows[0]['accuracy'].n}, 95 % intervals"
+    figure, axis = draw_lines(rows, "timesteps", "strategy", xlabel="number of timesteps", title=title, xscale="log")
     axis.set_xticks([c for c in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if c <= max(row["timesteps"] for row in rows)])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
@@ -140,22 +140,18 @@ def draw_image(path: Path, rows: list[dict], names: tuple[str, str], title: str)
 # ---------------------------------------------------------------- tables
 
 
-def cell(row: dict) -> str:
-    return f"{100 * row['accuracy']:.2f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
-
 def print_timesteps(rows: list[dict], chance: float):
-    best = max(rows, key=lambda row: row["accuracy"])
-    print(f"One timestep alone: best t = {best['t']}, {cell(best)}; chance {100 * chance:.1f} %")
+    best = max(rows, key=lambda row: row["accuracy"].value)
+    print(f"One timestep alone: best t = {best['t']}, {figures.percent(best['accuracy'])}; chance {100 * chance:.1f} %")
     for row in rows[:: max(1, len(rows) // 10)]:
-        print(f"  t = {row['t']:<4} {cell(row)}")
+        print(f"  t = {row['t']:<4} {figures.percent(row['accuracy'])}")
 
 
 def print_strategies(rows: list[dict], t):
     steps = f"{len(t)} timesteps, {t[0]} to {t[-1]}"
     print(f"Several timesteps, the nearest that the run has ({steps}):")
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-    cells = {(row["strategy"], row["timesteps"]): cell(row) for row in rows}
+    cells = {(row["strategy"], row["timesteps"]): figures.percent(row["accuracy"]) for row in rows}
     print(f"  {'':>5}" + "".join(f"  {name:24}" for name in strategies))
     for count in sorted({row["timesteps"] for row in rows}):
         print(f"  {count:5}" + "".join(f"  {cells.get((name, count), '-'):24}" for name in strategies))
@@ -201,7 +197,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run, grid = figures.read_grid(args)
         position = None if args.image is None else figures.position_of(run, args.image)
-        check_grid(grid, run.folder)
+        figures.check_several(grid, run.folder)
         errors, t = by_timestep(grid)
         chance = 1 / len(set(grid.class_of))
         paths = [args.out / f"{name}.{args.format}" for name in ("timesteps", "strategies")]
@@ -217,12 +213,6 @@ def main(argv=None) -> int:
             paths.append(figure_2(args, run, grid, position))
     print(f"Drawn, each with a .csv beside it: {' '.join(map(str, paths))}")
     return 0
-
-
-def check_grid(grid, folder):
-    """Raises ValueError for a grid of one timestep or one class, in which there is nothing to compare."""
-    if len(set(grid.t.tolist())) < 2 or len(set(grid.class_of)) < 2:
-        raise ValueError(f"{folder} has one timestep or one class: give a run of several (--n_samples 50, say)")
 
 
 if __name__ == "__main__":
