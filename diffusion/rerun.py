@@ -48,7 +48,8 @@ def find_sd(folder, options, identity):
 def error_maps(run, options, dataset, index: int, rows: list[int], device: str | None):
     """Squared errors of the noise of these candidates on one image, the mean over the run's pairs -> [len(rows),h,w] float32.
 
-    The pairs and noises are the run's own; device None: cuda if there is one. Raises ValueError or OSError when weights, prompts or noise are not those any more.
+    The pairs and noises are the run's own; device None: cuda if there is one. Raises ValueError or OSError when weights, prompts
+    or noise are not those any more.
     """
     import torch
 

@@ -47,19 +47,18 @@ def choose_rows(errors, class_of: list[int], label: int, top: int) -> list[int]:
 
 def curve_rows(run, grid, position: int, rows: list[int]) -> list[dict]:
     """One row a class and timestep: its error, the mean over noises, and that less the winner's."""
-    k = len(rows)
-    errors = grid.errors[position, rows].astype(float).reshape(k, -1, grid.n_trials).mean(2)
-    labels = [grid.class_of[row] for row in rows]
+    errors = grid.errors[position, rows].astype(float).reshape(len(rows), -1, grid.n_trials).mean(2)
+    differences, t = (errors - errors[0]).tolist(), grid.t[:: grid.n_trials].tolist()
     return [
-        {
-            "class": run.names[labels[i]],
-            "t": int(t),
-            "error": float(errors[i, j]),
-            "difference": float(errors[i, j] - errors[0, j]),
-        }
-        for i in range(k)
-        for j, t in enumerate(grid.t[:: grid.n_trials])
+        {"row": row, "class": run.names[grid.class_of[row]], "t": t[j], "error": error, "difference": differences[i][j]}
+        for i, row in enumerate(rows)
+        for j, error in enumerate(errors[i].tolist())
     ]
+
+
+def by_class(rows: list[dict]) -> list[list[dict]]:
+    """The rows of each class, in their order."""
+    return [list(group) for _, group in itertools.groupby(rows, key=lambda row: row["row"])]
 
 
 def find_image(args, run):
