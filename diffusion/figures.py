@@ -58,10 +58,11 @@ def percent(estimate) -> str:
 
 
 def pyplot():
-    """matplotlib's, which draws without a screen."""
+    """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False
     from matplotlib import pyplot as plt
 
     return plt

@@ -135,7 +135,7 @@ def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str)
         scale = figures.overlay(axes[0, 2], image, advantage, np.abs(advantage).max() or 1.0)
         axes[0, 2].set_title("winner and runner-up")
         figure.colorbar(scale, ax=axes[0, 2], shrink=0.8, label="runner-up's squared error less winner's")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title)
     figures.save(figure, path)
 
 

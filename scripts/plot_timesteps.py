@@ -7,7 +7,8 @@ and figure 2, the errors of one image by timestep and by noise (a run with --n_t
   python scripts/plot_timesteps.py RUN -o figures --image 7 --format svg
 
 Writes timesteps, strategies and image_<INDEX>, each as a picture and as a CSV of what is drawn. A timestep's errors are the mean
-over its noises. Intervals are over images: where all of them share one noise, as in a DiT run, its luck is not in them.
+over its noises. Strategies of three timesteps go on outward from them, where the paper repeats them with new noise.
+Intervals are over images: where all of them share one noise, as in a DiT run, its luck is not in them.
 """
 
 import sys
@@ -133,7 +134,7 @@ def draw_image(path: Path, rows: list[dict], names: tuple[str, str], title: str)
     for axis in axes:
         axis.set_xlabel("timestep t")
         axis.grid(alpha=0.3)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title)
     figures.save(figure, path)
 
 

@@ -80,7 +80,7 @@ def draw(path: Path, images, captions, maps):
     span = np.abs(advantage).max() or 1.0
     figure = figures.pyplot().figure(figsize=(9, 9), layout="constrained")
     for c, row in enumerate(figure.subfigures(2, 1)):
-        row.suptitle(f"caption {c}: {captions[c]}", parse_math=False)
+        row.suptitle(f"caption {c}: {captions[c]}")
         axes = row.subplots(1, 2)
         for i, axis in enumerate(axes):
             scale = figures.overlay(axis, images[i], advantage[c, i], span)
