@@ -1,4 +1,4 @@
-"""Accuracies, scores of caption-image pairs, intervals, paired tests, probabilities. numpy, and scipy inside functions."""
+"""Accuracies, their intervals and paired tests, the numbers of reports and figures, probabilities. numpy; scipy inside functions."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -61,6 +61,109 @@ def mean_per_class(preds, labels) -> Estimate:
     variance = sum(p * (1 - p) / n for p, n in smooth) / len(counts) ** 2
     centre = float(np.mean([p for p, _ in smooth]))
     return Estimate(value, *wilson(value, centre * (1 - centre) / variance), len(labels))
+
+
+# ---------------------------------------------------------------- the paper's figures
+
+
+def subset_preds(errors, class_of, columns):
+    """Predictions [n] from some columns of errors [n,K,S] alone: lowest mean error, the lower row at a tie (paper, algorithm 1).
+
+    class_of: label of each of the K rows.
+    """
+    means = np.asarray(errors)[:, :, columns].mean(2, dtype=np.float64)
+    return np.asarray(class_of)[means.argmin(1)]
+
+
+def rank_classes(means, class_of) -> list[int]:
+    """The best row of every class, best class first. means: [K] errors; class_of: label of each row."""
+    best: dict[int, int] = {}
+    for row in np.argsort(means, kind="stable").tolist():
+        best.setdefault(class_of[row], row)
+    return list(best.values())
+
+
+class Spread(NamedTuple):
+    """Standard deviations of an error: across timesteps of its mean over noises, and across noises at one timestep."""
+
+    by_t: float
+    by_noise: float  # nan with one noise a timestep
+
+
+def error_spread(errors) -> Spread:
+    """Figure 2 in two numbers. errors: [T,n_trials], T > 1; by_noise is the root mean square over timesteps."""
+    errors = np.asarray(errors, np.float64)
+    by_noise = math.sqrt(errors.var(1, ddof=1).mean()) if errors.shape[1] > 1 else math.nan
+    return Spread(float(errors.mean(1).std(ddof=1)), by_noise)
+
+
+@dataclass(frozen=True)
+class LogitLine:
+    """logit(y) = intercept + slope logit(x), fitted to n points: the expected accuracy y of a model whose other accuracy is x.
+
+    centre, squares: mean of the points' logit(x) and sum of squares around it; residual: standard deviation, n - 2 degrees.
+    """
+
+    slope: float
+    intercept: float
+    residual: float
+    n: int
+    centre: float
+    squares: float
+
+    def at(self, x):
+        """logit(y) expected at x, accuracies in 0..1, and half the width of its 95 % confidence interval."""
+        from scipy.special import logit
+        from scipy.stats import t as student
+
+        z = logit(x)
+        error = self.residual * np.sqrt(1 / self.n + (z - self.centre) ** 2 / self.squares)
+        return self.intercept + self.slope * z, student.isf(0.025, self.n - 2) * error
+
+
+def fit_logit_line(x, y) -> LogitLine:
+    """Least squares on logit axes (Taori et al. 2020, section 3). x, y: [n] accuracies strictly between 0 and 1, n > 2."""
+    from scipy.special import logit
+
+    u, v = logit(np.asarray(x, np.float64)), logit(np.asarray(y, np.float64))
+    if len(u) < 3 or not np.isfinite([u, v]).all():
+        raise ValueError("a line on logit axes needs 3 points or more, strictly between 0 and 1")
+    squares = float(((u - u.mean()) ** 2).sum())
+    slope = float(((u - u.mean()) * (v - v.mean())).sum() / squares)
+    intercept = float(v.mean() - slope * u.mean())
+    residual = math.sqrt(((v - intercept - slope * u) ** 2).sum() / (len(u) - 2))
+    return LogitLine(slope, intercept, residual, len(u), float(u.mean()), squares)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    as_dict = asdict
+
+
+def effective_robustness(line: LogitLine, in_dist: Estimate, out_dist: Estimate) -> Interval:
+    """Out-of-distribution accuracy less the one that the line expects (Taori et al. 2020, section 3; paper, figure 6).
+
+    The interval combines those of both accuracies and of the line: squares of half widths add up, on each side its own
+    (Zou and Donner 2008). Raises ValueError for an in-distribution accuracy of 0 or 1, which has no logit.
+    """
+    from scipy.special import expit
+
+    if not 0 < in_dist.value < 1:
+        raise ValueError(f"an in-distribution accuracy of {100 * in_dist.value:g} % has no place on a logit axis")
+    z, of_line = line.at(in_dist.value)
+    ends = (line.at(in_dist.low)[0], line.at(in_dist.high)[0])
+    low, high = (expit(z + sign * np.hypot(end - z, of_line)) for sign, end in zip((-1, 1), sorted(ends), strict=True))
+    expected = expit(z)
+    below = np.hypot(out_dist.value - out_dist.low, high - expected)
+    above = np.hypot(out_dist.high - out_dist.value, expected - low)
+    value = out_dist.value - expected
+    return Interval(float(value), float(value - below), float(value + above))
 
 
 # ---------------------------------------------------------------- reports

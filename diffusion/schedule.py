@@ -76,6 +76,41 @@ def interval_plan(t_interval: int, n_trials: int = 1) -> Plan:
     return Plan(t, (slice(0, len(t)),))
 
 
+# ---------------------------------------------------------------- sampling strategies of the paper's figure 4
+
+UNIFORM = "uniform"
+WANTED = {  # strategy -> timesteps it asks for first; what a run lacks is replaced by the nearest that it has
+    "even-10": tuple(range(10, T + 1, 10)),
+    "0, 500, 1000": (0, 500, 1000),
+    "475, 500, 525": (475, 500, 525),
+}
+STRATEGIES = (UNIFORM, *WANTED)
+
+
+def sampling_columns(strategy: str, t, n: int) -> list[int]:
+    """Which n of the timesteps t [S] (distinct, ascending) a strategy of the paper's figure 4 takes; fewer when it has no more.
+
+    uniform: the middles of n equal parts; even-10: 10, 20, 30, ...; the other two: their three timesteps, then outward from them.
+    The paper draws new noise at the same timesteps instead of going outward; a run has a timestep only as often as its trials.
+    """
+    if strategy == UNIFORM:
+        return [(2 * i + 1) * len(t) // (2 * n) for i in range(n)]
+    wanted = WANTED[strategy]
+    order = _nearest(t, wanted)
+    if strategy != "even-10":
+        distance = [min(abs(int(x) - anchor) for anchor in wanted) for x in t]
+        order += sorted(set(range(len(t))) - set(order), key=lambda column: (distance[column], column))
+    return order[:n]
+
+
+def _nearest(t, wanted) -> list[int]:
+    """The column of t nearest to each wanted timestep in turn (the lower of two), none twice."""
+    return list(dict.fromkeys(min(range(len(t)), key=lambda column: abs(int(t[column]) - x)) for x in wanted))
+
+
+# ---------------------------------------------------------------- price and checks
+
+
 def count_evaluations(plan: Plan, n_candidates: int, to_keep: list[int]) -> int:
     """Network evaluations for one image: the candidates alive in a stage times the pairs it adds."""
     alive = [n_candidates, *to_keep[:-1]]

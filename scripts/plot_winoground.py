@@ -52,16 +52,6 @@ def find_example(args, options, identity):
     return data, position
 
 
-def find_model(args, options, identity):
-    """Raises ValueError when the run's weights are not there any more."""
-    from diffusion import models
-
-    files = models.find_sd(options.version, options.model_path)
-    if models.weights_identity(files) != identity["weights"]:
-        raise ValueError(f"{args.folder} was made with other weights than {files.source} has now")
-    return files
-
-
 def error_maps(options, identity, files, images, captions):
     """Squared errors of the noise, the mean over the run's timesteps and noises -> [2,2,h,w] (caption, image, position)."""
     import torch
@@ -80,44 +70,32 @@ def error_maps(options, identity, files, images, captions):
 
 def draw(path: Path, images, captions, maps):
     """The 2 x 2 cells. images: two [3,H,W] in [-1,1]; maps: [2,2,h,w] (caption, image)."""
-    import matplotlib
     import numpy as np
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from diffusion import figures
 
     advantage = (maps.flip(0) - maps).numpy()  # above zero where this caption's error is the lower one
     span = np.abs(advantage).max() or 1.0
-    figure = plt.figure(figsize=(9, 9), layout="constrained")
+    figure = figures.pyplot().figure(figsize=(9, 9), layout="constrained")
     for c, row in enumerate(figure.subfigures(2, 1)):
-        row.suptitle(f"caption {c}: {captions[c]}", parse_math=False)
+        row.suptitle(f"caption {c}: {captions[c]}")
         axes = row.subplots(1, 2)
         for i, axis in enumerate(axes):
-            picture = (images[i].permute(1, 2, 0).numpy() + 1) / 2
-            extent = (0, picture.shape[1], picture.shape[0], 0)
-            axis.imshow(picture.clip(0, 1), extent=extent)
-            shown = np.abs(advantage[c, i]) / span  # the picture stays visible where the captions agree
-            shades = axis.imshow(
-                advantage[c, i], "PiYG", vmin=-span, vmax=span, alpha=shown, extent=extent, interpolation="bilinear"
-            )
-            axis.set(xticks=[], yticks=[])
+            scale = figures.overlay(axis, images[i], advantage[c, i], span)
             fits = "the better caption" if maps[c, i].mean() < maps[1 - c, i].mean() else "the worse caption"
             axis.set_title(f"image {i}: error {maps[c, i].mean():.5f}, {fits}", fontsize=10)
-        scale = plt.cm.ScalarMappable(shades.norm, "PiYG")
         row.colorbar(scale, ax=axes, shrink=0.8, label="other caption's squared error less this one's")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    figures.save(figure, path, dpi=80)
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    from diffusion import rerun, transforms
+
     with cli.bad_input():
         options, identity = read_run(args)
         data, position = find_example(args, options, identity)
-        files = find_model(args, options, identity)
-
-        from diffusion import transforms
-
+        files = rerun.find_sd(args.folder, options, identity)
         data.transform = transforms.sd_transform(options.img_size, options.interpolation)
         images, example = data[position]
         maps = error_maps(options, identity, files, images, example.captions)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may depend on the network
@@ -23,6 +24,25 @@ def load_script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def write_run(folder, errors, t, labels, names=None):
+    """A run folder of records with all errors: errors [n,K,S], t [S] in order of evaluation, labels [n]; names as config.json."""
+    import torch
+
+    from diffusion import runlog
+
+    folder.mkdir(parents=True)
+    for index, (image, label) in enumerate(zip(errors, labels, strict=True)):
+        rows = {k: np.asarray(row, np.float32) for k, row in enumerate(image)}
+        pred = int(np.mean(image, axis=1).argmin())
+        runlog.save_record(
+            folder / f"{index}.pt", runlog.staged_record(range(len(rows)), rows, torch.tensor(t), pred, int(label))
+        )
+    if names:
+        candidates = {"labels": list(range(len(names))), "names": names}
+        (folder / "config.json").write_text(json.dumps({"identity": {}, "candidates": candidates}))
+    return folder
 
 
 def start(command, *argv):

@@ -16,7 +16,8 @@ LEVELS = (
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
     {"models", "baselines", "tables"},
-    {"cli", "training"},
+    {"cli", "figures", "training"},
+    {"rerun"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")

@@ -29,14 +29,14 @@ def folder(run_main):
 
 
 def test_the_mean_of_a_map_is_the_error_in_the_record(script, folder):
-    from diffusion import transforms
+    from diffusion import rerun, transforms
 
     args = script.parse_args([str(folder), "--example", "3", "--device", "cpu"])
     options, identity = script.read_run(args)
     data, position = script.find_example(args, options, identity)
     data.transform = transforms.sd_transform(64, "bilinear")
     images, example = data[position]
-    maps = script.error_maps(options, identity, script.find_model(args, options, identity), images, example.captions)
+    maps = script.error_maps(options, identity, rerun.find_sd(folder, options, identity), images, example.captions)
     saved = torch.load(folder / "3.pt", weights_only=True)
     assert maps.shape == (2, 2, 8, 8) and maps.std() > 0
     for c in (0, 1):

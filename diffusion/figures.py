@@ -1,0 +1,109 @@
+"""What figures of run folders share: the grid of a run, files of pictures and tables, a map laid over a picture."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+FORMATS = (".png", ".svg")
+
+
+def add_run_argument(parser):
+    """The run folder, and how to read it."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder with all errors of every candidate")
+    parser.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], help="of a DiT run with --save_errors (default: the run's)")
+    parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
+
+
+def picture_file(text: str) -> Path:
+    """An argparse type: a file that a figure can be written to."""
+    if Path(text).suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(FORMATS)}")
+    return Path(text)
+
+
+def read_grid(args):
+    """The Run and the Grid of the folder that the arguments of `add_run_argument` name. Raises ValueError as `tables` does."""
+    from diffusion import tables
+
+    run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
+    tell_unreadable(run)
+    return run, tables.grid_of(run)
+
+
+def tell_unreadable(run) -> None:
+    """Names on stderr the records that do not count."""
+    if run.unreadable:
+        names = ", ".join(run.unreadable[:5]) + (", ..." if len(run.unreadable) > 5 else "")
+        print(f"Note: {run.folder}: {len(run.unreadable)} unreadable records are skipped: {names}", file=sys.stderr)
+
+
+def position_of(run, index: int) -> int:
+    """Where the image of this dataset index is among the run's. Raises ValueError for one that the run lacks."""
+    known = [image.index for image in run.images]
+    if index not in known:
+        raise ValueError(f"--image {index}: {run.folder} has {len(known)} images, from {known[0]} to {known[-1]}, not this one")
+    return known.index(index)
+
+
+def check_several(grid, folder) -> None:
+    """Raises ValueError for a grid of one timestep or one class, in which there is nothing to compare."""
+    if len(set(grid.t.tolist())) < 2 or len(set(grid.class_of)) < 2:
+        raise ValueError(f"{folder} has one timestep or one class: run it again on several (--n_samples 50, say)")
+
+
+def percent(estimate) -> str:
+    """`91.10 % (89.2 to 92.7)`, of anything with value, low and high in 0..1."""
+    return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def pyplot():
+    """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save(figure, path: Path, dpi: int = 110) -> None:
+    """PNG or SVG by the suffix; makes the folder and closes the figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    pyplot().close(figure)
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """An Estimate or Interval x becomes the cells x, x_low, x_high, x_n; a cell that a row lacks stays empty."""
+    flat = [_cells(row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)))
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _cells(row: dict) -> dict:
+    cells = {}
+    for key, value in row.items():
+        of_value = value.as_dict() if hasattr(value, "as_dict") else {"value": value}
+        cells |= {key if name == "value" else f"{key}_{name}": cell for name, cell in of_value.items()}
+    return cells
+
+
+def overlay(axis, image, advantage, span: float):
+    """An image [3,H,W] in [-1,1] under a map [h,w] of differences: green above zero, pink below, clear at zero.
+
+    span: the difference that is drawn in full colour. Returns what a colour scale is made of.
+    """
+    import numpy as np
+
+    picture = (np.moveaxis(np.asarray(image), 0, -1) + 1) / 2
+    extent = (0, picture.shape[1], picture.shape[0], 0)
+    axis.imshow(picture.clip(0, 1), extent=extent)
+    shown = np.abs(advantage) / span  # the picture stays visible where the two agree
+    shades = axis.imshow(advantage, "PiYG", vmin=-span, vmax=span, alpha=shown, extent=extent, interpolation="bilinear")
+    axis.set(xticks=[], yticks=[])
+    return pyplot().cm.ScalarMappable(shades.norm, "PiYG")

@@ -1,0 +1,161 @@
+"""scripts/plot_robustness.py: line and effective robustness against scipy and simulation, and what is said of odd points."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import load_script, write_run
+from PIL import Image
+from scipy.special import expit, logit
+from scipy.stats import linregress
+from scipy.stats import t as student
+
+from diffusion import metrics, runlog
+
+
+@pytest.fixture
+def script():
+    return load_script("plot_robustness")
+
+
+@pytest.fixture
+def plot(run_main, script):
+    return lambda *argv: run_main(script.main, *argv)
+
+
+def estimate(p, n):
+    return metrics.Estimate(p, *metrics.wilson(p, n), n)
+
+
+@pytest.mark.parametrize(("benchmark", "n"), [("imagenetv2", 7), ("imagenetA", 6), ("objectnet", 7)])
+def test_the_line_is_linregress_on_logits(benchmark, n, script):
+    points = script.published(script.DISCRIMINATIVE, benchmark)
+    line, left_out = script.fit(points)
+    used = [points[name] for name in points if name not in left_out]
+    expected = linregress(*logit(np.array(used).T))
+    assert line.n == n and left_out == (["ResNet-50"] if benchmark == "imagenetA" else [])
+    assert (line.slope, line.intercept) == pytest.approx((expected.slope, expected.intercept))
+    at_zero = line.at(0.5)  # logit 0: the intercept with scipy's own standard error
+    assert at_zero[0] == pytest.approx(expected.intercept)
+    assert at_zero[1] == pytest.approx(student.isf(0.025, n - 2) * expected.intercept_stderr)
+
+
+def test_published_points_are_copied_right(script):
+    assert script.published(script.DIT, "imagenetA")["DiT-XL/2 256 px"] == pytest.approx((0.775, 0.2))
+    assert script.published(script.DISCRIMINATIVE, "objectnet")["ViT-B/16"] == pytest.approx((0.812, 0.399))
+    assert script.published(script.DISCRIMINATIVE, "imagenetv2")["ResNet-18"] == pytest.approx((0.703, 0.573))
+
+
+def test_too_few_points_and_points_without_a_logit():
+    for x, y in [([0.5, 0.6], [0.4, 0.5]), ([0.5, 0.6, 0.7], [0.0, 0.5, 0.6]), ([0.5, 0.6, 1.0], [0.1, 0.5, 0.6])]:
+        with pytest.raises(ValueError, match="3 points"):
+            metrics.fit_logit_line(x, y)
+
+
+def test_a_model_on_the_line_has_no_effective_robustness():
+    x = np.array([0.6, 0.7, 0.8, 0.9])
+    line = metrics.fit_logit_line(x, expit(0.5 * logit(x) - 1))
+    assert (line.slope, line.intercept, line.residual) == pytest.approx((0.5, -1, 0), abs=1e-9)
+    above = metrics.effective_robustness(line, estimate(0.75, 1000), estimate(float(expit(0.5 * logit(0.75) - 1)), 500))
+    assert above.value == pytest.approx(0) and above.low < 0 < above.high
+
+
+def test_an_exact_line_and_side_leave_the_interval_of_the_other():
+    x = np.array([0.6, 0.7, 0.8, 0.9])
+    line = metrics.fit_logit_line(x, x)
+    out = estimate(0.5, 200)
+    above = metrics.effective_robustness(line, metrics.Estimate(0.7, 0.7, 0.7, 1), out)
+    assert (above.value, above.low, above.high) == pytest.approx((-0.2, out.low - 0.7, out.high - 0.7))
+    falling = metrics.fit_logit_line(x, 1 - x)
+    below = metrics.effective_robustness(falling, estimate(0.7, 200), metrics.Estimate(0.3, 0.3, 0.3, 1))
+    assert below.value == pytest.approx(0) and below.low < 0 < below.high
+    with pytest.raises(ValueError, match="logit"):
+        metrics.effective_robustness(line, estimate(1.0, 200), out)
+
+
+def test_the_interval_covers_its_target():
+    """Models scattered around a true line, accuracies counted: about 95 of 100 intervals hold the true distance."""
+    rng = np.random.default_rng(0)
+    true = {"slope": 0.9, "intercept": -0.7, "x": 0.75, "y": 0.55}
+    target = true["y"] - expit(true["intercept"] + true["slope"] * logit(true["x"]))
+    u = logit(np.linspace(0.68, 0.82, 7))
+    held = []
+    for _ in range(400):
+        line = metrics.fit_logit_line(expit(u), expit(true["intercept"] + true["slope"] * u + rng.normal(0, 0.05, 7)))
+        sides = [estimate(rng.binomial(n, true[key]) / n, n) for key, n in (("x", 1000), ("y", 500))]
+        above = metrics.effective_robustness(line, *sides)
+        held.append(above.low <= target <= above.high)
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run_of(name, right, n=20):
+    """A run of n images of which `right` are right."""
+    errors = np.tile(np.array([[0.1, 0.2], [0.2, 0.3]]), (n, 1, 1))  # class 0 wins
+    return write_run(Path(name), errors, [250, 750], [0] * right + [1] * (n - right), ["a", "b"])
+
+
+def test_runs_and_numbers_beside_the_published(plot, script):
+    argv = ("--in_dist", run_of("in", 15), "77.5/50000", "--out_dist", run_of("out", 9), "20/7500")
+    code, out, err = plot("--benchmark", "imagenetA", *argv, "-o", "new/r.png")
+    assert code == 0, err
+    assert "ResNet-50 has 0.0 % there" in out and "n = 20 and 20" in out and "n = 50000 and 7500" in out
+    assert Image.open("new/r.png").size[0] > 800
+    with open("new/r.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["yours"] * 2 + ["dit"] * 4 + ["discriminative"] * 7
+    line, _ = script.fit(script.published(script.DISCRIMINATIVE, "imagenetA"))
+    for row in rows:
+        expected = expit(line.intercept + line.slope * logit(float(row["in_dist"])))
+        assert float(row["expected"]) == pytest.approx(expected)
+        assert float(row["above"]) == pytest.approx(float(row["out_dist"]) - expected)
+    mine = rows[0]
+    assert (float(mine["in_dist"]), float(mine["out_dist"]), mine["out_dist_n"]) == (0.75, 0.45, "20")
+    assert (float(mine["out_dist_low"]), float(mine["out_dist_high"])) == pytest.approx(metrics.wilson(0.45, 20))
+    assert rows[1]["out_dist_n"] == "7500" and rows[2]["out_dist_low"] == "" and float(rows[1]["above"]) > 0.1
+
+
+@pytest.mark.parametrize("right", [0, 20])
+def test_all_wrong_and_all_right_are_drawn(right, plot):
+    code, out, err = plot("--benchmark", "objectnet", "--in_dist", "70/100", "--out_dist", run_of("out", right), "-o", "r.svg")
+    assert code == 0 and "<svg" in Path("r.svg").read_text(), err
+    assert f"{5 * right:.2f} %" in out
+
+
+def test_a_run_that_eliminated_counts_too_and_another_dataset_is_told(plot):
+    folder = run_of("out", 9)
+    rows = {0: np.float32([1, 1]), 1: np.float32([2])}
+    runlog.save_record(folder / "20.pt", runlog.staged_record([0, 1], rows, torch.tensor([250, 750]), 0, 0))
+    (folder / "21.pt").write_bytes(b"half")
+    (folder / "config.json").write_text('{"identity": {"dataset": "pets"}}')
+    code, out, err = plot("--benchmark", "objectnet", "--in_dist", "70/100", "--out_dist", folder, "-o", "r.png")
+    assert code == 0 and "n = 100 and 21" in out
+    assert "1 unreadable record" in err and "21.pt" in err and "a run on pets" in err
+
+
+def test_bad_input_is_one_line(plot):
+    Path("empty").mkdir()
+    ok = run_of("ok", 9)
+    for sides, told in [
+        ((ok, "empty"), "no readable record"),
+        (("77.5", ok), "77.5/50000"),
+        (("177/50", ok), "more than 100"),
+        (("100/50", ok), "logit axis"),
+        (("0/50", ok), "logit axis"),
+        (("77.5/0", ok), "77.5/0"),
+        (("nowhere", ok), "nowhere"),
+    ]:
+        code, _, err = plot("--benchmark", "objectnet", "--in_dist", sides[0], "--out_dist", sides[1], "-o", "r.png")
+        assert code == 2 and err.count("\n") == 1 and told in err, (sides, err)
+    for argv, told in [
+        (("--benchmark", "objectnet", "--in_dist", "70/9", "--out_dist", ok, ok, "-o", "r.png"), "one of each"),
+        (("--benchmark", "imagenet", "--in_dist", "70/9", "--out_dist", ok, "-o", "r.png"), "--benchmark"),
+        (("--benchmark", "objectnet", "--in_dist", "70/9", "--out_dist", ok, "-o", "r.jpg"), ".png or .svg"),
+    ]:
+        code, _, err = plot(*argv)
+        assert code == 2 and err.count("\n") == 1 and told in err, err
+    assert not list(Path().glob("r.*"))
