@@ -1,4 +1,4 @@
-"""Accuracies, their intervals and paired tests, the numbers of reports and figures, probabilities. numpy; scipy inside functions."""
+"""Accuracies, intervals, paired tests, the numbers of reports and figures, probabilities. numpy, and scipy inside functions."""
 
 import math
 from dataclasses import asdict, dataclass
