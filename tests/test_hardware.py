@@ -30,6 +30,26 @@ def test_a_shared_block_is_the_plain_network(path, dtype):
     torch.testing.assert_close(alone[0], expected[2 * 4 + 1], rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
 
 
+def test_the_fast_network_is_as_accurate_as_the_plain_one():
+    """Errors of both against double precision: channels_last alone loses a digit."""
+    from diffusers import UNet2DConditionModel
+
+    files = models.find_sd("2-0", str(TINY_SD20))
+    double = UNet2DConditionModel.from_pretrained(TINY_SD20, subfolder="unet").double().eval()
+    g = torch.Generator().manual_seed(0)
+    x, noise, t = torch.randn(50, 4, 8, 8, generator=g), torch.randn(50, 4, 8, 8, generator=g), torch.arange(0, 1000, 20)
+    worst = {}
+    for plain in (True, False):
+        denoiser = models.load_sd(files, "float32", "cpu", plain=plain)
+        cond = denoiser.embed(["a photo of a cat."])
+        with torch.inference_mode():
+            exact = double(x.double(), t, encoder_hidden_states=cond.expand(50, -1, -1).double(), return_dict=False)[0]
+            ours = denoiser.predict_block(x, t, cond).double()
+        expected, found = ((output - noise).square().mean((1, 2, 3)) for output in (exact, ours))
+        worst[plain] = ((found - expected) / expected).abs().max().item()
+    assert worst[False] < 3 * worst[True] < 3e-6
+
+
 def test_what_does_not_depend_on_the_text_runs_once_a_latent():
     from diffusers import UNet2DConditionModel
 
