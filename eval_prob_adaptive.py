@@ -66,7 +66,7 @@ def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     from diffusion import models, noise, paths, runlog, sharding, transforms
 
-    cli.check_worker(args)
+    cli.resolve_worker(args)
     cli.resolve_race(args)
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
@@ -151,7 +151,8 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         candidates = (run.prompts.classidx, run.prompts.classnames)
-        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
+        if cli.team().leads:
+            runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
         denoiser = models.load_sd(run.files, args.dtype, args.device)
     conds = denoiser.embed(run.prompts.prompts)
 

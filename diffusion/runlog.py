@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -317,7 +318,7 @@ def _numpy_scalar_parts():
 
 
 def _write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
     try:
         with open(temporary, "wb") as file:
             write(file)
