@@ -86,7 +86,7 @@ class Team:
         from torch.distributed import PrefixStore
 
         if self._store is None:
-            raw = connect(self.rank)
+            raw = connect()
             self._store = PrefixStore(_meet(raw, self.rank, self.size, self.patience), raw)
             threading.Thread(target=_beat, args=(self._store, self.rank, self.patience / 20)).start()
         return self._store
@@ -94,14 +94,15 @@ class Team:
     def _wait(self, keys: dict[int, str], stopped=lambda: False) -> dict[int, bytes]:
         """What process `rank` sets as keys[rank], without those of processes that are lost before; ends early when stopped()."""
         found, waiting = {}, dict(keys)
-        while waiting and not stopped():
+        while True:
             for rank, key in list(waiting.items()):
                 if self.store.check([key]):
                     found[rank] = self.store.get(waiting.pop(rank))
                 elif self._lost(rank):
                     del waiting[rank]
-            time.sleep(POLL if waiting else 0)
-        return found
+            if not waiting or stopped():
+                return found
+            time.sleep(POLL)
 
     def _lost(self, rank: int) -> bool:
         beat, now = self.store.add(f"beat/{rank}", 0), time.monotonic()
@@ -176,12 +177,13 @@ def team() -> Team:
     return Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
-def connect(rank: int):
-    """The store of torchrun's agent, or where the agent serves none one that rank 0 serves."""
+def connect():
+    """The store of torchrun's agent. Exits where another rendezvous than torchrun's own two serves none."""
     from torch.distributed import TCPStore
 
-    serves = rank == 0 and os.environ["TORCHELASTIC_USE_AGENT_STORE"] != "True"
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves, wait_for_workers=False)
+    if os.environ["TORCHELASTIC_USE_AGENT_STORE"] != "True":
+        sys.exit("error: torchrun serves no store here: use --rdzv_backend c10d, and unset TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 
 def lost_contact(error: Exception) -> bool:

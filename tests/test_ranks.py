@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_SD20, wait_for_records
+from conftest import GOLDEN, ROOT, TINY_SD20, wait_for_records
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import loader, runlog, sharding
+from diffusion import cli, loader, runlog, sharding
 from diffusion import team as team_room
 from diffusion.team import HandedOut, Share, Team
 
@@ -223,10 +223,10 @@ def test_every_image_is_taken_once_and_late_ones_only_when_they_are_due(workers,
 
 @pytest.fixture
 def teams(store, monkeypatch):
-    """(rank, patience) -> a member of a team of two that talks through the store; a short life shows only while it is awaited."""
-    monkeypatch.setattr(team_room, "connect", lambda rank: store)
+    """patience in seconds -> the two members of a team, which have met in the store."""
+    monkeypatch.setattr(team_room, "connect", lambda: store)
 
-    def meet(patience=0.5):
+    def meet(patience=1.0):
         members = [Team(rank, 2, patience) for rank in range(2)]
         threads = [threading.Thread(target=lambda member=member: member.store) for member in members]
         for thread in threads:
@@ -239,9 +239,9 @@ def teams(store, monkeypatch):
 
 
 def test_a_lost_process_is_left_out_and_a_living_one_is_awaited(teams, monkeypatch):
-    leader, follower = teams()
-    threading.Timer(1.5, lambda: follower.store.set("end/1", team_room._pack("late"))).start()
-    assert leader.gather("mine", lambda: False) == ["mine", "late"]  # three times the patience, with signs of life
+    leader, follower = teams(patience=1.5)
+    threading.Timer(3, lambda: follower.store.set("end/1", team_room._pack("late"))).start()
+    assert leader.gather("mine", lambda: False) == ["mine", "late"]  # twice the patience, with signs of life
     monkeypatch.setattr(team_room, "_beat", lambda *of: None)
     leader, follower = teams()
     assert leader.gather("mine", lambda: False) == ["mine"]
@@ -266,6 +266,21 @@ def test_those_that_follow_wait_and_exit_as_the_leader_does(teams, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         follower.follow()
     assert stop.value.code == 2
+
+
+def test_a_store_that_is_missing_or_gone_is_one_line(monkeypatch, capsys):
+    from torch.distributed import DistNetworkError
+
+    def fail(error):
+        raise error
+
+    assert cli.run(lambda: fail(DistNetworkError("reset"))) == 1
+    assert re.fullmatch("error: lost contact .*\n", capsys.readouterr().err)
+    with pytest.raises(RuntimeError, match="another"):
+        cli.run(lambda: fail(RuntimeError("another")))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    with pytest.raises(SystemExit, match="--rdzv_backend c10d"):
+        Team(1, 2).store  # noqa: B018
 
 
 # ---------------------------------------------------------------- whole runs: real torchrun
@@ -359,7 +374,7 @@ def said(rank=0):
     return Path(f"out.{rank}").read_text(), Path(f"err.{rank}").read_text()
 
 
-PAIRS = ["--model", "sd", *MODEL, "--dataset", "tiny_pairs", "--t_interval", 500]
+PAIRS = ["--model", "sd", *MODEL, "--t_interval", 250, "--data_dir", GOLDEN / "data" / "winoground"]
 CLOTHES = ["--dataset", "fashion_mnist", "--t_interval", 200, "--imgs_to_eval", 20]
 
 
@@ -372,7 +387,7 @@ def test_a_team_gives_the_bits_of_one_process(command, forked, tiny_dit):
         "run_winoground": PAIRS,
     }[command]
     command = "eval_prob_dit" if command == "per class" else command
-    n = 360 if command == "run_winoground" else 20
+    n = 8 if command == "run_winoground" else 20
     assert forked.run(forked.team(3), argv, command) == [0, 0, 0], [said(rank) for rank in range(3)]
     out, err = said()
     assert err == "" and f"{n} to do here" in out and f"({n} in " in out
