@@ -69,7 +69,7 @@ def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     from diffusion import models, noise, paths, runlog, sharding, transforms
 
-    cli.check_worker(args)
+    cli.resolve_worker(args)
     cli.resolve_race(args)
     cli.check_network(args)
     dataset, prompts = open_data(args)
@@ -180,7 +180,8 @@ def main(argv=None) -> int:
         useful, _ = cli.price(args, run.plan, len(run.prompts.prompts))
         network = cli.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, useful)
         candidates = (run.prompts.classidx, run.prompts.classnames)
-        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
+        if cli.team().leads:
+            runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
 
     def work(index, image, label):
         start = time.perf_counter()

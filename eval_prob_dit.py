@@ -73,7 +73,7 @@ def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     from diffusion import models, paths, runlog, schedule, sharding, transforms
 
-    cli.check_worker(args)
+    cli.resolve_worker(args)
     cli.resolve_race(args)
     check_combination(args)
     cli.check_network(args)
@@ -284,7 +284,7 @@ def main(argv=None) -> int:
         labels = list(run.label_of.values())
         names = [run.dataset.classes[label] for label in labels]
         config = runlog.describe(run.identity, args, len(run.selected), labels, names)
-        for c, folder in run.folders.items():
+        for c, folder in run.folders.items() if cli.team().leads else ():
             runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
 
     def work(index, image, label):

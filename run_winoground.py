@@ -71,7 +71,7 @@ def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     from diffusion import paths, runlog, sharding, winoground
 
-    cli.check_worker(args)
+    cli.resolve_worker(args)
     cli.check_network(args)
     find = find_diffusion if args.model == "sd" else find_contrastive
     files, plan, bank, identity = find(args)
@@ -171,7 +171,8 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         match = (diffusion_matcher if args.model == "sd" else contrastive_matcher)(args, run)
-        runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.data)))
+        if cli.team().leads:
+            runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.data)))
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))

@@ -3,10 +3,14 @@
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 import time
+import warnings
 from typing import Any, NamedTuple
+
+from diffusion.team import lost_contact, team
 
 LOSSES = ("l2", "l1", "huber")
 
@@ -18,22 +22,31 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
+        team().follow()
         sys.exit(fail(message))
 
 
 def fail(message: object) -> int:
     """Prints one line for the person at the shell and returns the exit code of bad input."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    crew = team()
+    who = "" if crew.leads else f"rank {crew.rank}: "
+    print(f"error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    crew.refuse()
     return 2
 
 
 @contextlib.contextmanager
 def bad_input():
-    """Inside it, ValueError and OSError mean that the input is wrong: one line, exit code 2."""
+    """Inside it, ValueError and OSError mean that the input is wrong: one line, exit code 2.
+
+    Of torchrun's processes rank 0 goes first: it downloads for all, and tells for all what is wrong.
+    """
+    team().follow()
     try:
         yield
     except (ValueError, OSError) as error:
         sys.exit(fail(error))
+    team().passed()
 
 
 def at_least(low: int):
@@ -220,16 +233,27 @@ def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--extra", help="added to the dataset's name in the run folder")
     group.add_argument("--seed", type=at_least(0), default=0, help="of the noise, and of a random choice of images (default: 0)")
-    group.add_argument("--n_workers", type=at_least(1), default=1, help="processes that share the images (default: 1)")
-    group.add_argument("--worker_idx", type=at_least(0), default=0, help="this process's number, from 0")
+    group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
+    group.add_argument("--worker_idx", type=at_least(0), help="this process's number, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
 
-def check_worker(args):
-    """Raises ValueError when this worker's number is none of the workers'."""
+def resolve_worker(args) -> None:
+    """Fills in this process's share of the images and its GPU: the flags', else the launcher's.
+
+    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same.
+    """
+    from diffusion import sharding
+
+    if args.n_workers is None and args.worker_idx is None:
+        args.worker_idx, args.n_workers = sharding.launched_share(os.environ)
+    if args.worker_idx is None and args.n_workers > 1 and sharding.launched_share(os.environ)[1] > 1:
+        raise ValueError(f"--n_workers {args.n_workers} needs --worker_idx here, or all of SLURM's tasks take the same images")
+    args.worker_idx, args.n_workers = args.worker_idx or 0, args.n_workers or 1
     if args.worker_idx >= args.n_workers:
         raise ValueError(f"--worker_idx {args.worker_idx} must be below --n_workers {args.n_workers}: workers count from 0")
+    args.device = args.device or sharding.local_gpu(os.environ)
 
 
 def open_images(args):
@@ -269,7 +293,7 @@ def announce(
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
     print_table("Options:", rows | about)
-    for notice in filter(None, notices):
+    for notice in filter(None, (*notices, sharing_notice(options))):
         print(f"Note: {notice}")
     print(f"Run folder: {folder}")
     n_todo, n_done, n_selected = counts
@@ -333,6 +357,18 @@ def start_network(args, load, candidates: list, latent_shape, folder, useful: in
     return Network(denoiser, conds, batch)
 
 
+def sharing_notice(options: dict) -> str | None:
+    """Who shares the images, where a launcher and not a flag said so."""
+    from diffusion import sharding
+
+    if team().size > 1:
+        return f"the images are shared by {team().size} processes of torchrun, which take them one by one"
+    share = options["worker_idx"], options["n_workers"]
+    if share[1] == 1 or share != sharding.launched_share(os.environ):
+        return None
+    return f"SLURM says that this is task {share[0]} of {share[1]}; --n_workers 1 for all images"
+
+
 # ---------------------------------------------------------------- while it works
 
 
@@ -348,9 +384,11 @@ class _Lines:
 
 
 def progress(total: int):
-    """A tqdm bar over images on a terminal; elsewhere a line a minute."""
+    """A tqdm bar over images on a terminal; elsewhere a line a minute. Of torchrun's processes only rank 0 shows one."""
     from tqdm import tqdm
 
+    if not team().leads:
+        return tqdm(disable=True)
     if sys.stderr.isatty():
         return tqdm(total=total, unit="image", dynamic_ncols=True)
     return tqdm(total=total, unit="image", file=_Lines(), mininterval=60, miniters=1, ncols=0, leave=False, delay=1)
@@ -401,7 +439,8 @@ class StopBetweenImages:
 
     def _request(self, number, frame):
         self.signal = number
-        print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
+        if team().leads:
+            print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
         self._restore()
 
     def _restore(self):
@@ -413,14 +452,28 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
-    earlier runs. Returns the tally, the failures {name: problem}, and the number of the signal that stopped the work before
-    its end, or None.
+    earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the signal that
+    stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns the end of
+    the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
     """
+    share, before = team().share(todo), set(done)
+    with StopBetweenImages() as stop:
+        tally, seen, failures = _work(args, dataset, share, done, work, stop)
+        new = {key: outcome for key, outcome in done.items() if key not in before}
+        ends = team().gather((seen, failures, stop.signal, new), lambda: stop.signal)
+    if not team().leads:
+        return tally, {}, stop.signal
+    return _whole_run(dataset, share, tally, ends, done)
+
+
+def _work(args, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
+    """This process's part: the tally, the indices that it has finished, and the failures among them."""
     from diffusion import loader
 
-    tally, failures = Tally(done.values() if args.load_stats else ()), {}
-    with StopBetweenImages() as stop, progress(len(todo)) as bar:
-        for index, image, label, problem in loader.load_images(dataset, todo, loader.processes(args.device)):
+    tally, seen, failures = Tally(done.values() if args.load_stats else ()), [], {}
+    images = loader.load_images(dataset, share, min(share.loaders, loader.processes(args.device)))
+    with progress(len(share)) as bar:
+        for index, image, label, problem in images:
             try:
                 if problem:
                     failures[dataset.name(index)] = problem
@@ -428,11 +481,27 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
                     tally.add(work(index, image, label))
             except FloatingPointError as error:
                 failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
+            seen.append(index)
             bar.set_postfix(tally.postfix(), refresh=False)
-            bar.update()
+            bar.update(share.finish() - bar.n)
             if stop.signal:
                 break
-    return tally, failures, stop.signal if tally.done + len(failures) < len(todo) else None
+    return tally, seen, failures
+
+
+def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Tally, dict, int | None]:
+    """The end of a run from those of its processes: (indices finished, failures, signal, outcomes) each."""
+    seen, failures, signals = set(), {}, []
+    for finished, failed, number, outcomes in ends:
+        seen |= set(finished)
+        failures |= failed
+        signals += [number] if number else []
+        done |= outcomes
+    tally.done = len(seen) - len(failures)
+    left = [index for index in share.indices if index not in seen]
+    if left and not signals:
+        failures |= {dataset.name(index): "its process was lost; the same command makes up for it" for index in left}
+    return tally, failures, signals[0] if left and signals else None
 
 
 def accuracy_lines(outcomes) -> list[str]:
@@ -459,16 +528,28 @@ def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dic
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} {unit}s failed, all others are done: {listed}", file=sys.stderr)
-    if stopped_by:
+    if stopped_by and team().leads:
         print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
+    if stopped_by:
         return 128 + stopped_by
     return 1 if failures else 0
 
 
 def run(main) -> int:
-    """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either."""
+    """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either.
+
+    Of torchrun's processes only rank 0 prints; of the others one hears when something goes wrong that rank 0 does not know of.
+    """
+    if not team().leads:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        warnings.simplefilter("ignore")
     try:
         return main()
     except KeyboardInterrupt:
         print("Interrupted: the same command starts again.", file=sys.stderr)
         return 128 + signal.SIGINT
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
+        return 1

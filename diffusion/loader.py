@@ -6,14 +6,12 @@ import signal
 class Indexed:
     """dataset[index] as (index, image, label, problem): an image that cannot be read becomes a problem, not a crash."""
 
-    def __init__(self, dataset, indices):
-        self.dataset, self.indices = dataset, indices
+    def __init__(self, dataset):
+        self.dataset = dataset
 
-    def __len__(self):
-        return len(self.indices)
-
-    def __getitem__(self, position):
-        index = self.indices[position]
+    def __getitem__(self, index):
+        if index is None:
+            return None
         try:
             image, label = self.dataset[index]
         except OSError as error:
@@ -27,10 +25,17 @@ def processes(device: str) -> int:
 
 
 def load_images(dataset, indices, workers: int):
-    """Iterates over (index, image [3,H,W] or None, label, problem) in the order of `indices`; 0 workers: in this process."""
+    """Iterates over (index, image [3,H,W] or None, label, problem) in the order of `indices`; 0 workers: in this process.
+
+    indices: any iterable, read in this process: one image ahead with one worker, four with two. A None among them is nothing to
+    load, and fills such a place ahead.
+    """
     from torch.utils.data import DataLoader
 
-    return DataLoader(Indexed(dataset, indices), batch_size=None, num_workers=workers, worker_init_fn=_ignore_signals)
+    ahead = 1 if workers == 1 else None
+    loaded = DataLoader(Indexed(dataset), None, sampler=indices, num_workers=workers, prefetch_factor=ahead,
+                        worker_init_fn=_ignore_signals)  # fmt: skip
+    return (image for image in loaded if image is not None)
 
 
 def _ignore_signals(worker_id):

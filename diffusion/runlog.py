@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -327,7 +328,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -1,5 +1,6 @@
 """Which images are evaluated, and which of them are mine."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,59 @@ def read_subset(path: str, n_images: int) -> list[int]:
 def shard(indices: list[int], worker_idx: int, n_workers: int) -> list[int]:
     """Every n_workers-th index from worker_idx on, as published: after the subset was applied."""
     return indices[worker_idx::n_workers]
+
+
+# ---------------------------------------------------------------- what a launcher says
+
+
+def launched_share(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(worker_idx, n_workers) by SLURM: an array's tasks, and in each those of srun; (0, 1) without SLURM.
+
+    The processes of torchrun share their images among themselves, so that below it only the array counts. Raises ValueError
+    for an array whose numbers are not evenly spaced.
+    """
+    element, elements = _array_task(environment)
+    task, tasks = (0, 1) if "TORCHELASTIC_RUN_ID" in environment else _srun_task(environment)
+    return element * tasks + task, elements * tasks
+
+
+SPECIAL_STEP = 0xFFFFFFF0  # from here on SLURM numbers what is no srun's step: the shells of sbatch and salloc
+
+
+def _srun_task(environment) -> tuple[int, int]:
+    """This process among srun's. A shell of sbatch or salloc is told the job's tasks too, but is alone: it is in no step."""
+    task = int(environment.get("SLURM_PROCID", 0))
+    step = int(environment.get("SLURM_STEP_ID", SPECIAL_STEP))
+    if "SLURM_JOB_ID" in environment and step >= SPECIAL_STEP and task == 0:
+        return 0, 1
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1
+    return (task, int(tasks)) if "SLURM_PROCID" in environment else (0, 1)
+
+
+def _array_task(environment) -> tuple[int, int]:
+    """This task's place in its array, whose numbers may start anywhere: --array=3-9:2 has four."""
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return 0, 1
+    number, first, last, count, step = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("ID", 0), ("MIN", 0), ("MAX", -1), ("COUNT", 1), ("STEP", 1))
+    )
+    place, off = divmod(number - first, step)
+    if off or not 0 <= place < count or (last >= 0 and (last - first) // step != count - 1):
+        raise ValueError(
+            f"SLURM's array of {count} tasks from {first} is unevenly spaced, and so says nothing about shares of the images: "
+            "use --array=0-7, or give --n_workers and --worker_idx"
+        )
+    return place, count
+
+
+def local_gpu(environment: Mapping[str, str]) -> str | None:
+    """`cuda:N` for a launcher's N-th process on this machine; None without a launcher and without CUDA.
+
+    A process that was given one GPU by SLURM sees only that, as cuda:0.
+    """
+    import torch
+
+    place = environment.get("LOCAL_RANK" if "TORCHELASTIC_RUN_ID" in environment else "SLURM_LOCALID")
+    n_gpus = torch.cuda.device_count() if place is not None else 0
+    return f"cuda:{int(place) % n_gpus}" if n_gpus else None

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, load_script
 
 LEVELS = (
-    {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes", "hardware", "shared_unet"},
+    {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes", "hardware", "shared_unet", "team"},
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
     {"models", "baselines", "tables"},
