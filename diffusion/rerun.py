@@ -58,8 +58,8 @@ def error_maps(run, options, dataset, index: int, rows: list[int], device: str |
     options.device = models.resolve_device(device)
     prepare = _dit if is_dit(options) else _sd
     denoiser, conds, t, noise = prepare(run, options, dataset, index, rows)
-    x0 = denoiser.encode(dataset[index][0])
-    maps = kernel.epsilon_errors(denoiser, x0, conds, torch.from_numpy(t), noise, scores.error_map, options.batch_size)
+    x0, batch = denoiser.encode(dataset[index][0]), kernel.Batch(options.batch_size)
+    maps = kernel.epsilon_errors(denoiser, x0, conds, torch.from_numpy(t), noise, scores.error_map, batch)
     return maps.mean(1)
 
 
