@@ -1,7 +1,8 @@
-"""What figures of run folders share: the grid of a run, files of pictures and tables, a map laid over a picture."""
+"""What scripts that read run folders share: a run's grid, numbers as text, CSV and JSON, pictures, a map laid over one."""
 
 import argparse
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -83,6 +84,11 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)))
         writer.writeheader()
         writer.writerows(flat)
+
+
+def to_json(result: dict) -> str:
+    """An Estimate or Interval becomes an object of its fields."""
+    return json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n"
 
 
 def _cells(row: dict) -> dict:

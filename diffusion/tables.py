@@ -96,6 +96,12 @@ def grid_of(run: Run) -> Grid:
     return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]))
 
 
+def best_row(image: Scored, class_of: list[int], label: int) -> int:
+    """Of the rows of a class that survived longest, the one with the lowest error, the lower row at a tie."""
+    rows = [row for row, c in enumerate(class_of) if c == label]
+    return min(rows, key=lambda row: (-image.counts[row], image.means[row], row))
+
+
 def _candidates(record: dict) -> list[int]:
     return record["classes"].tolist() if "classes" in record else list(record["errors"])
 

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 
 LEAST = 20  # images; fewer fit nothing
 NOTES = """\
@@ -39,11 +39,8 @@ def parse_args(argv=None):
     parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write index, label, pred, probability, margin (gap of the "
                         "second best class) and evaluations of every image")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="PNG", help="draw reliability diagrams (.png or .svg)")
-    args = parser.parse_args(argv)
-    if args.out and args.out.suffix not in (".png", ".svg"):
-        parser.error(f"--out {args.out} must end in .png or .svg")
-    return args
+    parser.add_argument("--out", type=figures.picture_file, metavar="PNG", help="draw reliability diagrams (.png or .svg)")
+    return parser.parse_args(argv)
 
 
 # ---------------------------------------------------------------- records as arrays
@@ -69,19 +66,13 @@ class Images:
         return self.preds == self.labels
 
 
-def winner_of(image, class_of: list[int]) -> int:
-    """The row that stood for the prediction: of its class, the row that saw most and then has the lowest mean."""
-    rows = [k for k, label in enumerate(class_of) if label == image.pred]
-    return min(rows, key=lambda k: (-image.counts[k], image.means[k]))
-
-
 def gaps_of(image, class_of: list[int]):
     """Gaps and standard errors [K] to the winner's error; of sums, which every candidate has of all pairs, the gaps alone."""
     import numpy as np
 
-    from diffusion import metrics
+    from diffusion import metrics, tables
 
-    winner = winner_of(image, class_of)
+    winner = tables.best_row(image, class_of, image.pred)
     if image.errors is None:
         return image.means - image.means[winner], np.zeros(len(image.means))
     return metrics.paired_gaps(image.errors, winner)
@@ -222,7 +213,7 @@ def draw(path: Path, confidences: list[Confidence], right) -> None:
     """A column a confidence: share of right predictions against confidence, and below how many images have it."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # not figures.pyplot(), which takes no math: the ticks of a log axis are 10 to a power
     from matplotlib import pyplot as plt
 
     from diffusion import metrics

@@ -7,13 +7,12 @@ bfloat16 against float32, and the race against the full grid:
   python scripts/compare_runs.py data/fashion_mnist/v..._l1_64 data/fashion_mnist_bf16/v..._l1_64
 """
 
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 
 
 def parse_args(argv=None):
@@ -77,7 +76,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         result = compare(tables.read_run(args.careful), tables.read_run(args.fast))
         if args.json:
-            args.json.write_text(json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n")
+            args.json.write_text(figures.to_json(result))
     difference = result["mean_relative_difference"]
     rows = {
         "same prediction": result["agreement"],

@@ -5,13 +5,12 @@ python scripts/print_acc.py data/fashion_mnist/v...
 """
 
 import csv
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 
 
 def parse_args(argv=None):
@@ -54,7 +53,7 @@ def summarise(outcomes: dict, n_expected: int | None) -> dict:
 def write_files(args, outcomes: dict, result: dict):
     """--json and --csv, as far as asked for."""
     if args.json:
-        args.json.write_text(json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n")
+        args.json.write_text(figures.to_json(result))
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([("index", "label", "pred", "evaluations"), *((i, *o) for i, o in outcomes.items())])

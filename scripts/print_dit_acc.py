@@ -7,14 +7,13 @@ folders of one class each, in one parent, as the reference writes them; labels c
   python scripts/print_dit_acc.py data/imagenet --dataset imagenet
 """
 
-import json
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 from diffusion.datasets import DATASETS
 
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")
@@ -189,8 +188,7 @@ def main(argv=None) -> int:
             raise ValueError(f"{args.folders[0]}: there is no image whose records can all be read")
         result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
         if args.json:
-            text = json.dumps(result | about, default=lambda estimate: estimate.as_dict(), indent=1)
-            args.json.write_text(text + "\n")
+            args.json.write_text(figures.to_json(result | about))
     for name, estimate in result.items():
         print(f"Accuracy for {name}: {estimate}")
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")

@@ -9,7 +9,6 @@ a log of the reference, which does not say what its examples are:
 """
 
 import csv
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 from diffusion.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
 
@@ -164,7 +163,7 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
         pairs = zip(runs[1:], comparisons, strict=True)
         told = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in pairs]
         result = {"score_mode": args.score_mode, "runs": about, "comparisons": told}
-        args.json.write_text(json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n")
+        args.json.write_text(figures.to_json(result))
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows(csv_rows(runs, data))

@@ -9,7 +9,6 @@ settings of your own, and a picture:
   python scripts/replay.py RUN --stages "5 1 / 25 250" --stages "2 1 / 10 250" --race "0.05 10 5" --out replay.png
 """
 
-import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, figures
 
 # keep / samples of a grid of N: the published shape and thriftier ones; alpha, least samples, round of a race
 STAGES = ("5 1 / {tenth} {n}", "3 1 / {tenth} {n}", "2 1 / {tenth} {n}", "2 1 / {fifth} {n}", "5 2 1 / {tenth} {fifth} {n}")
@@ -26,11 +25,9 @@ RACES = tuple(f"{alpha} {least} 5" for alpha in (0.5, 0.2, 0.05, 0.01, 0.001) fo
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("folder", type=Path, metavar="RUN", help="run folder with all errors of every candidate")
+    figures.add_run_argument(parser)
     parser.add_argument("--stages", action="append", metavar="'K.. / N..'", help="to_keep / n_samples (default: several)")
     parser.add_argument("--race", action="append", metavar="'ALPHA MIN ROUND'", help="settings of a race (default: several)")
-    parser.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], help="of a DiT run with --save_errors (default: the run's)")
-    parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
@@ -138,35 +135,29 @@ def rows_of(results: list[Result], labels) -> list[dict]:
     ]
 
 
-def percent(estimate) -> str:
-    return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
-
-
 def print_rows(rows: list[dict]):
     print(f"{'':8}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
     for r in rows:
-        print(f"{r['kind']:8}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {percent(r['accuracy']):26}"
-              f"{percent(r['agreement']):28}{r['p']:.2g}")  # fmt: skip
+        accuracy, agreement = figures.percent(r["accuracy"]), figures.percent(r["agreement"])
+        print(f"{r['kind']:8}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
+              f"{agreement:28}{r['p']:.2g}")  # fmt: skip
 
 
-def write_csv(path: Path, rows: list[dict]):
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "setting", "evaluations", "accuracy", "low", "high", "agreement", "agreement_low", "n", "p"])
-        for r in rows:
-            a, g = r["accuracy"], r["agreement"]
-            writer.writerow([r["kind"], r["setting"], r["evaluations"], a.value, a.low, a.high, g.value, g.low, a.n, r["p"]])
+def csv_rows(rows: list[dict]) -> list[dict]:
+    """The table's rows as the file names them."""
+    return [
+        {key: r[key] for key in ("kind", "setting", "evaluations")}
+        | {"accuracy": r["accuracy"].value, "low": r["accuracy"].low, "high": r["accuracy"].high}
+        | {"agreement": r["agreement"].value, "agreement_low": r["agreement"].low, "n": r["accuracy"].n, "p": r["p"]}
+        for r in rows
+    ]
 
 
 def draw(path: Path, rows: list[dict]):
     """Accuracy and agreement against evaluations, a point a setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
         for kind, marker in (("stages", "s"), ("race", "o")):
             chosen = [r for r in rows if r["kind"] == kind]
@@ -182,8 +173,7 @@ def draw(path: Path, rows: list[dict]):
     axes[0].legend()
     axes[0].set_title(f"accuracy, n = {rows[0]['accuracy'].n}, 95 % intervals")
     axes[1].set_title("same prediction as the full grid")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)
 
 
 def main(argv=None) -> int:
@@ -194,7 +184,7 @@ def main(argv=None) -> int:
         grid = tables.grid_of(tables.read_run(args.folder, args.loss, args.part, args.prompt_path))
         rows = rows_of(play_all(args, grid), grid.labels)
         if args.csv:
-            write_csv(args.csv, rows)
+            figures.write_csv(args.csv, csv_rows(rows))
         if args.out:
             draw(args.out, rows)
     size = f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(grid.t)} pairs each"

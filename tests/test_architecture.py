@@ -12,11 +12,24 @@ import pytest
 from conftest import ROOT, load_script
 
 LEVELS = (
-    {"paths", "schedule", "scores", "metrics", "transforms", "prompts", "noise", "scenes", "hardware", "shared_unet", "team"},
+    {
+        "paths",
+        "schedule",
+        "scores",
+        "metrics",
+        "transforms",
+        "prompts",
+        "noise",
+        "scenes",
+        "hardware",
+        "shared_unet",
+        "team",
+        "pages",
+    },
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
     {"models", "baselines", "tables"},
-    {"cli", "figures", "training"},
+    {"cli", "figures", "summary", "training"},
     {"rerun"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

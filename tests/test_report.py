@@ -19,7 +19,7 @@ from conftest import GOLDEN, TINY_SD20, load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import datasets, metrics, runlog
+from diffusion import datasets, metrics, pages, runlog
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 T = torch.tensor([125, 375, 625, 875])
@@ -366,7 +366,7 @@ def test_the_page_is_whole_and_loads_nothing(runs, report):
 
 
 def test_large_pictures_are_made_small():
-    uri = load_script("report").data_uri(Image.new("RGBA", (1000, 500), "red"))
+    uri = pages.data_uri(Image.new("RGBA", (1000, 500), "red"))
     assert uri.startswith("data:image/jpeg;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (192, 96)
 
