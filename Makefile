@@ -14,5 +14,5 @@ figures:
 	python scripts/calibrate.py $(GRID) --out docs/reliability.png
 	python scripts/plot_timesteps.py $(GRID) -o docs
 	python scripts/report.py $(RACE) $(GRID) -o docs
-	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1000,1020 --screenshot=docs/report.png file://$(CURDIR)/docs/report.html
+	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1000,1085 --screenshot=docs/report.png file://$(CURDIR)/docs/report.html
 	rm docs/report.html docs/timesteps.csv docs/strategies.csv docs/timesteps.png

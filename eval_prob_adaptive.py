@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli
+from diffusion import cli, session, strategy
 from diffusion.datasets import DATASETS
 from diffusion.transforms import INTERPOLATIONS
 
@@ -70,10 +70,10 @@ def prepare(args) -> Run:
     from diffusion import models, noise, paths, runlog, sharding, transforms
 
     cli.resolve_worker(args)
-    cli.resolve_race(args)
+    strategy.resolve_race(args)
     cli.check_network(args)
     dataset, prompts = open_data(args)
-    plan = cli.make_plan(args, len(prompts.prompts))
+    plan = strategy.make_plan(args, len(prompts.prompts))
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, args.seed)
     files = models.find_sd(args.version, args.model_path)
     args.img_size = args.img_size or files.default_size
@@ -84,7 +84,7 @@ def prepare(args) -> Run:
     folder = runlog.adaptive_folder(paths.log_dir(), args)
     identity = (
         {name: getattr(args, name) for name in IDENTITY}
-        | cli.race_identity(args)
+        | strategy.race_identity(args)
         | ({"prune_img_size": args.prune_img_size} if args.prune_img_size else {})
         | {
             "images": dataset.fingerprint(),
@@ -135,7 +135,7 @@ def announce(args, run):
 
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.files.source}
     notices = (run.dataset.notice, schedule.coverage_notice(args.n_samples or [args.max_samples]))
-    counts, cost = (len(run.todo), len(run.done), len(run.selected)), cli.price(args, run.plan, len(run.prompts.prompts))
+    counts, cost = (len(run.todo), len(run.done), len(run.selected)), strategy.price(args, run.plan, len(run.prompts.prompts))
     cli.announce(vars(args), about, notices, run.folder, counts, cost)
 
 
@@ -159,7 +159,7 @@ def classify(args, run, network, index, image, label):
 
     small = evaluator(transforms.shrink(image, args.prune_img_size), run.small_shape) if run.small_shape else None
     full = evaluator(image, run.latent_shape)
-    errors, winner, about = cli.eliminate(args, full, run.prompts.classidx, run.plan, small)
+    errors, winner, about = strategy.eliminate(args, full, run.prompts.classidx, run.plan, small)
     return runlog.staged_record(range(len(conds)), errors, t, run.prompts.classidx[winner], label, **about)
 
 
@@ -177,10 +177,10 @@ def main(argv=None) -> int:
         return models.load_sd(run.files, args.dtype, args.device, compile_for)
 
     with cli.bad_input():
-        useful, _ = cli.price(args, run.plan, len(run.prompts.prompts))
-        network = cli.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, useful)
+        useful, _ = strategy.price(args, run.plan, len(run.prompts.prompts))
+        network = session.start_network(args, load, run.prompts.prompts, run.latent_shape, run.folder, useful)
         candidates = (run.prompts.classidx, run.prompts.classnames)
-        if cli.team().leads:
+        if session.team().leads:
             runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.selected), *candidates))
 
     def work(index, image, label):
@@ -191,9 +191,9 @@ def main(argv=None) -> int:
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
-    ended = cli.work_through(args, run.dataset, run.todo, run.done, work)
-    return cli.close(cli.accuracy_lines(run.done.values()), run.done, f"scripts/print_acc.py {run.folder}", *ended)
+    ended = session.work_through(args, run.dataset, run.todo, run.done, work)
+    return session.close(session.accuracy_lines(run.done.values()), run.done, f"scripts/print_acc.py {run.folder}", *ended)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(session.run(main))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli
+from diffusion import cli, session, strategy
 from diffusion.datasets import DATASETS
 
 SAVED = ("spatial", "save_eps", "save_eps_and_var", "save_vb")  # what a class's file holds instead of mean squared errors
@@ -74,7 +74,7 @@ def prepare(args) -> Run:
     from diffusion import models, paths, runlog, schedule, sharding, transforms
 
     cli.resolve_worker(args)
-    cli.resolve_race(args)
+    strategy.resolve_race(args)
     check_combination(args)
     cli.check_network(args)
     if not eliminates(args):
@@ -85,14 +85,14 @@ def prepare(args) -> Run:
     files = models.find_dit(args.model, args.model_path, args.img_size, args.vae_path)
     label_of = check_classes(args, dataset, files)
     if eliminates(args):
-        plan = cli.make_plan(args, len(label_of))
+        plan = strategy.make_plan(args, len(label_of))
     args.img_size = files.img_size
     dataset.transform = transforms.adm_transform(args.img_size)
     selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, seed=None)
     bank, noise_identity = cli.open_noise(args, len(plan.t), files.latent_shape)
     identity = (
         {name: getattr(args, name) for name in IDENTITY}
-        | cli.race_identity(args)
+        | strategy.race_identity(args)
         | {
             "images": dataset.fingerprint(),
             "weights": models.dit_identity(files),
@@ -213,7 +213,7 @@ def classify(args, run, network, image, label) -> dict:
 
     classes, labels = list(run.label_of), list(run.label_of.values())
     if eliminates(args):
-        errors, winner, about = cli.eliminate(args, evaluate, labels, run.plan)
+        errors, winner, about = strategy.eliminate(args, evaluate, labels, run.plan)
         return runlog.staged_record(classes, errors, t, labels[winner], label, **about)
     _, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, [1])
     terms = kept[0].double()  # [K,S,4]
@@ -261,7 +261,7 @@ def announce(args, run):
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     about = {"weights": run.files.path or f"{run.files.file} (published)"}
     counts = (len(run.todo), len(run.done), len(run.selected))
-    cli.announce(options, about, notices, f"{folder}{more}", counts, cli.price(args, run.plan, n))
+    cli.announce(options, about, notices, f"{folder}{more}", counts, strategy.price(args, run.plan, n))
 
 
 def main(argv=None) -> int:
@@ -278,13 +278,13 @@ def main(argv=None) -> int:
         return models.load_dit(run.files, args.dtype, args.device, compile_for)
 
     with cli.bad_input():
-        useful, _ = cli.price(args, run.plan, len(run.label_of))
+        useful, _ = strategy.price(args, run.plan, len(run.label_of))
         folder = next(iter(run.folders.values()))
-        network = cli.start_network(args, load, list(run.label_of), run.files.latent_shape, folder, useful)
+        network = session.start_network(args, load, list(run.label_of), run.files.latent_shape, folder, useful)
         labels = list(run.label_of.values())
         names = [run.dataset.classes[label] for label in labels]
         config = runlog.describe(run.identity, args, len(run.selected), labels, names)
-        for c, folder in run.folders.items() if cli.team().leads else ():
+        for c, folder in run.folders.items() if session.team().leads else ():
             runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
 
     def work(index, image, label):
@@ -305,9 +305,9 @@ def main(argv=None) -> int:
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
     per_class = None not in run.folders
-    ended = cli.work_through(args, run.dataset, run.todo, run.done, work_per_class if per_class else work)
-    lines = [] if per_class else cli.accuracy_lines(run.done.values())
-    return cli.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(args, run)}", *ended)
+    ended = session.work_through(args, run.dataset, run.todo, run.done, work_per_class if per_class else work)
+    lines = [] if per_class else session.accuracy_lines(run.done.values())
+    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(args, run)}", *ended)
 
 
 def report_arguments(args, run) -> str:
@@ -328,4 +328,4 @@ def report_arguments(args, run) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(session.run(main))

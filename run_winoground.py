@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli
+from diffusion import cli, session
 from diffusion.transforms import INTERPOLATIONS
 from diffusion.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
@@ -127,7 +127,7 @@ def diffusion_matcher(args, run):
         return models.load_sd(run.files, args.dtype, args.device, compile_for)
 
     shape = models.latent_shape(run.files, args.img_size)
-    denoiser, _, batch = cli.start_network(args, load, [""], shape, run.folder, 4 * len(run.plan.t))
+    denoiser, _, batch = session.start_network(args, load, [""], shape, run.folder, 4 * len(run.plan.t))
     run.data.transform = transforms.sd_transform(args.img_size, args.interpolation)
     t = torch.from_numpy(run.plan.t)
 
@@ -171,7 +171,7 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         match = (diffusion_matcher if args.model == "sd" else contrastive_matcher)(args, run)
-        if cli.team().leads:
+        if session.team().leads:
             runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.data)))
 
     def work(index, images, example):
@@ -181,10 +181,10 @@ def main(argv=None) -> int:
         run.done[example.id] = outcome
         return outcome
 
-    ended = cli.work_through(args, run.data, run.todo, run.done, work)
+    ended = session.work_through(args, run.data, run.todo, run.done, work)
     lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
-    return cli.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
+    return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(session.run(main))

@@ -1,16 +1,11 @@
-"""What the commands share: option groups with checked types, one-line errors, progress, and stopping between images."""
+"""What the commands share: option groups with checked types, one-line errors, options and price as a run prints them first."""
 
 import argparse
 import contextlib
-import math
 import os
-import signal
 import sys
-import time
-import warnings
-from typing import Any, NamedTuple
 
-from diffusion.team import lost_contact, team
+from diffusion.team import team
 
 LOSSES = ("l2", "l1", "huber")
 
@@ -148,10 +143,6 @@ def open_noise(args, n: int, latent_shape):
     return bank, runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
 
 
-RACE = {"alpha": 0.05, "min_samples": 10, "round_size": 5, "max_samples": 250}  # defaults of the race's options
-ROUND_EVALUATIONS = 32  # a race's round has at least as many, so that a device's batch stays full when few candidates are left
-
-
 def add_race_options(parser):
     """How candidates are eliminated."""
     group = parser.add_argument_group("strategy")
@@ -161,72 +152,6 @@ def add_race_options(parser):
     group.add_argument("--min_samples", type=at_least(2), metavar="N", help="race: pairs before the first may fall (default: 10)")
     group.add_argument("--round_size", type=at_least(1), metavar="N", help="race: pairs a later round, at least (default: 5)")
     group.add_argument("--max_samples", type=at_least(2), metavar="N", help="race: timesteps at most, to 1000 (default: 250)")
-
-
-def resolve_race(args) -> None:
-    """Fills in the race's options. Raises ValueError for those of the other strategy and for impossible ones."""
-    given = [f"--{name}" for name in RACE if getattr(args, name) is not None]
-    if args.strategy == "stages":
-        if given:
-            raise ValueError(f"{given[0]} is for --strategy race: add that, or leave it out")
-        return
-    if args.to_keep or args.n_samples:
-        raise ValueError("--to_keep and --n_samples are for --strategy stages: leave them out, or leave out --strategy race")
-    for name, default in RACE.items():
-        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
-    race_rule(args)
-    if not args.min_samples <= args.max_samples * args.n_trials or args.max_samples > 1000:
-        raise ValueError(f"--min_samples {args.min_samples} must not exceed --max_samples {args.max_samples}, nor that 1000")
-
-
-def race_rule(args):
-    """The Race of these options. Raises ValueError for an impossible one."""
-    from diffusion.elimination import Race
-
-    return Race(args.alpha, args.min_samples, args.round_size, ROUND_EVALUATIONS)
-
-
-def race_identity(args) -> dict:
-    """What the numbers of a race depend on; nothing for stages, whose folders are older than the option."""
-    return {name: getattr(args, name) for name in ("strategy", *RACE)} if args.strategy == "race" else {}
-
-
-def make_plan(args, n_candidates: int):
-    """The Plan of the strategy. Raises ValueError for stages that cannot be run."""
-    from diffusion import schedule
-
-    if args.strategy == "race":
-        return schedule.race_plan(args.max_samples, args.n_trials)
-    schedule.check_stages(args.to_keep, args.n_samples, n_candidates)
-    return schedule.make_plan(args.n_samples, args.n_trials)
-
-
-def price(args, plan, n_candidates: int) -> tuple[int, int]:
-    """Network evaluations an image, of a race at most; and how many of them are at --prune_img_size."""
-    from diffusion import schedule
-
-    to_keep = args.to_keep or [1]
-    total = schedule.count_evaluations(plan, n_candidates, to_keep)
-    if not getattr(args, "prune_img_size", None):
-        return total, 0
-    again = to_keep[-2] * plan.stages[-1].start  # what survives is evaluated in full on the pairs of all stages
-    return total + again, total - to_keep[-2] * (plan.stages[-1].stop - plan.stages[-1].start)
-
-
-def eliminate(args, evaluate, class_of: list[int], plan, small=None) -> tuple[dict, int, dict]:
-    """Runs the strategy: every row's errors, the winning row, and what else a record says of it.
-
-    small: evaluate on a smaller image, for all stages but the last; what fell there is "pruned". Of a race: "fell".
-    """
-    from diffusion import elimination
-
-    if small:
-        errors, winner, pruned = elimination.run_pruned(small, evaluate, len(class_of), plan.stages, args.to_keep)
-        return errors, winner, {"pruned": pruned, "evaluations": price(args, plan, len(class_of))[0]}
-    if args.strategy == "stages":
-        return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
-    errors, winner, fell = elimination.run_race(evaluate, class_of, plan.t, race_rule(args))
-    return errors, winner, {"fell": fell}
 
 
 def add_run_options(parser):
@@ -304,17 +229,6 @@ def announce(
     print(f"Price: {most}{total:,} network evaluations an {unit}{cheaper}, {total * n_todo:,} in all", flush=True)
 
 
-# ---------------------------------------------------------------- the network
-
-
-class Network(NamedTuple):
-    """What an image is evaluated with."""
-
-    denoiser: Any
-    conds: Any  # [K,...], of all candidates
-    batch: Any  # kernel.Batch
-
-
 def check_network(args) -> None:
     """Resolves --device and --dtype. Raises ValueError for what PyTorch cannot use and for options that exclude each other."""
     from diffusion import models
@@ -323,38 +237,6 @@ def check_network(args) -> None:
         raise ValueError("--compile is for one batch size: give --batch_size a number")
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
-
-
-def start_network(args, load, candidates: list, latent_shape, folder, useful: int) -> Network:
-    """load(compile_for) -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
-
-    A batch size that the run in this folder (None: no run) found before is taken again; more than `useful` evaluations are never
-    asked for at once. Raises ValueError or OSError for weights that do not do.
-    """
-    import torch
-
-    from diffusion import hardware, kernel, runlog
-
-    batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
-    denoiser = load(batch if args.compile else None)
-    conds = denoiser.embed(candidates)
-
-    @torch.inference_mode()
-    def run(n):
-        x, t = torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
-        denoiser.predict(x, t, conds[:1].expand(n, *conds.shape[1:]))
-
-    if args.batch_size == "auto":
-        saved = folder and runlog.read_config(folder)
-        before = saved and saved["options"].get("batch_size")
-        found = before or hardware.largest_batch(run, args.device, math.prod(latent_shape), useful)
-        args.batch_size = batch.size = found
-        print(f"Batch size: {found}", flush=True)
-    if args.compile:
-        start = time.perf_counter()
-        run(batch.size)
-        print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
-    return Network(denoiser, conds, batch)
 
 
 def sharing_notice(options: dict) -> str | None:
@@ -367,189 +249,3 @@ def sharing_notice(options: dict) -> str | None:
     if share[1] == 1 or share != sharding.launched_share(os.environ):
         return None
     return f"SLURM says that this is task {share[0]} of {share[1]}; --n_workers 1 for all images"
-
-
-# ---------------------------------------------------------------- while it works
-
-
-class _Lines:
-    """A tqdm output file that turns every redraw into a line of its own, for logs."""
-
-    def write(self, text):
-        if text.strip("\r\n "):
-            print(text.strip("\r\n "), file=sys.stderr, flush=True)
-
-    def flush(self):
-        sys.stderr.flush()
-
-
-def progress(total: int):
-    """A tqdm bar over images on a terminal; elsewhere a line a minute. Of torchrun's processes only rank 0 shows one."""
-    from tqdm import tqdm
-
-    if not team().leads:
-        return tqdm(disable=True)
-    if sys.stderr.isatty():
-        return tqdm(total=total, unit="image", dynamic_ncols=True)
-    return tqdm(total=total, unit="image", file=_Lines(), mininterval=60, miniters=1, ncols=0, leave=False, delay=1)
-
-
-class Tally:
-    """Right and counted images for the running accuracy; images and evaluations of this process for its speed.
-
-    Outcomes are anything with `right` (None: it predicts nothing and is not counted) and `evaluations`.
-    """
-
-    def __init__(self, before=()):
-        """before: outcomes of earlier runs to count in the accuracy."""
-        self.right = self.counted = self.done = self.evaluations = 0
-        self.start = time.perf_counter()
-        for outcome in before:
-            self.count(outcome)
-
-    def count(self, outcome):
-        self.counted += outcome.right is not None
-        self.right += bool(outcome.right)
-
-    def add(self, outcome):
-        self.count(outcome)
-        self.done += 1
-        self.evaluations += outcome.evaluations
-
-    @property
-    def seconds(self):
-        return time.perf_counter() - self.start
-
-    def postfix(self):
-        accuracy = f"{100 * self.right / self.counted:.1f}%" if self.counted else "-"
-        return {"accuracy": accuracy, "evaluations/s": f"{self.evaluations / self.seconds:.0f}"}
-
-
-class StopBetweenImages:
-    """Context manager: the first Ctrl-C or SIGTERM sets `.signal` and lets the image in work finish; a second one kills."""
-
-    signal: int | None = None
-
-    def __enter__(self):
-        self.before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception):
-        self._restore()
-
-    def _request(self, number, frame):
-        self.signal = number
-        if team().leads:
-            print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
-    """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
-
-    An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
-    earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the signal that
-    stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns the end of
-    the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
-    """
-    share, before = team().share(todo), set(done)
-    with StopBetweenImages() as stop:
-        tally, seen, failures = _work(args, dataset, share, done, work, stop)
-        new = {key: outcome for key, outcome in done.items() if key not in before}
-        ends = team().gather((seen, failures, stop.signal, new), lambda: stop.signal)
-    if not team().leads:
-        return tally, {}, stop.signal
-    return _whole_run(dataset, share, tally, ends, done)
-
-
-def _work(args, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
-    """This process's part: the tally, the indices that it has finished, and the failures among them."""
-    from diffusion import loader
-
-    tally, seen, failures = Tally(done.values() if args.load_stats else ()), [], {}
-    images = loader.load_images(dataset, share, min(share.loaders, loader.processes(args.device)))
-    with progress(len(share)) as bar:
-        for index, image, label, problem in images:
-            try:
-                if problem:
-                    failures[dataset.name(index)] = problem
-                else:
-                    tally.add(work(index, image, label))
-            except FloatingPointError as error:
-                failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
-            seen.append(index)
-            bar.set_postfix(tally.postfix(), refresh=False)
-            bar.update(share.finish() - bar.n)
-            if stop.signal:
-                break
-    return tally, seen, failures
-
-
-def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Tally, dict, int | None]:
-    """The end of a run from those of its processes: (indices finished, failures, signal, outcomes) each."""
-    seen, failures, signals = set(), {}, []
-    for finished, failed, number, outcomes in ends:
-        seen |= set(finished)
-        failures |= failed
-        signals += [number] if number else []
-        done |= outcomes
-    tally.done = len(seen) - len(failures)
-    left = [index for index in share.indices if index not in seen]
-    if left and not signals:
-        failures |= {dataset.name(index): "its process was lost; the same command makes up for it" for index in left}
-    return tally, failures, signals[0] if left and signals else None
-
-
-def accuracy_lines(outcomes) -> list[str]:
-    """Accuracy with its interval, and the mean per class, of outcomes that have a prediction."""
-    from diffusion import metrics
-
-    labels, preds = [o.label for o in outcomes], [o.pred for o in outcomes]
-    if not outcomes:
-        return []
-    return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
-
-
-def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None, unit="image") -> int:
-    """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
-
-    done: index -> outcome of every finished image. Returns the exit code.
-    """
-    for line in lines:
-        print(line)
-    if done:
-        timing = f", {tally.seconds / tally.done:.2f} s an {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
-        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an {unit}{timing}")
-        print(f"Report: python {report}")
-    if failures:
-        listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
-        print(f"error: {len(failures)} {unit}s failed, all others are done: {listed}", file=sys.stderr)
-    if stopped_by and team().leads:
-        print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
-    if stopped_by:
-        return 128 + stopped_by
-    return 1 if failures else 0
-
-
-def run(main) -> int:
-    """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either.
-
-    Of torchrun's processes only rank 0 prints; of the others one hears when something goes wrong that rank 0 does not know of.
-    """
-    if not team().leads:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        warnings.simplefilter("ignore")
-    try:
-        return main()
-    except KeyboardInterrupt:
-        print("Interrupted: the same command starts again.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except RuntimeError as error:
-        if not lost_contact(error):
-            raise
-        print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
-        return 1

@@ -22,7 +22,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, session
 
 MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
@@ -419,7 +419,7 @@ def main(argv=None) -> int:
         def load(compile_for):
             return subject.load(args.dtype, compile_for, False)
 
-        network = cli.start_network(args, load, subject.candidates, subject.latent_shape, None, useful)
+        network = session.start_network(args, load, subject.candidates, subject.latent_shape, None, useful)
     setup = {
         "model": f"{args.model} ({subject.source})",
         "parameters": subject.count_parameters(),

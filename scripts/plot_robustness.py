@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli, figures, session
 
 # Percent right on ImageNet and on its shifts, as Li et al. (ICCV 2023, arXiv 2303.16203) publish them for the paper's figure 6
 BENCHMARKS = ("imagenetv2", "imagenetA", "objectnet")
@@ -213,4 +213,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(session.run(main))

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli, figures, strategy
 
 # keep / samples of a grid of N: the published shape and thriftier ones; alpha, least samples, round of a race
 STAGES = ("5 1 / {tenth} {n}", "3 1 / {tenth} {n}", "2 1 / {tenth} {n}", "2 1 / {fifth} {n}", "5 2 1 / {tenth} {fifth} {n}")
@@ -91,7 +91,7 @@ def play_race(grid, setting: str) -> Result:
     from diffusion import elimination, schedule
 
     alpha, least, size = setting.split()
-    race = elimination.Race(float(alpha), int(least), int(size), cli.ROUND_EVALUATIONS)
+    race = elimination.Race(float(alpha), int(least), int(size), strategy.ROUND_EVALUATIONS)
     plan = schedule.race_plan(len(set(grid.t.tolist())), grid.n_trials)
     return play(grid, "race", setting, plan, lambda e: elimination.run_race(e, grid.class_of, plan.t, race))
 

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 import eval_prob_adaptive  # noqa: F401
 import eval_prob_dit  # noqa: F401
 import run_winoground  # noqa: F401
-from diffusion import cli, loader, models, noise  # noqa: F401
+from diffusion import loader, models, noise, session  # noqa: F401
 
 
 def start(number, environment, command, argv, folder):
@@ -34,7 +34,7 @@ def start(number, environment, command, argv, folder):
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{name}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     try:
-        code = cli.run(lambda: importlib.import_module(command).main(argv))
+        code = session.run(lambda: importlib.import_module(command).main(argv))
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)

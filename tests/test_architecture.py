@@ -29,8 +29,8 @@ LEVELS = (
     {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
     {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
     {"models", "baselines", "tables"},
-    {"cli", "figures", "summary", "training"},
-    {"rerun"},
+    {"cli", "figures", "strategy", "summary", "training"},
+    {"rerun", "session"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")

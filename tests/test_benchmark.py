@@ -57,7 +57,7 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
     import torch
 
     from diffusion import kernel, scores
-    from diffusion.cli import Network
+    from diffusion.session import Network
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
     subject = script.check(args)

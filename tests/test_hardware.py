@@ -1,9 +1,15 @@
 """What makes a network fast changes no number: sharing between candidates, padding for a compiled network, the batch size."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import TINY_SD20
 
+import eval_prob_adaptive
+import run_winoground
 from diffusion import hardware, kernel, models, shared_unet
 from diffusion.paths import TINY_SD
 
@@ -101,3 +107,45 @@ def test_the_largest_power_of_two_that_fits(room, useful, expected, monkeypatch)
 def test_on_a_cpu_the_latent_decides():
     sizes = [hardware.largest_batch(None, "cpu", elements, 10**6) for elements in (256, 1024, 16384, 10**6)]
     assert sizes == [128, 32, 2, 1]
+
+
+# ---------------------------------------------------------------- in a run
+
+RUN = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--to_keep", 3, 1, "--n_samples", 2, 4]
+CONFIG = Path("data/fashion_mnist/v2-0_1trials_3_1keep_2_4samples_64/config.json")
+
+
+def test_a_batch_size_that_was_found_is_kept(run_main):
+    code, out, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1, "--batch_size", "auto")
+    assert code == 0 and "Batch size: 32\n" in out, err  # 26 evaluations an image need no more
+    config = json.loads(CONFIG.read_text())
+    assert config["options"]["batch_size"] == 32
+    CONFIG.write_text(json.dumps(config | {"options": config["options"] | {"batch_size": 7}}))
+    code, out, _ = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 2, "--batch_size", "auto")
+    assert code == 0 and "Batch size: 7\n" in out
+
+
+def test_compiling_is_told_and_changes_no_number(run_main, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: network)  # no C++ compiler is needed for what is tested here
+    code, out, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1, "--compile", "--extra", "compiled")
+    assert code == 0 and re.search(r"^Compiled in \d+ s$", out, re.M), err
+    assert run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1)[0] == 0
+    one, other = (torch.load(next(Path(f"data/{name}").rglob("*.pt")), weights_only=True) for name in
+                  ("fashion_mnist", "fashion_mnist_compiled"))  # fmt: skip
+    for row, candidate in one["errors"].items():
+        torch.testing.assert_close(candidate["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "told"),
+    [
+        (eval_prob_adaptive.main, [*RUN, "--compile", "--batch_size", "auto"], "--batch_size a number"),
+        (eval_prob_adaptive.main, [*RUN, "--batch_size", "many"], "--batch_size"),
+        (eval_prob_adaptive.main, [*RUN, "--batch_size", 0], "must be 1 or more"),
+        (run_winoground.main, ["--version", "tiny", "--dataset", "tiny_pairs", "--noise_path", "x.pt", "--batch_size", "auto"],
+         "--batch_size a number"),
+    ],
+)  # fmt: skip
+def test_bad_input(main, argv, told, run_main):
+    code, _, err = run_main(main, *argv)
+    assert code == 2 and err.count("\n") == 1 and told in err, err

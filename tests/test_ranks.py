@@ -20,7 +20,7 @@ from conftest import GOLDEN, ROOT, TINY_SD20, wait_for_records
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import cli, loader, runlog, sharding
+from diffusion import loader, runlog, session, sharding
 from diffusion import team as team_room
 from diffusion.team import HandedOut, Share, Team
 
@@ -274,10 +274,10 @@ def test_a_store_that_is_missing_or_gone_is_one_line(monkeypatch, capsys):
     def fail(error):
         raise error
 
-    assert cli.run(lambda: fail(DistNetworkError("reset"))) == 1
+    assert session.run(lambda: fail(DistNetworkError("reset"))) == 1
     assert re.fullmatch("error: lost contact .*\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="another"):
-        cli.run(lambda: fail(RuntimeError("another")))
+        session.run(lambda: fail(RuntimeError("another")))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     with pytest.raises(SystemExit, match="--rdzv_backend c10d"):
         Team(1, 2).store  # noqa: B018

@@ -1,0 +1,237 @@
+"""A run at work: the network is started, images are gone through with progress and stopping, the closing lines are printed."""
+
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+from typing import Any, NamedTuple
+
+from diffusion.team import lost_contact, team
+
+
+class Network(NamedTuple):
+    """What an image is evaluated with."""
+
+    denoiser: Any
+    conds: Any  # [K,...], of all candidates
+    batch: Any  # kernel.Batch
+
+
+def start_network(args, load, candidates: list, latent_shape, folder, useful: int) -> Network:
+    """load(compile_for) -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
+
+    A batch size that the run in this folder (None: no run) found before is taken again; more than `useful` evaluations are never
+    asked for at once. Raises ValueError or OSError for weights that do not do.
+    """
+    import torch
+
+    from diffusion import hardware, kernel, runlog
+
+    batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
+    denoiser = load(batch if args.compile else None)
+    conds = denoiser.embed(candidates)
+
+    @torch.inference_mode()
+    def run(n):
+        x, t = torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
+        denoiser.predict(x, t, conds[:1].expand(n, *conds.shape[1:]))
+
+    if args.batch_size == "auto":
+        saved = folder and runlog.read_config(folder)
+        before = saved and saved["options"].get("batch_size")
+        found = before or hardware.largest_batch(run, args.device, math.prod(latent_shape), useful)
+        args.batch_size = batch.size = found
+        print(f"Batch size: {found}", flush=True)
+    if args.compile:
+        start = time.perf_counter()
+        run(batch.size)
+        print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    return Network(denoiser, conds, batch)
+
+
+# ---------------------------------------------------------------- while it works
+
+
+class _Lines:
+    """A tqdm output file that turns every redraw into a line of its own, for logs."""
+
+    def write(self, text):
+        if text.strip("\r\n "):
+            print(text.strip("\r\n "), file=sys.stderr, flush=True)
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def progress(total: int):
+    """A tqdm bar over images on a terminal; elsewhere a line a minute. Of torchrun's processes only rank 0 shows one."""
+    from tqdm import tqdm
+
+    if not team().leads:
+        return tqdm(disable=True)
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit="image", dynamic_ncols=True)
+    return tqdm(total=total, unit="image", file=_Lines(), mininterval=60, miniters=1, ncols=0, leave=False, delay=1)
+
+
+class Tally:
+    """Right and counted images for the running accuracy; images and evaluations of this process for its speed.
+
+    Outcomes are anything with `right` (None: it predicts nothing and is not counted) and `evaluations`.
+    """
+
+    def __init__(self, before=()):
+        """before: outcomes of earlier runs to count in the accuracy."""
+        self.right = self.counted = self.done = self.evaluations = 0
+        self.start = time.perf_counter()
+        for outcome in before:
+            self.count(outcome)
+
+    def count(self, outcome):
+        self.counted += outcome.right is not None
+        self.right += bool(outcome.right)
+
+    def add(self, outcome):
+        self.count(outcome)
+        self.done += 1
+        self.evaluations += outcome.evaluations
+
+    @property
+    def seconds(self):
+        return time.perf_counter() - self.start
+
+    def postfix(self):
+        accuracy = f"{100 * self.right / self.counted:.1f}%" if self.counted else "-"
+        return {"accuracy": accuracy, "evaluations/s": f"{self.evaluations / self.seconds:.0f}"}
+
+
+class StopBetweenImages:
+    """Context manager: the first Ctrl-C or SIGTERM sets `.signal` and lets the image in work finish; a second one kills."""
+
+    signal: int | None = None
+
+    def __enter__(self):
+        self.before = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception):
+        self._restore()
+
+    def _request(self, number, frame):
+        self.signal = number
+        if team().leads:
+            print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
+    """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
+
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
+    earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the signal that
+    stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns the end of
+    the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
+    """
+    share, before = team().share(todo), set(done)
+    with StopBetweenImages() as stop:
+        tally, seen, failures = _work(args, dataset, share, done, work, stop)
+        new = {key: outcome for key, outcome in done.items() if key not in before}
+        ends = team().gather((seen, failures, stop.signal, new), lambda: stop.signal)
+    if not team().leads:
+        return tally, {}, stop.signal
+    return _whole_run(dataset, share, tally, ends, done)
+
+
+def _work(args, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
+    """This process's part: the tally, the indices that it has finished, and the failures among them."""
+    from diffusion import loader
+
+    tally, seen, failures = Tally(done.values() if args.load_stats else ()), [], {}
+    images = loader.load_images(dataset, share, min(share.loaders, loader.processes(args.device)))
+    with progress(len(share)) as bar:
+        for index, image, label, problem in images:
+            try:
+                if problem:
+                    failures[dataset.name(index)] = problem
+                else:
+                    tally.add(work(index, image, label))
+            except FloatingPointError as error:
+                failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
+            seen.append(index)
+            bar.set_postfix(tally.postfix(), refresh=False)
+            bar.update(share.finish() - bar.n)
+            if stop.signal:
+                break
+    return tally, seen, failures
+
+
+def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Tally, dict, int | None]:
+    """The end of a run from those of its processes: (indices finished, failures, signal, outcomes) each."""
+    seen, failures, signals = set(), {}, []
+    for finished, failed, number, outcomes in ends:
+        seen |= set(finished)
+        failures |= failed
+        signals += [number] if number else []
+        done |= outcomes
+    tally.done = len(seen) - len(failures)
+    left = [index for index in share.indices if index not in seen]
+    if left and not signals:
+        failures |= {dataset.name(index): "its process was lost; the same command makes up for it" for index in left}
+    return tally, failures, signals[0] if left and signals else None
+
+
+def accuracy_lines(outcomes) -> list[str]:
+    """Accuracy with its interval, and the mean per class, of outcomes that have a prediction."""
+    from diffusion import metrics
+
+    labels, preds = [o.label for o in outcomes], [o.pred for o in outcomes]
+    if not outcomes:
+        return []
+    return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
+
+
+def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None, unit="image") -> int:
+    """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
+
+    done: index -> outcome of every finished image. Returns the exit code.
+    """
+    for line in lines:
+        print(line)
+    if done:
+        timing = f", {tally.seconds / tally.done:.2f} s an {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
+        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an {unit}{timing}")
+        print(f"Report: python {report}")
+    if failures:
+        listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
+        print(f"error: {len(failures)} {unit}s failed, all others are done: {listed}", file=sys.stderr)
+    if stopped_by and team().leads:
+        print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
+    if stopped_by:
+        return 128 + stopped_by
+    return 1 if failures else 0
+
+
+def run(main) -> int:
+    """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either.
+
+    Of torchrun's processes only rank 0 prints; of the others one hears when something goes wrong that rank 0 does not know of.
+    """
+    if not team().leads:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        warnings.simplefilter("ignore")
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted: the same command starts again.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
+        return 1
