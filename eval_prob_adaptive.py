@@ -173,8 +173,8 @@ def main(argv=None) -> int:
 
     from diffusion import models, runlog
 
-    def load(compile_for):
-        return models.load_sd(run.files, args.dtype, args.device, compile_for)
+    def load():
+        return models.load_sd(run.files, args.dtype, args.device, args.compile)
 
     with cli.bad_input():
         useful, _ = strategy.price(args, run.plan, len(run.prompts.prompts))

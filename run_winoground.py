@@ -123,8 +123,8 @@ def diffusion_matcher(args, run):
 
     from diffusion import kernel, models, scores, transforms
 
-    def load(compile_for):
-        return models.load_sd(run.files, args.dtype, args.device, compile_for)
+    def load():
+        return models.load_sd(run.files, args.dtype, args.device, args.compile)
 
     shape = models.latent_shape(run.files, args.img_size)
     denoiser, _, batch = session.start_network(args, load, [""], shape, run.folder, 4 * len(run.plan.t))

@@ -114,7 +114,7 @@ def add_network_options(group):
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group.add_argument("--batch_size", "-b", type=batch_size, default=32, metavar="N", help="network inputs per call; auto: as "
                        "many as fit, on a CPU as many as its caches like (default: 32)")  # fmt: skip
-    group.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, faster evaluations on a GPU")
+    group.add_argument("--compile", action="store_true", help="torch.compile: a minute or more at the start, faster evaluations")
 
 
 def add_noise_options(group):
@@ -230,11 +230,9 @@ def announce(
 
 
 def check_network(args) -> None:
-    """Resolves --device and --dtype. Raises ValueError for what PyTorch cannot use and for options that exclude each other."""
+    """Resolves --device and --dtype. Raises ValueError for what PyTorch cannot use."""
     from diffusion import models
 
-    if args.compile and args.batch_size == "auto":
-        raise ValueError("--compile is for one batch size: give --batch_size a number")
     args.device = models.resolve_device(args.device)
     args.dtype = models.resolve_dtype(args.dtype, args.device)
 

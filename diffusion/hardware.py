@@ -1,23 +1,39 @@
 """What makes a network run fast on the device at hand: memory layout, compilation, how many inputs fit."""
 
+import ctypes
 from collections.abc import Callable
 
 import torch
 
-CACHE_ELEMENTS = 2**15  # latent elements of a call that keep a CPU's caches busy and not overrun (docs/tried.md)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+CACHE_BYTES = 2**17  # of a call's latents in the network's dtype: keeps a CPU busy and its caches not overrun (docs/tried.md)
 MOST = 256  # network inputs a call: a larger one gains nothing on the cards of today
 
 
 def tune(network, device: str):
-    """The network in channels_last, in which convolutions are fastest; float32 products on CUDA may use TF32."""
+    """The network in channels_last, in which convolutions are fastest; float32 products on CUDA may use TF32.
+
+    On a CPU the process keeps the memory of its tensors from now on.
+    """
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     else:
+        _keep_memory()
         for module in network.modules():
             if isinstance(module, torch.nn.GroupNorm):
                 _keep_accurate(module)
     return network.to(memory_format=torch.channels_last)
+
+
+def _keep_memory() -> None:
+    """Tells glibc not to give the memory of freed tensors back: to get it again, page by page, takes a third of the time."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        mallopt(option, 2**31 - 1)
 
 
 def _keep_accurate(norm: torch.nn.GroupNorm) -> None:
@@ -31,22 +47,15 @@ def _keep_accurate(norm: torch.nn.GroupNorm) -> None:
     norm.forward = contiguous
 
 
-def compiled(network: Callable, batch) -> Callable:
-    """network(x_t [B,C,h,w], t [B], cond [B,...]) through torch.compile, always at batch.size inputs: smaller ones are padded.
+def compiled(function: Callable, device: str) -> Callable:
+    """The function through torch.compile, for any number of inputs: a new number must not mean a compilation of a minute.
 
-    A new shape would mean a new compilation of minutes.
+    On a CPU weights are frozen into the code, in the layout that its products want.
     """
-    fast = torch.compile(network, dynamic=False)
-
-    def run(*inputs):
-        n = len(inputs[0])
-        padded = [torch.cat([x, x[-1:].expand(batch.size - n, *x.shape[1:])]) for x in inputs]
-        return fast(*padded)[:n]
-
-    return run
+    return torch.compile(function, dynamic=True, options=None if device.startswith("cuda") else {"freezing": True})
 
 
-def largest_batch(fits: Callable[[int], None], device: str, latent_elements: int, useful: int) -> int:
+def largest_batch(fits: Callable[[int], None], device: str, latent_bytes: int, useful: int) -> int:
     """The largest power of two that fits, and is not more than `useful` needs.
 
     fits(n) runs the network on n inputs and raises torch.OutOfMemoryError when they are too many. On a CPU, where nothing says
@@ -54,7 +63,7 @@ def largest_batch(fits: Callable[[int], None], device: str, latent_elements: int
     """
     most = min(MOST, 1 << (useful - 1).bit_length())
     if not device.startswith("cuda"):
-        return min(most, max(1, CACHE_ELEMENTS // latent_elements))
+        return min(most, max(1, CACHE_BYTES // latent_bytes))
     size = 1
     while size < most:
         try:

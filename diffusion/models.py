@@ -116,11 +116,11 @@ def latent_shape(files: SDFiles, img_size: int, flag: str = "--img_size") -> tup
     return files.latent_channels, img_size // files.downscale, img_size // files.downscale
 
 
-def load_sd(files: SDFiles, dtype: str, device: str, compile_for=None, plain: bool = False) -> Denoiser:
+def load_sd(files: SDFiles, dtype: str, device: str, compile: bool = False, plain: bool = False) -> Denoiser:
     """Stable Diffusion 1.x, 2.x and any pipeline of their layout, through diffusers' own classes.
 
     The U-Net runs in dtype (a name of DTYPES); VAE and text encoder, used once an image and once a run, stay float32.
-    compile_for, plain: as of `sd_denoiser`.
+    compile, plain: as of `sd_denoiser`.
     """
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -144,25 +144,28 @@ def load_sd(files: SDFiles, dtype: str, device: str, compile_for=None, plain: bo
         return torch.cat([text_encoder(ids.to(device))[0] for ids in tokens.split(64)]).to(unet.dtype)
 
     encode = vae_encoder(files.source, device, subfolder="vae", revision=files.revision)
-    return sd_denoiser(unet, scheduler, encode, embed, device, compile_for, plain)
+    return sd_denoiser(unet, scheduler, encode, embed, device, compile, plain)
 
 
-def sd_denoiser(unet, scheduler, encode, embed, device: str, compile_for=None, plain: bool = False) -> Denoiser:
+def sd_denoiser(unet, scheduler, encode, embed, device: str, compile: bool = False, plain: bool = False) -> Denoiser:
     """The Denoiser of a U-Net and the betas and prediction type of its scheduler.
 
-    compile_for: the Batch at whose size the U-Net is compiled; None does not compile, and shares what candidates have in common.
-    plain: the U-Net as diffusers runs it by itself, which is what speeds are compared with.
+    compile: through torch.compile, which is what blocks of candidates then go through. plain: the U-Net as diffusers runs it by
+    itself, which is what speeds are compared with.
     """
     unet = unet if plain else hardware.tune(unet, device)
     layout = torch.contiguous_format if plain else torch.channels_last
     alphas_cumprod = scheduler.alphas_cumprod.float().to(device)
     to_epsilon = epsilon_from(scheduler.config.prediction_type, alphas_cumprod)
-    share = None if plain or compile_for else shared_unet.share(unet)
+    share = None if plain else shared_unet.share(unet)
 
     def run(x_t, t, cond):
         return unet(x_t, t, encoder_hidden_states=cond, return_dict=False)[0]
 
-    run = hardware.compiled(run, compile_for) if compile_for else run
+    if compile and share:
+        share = hardware.compiled(share, device)
+    elif compile:
+        run = hardware.compiled(run, device)
 
     def predict(x_t, t, cond):
         return to_epsilon(run(x_t.to(unet.dtype, memory_format=layout), t, cond), x_t, t)
@@ -250,16 +253,13 @@ def find_dit(model: str, model_path: str | None, img_size: int | None, vae_path:
     )
 
 
-def load_dit(files: DiTFiles, dtype: str, device: str, compile_for=None) -> Denoiser:
-    """The transformer in dtype (a name of DTYPES); its VAE and the terms of the bound stay float32.
-
-    compile_for: the Batch at whose size the transformer is compiled, or None.
-    """
+def load_dit(files: DiTFiles, dtype: str, device: str, compile: bool = False) -> Denoiser:
+    """The transformer in dtype (a name of DTYPES), maybe compiled; its VAE and the terms of the bound stay float32."""
     from DiT import loading
     from DiT.gaussian import GaussianProcess
 
     network = hardware.tune(loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device), device)
-    run = hardware.compiled(network, compile_for) if compile_for else network
+    run = hardware.compiled(network, device) if compile else network
     process = GaussianProcess(device)
 
     def embed(class_ids):

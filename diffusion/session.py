@@ -20,33 +20,39 @@ class Network(NamedTuple):
 
 
 def start_network(args, load, candidates: list, latent_shape, folder, useful: int) -> Network:
-    """load(compile_for) -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
+    """load() -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
 
     A batch size that the run in this folder (None: no run) found before is taken again; more than `useful` evaluations are never
     asked for at once. Raises ValueError or OSError for weights that do not do.
     """
     import torch
 
-    from diffusion import hardware, kernel, runlog
+    from diffusion import hardware, kernel, models, runlog
 
     batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
-    denoiser = load(batch if args.compile else None)
+    denoiser = load()
     conds = denoiser.embed(candidates)
+
+    def zeros(n):
+        return torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
 
     @torch.inference_mode()
     def run(n):
-        x, t = torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
-        denoiser.predict(x, t, conds[:1].expand(n, *conds.shape[1:]))
+        denoiser.predict(*zeros(n), conds[:1].expand(n, *conds.shape[1:]))
 
     if args.batch_size == "auto":
         saved = folder and runlog.read_config(folder)
         before = saved and saved["options"].get("batch_size")
-        found = before or hardware.largest_batch(run, args.device, math.prod(latent_shape), useful)
+        n_bytes = math.prod(latent_shape) * models.DTYPES[args.dtype].itemsize
+        found = before or hardware.largest_batch(run, args.device, n_bytes, useful)
         args.batch_size = batch.size = found
         print(f"Batch size: {found}", flush=True)
     if args.compile:
         start = time.perf_counter()
-        run(batch.size)
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
+            rows = conds[: max(2, batch.size // 2)]
+            denoiser.predict_block(*zeros(max(2, batch.size // len(rows))), rows)  # sizes of 1 would be compiled by themselves
         print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
     return Network(denoiser, conds, batch)
 

@@ -36,47 +36,58 @@ def share(unet) -> Callable | None:
 
     if any(unet.config.get(name) != value for name, value in STANDARD.items()):
         return None
-    n_rows = [1]  # of the call in work
+    block = Block()
     for module in before_text(unet):
-        once_a_latent(module, n_rows)
+        once_a_latent(module, block)
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             module.set_processor(TextAttention())
 
     def run(x_t, t, cond):
-        n_rows[0] = n = len(cond)
-        try:
-            return unet(torch.cat([x_t] * n), t.repeat(n), encoder_hidden_states=cond, return_dict=False)[0]
-        finally:
-            n_rows[0] = 1
+        block.rows, block.latents = n, _ = len(cond), len(x_t)
+        output = unet(repeat(x_t, n), t.repeat(n), encoder_hidden_states=cond, return_dict=False)[0]
+        block.rows = 1
+        return output
 
     return run
+
+
+class Block:
+    """The size of the block in work: `rows` conditions on `latents` noised latents; one row for a call of the U-Net itself."""
+
+    rows, latents = 1, 0
 
 
 def before_text(unet) -> list:
     """The modules that run before any cross-attention, but for cheap ones."""
     modules = [unet.conv_in]
-    for block in unet.down_blocks:
-        if getattr(block, "has_cross_attention", False):
-            first = block.attentions[0]
-            return [*modules, block.resnets[0], first.norm, first.proj_in, first.transformer_blocks[0].attn1]
-        modules.append(block)
+    for part in unet.down_blocks:
+        if getattr(part, "has_cross_attention", False):
+            first = part.attentions[0]
+            return [*modules, part.resnets[0], first.norm, first.proj_in, first.transformer_blocks[0].attn1]
+        modules.append(part)
     return modules
 
 
-def once_a_latent(module, n_rows: list[int]) -> None:
-    """The module runs on the first of n_rows equal parts of its inputs, and its outputs are repeated."""
+def once_a_latent(module, block: Block) -> None:
+    """The module runs on the inputs of the block's first row, and its outputs are repeated for the others."""
     forward = module.forward
 
     def shared(*inputs, **named):
-        n = n_rows[0]
-        if n == 1:
+        if block.rows == 1:
             return forward(*inputs, **named)
-        first = [_each(x, lambda x: x[: len(x) // n]) for x in inputs]
-        outputs = forward(*first, **{name: _each(x, lambda x: x[: len(x) // n]) for name, x in named.items()})
-        return _each(outputs, lambda y: torch.cat([y] * n))
+        first = [_each(x, lambda x: x[: block.latents]) for x in inputs]
+        outputs = forward(*first, **{name: _each(x, lambda x: x[: block.latents]) for name, x in named.items()})
+        return _each(outputs, lambda y: repeat(y, block.rows))
 
     module.forward = shared
+
+
+def repeat(x, n: int):
+    """n copies along the first axis, [n*P,...]; [P,C,h,w] in channels_last stays so, which Tensor.repeat does not keep."""
+    if x.dim() == 4:
+        return x.permute(0, 2, 3, 1).repeat(n, 1, 1, 1).permute(0, 3, 1, 2)
+    return x.repeat(n, *[1] * (x.dim() - 1))
 
 
 def _each(value, function):

@@ -7,13 +7,16 @@
 
 sd2 is a U-Net of Stable Diffusion 2.0's exact shape, dit-xl-256 and dit-xl-512 are DiT-XL/2 at these sizes, all with random
 weights: nothing is downloaded. The plain loop always runs at the paper's own defaults: the network as its library loads it, 32
-inputs a call, float16 on CUDA and float32 elsewhere; --dtype, --batch_size and --compile are the kernel's. The loops alternate in
-one process, and the medians of the repeats are compared.
+inputs a call, float16 on CUDA and float32 elsewhere; --dtype, --batch_size and --compile are the kernel's. It has its own
+process, in which nothing is tuned; the loops take turns, and the medians of the repeats are compared.
 """
 
+import argparse
 import itertools
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +50,7 @@ class Subject:
     source: str
     img_size: int
     latent_shape: tuple[int, int, int]
-    load: Callable  # (dtype, compile_for, plain) -> Denoiser
+    load: Callable  # (dtype, compile, plain) -> Denoiser
     count_parameters: Callable  # () -> int
     candidates: list  # prompts, or class ids
 
@@ -63,6 +66,7 @@ def parse_args(argv=None):
     parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
     parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
     parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")
+    parser.add_argument("--serve_plain", type=Path, help=argparse.SUPPRESS)  # what PlainLoop starts its process with
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
     return parser.parse_args(argv)
 
@@ -98,10 +102,10 @@ def sd_subject(args) -> Subject:
     size = args.img_size or files.default_size
     shape = models.latent_shape(files, size)
 
-    def load(dtype, compile_for, plain):
+    def load(dtype, compile, plain):
         if args.model == "sd2":
-            return random_sd2(dtype, args.device, shape, compile_for, plain)
-        return models.load_sd(files, dtype, args.device, compile_for, plain)
+            return random_sd2(dtype, args.device, shape, compile, plain)
+        return models.load_sd(files, dtype, args.device, compile, plain)
 
     prompts = [f"a photo of thing {i}." for i in range(args.prompts)]
     return Subject(files.source, size, shape, load, lambda: count_unet(args, files), prompts)
@@ -121,15 +125,15 @@ def dit_subject(args) -> Subject:
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
     shape = (4, size // 8, size // 8)
 
-    def load(dtype, compile_for, plain):
+    def load(dtype, compile, plain):
         if args.model == "tiny-dit":
-            return models.load_dit(files, dtype, args.device, compile_for)
-        return random_dit(config, dtype, args.device, shape, compile_for)
+            return models.load_dit(files, dtype, args.device, compile)
+        return random_dit(config, dtype, args.device, shape, compile)
 
     return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
 
 
-def random_dit(config: dict, dtype: str, device: str, latent_shape, compile_for):
+def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: bool):
     """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
     import torch
 
@@ -142,7 +146,7 @@ def random_dit(config: dict, dtype: str, device: str, latent_shape, compile_for)
         network = DiT(**config).eval().requires_grad_(False)
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.02)
     network.to(DTYPES[dtype])
-    run = hardware.compiled(network, compile_for) if compile_for else network
+    run = hardware.compiled(network, device) if compile else network
     process = GaussianProcess(device)
     return Denoiser(
         encode=lambda image: torch.randn(latent_shape, device=device),
@@ -162,7 +166,7 @@ def count_dit(config: dict) -> int:
         return sum(p.numel() for p in DiT(**config).parameters())
 
 
-def random_sd2(dtype: str, device: str, latent_shape, compile_for, plain: bool):
+def random_sd2(dtype: str, device: str, latent_shape, compile: bool, plain: bool):
     """A Denoiser with SD 2.0's U-Net and alphas; weights, latents and text embeddings are random."""
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -177,7 +181,7 @@ def random_sd2(dtype: str, device: str, latent_shape, compile_for, plain: bool):
     def embed(prompts):
         return torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype)
 
-    return sd_denoiser(unet, scheduler, lambda image: torch.randn(latent_shape, device=device), embed, device, compile_for, plain)
+    return sd_denoiser(unet, scheduler, lambda image: torch.randn(latent_shape, device=device), embed, device, compile, plain)
 
 
 def count_unet(args, files) -> int:
@@ -228,6 +232,70 @@ def plain_errors(denoiser, x0, conds, t, noise, dtype, batch_size):
         prediction = denoiser.predict(x_t, steps, text)[:, : x0.shape[0]]  # a DiT also predicts a variance
         errors[start : start + len(rows)] = ((prediction - epsilon) ** 2).mean(dim=(1, 2, 3)).cpu()
     return errors.view(len(conds), len(t))
+
+
+class PlainLoop:
+    """The plain loop in a process of its own. Context manager; calling it runs the loop once.
+
+    flops: of one evaluation; errors: [K,S] float32 of the first call.
+    """
+
+    def __init__(self, args, work: dict):
+        import torch
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.file = Path(self.folder.name) / "inputs.pt"
+        torch.save({name: value.cpu() for name, value in work.items()}, self.file)
+        same = {name: getattr(args, name) for name in ("model", "model_path", "device", "prompts", "timesteps")}
+        same["img_size"] = None if "dit" in args.model else args.img_size
+        words = [word for name, value in same.items() if value is not None for word in (f"--{name}", str(value))]
+        command = [sys.executable, __file__, *words, "--serve_plain", str(self.file)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        import torch
+
+        self.flops = int(self())  # the first call prepares and warms up
+        self.errors = torch.load(self.file, weights_only=True)
+        return self
+
+    def __exit__(self, *exception):
+        self.process.communicate()  # which closes its input, and so ends it
+        self.folder.cleanup()
+
+    def __call__(self) -> str:
+        """Raises RuntimeError when the process has failed, which has said why."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise RuntimeError("the process of the plain loop has failed")
+        return answer
+
+
+def serve_plain(args, subject) -> int:
+    """What the process of PlainLoop does: runs the loop for every line that it reads, and answers with one."""
+    import torch
+
+    from diffusion import models
+
+    torch.manual_seed(0)  # random weights are then the kernel's
+    dtype_name = models.resolve_dtype("auto", args.device)
+    dtype, plain = models.DTYPES[dtype_name], subject.load(dtype_name, False, True)
+    work = torch.load(args.serve_plain, weights_only=True)
+    work = {name: value.to(args.device) if name != "noise" else value for name, value in work.items()}
+    work["conds"] = work["conds"].to(dtype) if work["conds"].is_floating_point() else work["conds"]
+    with torch.inference_mode():
+        flops = count_flops(plain, work)
+        for number, _ in enumerate(sys.stdin):
+            errors = plain_errors(plain, **work, dtype=dtype, batch_size=PLAIN_BATCH)
+            if number == 0:
+                torch.save(errors, args.serve_plain)
+            print(flops, flush=True)
+    return 0
 
 
 def network_only(denoiser, x0, conds, t, noise, size):
@@ -320,7 +388,7 @@ def device_name(device: str) -> str:
 
 
 def warm_up(loops: dict, device: str) -> dict:
-    """Runs every loop once: the kernel's peak memory, and how far its errors are from the plain loop's, relative to them.
+    """The loops of this process once: the kernel's peak memory, and how far its errors are from the plain loop's, relative.
 
     Raises FloatingPointError when errors are not finite.
     """
@@ -328,9 +396,8 @@ def warm_up(loops: dict, device: str) -> dict:
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    errors = loops["kernel"]()
+    errors, plain = loops["kernel"](), loops["plain"].errors
     peak = peak_memory_mb(device)
-    plain = loops["plain"]()
     loops["network"]()
     if not (errors.isfinite() & plain.isfinite()).all():
         raise FloatingPointError("the errors are not finite: try --dtype bfloat16")
@@ -342,23 +409,21 @@ def warm_up(loops: dict, device: str) -> dict:
     }
 
 
-def measure(args, network, plain, plain_dtype: str, subject) -> dict:
-    """All numbers of one benchmark; `plain` is the plain loop's own Denoiser. Call it in inference mode."""
+def measure(args, network, subject) -> dict:
+    """All numbers of one benchmark. Call it in inference mode."""
     from diffusion import kernel, models, scores
 
     work = make_input(args, network, subject)
-    dtype, conds = models.DTYPES[plain_dtype], work["conds"]
-    for_plain = work | {"conds": conds.to(dtype) if conds.is_floating_point() else conds}
-    total = len(work["conds"]) * len(work["t"])
-    loops = {
-        "plain": lambda: plain_errors(plain, **for_plain, dtype=dtype, batch_size=PLAIN_BATCH),
-        "kernel": lambda: kernel.epsilon_errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
-        "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
-    }
-    about = warm_up(loops, args.device)
-    times = alternate(loops, args.repeats, args.device)
-    rate, flops = matmul_rate(models.DTYPES[args.dtype], args.device), count_flops(plain, for_plain)
-    return summarise(times, total, rate, flops) | about
+    with PlainLoop(args, work) as plain:
+        loops = {
+            "plain": plain,
+            "kernel": lambda: kernel.epsilon_errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
+            "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
+        }
+        about = warm_up(loops, args.device)
+        times = alternate(loops, args.repeats, args.device)
+    rate = matmul_rate(models.DTYPES[args.dtype], args.device)
+    return summarise(times, len(work["conds"]) * len(work["t"]), rate, plain.flops) | about
 
 
 def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
@@ -410,14 +475,14 @@ def main(argv=None) -> int:
 
     from diffusion import models
 
+    if args.serve_plain:
+        return serve_plain(args, subject)
     torch.manual_seed(0)
-    plain_dtype = models.resolve_dtype("auto", args.device)
     with cli.bad_input():
-        plain = subject.load(plain_dtype, None, True)
         useful = len(subject.candidates) * args.timesteps
 
-        def load(compile_for):
-            return subject.load(args.dtype, compile_for, False)
+        def load():
+            return subject.load(args.dtype, args.compile, False)
 
         network = session.start_network(args, load, subject.candidates, subject.latent_shape, None, useful)
     setup = {
@@ -425,7 +490,7 @@ def main(argv=None) -> int:
         "parameters": subject.count_parameters(),
         "device": device_name(args.device),
         "dtype": args.dtype,
-        "plain_dtype": plain_dtype,
+        "plain_dtype": models.resolve_dtype("auto", args.device),
         "compiled": args.compile,
         "img_size": args.img_size,
         "batch_size": args.batch_size,
@@ -435,8 +500,8 @@ def main(argv=None) -> int:
     }
     try:
         with torch.inference_mode():
-            result = setup | measure(args, network, plain, plain_dtype, subject)
-    except FloatingPointError as error:
+            result = setup | measure(args, network, subject)
+    except (FloatingPointError, RuntimeError) as error:
         cli.fail(error)
         return 1
     report(result)

@@ -61,11 +61,11 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
     subject = script.check(args)
-    denoiser = subject.load("float32", None, False)
+    denoiser = subject.load("float32", False, False)
     with torch.inference_mode():
         work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None), subject)
         ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
-        plain = script.plain_errors(subject.load("float32", None, True), **work, dtype=torch.float32, batch_size=15)
+        plain = script.plain_errors(subject.load("float32", False, True), **work, dtype=torch.float32, batch_size=15)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     assert len(plain.unique()) == 15
 
@@ -117,7 +117,6 @@ def test_flops_of_a_known_layer(script):
         (("--model", "sd2"), "--model_path"),
         (("--model", "dit-xl-256"), "--model_path"),
         (("--json", "no/such/folder/out.json"), "--json"),
-        (("--compile", "--batch_size", "auto"), "--batch_size a number"),
     ],
 )
 def test_bad_input_is_one_line(script, capsys, flags, named):
