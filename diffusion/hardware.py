@@ -1,4 +1,4 @@
-"""What makes a network run fast on the device at hand: memory layout, compilation, how many inputs fit."""
+"""What makes a network run fast on the device at hand: memory layout, memory itself, compilation, how many inputs fit."""
 
 import ctypes
 from collections.abc import Callable

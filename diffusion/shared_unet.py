@@ -44,10 +44,12 @@ def share(unet) -> Callable | None:
             module.set_processor(TextAttention())
 
     def run(x_t, t, cond):
-        block.rows, block.latents = n, _ = len(cond), len(x_t)
-        output = unet(repeat(x_t, n), t.repeat(n), encoder_hidden_states=cond, return_dict=False)[0]
-        block.rows = 1
-        return output
+        n = len(cond)
+        block.rows, block.latents = n, len(x_t)
+        try:
+            return unet(repeat(x_t, n), t.repeat(n), encoder_hidden_states=cond, return_dict=False)[0]
+        finally:
+            block.rows = 1  # also when memory runs out: the next call may be one of the U-Net itself
 
     return run
 

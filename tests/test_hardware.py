@@ -74,6 +74,17 @@ def test_what_does_not_depend_on_the_text_runs_once_a_latent():
     assert sizes["conv_out"] == 15 and sizes["keys"] == 3
 
 
+def test_a_block_that_fails_leaves_the_network_as_it_was():
+    plain, fast = (
+        models.load_sd(models.find_sd("2-0", str(TINY_SD20)), "float32", "cpu", plain=plain) for plain in (True, False)
+    )
+    x_t, t, conds = block(plain)
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError):
+            fast.predict_block(x_t, t, conds[..., :-1])
+        torch.testing.assert_close(fast.predict(x_t[:3], t[:3], conds), plain.predict(x_t[:3], t[:3], conds), rtol=0, atol=1e-4)
+
+
 def test_an_unknown_kind_of_unet_is_left_alone():
     from diffusers import UNet2DConditionModel
 
