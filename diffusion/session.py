@@ -237,7 +237,10 @@ def run(main) -> int:
         print("Interrupted: the same command starts again.", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:
-        if not lost_contact(error):
+        if lost_contact(error):
+            print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
+        elif type(error).__name__ == "OutOfMemoryError":
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        else:
             raise
-        print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ from conftest import TINY_SD20
 
 import eval_prob_adaptive
 import run_winoground
-from diffusion import hardware, models, shared_unet
+from diffusion import hardware, kernel, models, session, shared_unet
 from diffusion.paths import TINY_SD
 
 
@@ -174,3 +174,11 @@ def test_compiling_is_told_and_changes_no_number(run_main, monkeypatch):
 def test_bad_input(main, argv, told, run_main):
     code, _, err = run_main(main, *argv)
     assert code == 2 and err.count("\n") == 1 and told in err, err
+
+
+def test_memory_for_not_even_one_evaluation_is_one_line(capsys):
+    def main():
+        kernel.Batch(1).halve()
+
+    assert session.run(main) == 1
+    assert re.fullmatch("error: one evaluation does not fit .* --img_size\n", capsys.readouterr().err)
