@@ -458,11 +458,11 @@ def test_two_processes_on_one_share_lose_and_break_nothing(forked):
 
 def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked):
     """13 starts of four processes, which die one by one at random moments of starting, working and writing."""
-    rng, written, argv = random.Random(0), {}, [*RUN, "--imgs_to_eval", 200]
+    rng, written, argv = random.Random(0), {}, [*RUN, "--imgs_to_eval", 400]
     for number in range(13):
         children = forked.start(forked.team(4), argv)
         if number % 4:
-            await_records(min(len(written) + 1, 200))
+            await_records(min(len(written) + 1, 400))
         for child in rng.sample(children, 4):
             time.sleep(rng.uniform(0, 0.3))
             os.kill(child, signal.SIGKILL)
@@ -472,6 +472,6 @@ def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked):
         written = now
     assert len(runlog.load_outcomes(runlog.list_records(FOLDER))) == len(written) > 0
     assert forked.run(forked.team(4), argv) == [0, 0, 0, 0]
-    out, err = said()
-    assert err == "" and f"{200 - len(written)} to do here, {len(written)} of 200 done before" in out and "n = 200" in out
-    assert f"({200 - len(written)} in " in out and len(records()) == 200
+    (out, err), left = said(), 400 - len(written)
+    assert err == "" and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out
+    assert (f"({left} in " in out) == (left > 0) and len(records()) == 400  # a fast machine may have left nothing
