@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT, TINY_SD20, wait_for_records
 from PIL import Image
+from torch.distributed import TCPStore
 
 import eval_prob_adaptive
 from diffusion import loader, runlog, session, sharding
@@ -145,8 +146,6 @@ def test_the_batch_script_runs_what_it_is_given(tmp_path):
 
 @pytest.fixture
 def store():
-    from torch.distributed import TCPStore
-
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
@@ -339,7 +338,8 @@ class Forked:
         words = [sys.executable, str(ROOT / "tests" / "forking.py")]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         self.server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self.port = self.server.stdout.readline().strip()
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # like that of torchrun's agent
+        assert self.server.stdout.readline() == "ready\n"
 
     def ask(self, **request):
         print(json.dumps(request), file=self.server.stdin, flush=True)
@@ -358,7 +358,7 @@ class Forked:
     def team(self, size):
         """Environments of torchrun's processes."""
         common = {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(size)}
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port)}
         return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
@@ -440,7 +440,7 @@ def test_sigterm_stops_all_after_the_image_in_work(forked):
     assert 60 <= len(records()) < 1000
 
 
-def await_records(n, seconds=60):
+def await_records(n, seconds=180):
     deadline = time.monotonic() + seconds
     while len(list(FOLDER.glob("*.pt"))) < n:
         assert time.monotonic() < deadline, [path.read_text() for path in Path().glob("err.*")]
