@@ -211,7 +211,7 @@ def print_table(title: str, rows: dict) -> None:
 def announce(
     options: dict, about: dict, notices, folder, counts: tuple[int, int, int], cost: tuple[int, int], unit="image"
 ) -> None:
-    """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`) as `price` gives it.
+    """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`), `strategy.price`'s two.
 
     counts: how many are to do here, were done before, and are selected.
     """

@@ -186,9 +186,8 @@ def class_rank(means, class_of, label: int) -> int:
 
     means: [K] of errors on the same pairs; class_of: [K] labels. A label that no row stands for comes after all classes.
     """
-    ranked = np.asarray(class_of)[np.argsort(means, kind="stable")]
-    before = ranked[: np.argmax(ranked == label)] if label in ranked else ranked
-    return len(np.unique(before))
+    ranked = [class_of[row] for row in rank_classes(means, class_of)]
+    return ranked.index(label) if label in ranked else len(ranked)
 
 
 def paired_difference(first, second) -> Estimate:

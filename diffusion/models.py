@@ -253,12 +253,16 @@ def find_dit(model: str, model_path: str | None, img_size: int | None, vae_path:
     )
 
 
-def load_dit(files: DiTFiles, dtype: str, device: str, compile: bool = False) -> Denoiser:
-    """The transformer in dtype (a name of DTYPES), maybe compiled; its VAE and the terms of the bound stay float32."""
+def load_dit(files: DiTFiles, dtype: str, device: str, compile: bool = False, plain: bool = False) -> Denoiser:
+    """The transformer in dtype (a name of DTYPES); its VAE and the terms of the bound stay float32.
+
+    compile: through torch.compile. plain: as PyTorch runs it by itself, which is what speeds are compared with.
+    """
     from DiT import loading
     from DiT.gaussian import GaussianProcess
 
-    network = hardware.tune(loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device), device)
+    network = loading.load_dit(files.path, files.img_size, files.model, DTYPES[dtype]).to(device)
+    network = network if plain else hardware.tune(network, device)
     run = hardware.compiled(network, device) if compile else network
     process = GaussianProcess(device)
 

@@ -127,7 +127,7 @@ def dit_subject(args) -> Subject:
 
     def load(dtype, compile, plain):
         if args.model == "tiny-dit":
-            return models.load_dit(files, dtype, args.device, compile)
+            return models.load_dit(files, dtype, args.device, compile, plain)
         return random_dit(config, dtype, args.device, shape, compile)
 
     return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
@@ -264,7 +264,7 @@ class PlainLoop:
         self.folder.cleanup()
 
     def __call__(self) -> str:
-        """Raises RuntimeError when the process has failed, which has said why."""
+        """Raises ChildProcessError when the process has failed, which has said why."""
         try:
             self.process.stdin.write("\n")
             self.process.stdin.flush()
@@ -272,7 +272,7 @@ class PlainLoop:
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise RuntimeError("the process of the plain loop has failed")
+            raise ChildProcessError("the process of the plain loop has failed")
         return answer
 
 
@@ -501,7 +501,7 @@ def main(argv=None) -> int:
     try:
         with torch.inference_mode():
             result = setup | measure(args, network, subject)
-    except (FloatingPointError, RuntimeError) as error:
+    except (FloatingPointError, ChildProcessError) as error:
         cli.fail(error)
         return 1
     report(result)
