@@ -16,7 +16,8 @@ from typing import Any
 
 from diffusion import cli, session, strategy
 from diffusion.datasets import DATASETS
-from diffusion.transforms import INTERPOLATIONS
+from diffusion.datasets.transforms import INTERPOLATIONS
+from diffusion.files import fingerprint
 
 
 def parse_args(argv=None):
@@ -67,7 +68,8 @@ IDENTITY += ("to_keep", "n_samples", "loss", "n_trials", "seed")
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, noise, paths, runlog, sharding, transforms
+    from diffusion import models, noise, paths, runlog, sharding
+    from diffusion.datasets import transforms
 
     cli.resolve_worker(args)
     strategy.resolve_race(args)
@@ -88,9 +90,9 @@ def prepare(args) -> Run:
         | ({"prune_img_size": args.prune_img_size} if args.prune_img_size else {})
         | {
             "images": dataset.fingerprint(),
-            "prompts": runlog.fingerprint(prompts.prompts, prompts.classidx),
+            "prompts": fingerprint(prompts.prompts, prompts.classidx),
             "weights": models.weights_identity(files),
-            "noise": "seeded" if bank is None else runlog.fingerprint(bank.numpy().tobytes()),
+            "noise": "seeded" if bank is None else fingerprint(bank.numpy().tobytes()),
             "subset": cli.subset_identity(args, len(dataset)),
         }
     )
@@ -143,7 +145,8 @@ def classify(args, run, network, index, image, label):
     """One image's record. Raises FloatingPointError when an error is not finite."""
     import torch
 
-    from diffusion import kernel, noise, runlog, scores, transforms
+    from diffusion import kernel, noise, runlog, scores
+    from diffusion.datasets import transforms
 
     denoiser, conds, batch = network
     t = torch.from_numpy(run.plan.t)

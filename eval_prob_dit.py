@@ -71,7 +71,8 @@ IDENTITY = ("dataset", "split", "dtype", "img_size", "t_interval", "n_trials", "
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, paths, runlog, schedule, sharding, transforms
+    from diffusion import models, paths, runlog, schedule, sharding
+    from diffusion.datasets import transforms
 
     cli.resolve_worker(args)
     strategy.resolve_race(args)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion import cli, session
-from diffusion.transforms import INTERPOLATIONS
-from diffusion.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
+from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
+from diffusion.datasets.transforms import INTERPOLATIONS
 
 VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the paper
 
@@ -69,13 +69,14 @@ GRID = ("t_interval", "n_trials", "seed", "dtype", "img_size", "interpolation")
 
 def prepare(args) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import paths, runlog, sharding, winoground
+    from diffusion import paths, runlog, sharding
+    from diffusion.datasets import pairs
 
     cli.resolve_worker(args)
     cli.check_network(args)
     find = find_diffusion if args.model == "sd" else find_contrastive
     files, plan, bank, identity = find(args)
-    data = winoground.open_pairs(args.dataset, args.data_dir)
+    data = pairs.open_pairs(args.dataset, args.data_dir)
     identity |= {name: getattr(args, name) for name in IDENTITY} | {"images": data.fingerprint()}
     folder = runlog.pairs_folder(paths.log_dir(), args)
     runlog.check_config(folder, identity)
@@ -101,10 +102,10 @@ def find_diffusion(args):
 
 def find_contrastive(args):
     """Files and identity of a run of CLIP or OpenCLIP, which has no grid."""
-    from diffusion import baselines
+    from diffusion.models import clip
 
-    files = baselines.find_clip(args.model, args.version, args.model_path, args.pretrained)
-    return files, None, None, {"weights": baselines.clip_identity(files)}
+    files = clip.find_clip(args.model, args.version, args.model_path, args.pretrained)
+    return files, None, None, {"weights": clip.clip_identity(files)}
 
 
 def announce(args, run):
@@ -121,7 +122,8 @@ def diffusion_matcher(args, run):
     """Loads Stable Diffusion; returns (images, captions) -> record of raw errors, float32 [T,n_trials] a pair."""
     import torch
 
-    from diffusion import kernel, models, scores, transforms
+    from diffusion import kernel, models, scores
+    from diffusion.datasets import transforms
 
     def load():
         return models.load_sd(run.files, args.dtype, args.device, args.compile)
@@ -143,9 +145,9 @@ def contrastive_matcher(args, run):
     """Loads CLIP or OpenCLIP; returns (images, captions) -> record of logits."""
     import torch
 
-    from diffusion import baselines
+    from diffusion.models import clip
 
-    scorer = baselines.load_clip(run.files, args.device)
+    scorer = clip.load_clip(run.files, args.device)
     run.data.transform = scorer.preprocess
 
     def match(images, captions):
@@ -166,7 +168,8 @@ def main(argv=None) -> int:
     if args.dry_run:
         return 0
 
-    from diffusion import runlog, winoground
+    from diffusion import runlog
+    from diffusion.datasets import pairs
     from diffusion.metrics import PairScores
 
     with cli.bad_input():
@@ -182,7 +185,7 @@ def main(argv=None) -> int:
         return outcome
 
     ended = session.work_through(args, run.data, run.todo, run.done, work)
-    lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
+    lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
     return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
 
 

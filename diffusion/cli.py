@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 
+from diffusion import files
 from diffusion.team import team
 
 LOSSES = ("l2", "l1", "huber")
@@ -25,7 +26,7 @@ def fail(message: object) -> int:
     """Prints one line for the person at the shell and returns the exit code of bad input."""
     crew = team()
     who = "" if crew.leads else f"rank {crew.rank}: "
-    print(f"error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    print(f"error: {who}{files.one_line(message)}", file=sys.stderr, flush=True)
     crew.refuse()
     return 2
 
@@ -134,13 +135,13 @@ def open_noise(args, n: int, latent_shape):
 
     Raises ValueError for a file that does not fit.
     """
-    from diffusion import noise, runlog
+    from diffusion import noise
 
     if args.noise_path and not args.randomize_noise and args.batch_size == "auto":
         raise ValueError("--noise_path without --randomize_noise goes by the position in the batch: give --batch_size a number")
     by_position = None if args.randomize_noise else args.batch_size
     bank = noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
-    return bank, runlog.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
+    return bank, files.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
 
 
 def add_race_options(parser):
@@ -194,9 +195,9 @@ def open_images(args):
 
 def subset_identity(args, n_images: int) -> str | None:
     """A hash of the indices in --subset_path, whatever their order; None without one."""
-    from diffusion import runlog, sharding
+    from diffusion import sharding
 
-    return runlog.fingerprint(sorted(sharding.read_subset(args.subset_path, n_images))) if args.subset_path else None
+    return files.fingerprint(sorted(sharding.read_subset(args.subset_path, n_images))) if args.subset_path else None
 
 
 def print_table(title: str, rows: dict) -> None:

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from diffusion import cli
+from diffusion.files import fingerprint
 
 
 def options_of(run) -> Namespace:
@@ -14,7 +15,7 @@ def options_of(run) -> Namespace:
 
 def open_images(run, options):
     """The run's dataset with its transform. Raises ValueError or OSError when it is not at hand, or is another one now."""
-    from diffusion import transforms
+    from diffusion.datasets import transforms
 
     dataset = cli.open_images(options)
     check_same(run.folder, dataset.fingerprint(), run.config["identity"]["images"], "images", options.data_dir)
@@ -65,17 +66,17 @@ def error_maps(run, options, dataset, index: int, rows: list[int], device: str |
 
 def _sd(run, options, dataset, index: int, rows: list[int]):
     """The denoiser of a run of eval_prob_adaptive.py, conditions of these rows, timesteps and noise."""
-    from diffusion import datasets, models, noise, runlog, schedule
+    from diffusion import datasets, models, noise, schedule
 
     identity = run.config["identity"]
     table = datasets.load_prompts(options.dataset, dataset, options.prompt_path, options.template)
-    prompts_now = runlog.fingerprint(table.prompts, table.classidx)
+    prompts_now = fingerprint(table.prompts, table.classidx)
     check_same(run.folder, prompts_now, identity["prompts"], "prompts", options.prompt_path or options.dataset)
     files, plan = find_sd(run.folder, options, identity), schedule.make_plan(options.n_samples, options.n_trials)
     shape = models.latent_shape(files, options.img_size)
     if options.noise_path:
         bank = noise.read_noise(options.noise_path, len(plan.t), shape, options.img_size)
-        check_same(run.folder, runlog.fingerprint(bank.numpy().tobytes()), identity["noise"], "noise", options.noise_path)
+        check_same(run.folder, fingerprint(bank.numpy().tobytes()), identity["noise"], "noise", options.noise_path)
     else:
         bank = noise.seeded_noise(options.seed, index, (len(plan.t), *shape))
     denoiser = models.load_sd(files, options.dtype, options.device)

@@ -1,16 +1,14 @@
 """Run folders: their names, `config.json`, and one record an image that is either whole or absent."""
 
-import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion import files
 from diffusion.metrics import PairScores, pair_correct
 from diffusion.paths import ROOT
 
@@ -94,25 +92,6 @@ def check_config(folder: Path, identity: dict) -> None:
         raise ValueError(f"{folder} was made with other settings: {told}. Use those, or name a new run with --extra")
 
 
-def fingerprint(*parts) -> str:
-    """A short hash of bytes, or of anything that JSON can write."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else json.dumps(part).encode())
-    return digest.hexdigest()[:16]
-
-
-def hash_files(root: Path, files) -> str:
-    """A short hash of files below root: of their names relative to it and of what they hold, whatever their order."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.relative_to(root).as_posix().encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return f"sha256 {digest.hexdigest()[:16]}"
-
-
 def describe(identity: dict, args, images_expected: int, labels=(), names=()) -> dict:
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
@@ -145,12 +124,11 @@ def _git_commit() -> str | None:
 def write_config(folder: Path, config: dict) -> None:
     """Creates the folder and writes config.json whole. A run that continues keeps the first description of itself and
     changes only `images_expected`, as more images may be asked for."""
-    folder.mkdir(parents=True, exist_ok=True)
     if (folder / CONFIG).exists():
         check_config(folder, config["identity"])  # once more: another run may have come first
         saved = read_config(folder)
         config = saved | {"images_expected": max(saved["images_expected"], config["images_expected"])}
-    _write_atomically(folder / CONFIG, lambda file: file.write((json.dumps(config, indent=1) + "\n").encode()))
+    files.write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> dict | None:
@@ -192,7 +170,7 @@ def save_record(path: Path, record: dict) -> None:
     """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there."""
     import torch
 
-    _write_atomically(path, lambda file: torch.save(record, file))
+    files.write(path, lambda file: torch.save(record, file))
 
 
 def load_record(path: Path) -> dict | None:
@@ -320,20 +298,3 @@ def _numpy_scalar_parts():
     scalar = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [*((scalar, name) for name in names), np.dtype, type(np.dtype(np.int64))]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file of text that is whole or not there."""
-    _write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def _write_atomically(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -27,7 +27,8 @@ def start_network(args, load, candidates: list, latent_shape, folder, useful: in
     """
     import torch
 
-    from diffusion import hardware, kernel, models, runlog
+    from diffusion import kernel, models, runlog
+    from diffusion.models import hardware
 
     batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
     denoiser = load()
@@ -156,7 +157,7 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
 
 def _work(args, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
     """This process's part: the tally, the indices that it has finished, and the failures among them."""
-    from diffusion import loader
+    from diffusion.datasets import loader
 
     tally, seen, failures = Tally(done.values() if args.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(args.device)))

@@ -137,8 +137,7 @@ def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: boo
     """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
     import torch
 
-    from diffusion import hardware
-    from diffusion.models import DTYPES, Denoiser
+    from diffusion.models import DTYPES, Denoiser, hardware
     from DiT.gaussian import GaussianProcess
     from DiT.models import DiT
 

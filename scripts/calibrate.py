@@ -22,7 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli
+from diffusion.analysis import figures
 
 LEAST = 20  # images; fewer fit nothing
 NOTES = """\
@@ -70,7 +71,8 @@ def gaps_of(image, class_of: list[int]):
     """Gaps and standard errors [K] to the winner's error; of sums, which every candidate has of all pairs, the gaps alone."""
     import numpy as np
 
-    from diffusion import metrics, tables
+    from diffusion import metrics
+    from diffusion.analysis import tables
 
     winner = tables.best_row(image, class_of, image.pred)
     if image.errors is None:
@@ -240,7 +242,8 @@ def draw(path: Path, confidences: list[Confidence], right) -> None:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import metrics, tables
+    from diffusion import metrics
+    from diffusion.analysis import tables
 
     with cli.bad_input():
         run = tables.read_run(args.folder, prompt_path=args.prompt_path)

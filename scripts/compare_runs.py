@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli
+from diffusion.analysis import figures
 
 
 def parse_args(argv=None):
@@ -71,7 +72,7 @@ def compare(careful, fast) -> dict:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import tables
+    from diffusion.analysis import tables
 
     with cli.bad_input():
         result = compare(tables.read_run(args.careful), tables.read_run(args.fast))

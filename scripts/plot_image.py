@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures, session
+from diffusion import cli, files, session
+from diffusion.analysis import figures
 
 
 def parse_args(argv=None):
@@ -78,7 +79,7 @@ def find_advantage(args, run, rows: list[int]):
     except (ValueError, OSError) as error:
         if args.map:
             raise
-        print(f"Note: without the image: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"Note: without the image: {files.one_line(error)}", file=sys.stderr)
         return None, None
     if not args.map:
         return image, None

@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures, session
+from diffusion import cli, session
+from diffusion.analysis import figures
 
 # Percent right on ImageNet and on its shifts, as Li et al. (ICCV 2023, arXiv 2303.16203) publish them for the paper's figure 6
 BENCHMARKS = ("imagenetv2", "imagenetA", "objectnet")
@@ -52,7 +53,8 @@ def parse_args(argv=None):
 
 def estimate_of(text: str, benchmark: str):
     """The Estimate of a run folder, or of `77.5/50000`. Raises ValueError for neither."""
-    from diffusion import metrics, tables
+    from diffusion import metrics
+    from diffusion.analysis import tables
 
     number = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
     if number and not Path(text).exists():

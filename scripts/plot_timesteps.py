@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures, session
+from diffusion import cli, session
+from diffusion.analysis import figures
 
 COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 250, 350, 500, 750, 1000)  # timesteps, points of figure 4
 PANELS = 4  # noises of figure 2, as in the paper

@@ -41,9 +41,9 @@ def read_run(args) -> tuple[Namespace, dict]:
 
 def find_example(args, options, identity):
     """The set and the position of the example in it. Raises ValueError for another set and an id that it lacks."""
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
-    data = winoground.open_pairs(options.dataset, options.data_dir)
+    data = pairs.open_pairs(options.dataset, options.data_dir)
     if data.fingerprint() != identity["images"]:
         raise ValueError(f"{args.folder} was made on another set than {options.data_dir or options.dataset} is now")
     position = next((i for i, example in enumerate(data.examples) if example.id == args.example), None)
@@ -72,7 +72,7 @@ def draw(path: Path, images, captions, maps):
     """The 2 x 2 cells. images: two [3,H,W] in [-1,1]; maps: [2,2,h,w] (caption, image)."""
     import numpy as np
 
-    from diffusion import figures
+    from diffusion.analysis import figures
 
     advantage = (maps.flip(0) - maps).numpy()  # above zero where this caption's error is the lower one
     span = np.abs(advantage).max() or 1.0
@@ -90,7 +90,8 @@ def draw(path: Path, images, captions, maps):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import rerun, transforms
+    from diffusion import rerun
+    from diffusion.datasets import transforms
 
     with cli.bad_input():
         options, identity = read_run(args)

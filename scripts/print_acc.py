@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli
+from diffusion.analysis import figures
 
 
 def parse_args(argv=None):

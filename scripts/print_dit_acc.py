@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
+from diffusion import cli
+from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
 
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")

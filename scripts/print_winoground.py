@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures
-from diffusion.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
+from diffusion import cli
+from diffusion.analysis import figures
+from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
 
 def parse_args(argv=None):
@@ -64,7 +65,7 @@ def read_configs(folders) -> dict[Path, dict]:
 
 def open_data(args):
     """The set that the flags name, or that the runs say they are about. Raises ValueError when they do not agree on one."""
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
     configs = read_configs(args.folders)
     names = sorted({config["identity"]["dataset"] for config in configs.values()})
@@ -73,7 +74,7 @@ def open_data(args):
     if not (args.dataset or args.data_dir or names):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
     saved = next(iter(configs.values()))["options"].get("data_dir") if configs and args.dataset in (None, *names) else None
-    data = winoground.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
+    data = pairs.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
     for folder, config in configs.items():
         check_data(folder, config, data)
     return data
@@ -88,17 +89,18 @@ def check_data(folder: Path, config: dict, data) -> None:
 
 def read_run(folder: Path, data, score_mode: str) -> Run:
     """Raises ValueError for a folder without records, or with records of examples that the set does not have."""
-    from diffusion import runlog, winoground
+    from diffusion import runlog
+    from diffusion.datasets import pairs
 
-    pairs = runlog.load_pairs(folder)
-    if not pairs:
+    scored = runlog.load_pairs(folder)
+    if not scored:
         inner = sorted({path.parent for path in folder.glob("**/[0-9]*.pt")} - {folder})
         hint = f"; did you mean {inner[0]}?" if inner else ": give a run folder"
         raise ValueError(f"{folder} holds no readable record <id>.pt of four scores{hint}")
-    unknown = sorted(set(pairs) - {example.id for example in data.examples})
+    unknown = sorted(set(scored) - {example.id for example in data.examples})
     if unknown:
         raise ValueError(f"{folder} has a record of example {unknown[0]}, which this set lacks: give its --dataset or --data_dir")
-    return Run(folder, runlog.images_expected([folder]), pairs, winoground.correct(pairs, score_mode))
+    return Run(folder, runlog.images_expected([folder]), scored, pairs.correct(scored, score_mode))
 
 
 # ---------------------------------------------------------------- two runs
@@ -132,11 +134,11 @@ def comparison_lines(table: dict) -> list[str]:
 
 
 def print_run(run: Run, scores: dict) -> None:
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
     print(f"Run folder: {run.folder}")
     print(f"Examples: {len(run.pairs)} of {run.n_expected or 'an unknown number'}")
-    print("\n".join(winoground.score_lines(scores)))
+    print("\n".join(pairs.score_lines(scores)))
 
 
 def print_comparison(first: Run, second: Run, table: dict) -> None:
@@ -160,8 +162,8 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
             {"folder": str(run.folder), "n": len(run.pairs), "n_expected": run.n_expected, "scores": table}
             for run, table in zip(runs, scores, strict=True)
         ]
-        pairs = zip(runs[1:], comparisons, strict=True)
-        told = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in pairs]
+        others = zip(runs[1:], comparisons, strict=True)
+        told = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in others]
         result = {"score_mode": args.score_mode, "runs": about, "comparisons": told}
         args.json.write_text(figures.to_json(result))
     if args.csv:
@@ -171,13 +173,13 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
     with cli.bad_input():
         data = open_data(args)
         runs = [read_run(folder, data, args.score_mode) for folder in args.folders]
-        named = winoground.subsets(data.examples, args.by_tag)
-        scores = [winoground.summarise(run.right, named) for run in runs]
+        named = pairs.subsets(data.examples, args.by_tag)
+        scores = [pairs.summarise(run.right, named) for run in runs]
         comparisons = [compare(runs[0], run, named) for run in runs[1:]]
         write_files(args, runs, data, scores, comparisons)
     print(f"Score mode: {args.score_mode}" + (", as published" if args.score_mode == "conditional" else ""))

@@ -16,7 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures, strategy
+from diffusion import cli, strategy
+from diffusion.analysis import figures
 
 # keep / samples of a grid of N: the published shape and thriftier ones; alpha, least samples, round of a race
 STAGES = ("5 1 / {tenth} {n}", "3 1 / {tenth} {n}", "2 1 / {tenth} {n}", "2 1 / {fifth} {n}", "5 2 1 / {tenth} {fifth} {n}")
@@ -178,7 +179,7 @@ def draw(path: Path, rows: list[dict]):
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import tables
+    from diffusion.analysis import tables
 
     with cli.bad_input():
         grid = tables.grid_of(tables.read_run(args.folder, args.loss, args.part, args.prompt_path))

@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, figures, pages
-from diffusion.pages import Table, between, number, percent, told
+from diffusion import cli, files
+from diffusion.analysis import figures, pages
+from diffusion.analysis.pages import Table, between, number, percent, told
 
 MATRIX = 40  # classes up to which all of them are shown
 SHOWN = 20  # of more classes: how many of the worst, and how many confused pairs
@@ -47,7 +48,7 @@ def read_all(args) -> list:
 
 
 def read(folder: Path, prompt_path):
-    from diffusion import tables
+    from diffusion.analysis import tables
 
     try:
         return tables.read_run(folder, prompt_path=prompt_path)
@@ -274,7 +275,7 @@ def to_md(report: dict, pictures) -> str:
 
 def to_csv(report: dict, pictures) -> str:
     """One row a number."""
-    from diffusion import summary
+    from diffusion.analysis import summary
 
     text = io.StringIO()
     columns = ("run", "quantity", "item", "value", "low", "high", "n")
@@ -299,7 +300,7 @@ def pictures_of_run(run, wrong: list[dict], data_dir) -> list[str] | str:
         data = open_images(run.config, data_dir) if wrong else ()
         return [pages.data_uri(data[m["index"]][0]) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
-        return f"Their images are not at hand: {' '.join(str(error).split())}"
+        return f"Their images are not at hand: {files.one_line(error)}"
 
 
 def open_images(config: dict, data_dir):
@@ -379,7 +380,7 @@ FORMATS = {"html": to_html, "md": to_md, "csv": to_csv, "json": to_json}
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import runlog, summary
+    from diffusion.analysis import summary
 
     path = args.out / f"report.{args.format}"
     with cli.bad_input():
@@ -388,7 +389,7 @@ def main(argv=None) -> int:
         report = summary.make_report(runs)
         pictures = pictures_of(runs, report, args.data_dir) if args.format == "html" else None
         args.out.mkdir(parents=True, exist_ok=True)
-        runlog.write_text(path, FORMATS[args.format](report, pictures))
+        files.write_text(path, FORMATS[args.format](report, pictures))
     print(pages.plain(overview(report)))
     for notice in filter(None, map(unreadable_told, report["runs"])):
         print(notice)

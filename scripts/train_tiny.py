@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from diffusion import cli, training
-from diffusion.scenes import CANVAS, NOUNS, Item, draw_single
+from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
 
 STEPS = {"vae": 1800, "sd": 5500, "dit": 12000, "clip": 2000}
 BATCH = {"vae": 32, "sd": 256, "dit": 256, "clip": 256}
@@ -390,7 +390,7 @@ def contrastive_loss(pictures, captions, logit_scale, column):
 
 
 def save_clip(out, model, config):
-    """open_clip's config and a state dict in half precision, where diffusion/baselines.py finds them."""
+    """open_clip's config and a state dict in half precision, where diffusion/models/clip.py finds them."""
     from safetensors.torch import save_file
 
     save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, out / "tiny-clip.safetensors")

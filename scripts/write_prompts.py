@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from diffusion import cli
+from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes
 from diffusion.paths import PROMPTS
-from diffusion.prompts import COLUMNS, PromptTable, prompts_from_classes
 
 
 def parse_args(argv=None):

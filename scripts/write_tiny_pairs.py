@@ -81,7 +81,7 @@ def swap(kind: str, first, second) -> tuple:
 
 def compose(rng, kind: str, row: tuple, take) -> tuple[list, list[str], list[int]]:
     """(two images, two captions, the numbers of the item pictures) of one example. take(noun) -> number and picture."""
-    from diffusion.scenes import Item, draw_pair, pair_caption
+    from diffusion.training.scenes import Item, draw_pair, pair_caption
 
     relation, nouns, colours = row
     numbers, pictures = zip(*map(take, nouns), strict=True)
@@ -110,7 +110,7 @@ def examples(seed: int):
     import numpy as np
 
     from diffusion.datasets import ShippedClothes
-    from diffusion.scenes import COLOURS, NOUNS, PLACES
+    from diffusion.training.scenes import COLOURS, NOUNS, PLACES
 
     rng = np.random.default_rng(seed)
     take = picture_source(rng, ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw"), NOUNS)

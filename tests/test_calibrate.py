@@ -11,7 +11,8 @@ import torch
 from conftest import load_script
 from PIL import Image
 
-from diffusion import metrics, runlog, tables
+from diffusion import metrics, runlog
+from diffusion.analysis import tables
 
 N, N_PAIRS = 60, 20  # images, pairs of (timestep, noise)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion.datasets import DATASETS, class_names, open_dataset
-from diffusion.imagenet_variants import objectnet_classes
+from diffusion.datasets.imagenet_variants import objectnet_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -396,7 +396,7 @@ def test_published_recipes():
 
 def test_adm_crop_of_a_picture_worked_out_by_hand():
     """6 x 4 to 2 px: halved once by 2 x 2 boxes to 3 x 2, which needs no resize; then cropped."""
-    from diffusion.transforms import adm_crop
+    from diffusion.datasets.transforms import adm_crop
 
     rows = [[0, 0, 40, 80, 200, 200], [0, 0, 80, 40, 200, 200]] + [[100, 100, 20, 20, 60, 60]] * 2
     halved = adm_crop(Image.fromarray(np.array(rows, np.uint8)), 2)
@@ -404,7 +404,7 @@ def test_adm_crop_of_a_picture_worked_out_by_hand():
 
 
 def test_adm_crop_takes_the_centre_without_a_resize_when_the_short_side_fits():
-    from diffusion.transforms import adm_crop
+    from diffusion.datasets.transforms import adm_crop
 
     grid = np.arange(7 * 3, dtype=np.uint8).reshape(3, 7)
     assert np.asarray(adm_crop(Image.fromarray(grid), 3)).tolist() == grid[:, 2:5].tolist()
@@ -413,7 +413,7 @@ def test_adm_crop_takes_the_centre_without_a_resize_when_the_short_side_fits():
 
 
 def test_adm_transform_scales_to_plus_minus_one():
-    from diffusion.transforms import adm_transform
+    from diffusion.datasets.transforms import adm_transform
 
     x = adm_transform(4)(Image.new("L", (4, 4), 255))
     assert x.shape == (3, 4, 4) and (x == 1).all()

@@ -277,7 +277,7 @@ def test_objectnet_predicts_its_own_labels(run_main, golden_root):
     code, out, err = run_main(eval_prob_dit.main, *model, *argv)
     assert code == 0 and "Price: 250 network evaluations an image" in out, err
     folder = Path("data/objectnet/DiT256x256_125classes_t500_1trials")
-    table = json.loads((paths.ROOT / "diffusion" / "objectnet_to_imagenet.json").read_text())
+    table = json.loads((paths.ROOT / "diffusion" / "datasets" / "objectnet_to_imagenet.json").read_text())
     names = list(table)
     for index in range(2):
         saved = record(index, folder)

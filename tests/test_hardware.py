@@ -10,7 +10,8 @@ from conftest import TINY_SD20
 
 import eval_prob_adaptive
 import run_winoground
-from diffusion import hardware, kernel, models, session, shared_unet
+from diffusion import kernel, models, session
+from diffusion.models import hardware, shared_unet
 from diffusion.paths import TINY_SD
 
 

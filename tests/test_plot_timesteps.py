@@ -10,7 +10,8 @@ import torch
 from conftest import load_script, write_run
 from PIL import Image
 
-from diffusion import metrics, runlog, schedule, tables
+from diffusion import metrics, runlog, schedule
+from diffusion.analysis import tables
 
 T = (300, 100, 500, 700, 900)  # in an order of evaluation that is not ascending
 

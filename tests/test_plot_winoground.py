@@ -29,7 +29,8 @@ def folder(run_main):
 
 
 def test_the_mean_of_a_map_is_the_error_in_the_record(script, folder):
-    from diffusion import rerun, transforms
+    from diffusion import rerun
+    from diffusion.datasets import transforms
 
     args = script.parse_args([str(folder), "--example", "3", "--device", "cpu"])
     options, identity = script.read_run(args)

@@ -12,7 +12,8 @@ from conftest import GOLDEN, load_script
 from PIL import Image
 from scipy.stats import binomtest
 
-from diffusion import runlog, winoground
+from diffusion import runlog
+from diffusion.datasets import pairs
 
 CASES = torch.load(GOLDEN / "winoground_cases.pt", weights_only=True)
 GOLDEN_SET = GOLDEN / "data" / "winoground"
@@ -230,7 +231,7 @@ def test_comparison_with_three_runs_and_a_p_value(report, tmp_path):
 
 def test_the_run_says_which_set(report):
     run = write_records("run", {i: GROUP for i in range(8)})
-    write_config(run, data_dir=str(GOLDEN_SET), expected=8, images=winoground.open_local(GOLDEN_SET).fingerprint())
+    write_config(run, data_dir=str(GOLDEN_SET), expected=8, images=pairs.open_local(GOLDEN_SET).fingerprint())
     code, out, _ = report(run)
     assert code == 0 and "Examples: 8 of 8" in out and scores_in(out)["Both group"] == 100
     tiny = write_records("tiny", {i: TEXT for i in range(10)})

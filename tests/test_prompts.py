@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from diffusion.datasets import DATASETS
-from diffusion.prompts import prompts_from_classes, read_prompts
-from diffusion.scenes import NOUNS
+from diffusion.datasets.prompts import prompts_from_classes, read_prompts
+from diffusion.training.scenes import NOUNS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "write_prompts.py"

@@ -9,7 +9,8 @@ from conftest import load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import tables, transforms
+from diffusion.analysis import tables
+from diffusion.datasets import transforms
 
 RUN = ["--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", 2, "--to_keep", 3, 1, "--n_samples", 4, 10]
 FOLDER = Path("data/fashion_mnist/vtiny_1trials_3_1keep_4_10samples_64_32prune")

@@ -21,8 +21,9 @@ from PIL import Image
 from torch.distributed import TCPStore
 
 import eval_prob_adaptive
-from diffusion import loader, runlog, session, sharding
+from diffusion import runlog, session, sharding
 from diffusion import team as team_room
+from diffusion.datasets import loader
 from diffusion.team import HandedOut, Share, Team
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]

@@ -19,7 +19,8 @@ from conftest import GOLDEN, TINY_SD20, load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import datasets, metrics, pages, runlog
+from diffusion import datasets, metrics, runlog
+from diffusion.analysis import pages
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 T = torch.tensor([125, 375, 625, 875])

@@ -15,8 +15,9 @@ from PIL import Image
 import eval_prob_adaptive
 from diffusion import paths, runlog
 from diffusion.datasets import open_dataset
-from diffusion.loader import load_images
-from diffusion.transforms import sd_transform
+from diffusion.datasets.loader import load_images
+from diffusion.datasets.transforms import sd_transform
+from diffusion.files import fingerprint
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
@@ -241,9 +242,7 @@ def test_folder_prompts_come_from_the_class_names(run, tmp_path):
     saved = records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))
     assert [r["label"] for r in saved.values()] == [0, 0, 1, 1]
     config = json.loads(Path("data/folder/v2-0_1trials_1keep_3samples_64/config.json").read_text())
-    assert config["identity"]["prompts"] == runlog.fingerprint(
-        ["an oil painting of a apple tree", "an oil painting of a zebra"], [0, 1]
-    )
+    assert config["identity"]["prompts"] == fingerprint(["an oil painting of a apple tree", "an oil painting of a zebra"], [0, 1])
 
 
 def test_hugging_face_set_from_disk(run, tmp_path):

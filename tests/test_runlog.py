@@ -12,6 +12,7 @@ import torch
 from conftest import GOLDEN, ROOT
 
 from diffusion import runlog
+from diffusion.files import fingerprint
 
 ARGS = {
     "dataset": "pets", "extra": None, "version": "2-0", "n_trials": 1, "to_keep": [5, 1], "n_samples": [25, 250],
@@ -150,5 +151,5 @@ def test_a_broken_config_is_one_line(tmp_path):
 
 
 def test_fingerprints_tell_contents_apart():
-    assert runlog.fingerprint(["a", "b"]) == runlog.fingerprint(["a", "b"])
-    assert len({runlog.fingerprint(["ab"]), runlog.fingerprint(["a", "b"]), runlog.fingerprint(b"ab")}) == 3
+    assert fingerprint(["a", "b"]) == fingerprint(["a", "b"])
+    assert len({fingerprint(["ab"]), fingerprint(["a", "b"]), fingerprint(b"ab")}) == 3

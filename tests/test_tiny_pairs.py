@@ -180,8 +180,8 @@ def test_another_seed_another_set():
 
 
 def test_data_dir_reads_it():
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
-    ours, named = winoground.open_local(SHIPPED), winoground.open_pairs("tiny_pairs", None)
+    ours, named = pairs.open_local(SHIPPED), pairs.open_pairs("tiny_pairs", None)
     assert len(ours) == 360 and ours.fingerprint() == named.fingerprint()
     assert ours[4][1].captions == (EXAMPLES[4]["caption_0"], EXAMPLES[4]["caption_1"])

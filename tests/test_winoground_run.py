@@ -84,9 +84,9 @@ def test_the_scores_of_a_golden_log_are_the_published_ones_and_it_is_not_written
 
 
 def load_and_print(folder):
-    from diffusion import winoground
+    from diffusion.datasets import pairs
 
-    return "\n".join(winoground.lines(runlog.load_pairs(folder), winoground.open_local(PAIRS).examples, "conditional"))
+    return "\n".join(pairs.lines(runlog.load_pairs(folder), pairs.open_local(PAIRS).examples, "conditional"))
 
 
 # ---------------------------------------------------------------- the kernel on two images

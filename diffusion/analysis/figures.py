@@ -25,7 +25,7 @@ def picture_file(text: str) -> Path:
 
 def read_grid(args):
     """The Run and the Grid of the folder that the arguments of `add_run_argument` name. Raises ValueError as `tables` does."""
-    from diffusion import tables
+    from diffusion.analysis import tables
 
     run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
     tell_unreadable(run)

@@ -4,7 +4,8 @@ from itertools import combinations
 
 import numpy as np
 
-from diffusion import metrics, schedule, tables
+from diffusion import metrics, schedule
+from diffusion.analysis import tables
 
 MISTAKES = 12
 GROUPS = 5  # of images, by their evaluations

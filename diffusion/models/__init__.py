@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from diffusion import hardware, shared_unet
+from diffusion.files import hash_files
+from diffusion.models import hardware, shared_unet
 from diffusion.paths import TINY_DIT, TINY_SD
-from diffusion.runlog import hash_files
 
 # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
 SD_VERSIONS = {

@@ -4,6 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion.files import one_line
+
 COLUMNS = ("prompt", "classname", "classidx")
 
 
@@ -38,7 +40,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a readable prompt CSV ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: not a readable prompt CSV ({one_line(error)})") from error
     if not rows:
         raise ValueError(f"{path}: empty file; the header must hold {','.join(COLUMNS)}")
     return [name.strip() for name in rows[0]], rows[1:]

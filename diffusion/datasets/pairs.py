@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import metrics
+from diffusion.files import one_line
 from diffusion.metrics import Estimate, PairCorrect, PairScores
 from diffusion.paths import TINY_PAIRS, hub_token
 
@@ -85,12 +86,8 @@ def _decode(example: Example, k: int):
         with Image.open(path) as image:
             image.load()
     except Exception as error:  # for broken and oversized files Pillow raises nearly anything
-        raise OSError(f"image {k} of example {example.id} ({path}) cannot be read: {_one_line(error)}") from error
+        raise OSError(f"image {k} of example {example.id} ({path}) cannot be read: {one_line(error)}") from error
     return image
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # ---------------------------------------------------------------- a local folder
@@ -128,7 +125,7 @@ def _read_line(path: Path, number: int, line: bytes) -> Example:
     try:
         fields = json.loads(line)
     except ValueError as error:  # a decoding error is one too
-        raise ValueError(f"{where} is not JSON ({_one_line(error)})") from None
+        raise ValueError(f"{where} is not JSON ({one_line(error)})") from None
     _check_fields(where, fields)
     images = tuple(_find_image(path.parent / "images", fields[f"image_{k}"], where) for k in (0, 1))
     tag, secondary_tag = (str(fields.get(name) or "") for name in ("tag", "secondary_tag"))
@@ -193,7 +190,7 @@ def _download(revision: str | None, patterns: list[str], token: str | None) -> P
             login = "log in with `hf auth login`, or set HF_TOKEN, or let TOKEN_PATH name a file with the token"
             raise ValueError(f"--dataset winoground: the hub refuses access: accept the licence at {page} and {login}") from None
         instead = "give a local copy by --data_dir, or take --dataset tiny_pairs, which ships"
-        cause = _one_line(_causes(error)[-1])
+        cause = one_line(_causes(error)[-1])
         raise FileNotFoundError(f"--dataset winoground is not to be had from the hub: {instead} ({cause})") from None
 
 
@@ -268,7 +265,7 @@ def _unpack_once(beside: Path, write: Callable[[Path], None]) -> Path:
             part.rename(done)
     except Exception as error:  # whatever a broken download makes of zip, tar and parquet readers
         raise ValueError(
-            f"{beside}: what was downloaded cannot be unpacked; remove it and try again ({_one_line(error)})"
+            f"{beside}: what was downloaded cannot be unpacked; remove it and try again ({one_line(error)})"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -126,7 +126,7 @@ def _scored(index: int, record: dict, loss: str) -> Scored:
 
 def _classes(config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
     """The label that each candidate stands for, and the names of labels: from config.json, else from a prompt CSV."""
-    from diffusion import prompts
+    from diffusion.datasets import prompts
 
     if "candidates" in config:
         class_of, names = config["candidates"]["labels"], config["candidates"]["names"]

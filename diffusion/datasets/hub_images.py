@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from diffusion.files import one_line
+
 
 class HubImages:
     """One split of a Hugging Face dataset. `classes`: names of the labels; `targets`: the labels as integers."""
@@ -80,7 +82,7 @@ def open_hub(root: Path, split: str, config_name: str | None, image_column: str 
         except OSError:
             raise
         except Exception as error:  # an unknown split, a set of several configurations, a broken file
-            raise ValueError(f"--data_dir {root} --split {split}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"--data_dir {root} --split {split}: {one_line(error)}") from error
     if isinstance(table, datasets.DatasetDict):
         if split not in table:
             raise ValueError(f"--split {split}: {root} has {', '.join(table)}")

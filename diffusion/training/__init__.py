@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.scenes import CANVAS, COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
+from diffusion.training.scenes import CANVAS, COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
 

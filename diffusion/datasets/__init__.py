@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import imagenet_variants
-from diffusion.hub_images import open_hub
+from diffusion.datasets import imagenet_variants
+from diffusion.datasets.hub_images import open_hub
+from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
+from diffusion.files import one_line
 from diffusion.paths import PROMPTS, SHIPPED
-from diffusion.prompts import PromptTable, prompts_from_classes, read_prompts
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class ImageData:
             image, label = self.raw[index]
             image.load()  # some datasets hand out a file that is not decoded yet
         except Exception as error:  # for broken and oversized files Pillow raises nearly anything
-            raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {_one_line(error)}") from error
+            raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {one_line(error)}") from error
         return image, label
 
     def name(self, index: int) -> int:
@@ -106,10 +107,6 @@ def _file_of(raw, index: int) -> str:
         if isinstance(files, list):
             return f" ({files[index][0] if isinstance(files[index], tuple) else files[index]})"
     return ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # ---------------------------------------------------------------- builders
@@ -331,8 +328,8 @@ def _check(name: str, split: str, download: bool, column: str | None) -> Dataset
 
 def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, error: Exception) -> str:
     if download:
-        return f"--dataset {name} --download: could not be fetched into {root} ({_one_line(error)})"
-    cause = _one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
+        return f"--dataset {name} --download: could not be fetched into {root} ({one_line(error)})"
+    cause = one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
     where = "set --data_dir" if name in ("folder", "hf") else "set --data_dir or DATASET_ROOT"
     fetch = ", or fetch it with --download" if spec.downloadable else ""
     return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from diffusion.datasets.transforms import to_rgb
+from diffusion.files import hash_files
 from diffusion.paths import TINY_CLIP
-from diffusion.runlog import hash_files
-from diffusion.transforms import to_rgb
 
 # OpenAI's names -> open_clip's
 OPENAI = {

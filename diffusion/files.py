@@ -1,0 +1,56 @@
+"""Files that are whole or absent, short hashes of what they hold, and an error as one line."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
+    """fill(file) writes a file beside this path, which is synced and renamed: whatever kills the process, it is whole or absent.
+
+    Makes the folder. Raises OSError where it cannot be written, and leaves an older file as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
+    try:
+        with open(temporary, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """UTF-8, whole or absent."""
+    write(path, lambda file: file.write(text.encode()))
+
+
+def fingerprint(*parts) -> str:
+    """A short hash of bytes, or of anything that JSON can write."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def hash_files(root: Path, files) -> str:
+    """A short hash of files below root: of their names relative to it and of what they hold, whatever their order."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def one_line(error: BaseException | str) -> str:
+    """What an exception says without its line breaks, or its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
