@@ -313,6 +313,12 @@ def open_dataset(
     return ImageData(raw, transform, class_names(name, raw))
 
 
+def open_images(data) -> ImageData:
+    """The images that settings.Data names, without a transform. Raises as `open_dataset`."""
+    more = {name: getattr(data, name) for name in ("download", "config_name", "image_column", "label_column")}
+    return open_dataset(data.dataset, data.split, None, data.data_dir, **more)
+
+
 def _check(name: str, split: str, download: bool, column: str | None) -> DatasetSpec:
     if name not in DATASETS:
         raise ValueError(f"--dataset {name}: unknown; choose from {', '.join(DATASETS)}")
