@@ -155,10 +155,10 @@ class StopBetweenImages:
 def work_through(running, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
-    running: settings.Running. An image that could not be read, or whose errors are not finite, is a failure; the others go on.
-    done: outcomes of earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the signal that
-    stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns the end of
-    the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. running: settings.Running;
+    done: outcomes of earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the
+    signal that stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns
+    the end of the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
     """
     share, before = team().share(todo), set(done)
     with StopBetweenImages() as stop:

@@ -11,13 +11,12 @@ report.html opens from disk, in light and dark mode, and loads nothing; md, csv 
 import csv
 import io
 import sys
-from argparse import Namespace
 from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files
+from diffusion import cli, files, rerun
 from diffusion.analysis import figures, pages
 from diffusion.analysis.pages import Table, between, number, percent, told
 
@@ -297,24 +296,10 @@ def pictures_of(runs, report: dict, data_dir) -> list[list[str] | str]:
 
 def pictures_of_run(run, wrong: list[dict], data_dir) -> list[str] | str:
     try:
-        data = open_images(run.config, data_dir) if wrong else ()
-        return [pages.data_uri(data[m["index"]][0]) for m in wrong]
+        data = rerun.open_images(rerun.Past(run.folder, run.config), data_dir) if wrong else ()
+        return [pages.data_uri(data.picture(m["index"])) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
         return f"Their images are not at hand: {files.one_line(error)}"
-
-
-def open_images(config: dict, data_dir):
-    """The run's dataset. Raises ValueError or OSError when it is not there, or not the one that it was."""
-    if "options" not in config:
-        raise ValueError("the folder has no config.json that names the dataset")
-    absent = dict.fromkeys(("config_name", "image_column", "label_column"))
-    options = Namespace(**absent | config["options"] | {"download": False})
-    options.data_dir = data_dir or options.data_dir
-    data = cli.open_images(options)
-    if data.fingerprint() != config["identity"].get("images"):
-        now = f"{options.dataset} in {options.data_dir}"
-        raise ValueError(f"{now} is another set than the run saw; say where it is with --data_dir")
-    return data
 
 
 # ---------------------------------------------------------------- html

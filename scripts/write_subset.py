@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli
+from diffusion import cli, datasets
 from diffusion.datasets import DATASETS
 
 
@@ -76,7 +76,7 @@ def write(path: Path, indices) -> None:
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        dataset = cli.open_images(args)
+        dataset = datasets.open_images(cli.data_of(vars(args)))
         indices = choose(dataset.labels, args.per_class, args.n, args.seed)
         write(args.out, indices)
     print(f"{args.out}: {len(indices)} of {len(dataset)} images" + (f"; {dataset.notice}" if dataset.notice else ""))
