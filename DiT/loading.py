@@ -190,9 +190,9 @@ def read_state(file, part=""):
 
 # The frequencies of a timestep belong to the code that trained a network. The published code has shift 0; diffusers has 1 for
 # every DiT, also for facebook/DiT-XL-2-256 and -512, which are published weights renamed, trained with 0. Names do not tell
-# conversions (a fine-tuned copy keeps the name of what it was loaded from), but the weights do: the published network has one pair
-# of embedders, which a conversion copies into every block, whereas diffusers trains a pair per block. So shift 1 is certain where
-# they differ. Where they are equal 0 is assumed, although a fine-tuning that left them alone looks the same.
+# conversions (a fine-tuned copy keeps the name of what it was loaded from), but the weights do: the published network has one
+# pair of embedders, which a conversion copies into every block, whereas diffusers trains a pair per block. So shift 1 is certain
+# where they differ. Where they are equal 0 is assumed, although a fine-tuning that left them alone looks the same.
 
 
 def as_trained(state):
