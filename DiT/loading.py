@@ -169,7 +169,7 @@ def brief(error):
 def read_state(file, part=""):
     """Name -> tensor of a .safetensors or torch file; nothing in the file is executed (weights_only).
 
-    part: only tensors with this in their names, which saves reading the rest of a .safetensors file.
+    part: of a .safetensors file only the tensors with this in their names, which saves reading the rest.
     """
     try:
         if file.suffix == ".safetensors":
