@@ -62,6 +62,7 @@ class Run:
     options: dict  # all of them, resolved
     dataset: Any
     source: Any  # of the weights
+    notice: str | None  # what is assumed of the weights
     label_of: dict[int, int]  # class id -> label, of the candidates
     noise: Any  # a source of noise
     folders: dict[Any, Path]  # class id -> its folder; None -> that of records of all classes
@@ -115,8 +116,8 @@ def prepare(options: dict) -> Run:
         runlog.check_config(folder, identity | {"cls": c})
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     resolved = settings.options_of(data, selection, model, bank, chosen, running) | kept | {"strategy": chosen.NAME}
-    run = Run(data, model, running, chosen, options["loss"], saved, resolved, dataset, source, label_of, rows, folders, identity,
-              selected, {}, [])  # fmt: skip
+    known = (dataset, source, source.notice(), label_of, rows, folders, identity, selected)
+    run = Run(data, model, running, chosen, options["loss"], saved, resolved, *known, {}, [])
     run.done.update(find_done(run))
     run.todo.extend(i for i in sharding.shard(selected, running.worker_idx, running.n_workers) if i not in run.done)
     return run
@@ -246,6 +247,7 @@ def announce(run: Run):
         partial if run.options["imgs_to_eval"] and len(set(labels)) < len(run.dataset.classes) else None,
         f"{lost} of {len(labels)} images are of none of the chosen classes and count as wrong" if lost and n > 1 else None,
         run.strategy.notice(run.source.n_levels),
+        run.notice,
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""

@@ -4,28 +4,20 @@ Two formats are read: the published one (`DiT-XL-2-256x256.pt`, a state dict wit
 (`facebook/DiT-XL-2-256`: a folder with `config.json` and `diffusion_pytorch_model.safetensors` or `.bin`).
 """
 
-import json
 import math
 import os
 import re
 import shutil
 from http.client import HTTPException
-from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import torch
 
-from DiT.models import SHAPES, DiT, position_table
+from DiT.architecture import PUBLISHED, SHIFT_KEY, URL, architecture, brief, locate, read_config, wrong_size
+from DiT.models import DiT, position_table
 
-URL = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{size}x{size}.pt"
-PUBLISHED = "DiT-XL/2"  # the only shape with published weights,
-PUBLISHED_SIZES = (256, 512)  # at these image sizes in pixels
-VAE_FACTOR = 8  # image pixels per latent element
-CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", "num_classes")
 EMBEDDERS = ".norm1.emb."  # in diffusers' names of the parameters that turn timestep and label into a block's condition
-SHIFT_KEY = "frequency_shift"  # argument of `DiT`, and entry of a config.json of either format
-DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 # diffusers' parameter names -> ours. There every block has two embedders of its own; `from_diffusers` merges equal ones.
 RENAMES = (
@@ -69,101 +61,7 @@ def load_dit(
     return build(config, state, file).to(dtype).eval().requires_grad_(False)
 
 
-def locate(path, model, image_size, folder="pretrained_models"):
-    """The checkpoint file that `load_dit` will read: what a path means, or where the published weights are kept (2.7 GB).
-
-    A path is a file, or a diffusers folder (the pipeline's, or the `transformer` folder in it). Nothing is downloaded: a file of
-    the published weights may not be there yet.
-    """
-    if path is None:
-        if model != PUBLISHED or image_size not in PUBLISHED_SIZES:
-            sizes = " and ".join(map(str, PUBLISHED_SIZES))
-            raise ValueError(f"no published weights of {model} at {image_size} px ({PUBLISHED} at {sizes} px has): give a path")
-        return Path(folder) / URL.format(size=image_size).rpartition("/")[2]
-    path = Path(path)
-    if path.is_file():
-        return path
-    for folder in (path / "transformer", path):
-        for name in DIFFUSERS_FILES:
-            if (folder / name).is_file():
-                return folder / name
-    raise FileNotFoundError(f"{path}: neither a checkpoint file nor a folder with {' or '.join(DIFFUSERS_FILES)}")
-
-
-# ---------------------------------------------------------------- architecture
-
-
-def default_size(path):
-    """Pixels a side that the config.json beside this checkpoint was made for, or the published 256."""
-    config_file = locate(path, PUBLISHED, 256).parent / "config.json"
-    return read_config(config_file)[0]["input_size"] * VAE_FACTOR if config_file.is_file() else 256
-
-
-def architecture(file, model, image_size):
-    """-> (keyword arguments of `DiT`, whether the weights have diffusers' names), from config.json or the published shapes."""
-    config_file = file.parent / "config.json"
-    if config_file.is_file():
-        config, in_diffusers_names = read_config(config_file)
-    elif model in SHAPES:
-        config, in_diffusers_names = {**SHAPES[model], "input_size": image_size // VAE_FACTOR}, False
-    else:
-        raise ValueError(f"{model} is not one of {', '.join(SHAPES)}, and there is no {config_file} that describes it")
-    if config["input_size"] != image_size // VAE_FACTOR:
-        raise ValueError(wrong_size(config_file, config["input_size"], image_size // VAE_FACTOR))
-    return config, in_diffusers_names
-
-
-def read_config(config_file):
-    """A config.json of ours or of diffusers -> (keyword arguments of `DiT`, whether it is diffusers')."""
-    try:
-        raw = json.loads(config_file.read_text())
-        is_diffusers = "_class_name" in raw
-        config = diffusers_config(raw) if is_diffusers else {key: raw[key] for key in CONFIG_KEYS}
-        if any(type(value) is not int or value < 1 for value in config.values()):
-            raise ValueError(f"sizes have to be positive integers, not {config}")
-        return config | stated_shift(raw), is_diffusers
-    except KeyError as error:
-        raise ValueError(f"{config_file}: no {error} in it") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{config_file}: {brief(error)}") from None
-
-
-def stated_shift(raw):
-    """The entry of a config.json on the frequencies of the timestep, as a keyword argument of `DiT`; {} where there is none."""
-    if SHIFT_KEY in raw and (type(raw[SHIFT_KEY]) is not int or raw[SHIFT_KEY] not in (0, 1)):
-        raise ValueError(f"{SHIFT_KEY} is 0 (published) or 1 (diffusers), not {raw[SHIFT_KEY]!r}")
-    return {SHIFT_KEY: raw[SHIFT_KEY]} if SHIFT_KEY in raw else {}
-
-
-def diffusers_config(raw):
-    """The config of a DiTTransformer2DModel, or of the Transformer2DModel that older conversions name, as ours."""
-    heads = raw["num_attention_heads"]
-    return {
-        "input_size": raw["sample_size"],
-        "depth": raw["num_layers"],
-        "hidden_size": heads * raw["attention_head_dim"],
-        "patch_size": raw["patch_size"],
-        "num_heads": heads,
-        "num_classes": raw["num_embeds_ada_norm"],
-        "in_channels": raw["in_channels"],
-    }
-
-
-def wrong_size(file, has, asked):
-    """The complaint about latents of another side."""
-    return f"{file}: made for {has * VAE_FACTOR} px images, not for {asked * VAE_FACTOR} px ones"
-
-
 # ---------------------------------------------------------------- weights
-
-
-def brief(error):
-    """The first sentence of an exception's message, or its type where it has none.
-
-    What torch says after that is advice to load without weights_only, which would run code from the file.
-    """
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].partition(". ")[0].rstrip(".")
 
 
 def read_state(file, part=""):

@@ -15,16 +15,6 @@ from torch.nn import functional as F
 
 FREQUENCIES = 256  # width of the sinusoidal timestep features, half cosines, half sines
 
-# Paper, table 1: size -> depth, hidden size, attention heads
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-
-# The twelve published shapes: "DiT-XL/2" -> keyword arguments of `DiT`
-SHAPES = {
-    f"DiT-{size}/{patch}": {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": patch}
-    for size, (depth, width, heads) in SIZES.items()
-    for patch in (2, 4, 8)
-}
-
 
 def sinusoids(position, frequencies):
     """Angles position x frequency -> (sines, cosines), each [..., len(frequencies)] in the dtype of `position`."""

@@ -67,7 +67,8 @@ def _compile(denoiser, conditions, latent_shape, device: str, size: int) -> None
     """The first block, with no side of one, which would be compiled by itself."""
     import torch
 
-    rows = conditions[: max(2, size // 2)]
+    # by a list, as the run takes rows: of a slice's inference tensors dynamo would trace a second time
+    rows = conditions[list(range(min(len(conditions), max(2, size // 2))))]
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
         denoiser.predict_block(*_zeros(max(2, size // len(rows)), latent_shape, device), rows)

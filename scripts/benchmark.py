@@ -120,7 +120,7 @@ def dit_subject(args) -> Subject:
         config = json.loads((found.file.parent / "config.json").read_text())
         size, source, classes = found.default_size, found.describe(), found.num_classes
     else:
-        from DiT.models import SHAPES
+        from DiT.architecture import SHAPES
 
         size, source, classes = int(args.model.rpartition("-")[2]), "random weights", 1000
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}

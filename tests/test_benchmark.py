@@ -83,7 +83,8 @@ def test_dit_xl_has_the_papers_size(script):
 
     subject = script.check(script.parse_args(["--model", "dit-xl-256", "--device", "cpu"]))
     assert subject.latent_shape == (4, 32, 32) and abs(subject.count_parameters() - 675e6) < 1e6
-    from DiT.models import SHAPES, DiT
+    from DiT.architecture import SHAPES
+    from DiT.models import DiT
 
     with torch.device("meta"), torch.no_grad():
         network = DiT(**SHAPES["DiT-XL/2"], input_size=32).eval()

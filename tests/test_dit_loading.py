@@ -11,8 +11,8 @@ from diffusers import DiTTransformer2DModel
 from test_dit_model import TINY, diffusers_twin, inputs, randomised
 
 from DiT import loading
+from DiT.architecture import SHAPES
 from DiT.loading import build, download, load_dit, shift_notice
-from DiT.models import SHAPES
 
 
 def official_shapes(input_size, depth, hidden_size, patch_size, num_classes=1000, **_):

@@ -7,7 +7,8 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 
-from DiT.models import SHAPES, DiT, position_table, timestep_features
+from DiT.architecture import SHAPES
+from DiT.models import DiT, position_table, timestep_features
 
 TINY = {"input_size": 8, "patch_size": 2, "hidden_size": 48, "depth": 3, "num_heads": 4, "num_classes": 5}
 

@@ -23,6 +23,7 @@ class DiTSource:
     vae_revision: str | None  # the hub's commit; None for a local folder
     num_classes: int
     latent_channels: int
+    in_diffusers_layout: bool
     n_levels: int = 1000
 
     @classmethod
@@ -33,14 +34,14 @@ class DiTSource:
 
         Raises ValueError or OSError, in one line, for unknown shapes, sizes that do not fit, and files that are not there.
         """
-        from DiT import loading
+        from DiT import architecture
 
         if model == "tiny":
             model_path, vae_path = model_path or str(TINY_DIT / "model.safetensors"), vae_path or str(TINY_SD / "vae")
-        img_size = img_size or loading.default_size(model_path)
-        file = loading.locate(model_path, model, img_size)
-        config, _ = loading.architecture(file, model, img_size)
-        unit = loading.VAE_FACTOR * config["patch_size"]
+        img_size = img_size or architecture.default_size(model_path)
+        file = architecture.locate(model_path, model, img_size)
+        config, in_diffusers_layout = architecture.architecture(file, model, img_size)
+        unit = architecture.VAE_FACTOR * config["patch_size"]
         if img_size % unit:
             raise ValueError(f"--image-size {img_size} must be a multiple of {unit} for this model")
         channels = config.get("in_channels", 4)
@@ -51,13 +52,22 @@ class DiTSource:
             model=model,
             default_size=img_size,
             vae=vae,
-            vae_revision=check_vae(vae, channels, loading.VAE_FACTOR),
+            vae_revision=check_vae(vae, channels, architecture.VAE_FACTOR),
             num_classes=config.get("num_classes", 1000),
             latent_channels=channels,
+            in_diffusers_layout=in_diffusers_layout,
         )
 
     def describe(self) -> str:
         return self.path or f"{self.file} (published)"
+
+    def notice(self) -> str | None:
+        """What is assumed of the weights and cannot be known. Raises ValueError for a file that is damaged."""
+        if not self.in_diffusers_layout:
+            return None
+        from DiT import loading
+
+        return loading.shift_notice(self.path)
 
     def identity(self) -> str:
         """Tells two sets of weights apart: hashes of local files, the names of published ones."""
@@ -68,9 +78,9 @@ class DiTSource:
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent."""
-        from DiT import loading
+        from DiT.architecture import VAE_FACTOR
 
-        side = img_size // loading.VAE_FACTOR
+        side = img_size // VAE_FACTOR
         return self.latent_channels, side, side
 
     def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
