@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 import eval_prob_adaptive  # noqa: F401
 import eval_prob_dit  # noqa: F401
 import run_winoground  # noqa: F401
-from diffusion import session
+from diffusion import models, noise, session  # noqa: F401
 from diffusion.datasets import loader  # noqa: F401
 
 
