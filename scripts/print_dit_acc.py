@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
 
@@ -59,8 +59,6 @@ def class_folders(args) -> dict[int, Path]:
 
 def shared_files(folders) -> list[str]:
     """Names of the records that every class has, by index."""
-    from diffusion import runlog
-
     shared = None
     for folder in folders:  # one class's names at a time: there may be a thousand classes of ten thousand images
         names = {path.name for path in runlog.list_records(folder).values()}
@@ -74,8 +72,6 @@ def class_means(folders, name):
     Raises ValueError for files that hold no errors.
     """
     import torch
-
-    from diffusion import runlog
 
     means = []
     for folder in folders:
@@ -105,7 +101,7 @@ def check_images(folders, names, dataset, name: str):
 
 def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     """Predictions and labels of every image that all classes have, and what to say about them."""
-    from diffusion import datasets, runlog
+    from diffusion import datasets
 
     if not args.dataset:
         raise ValueError("folders of one class hold no labels: name their --dataset (and --data_dir or DATASET_ROOT)")
@@ -140,21 +136,21 @@ def record_predictions(record: dict, label_of) -> dict[str, int] | None:
 
 def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
-    from diffusion import datasets, runlog
+    from diffusion import datasets
 
     config = runlog.read_config(folder)
     dataset = args.dataset or (config and config["identity"]["dataset"])
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     preds, labels, evaluations, n_classes = [], [], 0, 0
-    files = runlog.list_records(folder).values()
-    for record in map(runlog.load_record, files):
+    paths = runlog.list_records(folder).values()
+    for record in map(runlog.load_record, paths):
         told = record and record_predictions(record, label_of)
         if told:
             preds.append(told)
             labels.append(record["label"])
             evaluations += runlog.outcome(record).evaluations
             n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
-    left_out = len(files) - len(preds)
+    left_out = len(paths) - len(preds)
     about = {"classes": n_classes, "n_expected": config and config["images_expected"], "left_out": left_out}
     return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
 
@@ -164,8 +160,6 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
 
 def read(args) -> tuple[list, list, dict]:
     """Of whichever kind the folder is. Raises ValueError when it is neither."""
-    from diffusion import runlog
-
     first = args.folders[0]
     if not first.is_dir():
         raise ValueError(f"{first} does not exist")
@@ -181,24 +175,22 @@ def read(args) -> tuple[list, list, dict]:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import metrics
-
     with cli.bad_input():
         preds, labels, about = read(args)
         if not preds:
             raise ValueError(f"{args.folders[0]}: there is no image whose records can all be read")
         result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
         if args.json:
-            args.json.write_text(figures.to_json(result | about))
+            files.write_text(args.json, figures.to_json(result | about))
     for name, estimate in result.items():
         print(f"Accuracy for {name}: {estimate}")
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
     if about["left_out"]:
         print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
     if "evaluations_per_image" in about:
-        print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations an image")
+        print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+LEVELS = 1000  # noise levels of the models of runs that do not say how many theirs has
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -94,6 +96,11 @@ def grid_of(run: Run) -> Grid:
     order = np.argsort(run.images[0].t, kind="stable")
     errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
     return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]))
+
+
+def levels_of(run: Run) -> int:
+    """How long the table of noise levels is that the run's timesteps are indices into."""
+    return run.config["identity"].get("levels", LEVELS)
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:
