@@ -50,7 +50,7 @@ def read_images(run: tables.Run) -> Images:
         deviations=deviations,
         margins=np.where(np.array(run.class_of) == preds[:, None], np.inf, gaps).min(1),
         evaluations=np.array([int(image.counts.sum()) for image in run.images]),
-        second=calibration.second_half(labels),
+        second=halves(labels, preds == labels),
     )
 
 
@@ -72,6 +72,18 @@ def gaps_of(image: tables.Scored, class_of: list[int]):
     if image.errors is None:
         return image.means - image.means[winner], np.zeros(len(image.means))
     return calibration.paired_gaps(image.errors, winner)
+
+
+def halves(labels, right) -> np.ndarray:
+    """`calibration.second_half` of the first seed that leaves right and wrong ones in both halves, if one does.
+
+    Of few images with few wrong ones all of these may be in one half, which then fits nothing.
+    """
+    for seed in range(100):
+        second = calibration.second_half(labels, seed)
+        if all(len(set(right[half].tolist())) == 2 for half in (second, ~second)):
+            break
+    return second
 
 
 def check_enough(images: Images, folder) -> None:

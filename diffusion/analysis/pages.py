@@ -155,7 +155,7 @@ def bar(estimate, least: float, most: float) -> str:
 
 
 def matrix_html(table: Table) -> str:
-    """The confusion matrix, rows of a name and counts, shaded by the share of the true class: right linearly, wrong by the root."""
+    """The confusion matrix, rows of a name and counts, shaded by shares of the true class: right linearly, wrong by the root."""
     head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in table.columns[1:])
     rows = []
     for i, (name, *counts) in enumerate(table.rows):
