@@ -63,7 +63,7 @@ def _is_number(value) -> bool:
 
 
 def probabilities(errors, winner: int, class_of: list[int], fit: Fit) -> dict[int, float]:
-    """Label -> probability, labels ascending, of one image; they sum to 1, and the winner's class has the largest.
+    """Label -> probability, labels ascending, of one image; they sum to 1, and none is above that of the winner's class.
 
     errors: K arrays, each a beginning of one shared order of (timestep, noise) pairs; winner: the row that was predicted;
     class_of: label of each row. Raises ValueError for another number of labels than of arrays.
