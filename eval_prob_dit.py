@@ -10,15 +10,17 @@ the published run of one class, for scripts/print_dit_acc.py:
 """
 
 import sys
-import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli, session, strategy
-from diffusion.datasets import DATASETS
+from diffusion import classify, cli, datasets, models, noise, paths, runlog, scores, session, settings, sharding, strategy
+from diffusion.datasets import DATASETS, transforms
+from diffusion.models import devices
 
-SAVED = ("spatial", "save_eps", "save_eps_and_var", "save_vb")  # what a class's file holds instead of mean squared errors
+# what a class's file holds instead of mean squared errors, and how its folder's name ends
+SAVED = {"spatial": "_spatial", "save_eps": "_eps", "save_eps_and_var": "_epsvar", "save_vb": ""}
 
 
 def parse_args(argv=None):
@@ -33,298 +35,294 @@ def parse_args(argv=None):
     cli.add_network_options(group)
     group = parser.add_argument_group("classes")
     group.add_argument("--cls", type=cli.class_ranges, metavar="CLASSES", help="7, 0-999, 6,11,13 or all (default: all)")
-    group.add_argument("--save_per_class", action="store_true", help="published folder a class (as one class always has)")
+    group.add_argument("--save_per_class", action="store_true", help="a published folder per class (as one class always has)")
     for name, what in zip(SAVED, ("error maps", "epsilon predictions", "whole outputs", "mse, l1, KL, NLL"), strict=True):
         group.add_argument(f"--{name}", action="store_true", help=f"per class: {what} instead of squared errors")
     group.add_argument("--save_errors", action="store_true", help="all classes: keep mse, l1, KL, NLL of every evaluation")
-    group = parser.add_argument_group("method: a grid of timesteps for every class, or --to_keep with --n_samples")
+    group = parser.add_argument_group("method: a grid of timesteps for every class, or a strategy that drops classes")
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 4; tiny: 10)")
-    group.add_argument("--to_keep", nargs="+", type=int, metavar="K", help="classes that survive each stage, the last 1")
-    group.add_argument("--n_samples", nargs="+", type=int, metavar="N", help="timesteps tried up to each stage, 1 to 1000")
-    group.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], default="l2",
+    group.add_argument("--loss", choices=list(scores.TERMS), default="l2",
                        help="that the prediction goes by; vlb is kl, but nll at t = 0 (default: l2)")  # fmt: skip
     cli.add_noise_options(group)
-    cli.add_race_options(parser)
+    cli.add_strategy_options(parser, None, "stages where --to_keep is given, else the grid")
     cli.add_run_options(parser)
     return parser.parse_args(argv)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """What is known before any weights are loaded."""
+    """What was asked for, and what is known before any weights are loaded."""
 
+    data: settings.Data
+    model: settings.ClassConditional
+    running: settings.Running
+    strategy: strategy.Strategy
+    loss: str
+    saved: str  # what a record holds, as a name
+    options: dict  # all of them, resolved
     dataset: Any
+    source: Any  # of the weights
     label_of: dict[int, int]  # class id -> label, of the candidates
-    plan: Any
-    files: Any
-    noise: Any  # [S,C,h,w]
+    noise: Any  # a source of noise
     folders: dict[Any, Path]  # class id -> its folder; None -> that of records of all classes
     identity: dict  # what the numbers depend on
     selected: list[int]  # over all workers
     done: dict[int, tuple]  # outcomes of the images of `selected` whose records exist
     todo: list[int]  # of this worker
 
+    @cached_property
+    def plan(self):
+        return self.strategy.plan(self.source.n_levels)
 
-# Options that change the numbers or which images a folder is about; the others may differ when a run continues.
-IDENTITY = ("dataset", "split", "dtype", "img_size", "t_interval", "n_trials", "to_keep", "n_samples", "seed", "randomize_noise")
+    @property
+    def price(self) -> int:
+        return self.strategy.price(self.plan, len(self.label_of))
+
+    @property
+    def per_class(self) -> bool:
+        return None not in self.folders
 
 
-def prepare(args) -> Run:
+def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import models, paths, runlog, schedule, sharding
-    from diffusion.datasets import transforms
-
-    cli.resolve_worker(args)
-    strategy.resolve_race(args)
-    check_combination(args)
-    cli.check_network(args)
-    if not eliminates(args):
-        if args.t_interval is None:
-            args.t_interval = 10 if args.model == "tiny" else 4
-        plan = schedule.interval_plan(args.t_interval, args.n_trials)
-    dataset = cli.open_images(args)
-    files = models.find_dit(args.model, args.model_path, args.img_size, args.vae_path)
-    label_of = check_classes(args, dataset, files)
-    if eliminates(args):
-        plan = strategy.make_plan(args, len(label_of))
-    args.img_size = files.img_size
-    dataset.transform = transforms.adm_transform(args.img_size)
-    selected = sharding.select(len(dataset), args.subset_path, args.imgs_to_eval, seed=None)
-    bank, noise_identity = cli.open_noise(args, len(plan.t), files.latent_shape)
-    identity = (
-        {name: getattr(args, name) for name in IDENTITY}
-        | strategy.race_identity(args)
-        | {
-            "images": dataset.fingerprint(),
-            "weights": models.dit_identity(files),
-            "noise": noise_identity,
-            "subset": cli.subset_identity(args, len(dataset)),
-            "saved": saved(args),
-        }
-    )
+    data, running = cli.data_of(options), cli.running_of(options)
+    selection, bank = settings.pick(settings.Selection, options), cli.grid_noise_of(options)
+    chosen, per_class, saved = choose_method(options)
+    dataset = datasets.open_images(data)
+    source = models.class_conditional(options["model"], options["model_path"], options["img_size"], options["vae_path"])
+    label_of = check_classes(options["cls"], data.dataset, dataset, source)
+    chosen.check(len(label_of), source.n_levels)
+    dtype = devices.resolve_dtype(options["dtype"], running.device)
+    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=source.default_size)
+    dataset.transform = transforms.adm_transform(model.img_size)
+    selected = sharding.select(len(dataset), selection.subset_path, selection.imgs_to_eval, seed=None)
+    shape, n_pairs = source.latent_shape(model.img_size), len(chosen.plan(source.n_levels).t)
+    rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size, bank.by_position)
     classes = list(label_of)
-    per_class = args.save_per_class or len(classes) == 1
-    if not per_class:
-        identity |= {"classes": classes, "loss": args.loss}
-    folders = {c: runlog.dit_folder(paths.log_dir(), args, classes, c) for c in (classes if per_class else [None])}
+    per_class = per_class or len(classes) == 1
+    identity = data.identity() | model.identity() | chosen.identity() | {
+        "seed": bank.seed,
+        "randomize_noise": bank.randomize_noise,
+        "images": dataset.fingerprint(),
+        "weights": source.identity(),
+        "noise": rows.identity(),
+        "subset": sharding.subset_identity(selection.subset_path, len(dataset)),
+        "saved": saved,
+    }  # fmt: skip
+    identity |= {} if per_class else {"classes": classes, "loss": options["loss"]}
+    folders = {c: folder_of(options, data, running, model, chosen, saved, classes, c) for c in (classes if per_class else [None])}
     for c, folder in folders.items():
         runlog.check_config(folder, identity | {"cls": c})
-    run = Run(dataset, label_of, plan, files, bank, folders, identity, selected, {}, [])
-    run.done = find_done(run)
-    run.todo = [i for i in sharding.shard(selected, args.worker_idx, args.n_workers) if i not in run.done]
+    kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
+    resolved = settings.options_of(data, selection, model, bank, chosen, running) | kept | {"strategy": chosen.NAME}
+    run = Run(data, model, running, chosen, options["loss"], saved, resolved, dataset, source, label_of, rows, folders, identity,
+              selected, {}, [])  # fmt: skip
+    run.done.update(find_done(run))
+    run.todo.extend(i for i in sharding.shard(selected, running.worker_idx, running.n_workers) if i not in run.done)
     return run
 
 
-def eliminates(args) -> bool:
-    """Whether classes are eliminated, rather than all tried on one grid."""
-    return bool(args.to_keep) or args.strategy == "race"
+def choose_method(options: dict) -> tuple[strategy.Strategy, bool, str]:
+    """The strategy, whether a class has a folder of its own, and what a record holds.
 
-
-def check_combination(args):
-    """Raises ValueError for options that exclude each other."""
-    chosen = [f"--{name}" for name in SAVED if getattr(args, name)]
-    single = args.save_per_class or (args.cls is not None and len(args.cls) == 1)
-    if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(chosen)} say two things about what a class's file holds: give one of them")
-    if chosen and not single:
-        raise ValueError(f"{chosen[0]} is for folders of one class: give one --cls, or add --save_per_class")
-    adaptive = "--to_keep" if args.to_keep else "--strategy race"
-    if single and (eliminates(args) or args.save_errors):
-        flag = adaptive if eliminates(args) else "--save_errors"
-        raise ValueError(f"{flag} needs several classes in one record: give --cls several, without --save_per_class")
-    if bool(args.to_keep) != bool(args.n_samples):
+    Raises ValueError for options that exclude each other.
+    """
+    kept = [f"--{name}" for name in SAVED if options[name]]
+    single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
+    if len(kept) > 1:
+        raise ValueError(f"{' and '.join(kept)} say two things about what a class's file holds: give one of them")
+    if kept and not single:
+        raise ValueError(f"{kept[0]} is for folders of one class: give one --cls, or add --save_per_class")
+    if bool(options["to_keep"]) != bool(options["n_samples"]):
         raise ValueError("--to_keep and --n_samples belong together: give one number of each per stage")
-    if eliminates(args) and (args.t_interval is not None or args.save_errors):
-        flag = "--t_interval" if args.t_interval is not None else "--save_errors"
-        raise ValueError(f"{flag} is for the grid over all classes: leave it out with {adaptive}, which keeps all errors")
+    chosen = choose_strategy(options)
+    if not isinstance(chosen, strategy.Grid):
+        check_elimination(options, single)
+    elif single and options["save_errors"]:
+        raise ValueError("--save_errors needs several classes in one record: give --cls several, without --save_per_class")
+    return chosen, options["save_per_class"], next((n for n in (*SAVED, "save_errors") if options[n]), "sums")
 
 
-def check_classes(args, dataset, files) -> dict[int, int]:
+def choose_strategy(options: dict) -> strategy.Strategy:
+    """That of --strategy, stages where they are given, else the grid. Raises ValueError for options of another one."""
+    name = options["strategy"] or ("stages" if options["to_keep"] else None)
+    if name:
+        return strategy.from_options(name, options)
+    strategy.from_options("stages", options)  # which tells of options that are none of the grid's either
+    interval = options["t_interval"]
+    if interval is None:
+        interval = 10 if options["model"] == "tiny" else 4
+    return strategy.Grid(interval, options["n_trials"] or 1)
+
+
+def check_elimination(options: dict, single: bool) -> None:
+    """Raises ValueError for what does not go with a strategy that drops classes."""
+    named = "--to_keep" if options["to_keep"] else f"--strategy {options['strategy']}"
+    if single:
+        raise ValueError(f"{named} needs several classes in one record: give --cls several, without --save_per_class")
+    if options["t_interval"] is not None or options["save_errors"]:
+        flag = "--t_interval" if options["t_interval"] is not None else "--save_errors"
+        raise ValueError(f"{flag} is for the grid over all classes: leave it out with {named}, which keeps all errors")
+
+
+def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[int, int]:
     """Class id -> label of the candidates. Raises ValueError for a class that the dataset or the model lacks."""
-    from diffusion import datasets
-
-    label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
-    known = 1000 if args.dataset.startswith(("imagenet", "objectnet")) else len(label_of)
-    if known != files.num_classes:
+    label_of = datasets.labels_of_classes(name, len(dataset.classes))
+    known = 1000 if name.startswith(("imagenet", "objectnet")) else len(label_of)
+    if known != source.num_classes:
         raise ValueError(
-            f"--dataset {args.dataset} is about {known} classes and the model about {files.num_classes}: they are others, give a "
+            f"--dataset {name} is about {known} classes and the model about {source.num_classes}: they are others, give a "
             "model of these classes with --model_path"
         )
-    others = [c for c in args.cls or () if c not in label_of]
+    others = [c for c in chosen or () if c not in label_of]
     if others:
-        raise ValueError(f"--cls {others[0]} is no class of {args.dataset}, which has {len(label_of)} from {min(label_of)} to "
+        raise ValueError(f"--cls {others[0]} is no class of {name}, which has {len(label_of)} from {min(label_of)} to "
                          f"{max(label_of)}")  # fmt: skip
-    return {c: label for c, label in label_of.items() if args.cls is None or c in args.cls}
+    return {c: label for c, label in label_of.items() if chosen is None or c in chosen}
 
 
-def saved(args) -> str:
-    """What a record holds, as a name."""
-    return next((name for name in (*SAVED, "save_errors") if getattr(args, name)), "sums")
+def folder_of(options: dict, data, running, model, chosen, saved: str, classes: list[int], c: int | None) -> Path:
+    """The run folder of class c, or of records of all classes. A grid keeps all four numbers, whichever loss is asked for."""
+    named = f"{len(classes)}classes" if c is None else f"cls{c}"
+    loss = f"_{options['loss']}" if options["loss"] != "l2" and not isinstance(chosen, strategy.Grid) else ""
+    ending = ("_randnoise" if options["randomize_noise"] else "") + SAVED.get(saved, "")
+    return runlog.dit_folder(paths.log_dir(), data, running.extra, model.img_size, named, chosen.folder() + loss, ending)
 
 
-def record_paths(run, index: int) -> dict[Any, Path]:
+def record_paths(run: Run, index: int) -> dict[Any, Path]:
     """Class id (None: all of them) -> the file of this image; names are not padded, as published."""
     return {c: folder / f"{index}.pt" for c, folder in run.folders.items()}
 
 
-def find_done(run) -> dict[int, tuple]:
+def find_done(run: Run) -> dict[int, tuple]:
     """Outcomes of the selected images whose every record exists and can be read."""
-    from diffusion import runlog
-
-    if None in run.folders:
+    if not run.per_class:
         return runlog.load_outcomes({i: record_paths(run, i)[None] for i in run.selected})
     whole = (i for i in run.selected if not missing(run, i))
     return {i: per_class_outcome(run, int(run.dataset.labels[i])) for i in whole}
 
 
-def missing(run, index: int) -> list[int]:
+def missing(run: Run, index: int) -> list[int]:
     """Classes without a readable record of this image."""
-    from diffusion import runlog
-
     return [c for c, path in record_paths(run, index).items() if not path.exists() or runlog.load_errors(path) is None]
 
 
-def per_class_outcome(run, label: int):
-    from diffusion import runlog
-
+def per_class_outcome(run: Run, label: int):
     return runlog.Outcome(label, None, len(run.folders) * len(run.plan.t))
 
 
 # ---------------------------------------------------------------- one image
 
 
-def bound_terms(denoiser, x0):
-    """A score for the kernel: the four numbers of every evaluation of this latent, [B,4]."""
-    return lambda noise, output, x_t, t: denoiser.terms(x0.expand_as(noise), x_t, t, noise, output)
-
-
-def classify(args, run, network, image, label) -> dict:
-    """The record of an image over all classes. Raises FloatingPointError when an error is not finite."""
-    import torch
-
-    from diffusion import elimination, kernel, runlog, scores
-
-    denoiser, conds, batch = network
-    x0, t = denoiser.encode(image), torch.from_numpy(run.plan.t)
-    kept, score = [], bound_terms(denoiser, x0)
-
-    def evaluate(rows, pairs):
-        kept.append(kernel.epsilon_errors(denoiser, x0, conds[rows], t[pairs], run.noise[pairs], score, batch))
-        return scores.pick_term(args.loss, kept[-1], t[pairs])
-
-    classes, labels = list(run.label_of), list(run.label_of.values())
-    if eliminates(args):
-        errors, winner, about = strategy.eliminate(args, evaluate, labels, run.plan)
-        return runlog.staged_record(classes, errors, t, labels[winner], label, **about)
-    _, winner = elimination.run_stages(evaluate, len(conds), run.plan.stages, [1])
-    terms = kept[0].double()  # [K,S,4]
-    record = {"classes": torch.tensor(classes), "t": t, "sums": terms.sum(1), "squares": terms.square().sum(1)}
-    return record | ({"terms": kept[0]} if args.save_errors else {}) | {"pred": labels[winner], "label": label}
-
-
-def errors_of_class(args, run, network, x0, cond):
+def errors_of_class(run: Run, network, x0, c: int):
     """One class's errors, or what was asked for instead, float32 [T,n_trials,...]; FloatingPointError when not finite."""
     import torch
 
-    from diffusion import kernel, scores
+    from diffusion import kernel
 
     score = {
         "sums": scores.l2,
         "spatial": scores.error_map,
-        "save_eps": scores.epsilon,
+        "save_eps": scores.prediction,
         "save_eps_and_var": scores.whole_output,
-        "save_vb": bound_terms(network.denoiser, x0),
-    }[saved(args)]
-    t = torch.from_numpy(run.plan.t)
-    errors = kernel.epsilon_errors(network.denoiser, x0, cond, t, run.noise, score, network.batch)[0]
-    return errors.unflatten(0, (-1, args.n_trials))
+        "save_vb": scores.bound_terms(network.denoiser, x0),
+    }[run.saved]
+    row, t = list(run.label_of).index(c), torch.from_numpy(run.plan.t)
+    bank = run.noise(0, (len(t), *x0.shape))
+    errors = kernel.errors(network.denoiser, x0, network.conditions[[row]], t, bank, score, network.batch)[0]
+    return errors.unflatten(0, (-1, run.strategy.n_trials))
 
 
 # ---------------------------------------------------------------- the command
 
 
-def announce(args, run):
-    from diffusion import schedule
-
-    n = len(run.label_of)
-    options = vars(args) | {"cls": f"{n} of {run.files.num_classes}"}
-    labels = run.dataset.labels[run.selected].tolist()
+def announce(run: Run):
+    n, labels = len(run.label_of), run.dataset.labels[run.selected].tolist()
     partial = f"these first {len(labels)} images hold {len(set(labels))} of {len(run.dataset.classes)} classes"
     candidates = set(run.label_of.values())
     lost = sum(label not in candidates for label in labels)
     notices = (
         run.dataset.notice,
-        partial if args.imgs_to_eval and len(set(labels)) < len(run.dataset.classes) else None,
+        partial if run.options["imgs_to_eval"] and len(set(labels)) < len(run.dataset.classes) else None,
         f"{lost} of {len(labels)} images are of none of the chosen classes and count as wrong" if lost and n > 1 else None,
-        schedule.coverage_notice(args.n_samples or [args.max_samples]) if eliminates(args) else None,
+        run.strategy.notice(run.source.n_levels),
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
-    about = {"weights": run.files.path or f"{run.files.file} (published)"}
     counts = (len(run.todo), len(run.done), len(run.selected))
-    cli.announce(options, about, notices, f"{folder}{more}", counts, strategy.price(args, run.plan, n))
+    options = run.options | {"cls": f"{n} of {run.source.num_classes}"}
+    about = {"weights": run.source.describe()}
+    cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST)
+
+
+def start(run: Run):
+    """Loads the weights, embeds the classes and writes config.json into every folder."""
+    before = runlog.read_config(next(iter(run.folders.values()))) or {}
+    shape = run.source.latent_shape(run.model.img_size)
+    network = session.start_network(run.source.load, list(run.label_of), shape, run.running, run.model.dtype, run.price,
+                                    before.get("batch_size_found"))  # fmt: skip
+    labels = list(run.label_of.values())
+    more = {
+        "candidates": {"labels": labels, "names": [run.dataset.classes[label] for label in labels]},
+        "n_levels": len(network.denoiser.levels),
+        "error_space": network.denoiser.space,
+        "batch_size_found": network.found,
+    }
+    kind = runlog.ONE_CLASS if run.per_class else runlog.CLASSIFICATION
+    for c, folder in run.folders.items() if session.team().leads else ():
+        config = runlog.describe("eval_prob_dit", kind, run.identity | {"cls": c}, run.options, len(run.selected), **more)
+        runlog.write_config(folder, config)
+    return network
+
+
+def record_of(run: Run, result, label: int) -> dict:
+    """The record of an image over all classes."""
+    classes = list(run.label_of)
+    if isinstance(run.strategy, strategy.Grid):
+        return runlog.sums_of(result, classes, label, with_terms=run.saved == "save_errors")
+    return runlog.record_of(result, classes, label)
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run = prepare(args)
-    announce(args, run)
-    if args.dry_run:
+        run = prepare(vars(args))
+    announce(run)
+    if run.running.dry_run:
         return 0
-
-    from diffusion import models, runlog
-
-    def load():
-        return models.load_dit(run.files, args.dtype, args.device, args.compile)
-
     with cli.bad_input():
-        useful, _ = strategy.price(args, run.plan, len(run.label_of))
-        folder = next(iter(run.folders.values()))
-        network = session.start_network(args, load, list(run.label_of), run.files.latent_shape, folder, useful)
-        labels = list(run.label_of.values())
-        names = [run.dataset.classes[label] for label in labels]
-        config = runlog.describe(run.identity, args, len(run.selected), labels, names)
-        for c, folder in run.folders.items() if session.team().leads else ():
-            runlog.write_config(folder, config | {"identity": run.identity | {"cls": c}})
+        network = start(run)
+    classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
+                                     run.loss, run.noise, network.batch)  # fmt: skip
 
     def work(index, image, label):
         """All classes in one record."""
-        start = time.perf_counter()
-        record = classify(args, run, network, image, label)
-        record["seconds"] = time.perf_counter() - start
+        record = record_of(run, classifier(image, index), label)
         runlog.save_record(record_paths(run, index)[None], record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
     def work_per_class(index, image, label):
-        x0, lacking, classes = network.denoiser.encode(image), missing(run, index), list(run.label_of)
+        x0, lacking = network.denoiser.encode(image), missing(run, index)
         for c in lacking:
-            errors = errors_of_class(args, run, network, x0, network.conds[[classes.index(c)]])
-            runlog.save_record(record_paths(run, index)[c], errors)
+            runlog.save_record(record_paths(run, index)[c], errors_of_class(run, network, x0, c))
         run.done[index] = per_class_outcome(run, label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
-    per_class = None not in run.folders
-    ended = session.work_through(args, run.dataset, run.todo, run.done, work_per_class if per_class else work)
-    lines = [] if per_class else session.accuracy_lines(run.done.values())
-    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(args, run)}", *ended)
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
+    lines = [] if run.per_class else session.accuracy_lines(run.done.values())
+    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(run)}", *ended)
 
 
-def report_arguments(args, run) -> str:
+def report_arguments(run: Run) -> str:
     """What scripts/print_dit_acc.py is to be called with: the run folder, or all class folders and where labels come from."""
-    if None in run.folders:
+    if not run.per_class:
         return str(run.folders[None])
     c, folder = next(iter(run.folders.items()))
-    pattern = str(folder.parent if folder.name == args.split else folder).replace(f"_cls{c}_", "_cls*_")
-    named = {
-        name: getattr(args, name) for name in ("dataset", "split", "data_dir", "config_name", "image_column", "label_column")
-    }
-    given = {
-        name: value
-        for name, value in named.items()
-        if value and (name, value) not in (("split", "test"), ("data_dir", "datasets"))
-    }
+    pattern = str(folder.parent if folder.name == run.data.split else folder).replace(f"_cls{c}_", "_cls*_")
+    names = ("dataset", "split", "data_dir", "config_name", "image_column", "label_column")
+    usual = (("split", "test"), ("data_dir", "datasets"))
+    given = {name: value for name in names if (value := getattr(run.data, name)) and (name, value) not in usual}
     return " ".join([pattern, *(f"--{name} {value}" for name, value in given.items())])
 
 

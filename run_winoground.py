@@ -5,7 +5,7 @@
     python run_winoground.py --model sd --version tiny --dataset tiny_pairs --t_interval 20
     python run_winoground.py --model openclip --version tiny --dataset tiny_pairs
   the paper's run with Stable Diffusion 2.0 (text score 38.5 in the paper) and its baseline (28.2):
-    python run_winoground.py --model sd --version 2-0 --t_interval 1 --randomize_noise
+    python run_winoground.py --model sd --version 2-0 --t_interval 1 --randomize_noise --interpolation bicubic
     python run_winoground.py --model clip --version ViT-L/14
 
 The text score is the one of the paper's table. The image score compares likelihoods of different images under one caption, so an
@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli, session
-from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
-from diffusion.datasets.transforms import INTERPOLATIONS
+from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding
+from diffusion.datasets import pairs, transforms
+from diffusion.metrics import PairScores
+from diffusion.models import clip, devices
+from diffusion.strategy import Grid
 
 VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the paper
 
@@ -27,7 +29,7 @@ VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the p
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("examples")
-    group.add_argument("--dataset", default="winoground", choices=PAIR_DATASETS, help="default: winoground, from the hub")
+    group.add_argument("--dataset", default="winoground", choices=pairs.PAIR_DATASETS, help="default: winoground, from the hub")
     group.add_argument("--data_dir", help="local folder with examples.jsonl and images/<stem>.png, of either or of your own set")
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="sd", choices=VERSIONS, help="kind of model (default: sd)")
@@ -38,123 +40,159 @@ def parse_args(argv=None):
     cli.add_network_options(group)
     group = parser.add_argument_group("method (sd)")
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 1, the paper's 1000)")
+    group.add_argument("--n_trials", type=cli.at_least(1), default=1, metavar="N", help="noises per timestep (default: 1)")
     cli.add_noise_options(group)
-    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or a smaller model's own)")
-    group.add_argument("--interpolation", default="bilinear", choices=INTERPOLATIONS, help="of the resize (default: bilinear)")
-    group.add_argument("--score_mode", default="conditional", choices=SCORE_MODES, help=SCORE_MODE_HELP)
+    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
+                       "was trained on)")  # fmt: skip
+    group.add_argument("--interpolation", default="bilinear", choices=transforms.INTERPOLATIONS,
+                       help="of the resize; the paper's run passes bicubic (default: bilinear)")  # fmt: skip
+    group.add_argument("--score_mode", default="conditional", choices=pairs.SCORE_MODES, help=pairs.SCORE_MODE_HELP)
     cli.add_run_options(parser)
     args = parser.parse_args(argv)
     args.version = args.version or VERSIONS[args.model]
     return args
 
 
-@dataclass
-class Run:
-    """What is known before any weights are loaded."""
+@dataclass(frozen=True)
+class Diffusion:
+    """The run's model, a text-to-image one, before any weights are loaded."""
 
+    source: Any
+    model: settings.TextToImage
+    grid: Grid
+    noise: Any  # a source of noise
+
+    @property
+    def plan(self):
+        return self.grid.plan(self.source.n_levels)
+
+    @property
+    def price(self) -> int:
+        return 4 * len(self.plan.t)
+
+    def identity(self) -> dict:
+        return self.model.identity() | self.grid.identity() | {"noise": self.noise.identity(), "weights": self.source.identity()}
+
+    def folder(self) -> str:
+        return f"sd_v{self.model.version}_{self.grid.folder()}"
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """The run's model, a contrastive one, which has no grid."""
+
+    source: Any
+    model: settings.Contrastive
+
+    price = 4
+
+    def identity(self) -> dict:
+        return {"version": self.model.version, "weights": self.source.identity()}
+
+    def folder(self) -> str:
+        return f"{self.model.model}_{self.model.version.replace('/', '_')}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, and what is known before any weights are loaded."""
+
+    running: settings.Running
+    scorer: Diffusion | Contrastive
+    score_mode: str
+    options: dict  # all of them, resolved
     data: Any
-    files: Any
-    plan: Any  # None for contrastive models
-    noise: Any  # [S,C,h,w]; None for contrastive models
     folder: Path
     identity: dict  # what the numbers depend on
     done: dict[int, Any]  # example id -> outcome of its record
     todo: list[int]  # positions in data.examples, of this worker
 
 
-# Options that change the numbers; those of the grid do for sd only.
-IDENTITY = ("dataset", "model", "version", "randomize_noise")
-GRID = ("t_interval", "n_trials", "seed", "dtype", "img_size", "interpolation")
-
-
-def prepare(args) -> Run:
+def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    from diffusion import paths, runlog, sharding
-    from diffusion.datasets import pairs
-
-    cli.resolve_worker(args)
-    cli.check_network(args)
-    find = find_diffusion if args.model == "sd" else find_contrastive
-    files, plan, bank, identity = find(args)
-    data = pairs.open_pairs(args.dataset, args.data_dir)
-    identity |= {name: getattr(args, name) for name in IDENTITY} | {"images": data.fingerprint()}
-    folder = runlog.pairs_folder(paths.log_dir(), args)
+    running = cli.running_of(options)
+    scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
+    data = pairs.open_pairs(options["dataset"], options["data_dir"])
+    identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
+    identity |= scorer.identity() | {"images": data.fingerprint()}
+    ending = "_randnoise" if options["randomize_noise"] else ""
+    folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     runlog.check_config(folder, identity)
     done = runlog.load_pair_outcomes({e.id: folder / f"{e.id}.pt" for e in data.examples})
-    mine = sharding.shard(range(len(data)), args.worker_idx, args.n_workers)
-    return Run(data, files, plan, bank, folder, identity, done, [i for i in mine if data.examples[i].id not in done])
+    mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
+    asked = {name: options[name] for name in ("dataset", "data_dir", "model")}
+    resolved = asked | settings.options_of(*used, running) | {"score_mode": options["score_mode"]}
+    todo = [i for i in mine if data.examples[i].id not in done]
+    return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, todo)
 
 
-def find_diffusion(args):
-    """Files, plan, noise and identity of a run of Stable Diffusion."""
-    from diffusion import models, schedule
-
-    if args.pretrained:
-        raise ValueError(f"--pretrained {args.pretrained} is for --model openclip: name other weights of sd with --model_path")
-    args.t_interval = 1 if args.t_interval is None else args.t_interval
-    plan = schedule.interval_plan(args.t_interval, args.n_trials)
-    files = models.find_sd(args.version, args.model_path)
-    args.img_size = args.img_size or files.default_size
-    bank, noise_identity = cli.open_noise(args, len(plan.t), models.latent_shape(files, args.img_size))
-    identity = {name: getattr(args, name) for name in GRID} | {"noise": noise_identity, "weights": models.weights_identity(files)}
-    return files, plan, bank, identity
-
-
-def find_contrastive(args):
-    """Files and identity of a run of CLIP or OpenCLIP, which has no grid."""
-    from diffusion.models import clip
-
-    files = clip.find_clip(args.model, args.version, args.model_path, args.pretrained)
-    return files, None, None, {"weights": clip.clip_identity(files)}
+def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
+    """The model, and the settings that it is made of."""
+    if options["pretrained"]:
+        raise ValueError(
+            f"--pretrained {options['pretrained']} is for --model openclip: name other weights of sd with --model_path"
+        )
+    grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
+    bank = cli.grid_noise_of(options)
+    source = models.text_to_image(options["version"], options["model_path"])
+    dtype, size = devices.resolve_dtype(options["dtype"], running.device), options["img_size"] or source.default_size
+    model = settings.pick(settings.TextToImage, options, dtype=dtype, img_size=size)
+    n_pairs, shape = len(grid.plan(source.n_levels).t), source.latent_shape(size)
+    rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
+    return Diffusion(source, model, grid, rows), (model, grid, bank)
 
 
-def announce(args, run):
-    cost = 4 * len(run.plan.t) if run.plan else 4
-    about = {"weights": run.files.source}
-    notices = (run.data.notice, None if run.plan else "a contrastive model: an image or a caption is one evaluation")
-    cli.announce(vars(args), about, notices, run.folder, (len(run.todo), len(run.done), len(run.data)), (cost, 0), "example")
+def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
+    model = settings.pick(settings.Contrastive, options)
+    source = clip.find(model.model, model.version, model.model_path, model.pretrained)
+    return Contrastive(source, model), (model,)
+
+
+def announce(run: Run):
+    about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
+    notices = (run.data.notice, "a contrastive model: an image or a caption is one evaluation" if contrastive else None)
+    counts = (len(run.todo), len(run.done), len(run.data))
+    cli.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
 
 
 # ---------------------------------------------------------------- one example
 
 
-def diffusion_matcher(args, run):
-    """Loads Stable Diffusion; returns (images, captions) -> record of raw errors, float32 [T,n_trials] a pair."""
+def diffusion_matcher(run: Run):
+    """Loads the model; returns (images, captions) -> record of raw errors, float32 [T,n_trials] a pair, and what config.json
+    says of it."""
     import torch
 
-    from diffusion import kernel, models, scores
-    from diffusion.datasets import transforms
+    from diffusion import kernel
 
-    def load():
-        return models.load_sd(run.files, args.dtype, args.device, args.compile)
-
-    shape = models.latent_shape(run.files, args.img_size)
-    denoiser, _, batch = session.start_network(args, load, [""], shape, run.folder, 4 * len(run.plan.t))
-    run.data.transform = transforms.sd_transform(args.img_size, args.interpolation)
-    t = torch.from_numpy(run.plan.t)
+    scorer = run.scorer
+    shape = scorer.source.latent_shape(scorer.model.img_size)
+    before = (runlog.read_config(run.folder) or {}).get("batch_size_found")
+    network = session.start_network(scorer.source.load, [""], shape, run.running, scorer.model.dtype, scorer.price, before)
+    run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
+    t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
+    bank = scorer.noise(0, (len(t), *shape))
 
     def match(images, captions):
         x0 = torch.stack([denoiser.encode(image) for image in images])  # [2,C,h,w]
-        errors = kernel.epsilon_errors(denoiser, x0, denoiser.embed(list(captions)), t, run.noise, scores.l2, batch)
-        return errors.view(4, -1, args.n_trials).unbind()  # [2,2,S], caption by caption
+        errors = kernel.errors(denoiser, x0, denoiser.embed(list(captions)), t, bank, scores.l2, network.batch)
+        return errors.view(4, -1, scorer.grid.n_trials).unbind()  # [2,2,S], caption by caption
 
-    return match
+    return match, {"n_levels": len(denoiser.levels), "error_space": denoiser.space, "batch_size_found": network.found}
 
 
-def contrastive_matcher(args, run):
-    """Loads CLIP or OpenCLIP; returns (images, captions) -> record of logits."""
+def contrastive_matcher(run: Run):
+    """The same of CLIP or OpenCLIP, whose record holds logits."""
     import torch
 
-    from diffusion.models import clip
-
-    scorer = clip.load_clip(run.files, args.device)
-    run.data.transform = scorer.preprocess
+    model = run.scorer.source.load(run.running.device)
+    run.data.transform = model.preprocess
 
     def match(images, captions):
-        logits = scorer.logits(scorer.embed_images(torch.stack(images)), scorer.embed_texts(list(captions)))
+        logits = model.logits(model.embed_images(torch.stack(images)), model.embed_texts(list(captions)))
         return logits.T.flatten().cpu().unbind()  # caption by caption
 
-    return match
+    return match, {}
 
 
 # ---------------------------------------------------------------- the command
@@ -163,19 +201,15 @@ def contrastive_matcher(args, run):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run = prepare(args)
-    announce(args, run)
-    if args.dry_run:
+        run = prepare(vars(args))
+    announce(run)
+    if run.running.dry_run:
         return 0
-
-    from diffusion import runlog
-    from diffusion.datasets import pairs
-    from diffusion.metrics import PairScores
-
     with cli.bad_input():
-        match = (diffusion_matcher if args.model == "sd" else contrastive_matcher)(args, run)
+        match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
         if session.team().leads:
-            runlog.write_config(run.folder, runlog.describe(run.identity, args, len(run.data)))
+            config = runlog.describe("run_winoground", runlog.PAIRS, run.identity, run.options, len(run.data), **more)
+            runlog.write_config(run.folder, config)
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
@@ -184,8 +218,8 @@ def main(argv=None) -> int:
         run.done[example.id] = outcome
         return outcome
 
-    ended = session.work_through(args, run.data, run.todo, run.done, work)
-    lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, args.score_mode)
+    ended = session.work_through(run.running, run.data, run.todo, run.done, work)
+    lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
     return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
 
 

@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import os
 import sys
+from dataclasses import fields
 
-from diffusion import files
+from diffusion import files, paths, settings, sharding
+from diffusion.models import devices
+from diffusion.strategy import STRATEGIES
 from diffusion.team import team
-
-LOSSES = ("l2", "l1", "huber")
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,46 +114,45 @@ def add_network_options(group):
     group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
                        help="of the network; errors are float32 (default: auto: float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
-    group.add_argument("--batch_size", "-b", type=batch_size, default=32, metavar="N", help="network inputs per call; auto: as "
-                       "many as fit, on a CPU as many as its caches like (default: 32)")  # fmt: skip
+    group.add_argument("--batch_size", "-b", type=batch_size, metavar="N", help="network inputs per call; auto: as many as fit, "
+                       "on a CPU as many as its caches like (default: 32)")  # fmt: skip
     group.add_argument("--compile", action="store_true", help="torch.compile: a minute or more at the start, faster evaluations")
 
 
 def add_noise_options(group):
     """A grid's noise, which all images share."""
-    group.add_argument("--n_trials", type=at_least(1), default=1, help="noises per timestep (default: 1)")
     group.add_argument("--noise_path", help="noise bank (scripts/save_noise.py; default: seeded); all images share it")
     group.add_argument(
         "--randomize_noise",
         action="store_true",
-        help="sample i takes row i of --noise_path; without it, as published, its row is its position in the batch, so that "
-        "--batch_size changes results",
+        help="sample i takes row i of --noise_path; without it, as published, its row is its position in a batch of "
+        "--batch_size (1 where that is not given: row 0 for all)",
     )
 
 
-def open_noise(args, n: int, latent_shape):
-    """The noise of n samples [n,C,h,w] that the noise options ask for, and its identity.
-
-    Raises ValueError for a file that does not fit.
-    """
-    from diffusion import noise
-
-    if args.noise_path and not args.randomize_noise and args.batch_size == "auto":
-        raise ValueError("--noise_path without --randomize_noise goes by the position in the batch: give --batch_size a number")
-    by_position = None if args.randomize_noise else args.batch_size
-    bank = noise.shared_noise(args.noise_path, n, latent_shape, args.img_size, args.seed, by_position)
-    return bank, files.fingerprint(bank.numpy().tobytes()) if args.noise_path else "seeded"
-
-
-def add_race_options(parser):
-    """How candidates are eliminated."""
+def add_strategy_options(parser, default: str | None = "stages", told="stages"):
+    """--strategy, and the options of every strategy in the table."""
     group = parser.add_argument_group("strategy")
-    group.add_argument("--strategy", default="stages", choices=["stages", "race"], help="stages: the published one; race: a "
-                       "candidate falls as soon as it is significantly worse than the best (default: stages)")  # fmt: skip
-    group.add_argument("--alpha", type=float, help="race: level of a round's tests against the best (default: 0.05)")
-    group.add_argument("--min_samples", type=at_least(2), metavar="N", help="race: pairs before the first may fall (default: 10)")
-    group.add_argument("--round_size", type=at_least(1), metavar="N", help="race: pairs a later round, at least (default: 5)")
-    group.add_argument("--max_samples", type=at_least(2), metavar="N", help="race: timesteps at most, to 1000 (default: 250)")
+    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help="stages: the published one; race: a "
+                       f"candidate is dropped as soon as it is significantly worse than the best (default: {told})")  # fmt: skip
+    added = set()
+    for strategy in STRATEGIES.values():
+        for field in fields(strategy):
+            if field.name not in added:
+                _add_option(group, strategy, field)
+                added.add(field.name)
+
+
+def _add_option(group, strategy, field):
+    about, shared = field.metadata, sum(field.name in {f.name for f in fields(other)} for other in STRATEGIES.values()) > 1
+    default = "" if shared or field.default == () else f" (default: {field.default})"
+    group.add_argument(
+        f"--{field.name}",
+        type=about["type"] if about["least"] is None else at_least(about["least"]),
+        nargs="+" if about["several"] else None,
+        metavar=about["metavar"],
+        help=about["help"] if shared else f"{strategy.NAME}: {about['help']}{default}",
+    )
 
 
 def add_run_options(parser):
@@ -165,39 +165,40 @@ def add_run_options(parser):
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
 
-def resolve_worker(args) -> None:
-    """Fills in this process's share of the images and its GPU: the flags', else the launcher's.
+def data_of(options: dict) -> settings.Data:
+    """Raises ValueError for a set of the user's own without its place."""
+    data = settings.pick(settings.Data, options)
+    if data.dataset in ("folder", "hf") and not data.data_dir:
+        raise ValueError(f"--dataset {data.dataset} needs --data_dir: the folder of the images, or for hf the dataset's name")
+    return settings.pick(settings.Data, options, data_dir=str(paths.dataset_root(data.data_dir)))
 
-    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same.
+
+def running_of(options: dict) -> settings.Running:
+    """This process's share of the images and its GPU: the flags', else the launcher's.
+
+    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, and for
+    a device that PyTorch cannot use.
     """
-    from diffusion import sharding
-
-    if args.n_workers is None and args.worker_idx is None:
-        args.worker_idx, args.n_workers = sharding.launched_share(os.environ)
-    if args.worker_idx is None and args.n_workers > 1 and sharding.launched_share(os.environ)[1] > 1:
-        raise ValueError(f"--n_workers {args.n_workers} needs --worker_idx here, or all of SLURM's tasks take the same images")
-    args.worker_idx, args.n_workers = args.worker_idx or 0, args.n_workers or 1
-    if args.worker_idx >= args.n_workers:
-        raise ValueError(f"--worker_idx {args.worker_idx} must be below --n_workers {args.n_workers}: workers count from 0")
-    args.device = args.device or sharding.local_gpu(os.environ)
-
-
-def open_images(args):
-    """The dataset that the data options name, without a transform. Raises ValueError or OSError, one line for what is wrong."""
-    from diffusion import datasets, paths
-
-    if args.dataset in ("folder", "hf") and not args.data_dir:
-        raise ValueError(f"--dataset {args.dataset} needs --data_dir: the folder of the images, or for hf the dataset's name")
-    args.data_dir = str(paths.dataset_root(args.data_dir))
-    more = {name: getattr(args, name) for name in ("download", "config_name", "image_column", "label_column")}
-    return datasets.open_dataset(args.dataset, args.split, None, args.data_dir, **more)
+    worker_idx, n_workers = options["worker_idx"], options["n_workers"]
+    if n_workers is None and worker_idx is None:
+        worker_idx, n_workers = sharding.launched_share(os.environ)
+    if worker_idx is None and n_workers > 1 and sharding.launched_share(os.environ)[1] > 1:
+        raise ValueError(f"--n_workers {n_workers} needs --worker_idx here, or all of SLURM's tasks take the same images")
+    worker_idx, n_workers = worker_idx or 0, n_workers or 1
+    if worker_idx >= n_workers:
+        raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
+    device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
+    batch_size = options["batch_size"] or 32
+    share = {"worker_idx": worker_idx, "n_workers": n_workers}
+    return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
 
 
-def subset_identity(args, n_images: int) -> str | None:
-    """A hash of the indices in --subset_path, whatever their order; None without one."""
-    from diffusion import sharding
-
-    return files.fingerprint(sorted(sharding.read_subset(args.subset_path, n_images))) if args.subset_path else None
+def grid_noise_of(options: dict) -> settings.GridNoise:
+    """The noise of a grid. Raises ValueError for rows by position in batches of a size that is not known."""
+    noise, size = settings.pick(settings.GridNoise, options), options["batch_size"]
+    if noise.noise_path and not noise.randomize_noise and size == "auto":
+        raise ValueError("--noise_path without --randomize_noise goes by the position in the batch: give --batch_size a number")
+    return settings.pick(settings.GridNoise, options, noise_rows=size or 1) if noise.noise_path else noise
 
 
 def print_table(title: str, rows: dict) -> None:
@@ -209,39 +210,25 @@ def print_table(title: str, rows: dict) -> None:
     sys.stdout.flush()
 
 
-def announce(
-    options: dict, about: dict, notices, folder, counts: tuple[int, int, int], cost: tuple[int, int], unit="image"
-) -> None:
-    """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`), `strategy.price`'s two.
+def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], price: int, at_most=False, unit="image"):
+    """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`) in network evaluations.
 
     counts: how many are to do here, were done before, and are selected.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
-    rows = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    rows = {name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value for name, value in given.items()}
     print_table("Options:", rows | about)
     for notice in filter(None, (*notices, sharing_notice(options))):
         print(f"Note: {notice}")
     print(f"Run folder: {folder}")
     n_todo, n_done, n_selected = counts
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
-    most = "at most " if options.get("strategy") == "race" else ""
-    total, small = cost
-    cheaper = f" ({small:,} of them at {options['prune_img_size']} pixels)" if small else ""
-    print(f"Price: {most}{total:,} network evaluations an {unit}{cheaper}, {total * n_todo:,} in all", flush=True)
-
-
-def check_network(args) -> None:
-    """Resolves --device and --dtype. Raises ValueError for what PyTorch cannot use."""
-    from diffusion import models
-
-    args.device = models.resolve_device(args.device)
-    args.dtype = models.resolve_dtype(args.dtype, args.device)
+    most = "at most " if at_most else ""
+    print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n_todo:,} in all", flush=True)
 
 
 def sharing_notice(options: dict) -> str | None:
     """Who shares the images, where a launcher and not a flag said so."""
-    from diffusion import sharding
-
     if team().size > 1:
         return f"the images are shared by {team().size} processes of torchrun, which take them one by one"
     share = options["worker_idx"], options["n_workers"]

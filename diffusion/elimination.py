@@ -1,11 +1,11 @@
 """Which candidates survive. Works on a callback that returns errors, so it runs on a table of numbers as on a network."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 
-def run_stages(evaluate, n_candidates: int, stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], int]:
+def run_stages(evaluate, n_candidates: int, stages, to_keep: Sequence[int]) -> tuple[dict[int, np.ndarray], int]:
     """The paper's adaptive strategy (section 3.3, algorithm 2).
 
     evaluate(rows, pairs) returns the errors [len(rows), len of the slice] of these candidates on these pairs; stages are the
@@ -13,31 +13,14 @@ def run_stages(evaluate, n_candidates: int, stages, to_keep: list[int]) -> tuple
     row at a tie. Returns every candidate's errors in order of evaluation, by ascending row, and the winning row.
     Raises FloatingPointError when an error is not finite: no candidate may win by being NaN.
     """
-    errors, alive = thin(evaluate, list(range(n_candidates)), stages, to_keep)
-    return errors, alive[0]
-
-
-def run_pruned(small, full, n_candidates: int, stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], int, list[int]]:
-    """`run_stages` with all stages but the last on a cheaper evaluation, as of a smaller image.
-
-    small, full: callbacks as evaluate. Whoever survives on small's errors is evaluated on all pairs in full, so that the winner's
-    score has no cheap part. Returns every candidate's errors, small's of those that fell before and full's of the others, the
-    winning row, and the rows that fell before.
-    """
-    errors, alive = thin(small, list(range(n_candidates)), stages[:-1], to_keep[:-1])
-    final, winner = thin(full, alive, [slice(0, stages[-1].stop)], to_keep[-1:])
-    return errors | final, winner[0], [row for row in errors if row not in final]
-
-
-def thin(evaluate, alive: list[int], stages, to_keep: list[int]) -> tuple[dict[int, np.ndarray], list[int]]:
-    """The stages on these rows: errors of all of them and the rows that are left."""
+    alive = list(range(n_candidates))
     errors = {row: np.empty(0, np.float32) for row in alive}
     for pairs, k in zip(stages, to_keep, strict=True):
         # a stage may add nothing: thinned grids overlap, so 50 50 or 4 5 6 8 are answered by what is known
         if pairs.stop > pairs.start:
             append_errors(errors, evaluate, alive, pairs)
         alive = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, k)
-    return errors, alive
+    return errors, alive[0]
 
 
 def append_errors(errors: dict[int, np.ndarray], evaluate, rows: list[int], pairs: slice) -> None:
@@ -57,44 +40,18 @@ def survivors(scores: dict[int, float], k: int) -> list[int]:
 # ---------------------------------------------------------------- a statistical race
 
 
-@dataclass(frozen=True)
-class Race:
-    """The rule of a race.
-
-    alpha: level of the tests of one round, shared by the comparisons with all others (Bonferroni). Every round tests again, so
-        the best of nearly equal candidates is lost more often than that: measure it by scripts/replay.py
-    min_samples: pairs that every candidate sees before the first may fall
-    round_size: pairs of a later round while many are alive
-    round_evaluations: a later round has at least this many evaluations, so few candidates see more pairs a round
-    """
-
-    alpha: float
-    min_samples: int
-    round_size: int
-    round_evaluations: int
-
-    def __post_init__(self):
-        """Raises ValueError for a rule that cannot be run."""
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
-        if self.min_samples < 2 or self.round_size < 1:
-            raise ValueError(
-                f"a race needs 2 samples or more (not {self.min_samples}) and rounds of 1 or more (not {self.round_size})"
-            )
-
-    def size(self, seen: int, n_alive: int) -> int:
-        """How many pairs the next round has; a function of the race alone, so that results do not depend on --batch_size."""
-        return self.min_samples if not seen else max(self.round_size, self.round_evaluations // n_alive)
-
-
-def run_race(evaluate, class_of: list[int], t, race: Race) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
-    """Candidates fall when their error is significantly above the best one's, until one class remains or the pairs are used up.
+def run_race(
+    evaluate, class_of: list[int], t, alpha: float, round_size: Callable
+) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+    """Candidates are dropped when their error is significantly above the best one's, until one class remains or no pair is left.
 
     All candidates see the same (timestep, noise) pairs, so their errors are strongly correlated and only paired differences count
     (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). evaluate(rows, pairs) is that of
     `run_stages`; class_of names each row's class, as rows of one class do not have to be told apart; t [S] are the timesteps of
-    all pairs in order of evaluation, every beginning of which covers them evenly. Returns every candidate's errors in order of
-    evaluation, the winning row (lowest mean, the lower row at a tie), and the round in which each fell.
+    all pairs in order of evaluation, every beginning of which covers them evenly. alpha: level of the tests of one round, shared
+    by the comparisons with all others (Bonferroni); round_size(seen, n_alive): how many pairs the next round has, a function of
+    these two alone, so that results do not depend on the batch size. Returns every candidate's errors in order of evaluation, the
+    winning row (lowest mean, the lower row at a tie), and the round in which each was dropped.
     Raises FloatingPointError when an error is not finite.
     """
     alive, t = list(range(len(class_of))), np.asarray(t)
@@ -102,10 +59,10 @@ def run_race(evaluate, class_of: list[int], t, race: Race) -> tuple[dict[int, np
     fell: dict[int, int] = {}
     seen = number = 0
     while seen < len(t) and len({class_of[row] for row in alive}) > 1:
-        pairs = slice(seen, min(len(t), seen + race.size(seen, len(alive))))
+        pairs = slice(seen, min(len(t), seen + round_size(seen, len(alive))))
         append_errors(errors, evaluate, alive, pairs)
         seen, number = pairs.stop, number + 1
-        losers = clearly_worse({row: errors[row] for row in alive}, class_of, t, race.alpha / (len(class_of) - 1))
+        losers = clearly_worse({row: errors[row] for row in alive}, class_of, t, alpha / (len(class_of) - 1))
         fell |= dict.fromkeys(losers, number)
         alive = [row for row in alive if row not in fell]
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell

@@ -7,8 +7,6 @@ from functools import lru_cache
 
 import torch
 
-from diffusion.schedule import add_noise
-
 
 @dataclass
 class Batch:
@@ -26,13 +24,13 @@ class Batch:
 
 
 @torch.inference_mode()
-def epsilon_errors(
-    denoiser,  # predict_block(x_t [P,C,h,w] float32, t [P] int64, cond [R,...]) -> epsilon or more [R*P,C..,h,w]; alphas_cumprod
+def errors(
+    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_block
     x0,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; every candidate is tried on all M images
-    conds,  # [K,...]    one row per candidate: text embeddings [K,L,D], or class ids [K]
-    t,  # [S] int64  training timesteps, 0 .. T-1
+    conditions,  # Conditions of K candidates, of which only rows are taken
+    t,  # [S] int64  levels, 0 .. T-1
     noise,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate and image
-    score,  # callable(noise, output, x_t, t), all float32 but t -> [B] or [B,...] float32
+    score,  # callable(target, output, x_t, t), all float32 but t -> [B] or [B,...] float32
     batch,  # Batch: evaluations per call of the network
 ):
     """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S,...], or [K,M,S,...] (paper, eq. 5).
@@ -44,33 +42,34 @@ def epsilon_errors(
     if noise.shape != (len(t), *x0.shape[-3:]):
         raise ValueError(f"noise {list(noise.shape)} does not fit {len(t)} timesteps of latents {list(x0.shape)}")
     t, noise = t.to(x0.device), noise.to(x0.device, torch.float32)
-    x_t = add_noise(x0.view(-1, 1, *x0.shape[-3:]), noise, denoiser.alphas_cumprod, t)  # [M,S,C,h,w]
-    n_images, x_t = len(x_t), x_t.flatten(0, 1)
-    t, noise = t.repeat(n_images), noise.repeat(n_images, 1, 1, 1)  # of M images one is no other than more pairs
-    todo, errors = deque(blocks(len(conds), len(t), batch.size)), None
+    clean = x0.view(-1, 1, *x0.shape[-3:])
+    x_t = denoiser.levels.add_noise(clean, noise, t)  # [M,S,C,h,w]
+    target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
+    n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
+    todo, found = deque(blocks(len(conditions), len(t), batch.size)), None
     while todo:
         rows, pairs = todo.popleft()
         try:
             if cells(rows, pairs) > batch.size:
                 todo.extendleft(halves(rows, pairs))
                 continue
-            output = denoiser.predict_block(x_t[pairs], t[pairs], conds[rows])
-            new = score_block(score, noise[pairs], output.float(), x_t[pairs], t[pairs])
+            output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
+            new = score_block(score, target[pairs], output.float(), x_t[pairs], t[pairs])
         except torch.OutOfMemoryError:
             batch.halve()
             todo.appendleft((rows, pairs))
             continue
-        errors = new.new_empty(len(conds), len(t), *new.shape[2:]) if errors is None else errors
-        errors[rows, pairs] = new
-    if not errors.isfinite().all():  # no candidate may win by being NaN
-        raise FloatingPointError(f"{int((~errors.isfinite()).sum())} of {errors.numel()} errors are not finite")
-    return (errors if x0.dim() == 3 else errors.unflatten(1, (n_images, -1))).cpu()
+        found = new.new_empty(len(conditions), len(t), *new.shape[2:]) if found is None else found
+        found[rows, pairs] = new
+    if not found.isfinite().all():  # no candidate may win by being NaN
+        raise FloatingPointError(f"{int((~found.isfinite()).sum())} of {found.numel()} errors are not finite")
+    return (found if x0.dim() == 3 else found.unflatten(1, (n_images, -1))).cpu()
 
 
-def score_block(score, noise, output, x_t, t):
-    """score of output [R*P,...], whose rows share noise [P,C,h,w], x_t and t: [R,P,...]."""
+def score_block(score, target, output, x_t, t):
+    """score of output [R*P,...], whose rows share target [P,C,h,w], x_t and t: [R,P,...]."""
     n = len(output) // len(t)
-    return score(noise.repeat(n, 1, 1, 1), output, x_t.repeat(n, 1, 1, 1), t.repeat(n)).unflatten(0, (n, -1))
+    return score(target.repeat(n, 1, 1, 1), output, x_t.repeat(n, 1, 1, 1), t.repeat(n)).unflatten(0, (n, -1))
 
 
 # ---------------------------------------------------------------- blocks of candidates and pairs

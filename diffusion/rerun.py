@@ -1,100 +1,155 @@
-"""A run's image, weights and noise once more, from its config.json: for figures that need what no record holds."""
+"""A run read back: its images, weights and noise once more from its config.json, checked against it, and maps of its errors.
 
-from argparse import Namespace
+Nothing is downloaded, and nothing is taken that is not what the run saw.
+"""
 
-from diffusion import cli
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion import datasets, models, noise, settings, strategy
+from diffusion.datasets import pairs, transforms
 from diffusion.files import fingerprint
+from diffusion.models import devices
 
 
-def options_of(run) -> Namespace:
-    """All options of the run. Raises ValueError for a folder without a config.json."""
-    if "options" not in run.config:
-        raise ValueError(f"{run.folder} has no config.json, so neither its images nor its model are known")
-    return Namespace(**run.config["options"])
+@dataclass(frozen=True)
+class Past:
+    """A run folder and its config.json, by which everything is found again."""
+
+    folder: Path
+    config: dict
+
+    @property
+    def options(self) -> dict:
+        """Raises ValueError for a folder that does not say."""
+        if "options" not in self.config:
+            raise ValueError(f"{self.folder} has no config.json, so neither its images nor its model are known")
+        return self.config["options"]
+
+    @property
+    def identity(self) -> dict:
+        return self.config["identity"]
+
+    @property
+    def command(self) -> str:
+        return self.config.get("command", "eval_prob_adaptive")
+
+    @property
+    def is_dit(self) -> bool:
+        return self.command == "eval_prob_dit"
+
+    @property
+    def strategy(self) -> strategy.Strategy:
+        return strategy.of_identity(self.identity)
+
+    @property
+    def model(self):
+        """The settings of its model."""
+        return settings.pick(settings.ClassConditional if self.is_dit else settings.TextToImage, self.options)
 
 
-def open_images(run, options):
-    """The run's dataset with its transform. Raises ValueError or OSError when it is not at hand, or is another one now."""
-    from diffusion.datasets import transforms
+def check_same(past: Past, what: str, now, where) -> None:
+    """Raises ValueError when a hash in the run's identity is not that of what is here now; a run that does not say passes."""
+    then = past.identity.get(what)
+    if then is not None and then != now:
+        advice = ": say where its own are with --data_dir" if what == "images" else ""
+        raise ValueError(f"{past.folder} was made with other {what} than {where} has now{advice}")
 
-    dataset = cli.open_images(options)
-    check_same(run.folder, dataset.fingerprint(), run.config["identity"]["images"], "images", options.data_dir)
-    if is_dit(options):
-        dataset.transform = transforms.adm_transform(options.img_size)
-    else:
-        dataset.transform = transforms.sd_transform(options.img_size, options.interpolation)
+
+# ---------------------------------------------------------------- images
+
+
+def check_images(past: Past, data, where) -> None:
+    """Raises ValueError when an opened data set, of images or of pairs, is not the one that the run saw."""
+    check_same(past, "images", data.fingerprint(), where)
+
+
+def open_images(past: Past, data_dir: str | None = None) -> datasets.ImageData:
+    """The run's images with its transform, in data_dir or where the run found them. Raises ValueError or OSError."""
+    data = settings.pick(settings.Data, past.options, download=False)
+    data = settings.pick(settings.Data, settings.options_of(data), data_dir=data_dir or data.data_dir)
+    dataset = datasets.open_images(data)
+    check_images(past, dataset, f"{data.dataset} in {data.data_dir}")
+    dataset.transform = _transform(past)
     return dataset
 
 
-def is_dit(options) -> bool:
-    """Whether eval_prob_dit.py made the run; eval_prob_adaptive.py has no --cls."""
-    return hasattr(options, "cls")
+def open_pairs(past: Past, data_dir: str | None = None) -> pairs.PairData:
+    """The run's captions and images with its transform. Raises ValueError or OSError."""
+    place = data_dir or past.options.get("data_dir")
+    data = pairs.open_pairs(past.identity["dataset"], place)
+    check_images(past, data, place or past.identity["dataset"])
+    data.transform = _transform(past)
+    return data
 
 
-def check_same(folder, now, then, what: str, source) -> None:
-    """Raises ValueError when a fingerprint is not the run's any more."""
-    if now != then:
-        raise ValueError(f"{folder} was made with other {what} than {source} has now")
+def _transform(past: Past):
+    """None for a contrastive model, which has its own."""
+    options = past.options
+    if not options.get("img_size"):
+        return None
+    if past.is_dit:
+        return transforms.adm_transform(options["img_size"])
+    return transforms.sd_transform(options["img_size"], options["interpolation"])
 
 
-def find_sd(folder, options, identity):
-    """Files of the run's pipeline. Raises ValueError when they are not those of the run any more."""
-    from diffusion import models
-
-    files = models.find_sd(options.version, options.model_path)
-    check_same(folder, models.weights_identity(files), identity["weights"], "weights", files.source)
-    return files
+# ---------------------------------------------------------------- weights, candidates, noise
 
 
-def error_maps(run, options, dataset, index: int, rows: list[int], device: str | None):
-    """Squared errors of the noise of these candidates on one image, the mean over the run's pairs -> [len(rows),h,w] float32.
+def open_source(past: Past):
+    """The source of the run's weights. Raises ValueError or OSError when they are not here, or are others now."""
+    model = past.model
+    if past.is_dit:
+        source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path)
+    else:
+        source = models.text_to_image(model.version, model.model_path)
+    check_same(past, "weights", source.identity(), source.describe())
+    return source
 
-    The pairs and noises are the run's own; device None: cuda if there is one. Raises ValueError or OSError when weights, prompts
-    or noise are not those any more.
+
+def candidates_of(past: Past, dataset) -> list:
+    """All prompts or class ids of a classification, in the order of a record's rows. Raises ValueError for other prompts."""
+    if past.is_dit:
+        return past.identity["classes"]
+    asked = settings.pick(settings.Prompts, past.options)
+    table = datasets.load_prompts(past.identity["dataset"], dataset, asked.prompt_path, asked.template)
+    check_same(past, "prompts", fingerprint(table.prompts, table.classidx), asked.prompt_path or past.identity["dataset"])
+    return table.prompts
+
+
+def open_noise(past: Past, n_pairs: int, latent_shape):
+    """The run's source of noise. Raises ValueError for a file that is gone or has changed."""
+    size, options = past.model.img_size, past.options
+    if past.command == "eval_prob_adaptive":
+        bank = settings.pick(settings.Noise, options)
+        source = noise.image_noise(bank.seed, bank.noise_path, n_pairs, latent_shape, size)
+    else:
+        bank = settings.pick(settings.GridNoise, options)
+        source = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, latent_shape, size, bank.by_position)
+    check_same(past, "noise", source.identity(), bank.noise_path)
+    return source
+
+
+# ---------------------------------------------------------------- maps
+
+
+def error_maps(past: Past, images, candidates: list, rows, index: int, device: str | None) -> Any:
+    """Squared errors of some candidates at every latent position, the mean over the run's pairs: float32 [len(rows),h,w] of one
+    image [3,H,W], [len(rows),M,h,w] of M images.
+
+    candidates: all of them, as a model may condition on a place in the list; index: of the image's noise; device None: cuda if
+    there is one. Raises ValueError or OSError when weights or noise are not the run's any more.
     """
     import torch
 
-    from diffusion import kernel, models, scores
+    from diffusion import kernel, scores
 
-    options.device = models.resolve_device(device)
-    prepare = _dit if is_dit(options) else _sd
-    denoiser, conds, t, noise = prepare(run, options, dataset, index, rows)
-    x0, batch = denoiser.encode(dataset[index][0]), kernel.Batch(options.batch_size)
-    maps = kernel.epsilon_errors(denoiser, x0, conds, torch.from_numpy(t), noise, scores.error_map, batch)
-    return maps.mean(1)
-
-
-def _sd(run, options, dataset, index: int, rows: list[int]):
-    """The denoiser of a run of eval_prob_adaptive.py, conditions of these rows, timesteps and noise."""
-    from diffusion import datasets, models, noise, schedule
-
-    identity = run.config["identity"]
-    table = datasets.load_prompts(options.dataset, dataset, options.prompt_path, options.template)
-    prompts_now = fingerprint(table.prompts, table.classidx)
-    check_same(run.folder, prompts_now, identity["prompts"], "prompts", options.prompt_path or options.dataset)
-    files, plan = find_sd(run.folder, options, identity), schedule.make_plan(options.n_samples, options.n_trials)
-    shape = models.latent_shape(files, options.img_size)
-    if options.noise_path:
-        bank = noise.read_noise(options.noise_path, len(plan.t), shape, options.img_size)
-        check_same(run.folder, fingerprint(bank.numpy().tobytes()), identity["noise"], "noise", options.noise_path)
-    else:
-        bank = noise.seeded_noise(options.seed, index, (len(plan.t), *shape))
-    denoiser = models.load_sd(files, options.dtype, options.device)
-    return denoiser, denoiser.embed([table.prompts[row] for row in rows]), plan.t, bank
-
-
-def _dit(run, options, dataset, index: int, rows: list[int]):
-    """The same of a run of eval_prob_dit.py over all its classes."""
-    from diffusion import models, schedule
-
-    identity = run.config["identity"]
-    files = models.find_dit(options.model, options.model_path, options.img_size, options.vae_path)
-    check_same(run.folder, models.dit_identity(files), identity["weights"], "weights", files.path or files.file)
-    if options.to_keep:
-        plan = schedule.make_plan(options.n_samples, options.n_trials)
-    else:
-        plan = schedule.interval_plan(options.t_interval, options.n_trials)
-    bank, noise_now = cli.open_noise(options, len(plan.t), files.latent_shape)
-    check_same(run.folder, noise_now, identity["noise"], "noise", options.noise_path)
-    denoiser = models.load_dit(files, options.dtype, options.device)
-    return denoiser, denoiser.embed([identity["classes"][row] for row in rows]), plan.t, bank
+    source, device = open_source(past), devices.resolve_device(device)
+    t, shape = past.strategy.plan(source.n_levels).t, source.latent_shape(past.model.img_size)
+    bank = open_noise(past, len(t), shape)(index, (len(t), *shape))
+    denoiser = source.load(device, past.model.dtype)
+    conditions = denoiser.embed(candidates)[rows]
+    x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
+    batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
+    return kernel.errors(denoiser, x0, conditions, torch.from_numpy(t), bank, scores.error_map, batch).mean(-3)

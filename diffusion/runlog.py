@@ -1,4 +1,4 @@
-"""Run folders: their names, `config.json`, and one record an image that is either whole or absent."""
+"""Run folders: their names, `config.json`, and one record per image that is either whole or absent."""
 
 import importlib.metadata
 import json
@@ -13,63 +13,32 @@ from diffusion.metrics import PairScores, pair_correct
 from diffusion.paths import ROOT
 
 CONFIG = "config.json"
+CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kinds of record
 
 
-def adaptive_folder(root: Path, args) -> Path:
+def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: str) -> Path:
     """The published name of a classification run: reference users' scripts look for it.
 
-    args: anything with dataset, extra, version, n_trials, strategy and its options, interpolation, loss, img_size
-    and prune_img_size.
+    data: settings.Data; model: settings.TextToImage; strategy: an object of diffusion.strategy
     """
-    name = f"v{args.version}_{_strategy(args)}"
-    name += f"_{args.interpolation}" if args.interpolation != "bicubic" else ""
-    name += f"_{args.loss}" if args.loss != "l2" else ""
-    name += f"_{args.img_size}" if args.img_size != 512 else ""
-    name += f"_{args.prune_img_size}prune" if args.prune_img_size else ""
-    return root / _dataset_folder(args) / name
+    name = f"v{model.version}_{strategy.folder()}"
+    name += f"_{model.interpolation}" if model.interpolation != "bicubic" else ""
+    name += f"_{loss}" if loss != "l2" else ""
+    name += f"_{model.img_size}" if model.img_size != 512 else ""
+    return dataset_folder(root, data.dataset, extra) / name
 
 
-def pairs_folder(root: Path, args) -> Path:
-    """The published name of a Winoground run.
+def dit_folder(root: Path, data, extra: str | None, img_size: int, classes: str, method: str, ending: str = "") -> Path:
+    """The published name of a DiT run of one class, or a like one of a run over several.
 
-    args: anything with dataset, extra, model, version, t_interval, n_trials and randomize_noise.
+    data: settings.Data; classes: `cls7`, or `10classes`; method: the strategy's part, with the loss that it goes by
     """
-    grid = f"_t{args.t_interval}_{args.n_trials}trials" if args.model == "sd" else ""
-    name = f"sd_v{args.version}{grid}" if args.model == "sd" else f"{args.model}_{args.version.replace('/', '_')}"
-    return root / _dataset_folder(args) / (name + ("_randnoise" if args.randomize_noise else ""))
+    folder = dataset_folder(root, data.dataset, extra) / f"DiT{img_size}x{img_size}_{classes}_{method}{ending}"
+    return folder / data.split if "imagenet" in data.dataset else folder
 
 
-def dit_folder(root: Path, args, classes: list[int], with_class: int | None = None) -> Path:
-    """The published name of a DiT run of one class, or a like one of a run over all `classes`.
-
-    args: anything with dataset, extra, img_size, t_interval, n_trials, randomize_noise, spatial, save_eps, save_eps_and_var,
-    split, strategy and its options, and loss.
-    """
-    name = f"DiT{args.img_size}x{args.img_size}_"
-    name += f"{len(classes)}classes" if with_class is None else f"cls{with_class}"
-    if args.to_keep or args.strategy == "race":
-        name += f"_{_strategy(args)}" + (f"_{args.loss}" if args.loss != "l2" else "")
-    else:
-        name += f"_t{args.t_interval}_{args.n_trials}trials"
-    name += "_randnoise" if args.randomize_noise else ""
-    kept = {"_spatial": args.spatial, "_eps": args.save_eps, "_epsvar": args.save_eps_and_var}
-    name += next((suffix for suffix, chosen in kept.items() if chosen), "")
-    folder = root / _dataset_folder(args) / name
-    return folder / args.split if "imagenet" in args.dataset else folder
-
-
-def _strategy(args) -> str:
-    """`1trials_5_1keep_25_250samples` as published, or `1trials_race_0.05alpha_10min_5round_250max`."""
-    if args.strategy == "race":
-        return (
-            f"{args.n_trials}trials_race_{args.alpha:g}alpha_{args.min_samples}min_{args.round_size}round_{args.max_samples}max"
-        )
-    keep, samples = ("_".join(map(str, numbers)) for numbers in (args.to_keep, args.n_samples))
-    return f"{args.n_trials}trials_{keep}keep_{samples}samples"
-
-
-def _dataset_folder(args) -> str:
-    return f"{args.dataset}_{args.extra}" if args.extra else args.dataset
+def dataset_folder(root: Path, dataset: str, extra: str | None) -> Path:
+    return root / (f"{dataset}_{extra}" if extra else dataset)
 
 
 # ---------------------------------------------------------------- config.json
@@ -92,17 +61,21 @@ def check_config(folder: Path, identity: dict) -> None:
         raise ValueError(f"{folder} was made with other settings: {told}. Use those, or name a new run with --extra")
 
 
-def describe(identity: dict, args, images_expected: int, labels=(), names=()) -> dict:
+def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
-    labels, names: label and class name of every candidate, in the order of a record's rows; without them none are written.
+    kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS. more: of a classification `candidates`, {"labels", "names"} of every
+    candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`; `batch_size_found` by auto. What
+    is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {
+        "command": command,
+        "kind": kind,
         "identity": identity,
-        "options": vars(args),
+        "options": options,
         "images_expected": images_expected,
-        **({"candidates": {"labels": list(labels), "names": list(names)}} if labels else {}),
+        **{name: value for name, value in more.items() if value is not None},
         "versions": {"python": platform.python_version()} | versions,
         "git_commit": _git_commit(),
     }
@@ -122,12 +95,12 @@ def _git_commit() -> str | None:
 
 
 def write_config(folder: Path, config: dict) -> None:
-    """Creates the folder and writes config.json whole. A run that continues keeps the first description of itself and
-    changes only `images_expected`, as more images may be asked for."""
+    """Creates the folder and writes config.json whole. A run that continues keeps the first description of itself, but for
+    `images_expected`, as more images may be asked for, and what the first one did not know."""
     if (folder / CONFIG).exists():
         check_config(folder, config["identity"])  # once more: another run may have come first
         saved = read_config(folder)
-        config = saved | {"images_expected": max(saved["images_expected"], config["images_expected"])}
+        config = config | saved | {"images_expected": max(saved["images_expected"], config["images_expected"])}
     files.write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
 
@@ -137,9 +110,24 @@ def read_config(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        return _as_now(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not readable JSON ({error}): restore it, or name a new run with --extra") from None
+
+
+def _as_now(config: dict) -> dict:
+    """A config with what older ones do not say: the command, the kind of record, and which noise rows it took."""
+    if "command" in config:
+        return config
+    identity, options = config.get("identity", {}), dict(config.get("options", {}))
+    command, kind = "eval_prob_adaptive", CLASSIFICATION
+    if "model" in identity:
+        command, kind = "run_winoground", PAIRS
+    elif "saved" in identity:
+        command, kind = "eval_prob_dit", CLASSIFICATION if identity.get("cls") is None else ONE_CLASS
+    if "randomize_noise" in options:  # rows then went by any batch size, the default one too
+        options["noise_rows"] = options["batch_size"]
+    return config | {"command": command, "kind": kind} | ({"options": options} if options else {})
 
 
 def images_expected(folders: list[Path], ignore=()) -> int | None:
@@ -240,23 +228,29 @@ def _load(path: Path, convert):
         return None
 
 
-def staged_record(keys, errors: dict, t, pred: int, label: int, fell=None, pruned=None, evaluations=None) -> dict:
-    """The published record of an image that went through the stages: t and errors of every candidate, in order of evaluation.
+def record_of(result, keys, label: int) -> dict:
+    """The published record of an image: t and errors of every candidate, in order of evaluation.
 
-    keys: what each row of `errors` is called; t: int64 [S] of the whole plan, of which a candidate has seen the beginning.
-    fell: row -> round of a race. pruned: rows whose errors are those of a smaller image; evaluations: how many there were, more
-    than the errors that are kept. Each of the three is in the record when it is given, and evaluations of a race too.
+    result: classify.Result; keys: what each row is called. Of a race also its evaluations, and in which round who was dropped.
     """
     import torch
 
-    seen = {row: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in errors.items()}
-    record = {"errors": {keys[row]: candidate for row, candidate in seen.items()}, "pred": pred, "label": label}
-    if fell is not None:
-        fallen = {keys[row]: number for row, number in sorted(fell.items())}
-        return record | {"evaluations": sum(map(len, errors.values())), "fell": fallen}
-    if pruned is not None:
-        return record | {"evaluations": evaluations, "pruned": [keys[row] for row in pruned]}
-    return record
+    t = torch.from_numpy(result.t)
+    errors = {keys[row]: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in result.errors.items()}
+    record = {"errors": errors, "pred": result.label, "label": label}
+    if result.fell is not None:
+        fell = {keys[row]: number for row, number in sorted(result.fell.items())}
+        record |= {"evaluations": result.evaluations, "fell": fell}
+    return record | {"seconds": result.seconds}
+
+
+def sums_of(result, classes: list[int], label: int, with_terms: bool) -> dict:
+    """The record of an image on a DiT's grid: of every class the sums of its four numbers, and on request all of them."""
+    import torch
+
+    record = {"classes": torch.tensor(classes), "t": torch.from_numpy(result.t), "sums": result.terms.double().sum(1)}
+    terms = {"terms": result.terms} if with_terms else {}
+    return record | terms | {"pred": result.label, "label": label, "seconds": result.seconds}
 
 
 class Outcome(NamedTuple):

@@ -1,11 +1,13 @@
-"""Which timesteps are tried, in which order, with which row of the noise bank, and how an image is noised. Pure functions."""
+"""Which timesteps are tried, in which order, with which row of the noise bank. Pure functions.
+
+A timestep is an index into a model's table of `n_levels` noise levels: 1000 for most, but that is the model's to say.
+"""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-T = 1000  # training timesteps of every model served here
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,19 @@ class Plan:
     stages: tuple[slice, ...]
 
 
-def timestep_grid(n: int) -> list[int]:
-    """At most n timesteps with step T // n, the first in the middle of its step: the published grid."""
-    step = T // n
-    return list(range(step // 2, T, step))[:n]
+def timestep_grid(n: int, n_levels: int) -> list[int]:
+    """At most n timesteps with step n_levels // n, the first in the middle of its step: the published grid."""
+    step = n_levels // n
+    return list(range(step // 2, n_levels, step))[:n]
 
 
-def stage_timesteps(n_samples: list[int]) -> list[list[int]]:
+def stage_timesteps(n_samples: Sequence[int], n_levels: int) -> list[list[int]]:
     """The timesteps that each stage adds, ascending.
 
     Every stage thins the grid of max(n_samples) to its own number and drops what earlier stages evaluated. Thinned grids do
     not nest, so 20 50 100 500 adds up to 20, 70, 150 and 500 timesteps.
     """
-    grid = timestep_grid(max(n_samples))
+    grid = timestep_grid(max(n_samples), n_levels)
     seen: set[int] = set()
     stages = []
     for n in n_samples:
@@ -43,9 +45,9 @@ def stage_timesteps(n_samples: list[int]) -> list[list[int]]:
     return stages
 
 
-def make_plan(n_samples: list[int], n_trials: int = 1) -> Plan:
+def make_plan(n_samples: Sequence[int], n_trials: int, n_levels: int) -> Plan:
     """The published schedule: stage by stage, timesteps ascending inside a stage, each repeated n_trials times."""
-    stages = stage_timesteps(n_samples)
+    stages = stage_timesteps(n_samples, n_levels)
     t = np.repeat(np.concatenate([np.array(stage, np.int64) for stage in stages]), n_trials)
     ends = np.cumsum([0] + [len(stage) * n_trials for stage in stages])
     return Plan(t, tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)))
@@ -58,74 +60,44 @@ def spread_order(n: int) -> list[int]:
     return [i for i in mirrored if i < n]
 
 
-def race_plan(max_samples: int, n_trials: int = 1) -> Plan:
+def race_plan(max_samples: int, n_trials: int, n_levels: int) -> Plan:
     """The published grid of max_samples timesteps in `spread_order`, so that a race may stop after any of them."""
-    t = np.repeat(np.array(timestep_grid(max_samples), np.int64)[spread_order(max_samples)], n_trials)
+    t = np.repeat(np.array(timestep_grid(max_samples, n_levels), np.int64)[spread_order(max_samples)], n_trials)
     return Plan(t, (slice(0, len(t)),))
 
 
-def interval_plan(t_interval: int, n_trials: int = 1) -> Plan:
+def interval_plan(t_interval: int, n_trials: int, n_levels: int) -> Plan:
     """Every t_interval-th timestep from the middle of the first interval on, in one stage, each repeated n_trials times.
 
-    The published schedule of DiT and Winoground. Raises ValueError for an interval that does not divide T.
+    The published schedule of DiT and Winoground. Raises ValueError for an interval that does not divide n_levels.
     """
-    if t_interval < 1 or T % t_interval:
-        near = max(n for n in range(1, T + 1) if T % n == 0 and n <= max(t_interval, 1))
-        raise ValueError(f"--t_interval {t_interval} must divide {T}, so that timesteps cover all of it evenly: take {near}")
-    t = np.repeat(np.arange(t_interval // 2, T, t_interval), n_trials)
+    if t_interval < 1 or n_levels % t_interval:
+        near = max(n for n in range(1, n_levels + 1) if n_levels % n == 0 and n <= max(t_interval, 1))
+        raise ValueError(
+            f"--t_interval {t_interval} must divide {n_levels}, so that timesteps cover all of it evenly: take {near}"
+        )
+    t = np.repeat(np.arange(t_interval // 2, n_levels, t_interval), n_trials)
     return Plan(t, (slice(0, len(t)),))
-
-
-# ---------------------------------------------------------------- sampling strategies of the paper's figure 4
-
-UNIFORM = "uniform"
-WANTED = {  # strategy -> timesteps it asks for first; what a run lacks is replaced by the nearest that it has
-    "even-10": tuple(range(10, T + 1, 10)),
-    "0, 500, 1000": (0, 500, 1000),
-    "475, 500, 525": (475, 500, 525),
-}
-STRATEGIES = (UNIFORM, *WANTED)
-
-
-def sampling_columns(strategy: str, t, n: int) -> list[int]:
-    """Which n of the timesteps t [S] (distinct, ascending) a strategy of the paper's figure 4 takes; fewer when it has no more.
-
-    uniform: the middles of n equal parts; even-10: 10, 20, 30, ...; the other two: their three timesteps, then outward from them.
-    The paper draws new noise at the same timesteps instead of going outward; a run has a timestep only as often as its trials.
-    """
-    if strategy == UNIFORM:
-        return [(2 * i + 1) * len(t) // (2 * n) for i in range(n)]
-    wanted = WANTED[strategy]
-    order = _nearest(t, wanted)
-    if strategy != "even-10":
-        distance = [min(abs(int(x) - anchor) for anchor in wanted) for x in t]
-        order += sorted(set(range(len(t))) - set(order), key=lambda column: (distance[column], column))
-    return order[:n]
-
-
-def _nearest(t, wanted) -> list[int]:
-    """The column of t nearest to each wanted timestep in turn (the lower of two), none twice."""
-    return list(dict.fromkeys(min(range(len(t)), key=lambda column: abs(int(t[column]) - x)) for x in wanted))
 
 
 # ---------------------------------------------------------------- price and checks
 
 
-def count_evaluations(plan: Plan, n_candidates: int, to_keep: list[int]) -> int:
+def count_evaluations(plan: Plan, n_candidates: int, to_keep: Sequence[int]) -> int:
     """Network evaluations for one image: the candidates alive in a stage times the pairs it adds."""
     alive = [n_candidates, *to_keep[:-1]]
     return sum(k * (stage.stop - stage.start) for k, stage in zip(alive, plan.stages, strict=True))
 
 
-def coverage_notice(n_samples: list[int]) -> str | None:
-    """A warning when the published grid leaves the end of 0..T out, as it does for most numbers that do not divide T."""
-    last = timestep_grid(max(n_samples))[-1]
-    if last >= 0.9 * T:
+def coverage_notice(n: int, n_levels: int) -> str | None:
+    """A warning when the published grid of n leaves the end out, as it does for most numbers that do not divide n_levels."""
+    last = timestep_grid(n, n_levels)[-1]
+    if last >= 0.9 * n_levels:
         return None
-    return f"the published grid of {max(n_samples)} timesteps ends at {last} of {T}; numbers that divide {T} cover all of it"
+    return f"the published grid of {n} timesteps ends at {last} of {n_levels}; numbers that divide {n_levels} cover all of it"
 
 
-def check_stages(to_keep: list[int], n_samples: list[int], n_candidates: int) -> None:
+def check_stages(to_keep: Sequence[int], n_samples: Sequence[int], n_candidates: int, n_levels: int) -> None:
     """Raises ValueError, naming the flag and the fix, for stages that the elimination cannot run."""
     if len(to_keep) != len(n_samples):
         raise ValueError(f"--to_keep has {len(to_keep)} numbers and --n_samples {len(n_samples)}: give one of each per stage")
@@ -137,17 +109,7 @@ def check_stages(to_keep: list[int], n_samples: list[int], n_candidates: int) ->
         raise ValueError(
             f"--to_keep starts with {to_keep[0]}, but there are {n_candidates} candidates: start with at most as many"
         )
-    if not all(1 <= n <= T for n in n_samples):
-        raise ValueError(f"--n_samples {' '.join(map(str, n_samples))}: every number must lie in 1..{T}")
+    if not all(1 <= n <= n_levels for n in n_samples):
+        raise ValueError(f"--n_samples {' '.join(map(str, n_samples))}: every number must lie in 1..{n_levels}")
     if any(a > b for a, b in itertools.pairwise(n_samples)):
         raise ValueError(f"--n_samples {' '.join(map(str, n_samples))} must not decrease: a later stage looks closer")
-
-
-def add_noise(x0, noise, alphas_cumprod, t):
-    """x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise, in float32 (Ho et al. 2020, eq. 4).
-
-    x0: [C,h,w], [B,C,h,w], or [M,1,C,h,w] for M images with the same noise; noise: [B,C,h,w]; alphas_cumprod: [T];
-    t: [B] int64. Returns [B,C,h,w] float32, or [M,B,C,h,w].
-    """
-    a = alphas_cumprod[t].float().view(-1, 1, 1, 1)
-    return a.sqrt() * x0.float() + (1 - a).sqrt() * noise.float()

@@ -1,45 +1,45 @@
-"""Errors of an epsilon prediction: one number per sample, the mean over its C*h*w latent elements. Pure functions.
+"""Errors of a prediction: one number per evaluation, the mean over its C*h*w latent elements. Pure functions.
 
-noise [B,C,h,w] and output [B,C or more,h,w], float32; epsilon is the output's first C channels. The kernel also hands over
-x_t and t, which only a score of the variational bound needs.
+target [B,C,h,w] is what the network should have predicted in the space of its errors (epsilon: the noise), output
+[B,C or more,h,w] what it did in its first C channels; float32. The kernel also hands over x_t and t, which only a score of the
+variational bound needs. A new score is a function here and a row in SCORES.
 """
 
-from torch import where
-from torch.nn.functional import huber_loss
+
+def difference(target, output):
+    """Predicted minus true, [B,C,h,w]."""
+    return output[:, : target.shape[1]] - target
 
 
-def difference(noise, output):
-    """Predicted minus true noise, [B,C,h,w]."""
-    return output[:, : noise.shape[1]] - noise
-
-
-def l1(noise, output, *_):
+def l1(target, output, *_):
     """Mean absolute error -> [B] float32."""
-    return difference(noise, output).abs().flatten(1).mean(1)
+    return difference(target, output).abs().flatten(1).mean(1)
 
 
-def l2(noise, output, *_):
+def l2(target, output, *_):
     """Mean squared error -> [B] float32."""
-    return difference(noise, output).square().flatten(1).mean(1)
+    return difference(target, output).square().flatten(1).mean(1)
 
 
-def huber(noise, output, *_):
+def huber(target, output, *_):
     """Mean Huber error with delta 1 -> [B] float32."""
-    return huber_loss(output[:, : noise.shape[1]], noise, reduction="none").flatten(1).mean(1)
+    from torch.nn.functional import huber_loss
+
+    return huber_loss(output[:, : target.shape[1]], target, reduction="none").flatten(1).mean(1)
 
 
-def error_map(noise, output, *_):
+def error_map(target, output, *_):
     """Squared error of every latent position, the mean over channels -> [B,h,w] float32."""
-    return difference(noise, output).square().mean(1)
+    return difference(target, output).square().mean(1)
 
 
-def epsilon(noise, output, *_):
-    """No error: the epsilon prediction itself -> [B,C,h,w] float32."""
-    return output[:, : noise.shape[1]]
+def prediction(target, output, *_):
+    """No error: the prediction itself -> [B,C,h,w] float32."""
+    return output[:, : target.shape[1]]
 
 
-def whole_output(noise, output, *_):
-    """No error: epsilon and whatever else the network predicts -> [B,C or more,h,w] float32."""
+def whole_output(target, output, *_):
+    """No error: the prediction and whatever else the network says -> [B,C or more,h,w] float32."""
     return output
 
 
@@ -52,8 +52,20 @@ def pick_term(loss, terms, t):
     vlb is the variational bound's own term at each t (Improved DDPM, equations 4 to 7); the published tables call kl "VLB".
     """
     if loss == "vlb":
-        return where(t == 0, terms[..., 3], terms[..., 2])
+        return terms[..., 3].where(t == 0, terms[..., 2])
     return terms[..., TERMS[loss]]
 
 
 SCORES = {"l2": l2, "l1": l1, "huber": huber}
+
+
+def bound_terms(denoiser, x0):
+    """A score for the kernel: the four numbers of every evaluation of this latent [C,h,w] by a DiT -> [B,4]."""
+    return lambda noise, output, x_t, t: denoiser.terms(x0.expand_as(noise), x_t, t, noise, output)
+
+
+def scoring(loss: str, denoiser, x0):
+    """(score for the kernel, pick): pick(values of the kernel [K,S,...], t [S]) -> the errors of this loss [K,S]."""
+    if denoiser.terms:
+        return bound_terms(denoiser, x0), lambda values, t: pick_term(loss, values, t)
+    return SCORES[loss], lambda values, t: values

@@ -8,54 +8,69 @@ import time
 import warnings
 from typing import Any, NamedTuple
 
+from diffusion import metrics
+from diffusion.datasets import loader
 from diffusion.team import lost_contact, team
 
 
 class Network(NamedTuple):
-    """What an image is evaluated with."""
+    """What an image is evaluated with. found: the batch size that --batch_size auto found, else None."""
 
     denoiser: Any
-    conds: Any  # [K,...], of all candidates
+    conditions: Any  # of all candidates
     batch: Any  # kernel.Batch
+    found: int | None
 
 
-def start_network(args, load, candidates: list, latent_shape, folder, useful: int) -> Network:
-    """load() -> Denoiser, with all candidates embedded; finds --batch_size auto and compiles, and prints both.
+def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
+    """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, compiles, and prints both.
 
-    A batch size that the run in this folder (None: no run) found before is taken again; more than `useful` evaluations are never
-    asked for at once. Raises ValueError or OSError for weights that do not do.
+    running: settings.Running. before: what auto found at an earlier start, and takes again; more than `useful` evaluations are
+    never asked for at once. Raises ValueError or OSError for weights that do not do.
     """
+    from diffusion import kernel
+
+    denoiser = load(running.device, dtype, running.compile)
+    conditions, found = denoiser.embed(candidates), None
+    if running.batch_size == "auto":
+        found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
+        print(f"Batch size: {found}", flush=True)
+    batch = kernel.Batch(found or running.batch_size)
+    if running.compile:
+        start = time.perf_counter()
+        _compile(denoiser, conditions, latent_shape, running.device, batch.size)
+        print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    return Network(denoiser, conditions, batch, found)
+
+
+def _zeros(n: int, latent_shape, device: str):
+    """Latents [n,C,h,w] and levels [n] to try a network with."""
     import torch
 
-    from diffusion import kernel, models, runlog
-    from diffusion.models import hardware
+    return torch.zeros(n, *latent_shape, device=device), torch.zeros(n, dtype=torch.int64, device=device)
 
-    batch = kernel.Batch(1 if args.batch_size == "auto" else args.batch_size)
-    denoiser = load()
-    conds = denoiser.embed(candidates)
 
-    def zeros(n):
-        return torch.zeros(n, *latent_shape, device=args.device), torch.zeros(n, dtype=torch.int64, device=args.device)
+def _largest_batch(denoiser, conditions, latent_shape, device: str, dtype: str, useful: int) -> int:
+    import torch
+
+    from diffusion.models import devices, hardware
 
     @torch.inference_mode()
-    def run(n):
-        denoiser.predict(*zeros(n), conds[:1].expand(n, *conds.shape[1:]))
+    def fits(n):
+        denoiser.predict(*_zeros(n, latent_shape, device), conditions.repeat_one(n))
 
-    if args.batch_size == "auto":
-        saved = folder and runlog.read_config(folder)
-        before = saved and saved["options"].get("batch_size")
-        n_bytes = math.prod(latent_shape) * models.DTYPES[args.dtype].itemsize
-        found = before or hardware.largest_batch(run, args.device, n_bytes, useful)
-        args.batch_size = batch.size = found
-        print(f"Batch size: {found}", flush=True)
-    if args.compile:
-        start = time.perf_counter()
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
-            rows = conds[: max(2, batch.size // 2)]
-            denoiser.predict_block(*zeros(max(2, batch.size // len(rows))), rows)  # sizes of 1 would be compiled by themselves
-        print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
-    return Network(denoiser, conds, batch)
+    n_bytes = math.prod(latent_shape) * devices.torch_dtype(dtype).itemsize
+    return hardware.largest_batch(fits, device, n_bytes, useful)
+
+
+def _compile(denoiser, conditions, latent_shape, device: str, size: int) -> None:
+    """The first block, with no side of one, which would be compiled by itself."""
+    import torch
+
+    rows = conditions[: max(2, size // 2)]
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
+        denoiser.predict_block(*_zeros(max(2, size // len(rows)), latent_shape, device), rows)
 
 
 # ---------------------------------------------------------------- while it works
@@ -137,17 +152,17 @@ class StopBetweenImages:
             signal.signal(number, handler)
 
 
-def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
+def work_through(running, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
-    An image that could not be read, or whose errors are not finite, is a failure; the others go on. done: outcomes of
-    earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the signal that
-    stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns the end of
-    the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. running: settings.Running;
+    done: outcomes of earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the
+    signal that stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns
+    the end of the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
     """
     share, before = team().share(todo), set(done)
     with StopBetweenImages() as stop:
-        tally, seen, failures = _work(args, dataset, share, done, work, stop)
+        tally, seen, failures = _work(running, dataset, share, done, work, stop)
         new = {key: outcome for key, outcome in done.items() if key not in before}
         ends = team().gather((seen, failures, stop.signal, new), lambda: stop.signal)
     if not team().leads:
@@ -155,12 +170,10 @@ def work_through(args, dataset, todo: list[int], done: dict, work) -> tuple[Tall
     return _whole_run(dataset, share, tally, ends, done)
 
 
-def _work(args, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
+def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
     """This process's part: the tally, the indices that it has finished, and the failures among them."""
-    from diffusion.datasets import loader
-
-    tally, seen, failures = Tally(done.values() if args.load_stats else ()), [], {}
-    images = loader.load_images(dataset, share, min(share.loaders, loader.processes(args.device)))
+    tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
+    images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
     with progress(len(share)) as bar:
         for index, image, label, problem in images:
             try:
@@ -195,8 +208,6 @@ def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Ta
 
 def accuracy_lines(outcomes) -> list[str]:
     """Accuracy with its interval, and the mean per class, of outcomes that have a prediction."""
-    from diffusion import metrics
-
     labels, preds = [o.label for o in outcomes], [o.pred for o in outcomes]
     if not outcomes:
         return []
@@ -211,8 +222,8 @@ def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dic
     for line in lines:
         print(line)
     if done:
-        timing = f", {tally.seconds / tally.done:.2f} s an {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
-        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations an {unit}{timing}")
+        timing = f", {tally.seconds / tally.done:.2f} s per {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
+        print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations per {unit}{timing}")
         print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion.files import fingerprint
+
 
 def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, seed: int | None) -> list[int]:
     """Indices to evaluate, over all workers: everything, a file's indices, or some of either.
@@ -38,6 +40,11 @@ def read_subset(path: str, n_images: int) -> list[int]:
     if len(np.unique(subset)) < len(subset):
         raise ValueError(f"--subset_path {path} names an image twice: {make}")
     return subset.tolist()
+
+
+def subset_identity(path: str | None, n_images: int) -> str | None:
+    """A hash of the indices in a subset file, whatever their order; None without one."""
+    return fingerprint(sorted(read_subset(path, n_images))) if path else None
 
 
 def shard(indices: list[int], worker_idx: int, n_workers: int) -> list[int]:
@@ -87,15 +94,3 @@ def _array_task(environment) -> tuple[int, int]:
             "use --array=0-7, or give --n_workers and --worker_idx"
         )
     return place, count
-
-
-def local_gpu(environment: Mapping[str, str]) -> str | None:
-    """`cuda:N` for a launcher's N-th process on this machine; None without a launcher and without CUDA.
-
-    A process that was given one GPU by SLURM sees only that, as cuda:0.
-    """
-    import torch
-
-    place = environment.get("LOCAL_RANK" if "TORCHELASTIC_RUN_ID" in environment else "SLURM_LOCALID")
-    n_gpus = torch.cuda.device_count() if place is not None else 0
-    return f"cuda:{int(place) % n_gpus}" if n_gpus else None

@@ -1,73 +1,276 @@
-"""How candidates are eliminated, as the options say it: the plan of timesteps, its price, and the elimination of one image.
+"""Strategies: which (candidate, level) pairs of an image are evaluated, and who wins.
 
-args: the options of `cli.add_race_options` with to_keep, n_samples, n_trials and, where there is one, prune_img_size.
+A strategy is a frozen dataclass; its fields are its options, `--<field>`. A new one is a subclass of Strategy with NAME, plan,
+eliminate and folder, and an entry in STRATEGIES; what else it may say of itself has a default in Strategy.
 """
 
-RACE = {"alpha": 0.05, "min_samples": 10, "round_size": 5, "max_samples": 250}  # defaults of the race's options
-ROUND_EVALUATIONS = 32  # a race's round has at least as many, so that a device's batch stays full when few candidates are left
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from diffusion import elimination, schedule
+from diffusion.schedule import Plan
 
 
-def resolve_race(args) -> None:
-    """Fills in the race's options. Raises ValueError for those of the other strategy and for impossible ones."""
-    given = [f"--{name}" for name in RACE if getattr(args, name) is not None]
-    if args.strategy == "stages":
-        if given:
-            raise ValueError(f"{given[0]} is for --strategy race: add that, or leave it out")
-        return
-    if args.to_keep or args.n_samples:
-        raise ValueError("--to_keep and --n_samples are for --strategy stages: leave them out, or leave out --strategy race")
-    for name, default in RACE.items():
-        setattr(args, name, default if getattr(args, name) is None else getattr(args, name))
-    race_rule(args)
-    if not args.min_samples <= args.max_samples * args.n_trials or args.max_samples > 1000:
-        raise ValueError(f"--min_samples {args.min_samples} must not exceed --max_samples {args.max_samples}, nor that 1000")
+class Outcome(NamedTuple):
+    """What an elimination found: errors {row: float32 [n]} in order of evaluation, the winning row, and the round in which each
+    other row was dropped (None where rounds mean nothing)."""
+
+    errors: dict[int, np.ndarray]
+    winner: int
+    fell: dict[int, int] | None = None
 
 
-def race_rule(args):
-    """The Race of these options. Raises ValueError for an impossible one."""
-    from diffusion.elimination import Race
-
-    return Race(args.alpha, args.min_samples, args.round_size, ROUND_EVALUATIONS)
-
-
-def race_identity(args) -> dict:
-    """What the numbers of a race depend on; nothing for stages, whose folders are older than the option."""
-    return {name: getattr(args, name) for name in ("strategy", *RACE)} if args.strategy == "race" else {}
+def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
+    """A field that is an option of the commands. least: the smallest allowed; several: one or more of them."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
+    )
 
 
-def make_plan(args, n_candidates: int):
-    """The Plan of the strategy. Raises ValueError for stages that cannot be run."""
-    from diffusion import schedule
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """What all strategies are asked, with the answers of one that tries every candidate on every pair.
 
-    if args.strategy == "race":
-        return schedule.race_plan(args.max_samples, args.n_trials)
-    schedule.check_stages(args.to_keep, args.n_samples, n_candidates)
-    return schedule.make_plan(args.n_samples, args.n_trials)
-
-
-def price(args, plan, n_candidates: int) -> tuple[int, int]:
-    """Network evaluations an image, of a race at most; and how many of them are at --prune_img_size."""
-    from diffusion import schedule
-
-    to_keep = args.to_keep or [1]
-    total = schedule.count_evaluations(plan, n_candidates, to_keep)
-    if not getattr(args, "prune_img_size", None):
-        return total, 0
-    again = to_keep[-2] * plan.stages[-1].start  # what survives is evaluated in full on the pairs of all stages
-    return total + again, total - to_keep[-2] * (plan.stages[-1].stop - plan.stages[-1].start)
-
-
-def eliminate(args, evaluate, class_of: list[int], plan, small=None) -> tuple[dict, int, dict]:
-    """Runs the strategy: every row's errors, the winning row, and what else a record says of it.
-
-    small: evaluate on a smaller image, for all stages but the last; what fell there is "pruned". Of a race: "fell".
+    NAME: of the table and of `--strategy`
+    AT_MOST: images may need fewer evaluations than the price
+    KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
+    NOTE: under a report's accuracy after so many pairs
     """
-    from diffusion import elimination
 
-    if small:
-        errors, winner, pruned = elimination.run_pruned(small, evaluate, len(class_of), plan.stages, args.to_keep)
-        return errors, winner, {"pruned": pruned, "evaluations": price(args, plan, len(class_of))[0]}
-    if args.strategy == "stages":
-        return *elimination.run_stages(evaluate, len(class_of), plan.stages, args.to_keep), {}
-    errors, winner, fell = elimination.run_race(evaluate, class_of, plan.t, race_rule(args))
-    return errors, winner, {"fell": fell}
+    NAME: ClassVar[str]
+    AT_MOST: ClassVar = False
+    KEEPS_GRID: ClassVar = False
+    NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
+
+    @abstractmethod
+    def plan(self, n_levels: int) -> Plan:
+        """All pairs in order of evaluation."""
+
+    @abstractmethod
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        """One image. evaluate(rows, slice of pairs) -> errors [len(rows), len of the slice]; class_of: label of each row."""
+
+    @abstractmethod
+    def folder(self) -> str:
+        """Its part of the run folder's name."""
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        """Raises ValueError, naming the flag and the fix, for what cannot be run."""
+        self.plan(n_levels)
+
+    def price(self, plan: Plan, n_candidates: int) -> int:
+        """Network evaluations per image."""
+        return n_candidates * len(plan.t)
+
+    def identity(self) -> dict:
+        """What a record's numbers depend on, as JSON values."""
+        return {"strategy": self.NAME} | dataclasses.asdict(self)
+
+    def notice(self, n_levels: int) -> str | None:
+        """A line to tell the user."""
+        return None
+
+    @staticmethod
+    def stops(counts: set[int]) -> list[int]:
+        """After how many pairs a report shows the accuracy; counts: how many any candidate of any image saw."""
+        return round_numbers(max(counts))
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Strategy":
+        """A setting as scripts/replay.py takes it, for a grid of n timesteps. Raises ValueError."""
+        raise ValueError(f"--{cls.NAME} cannot be replayed")
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        """Settings that scripts/replay.py tries by itself on a grid of n timesteps."""
+        return []
+
+
+def round_numbers(most: int) -> list[int]:
+    """1, 2, 5, 10, 20, ... below `most`, and `most`."""
+    return [n for n in (d * 10**e for e in range(6) for d in (1, 2, 5)) if n < most] + [most]
+
+
+@dataclass(frozen=True)
+class Stages(Strategy):
+    """The paper's adaptive strategy: after each stage the k candidates with the lowest mean error so far go on (algorithm 2)."""
+
+    to_keep: tuple[int, ...] = option((), "candidates that survive each stage, the last 1", "K", several=True)
+    n_samples: tuple[int, ...] = option((), "timesteps tried up to each stage", several=True)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+
+    NAME: ClassVar = "stages"
+    KEEPS_GRID: ClassVar = True
+    NOTE: ClassVar = "Had every image stopped at the end of a stage; evaluations are the mean."
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        schedule.check_stages(self.to_keep, self.n_samples, n_candidates, n_levels)
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.make_plan(self.n_samples, self.n_trials, n_levels)
+
+    def price(self, plan: Plan, n_candidates: int) -> int:
+        return schedule.count_evaluations(plan, n_candidates, self.to_keep)
+
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, self.to_keep))
+
+    def folder(self) -> str:
+        keep, samples = ("_".join(map(str, numbers)) for numbers in (self.to_keep, self.n_samples))
+        return f"{self.n_trials}trials_{keep}keep_{samples}samples"
+
+    def identity(self) -> dict:
+        """Without the strategy's name: these folders are older than the option."""
+        return {"to_keep": list(self.to_keep), "n_samples": list(self.n_samples), "n_trials": self.n_trials}
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(max(self.n_samples), n_levels)
+
+    @staticmethod
+    def stops(counts: set[int]) -> list[int]:
+        return sorted(counts)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Stages":
+        """`5 1 / 25 250`."""
+        to_keep, n_samples = (tuple(int(number) for number in part.split()) for part in text.split("/"))
+        return cls(to_keep, n_samples, n_trials)
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        """The published shape and thriftier ones."""
+        tenth, fifth = max(1, n // 10), max(1, n // 5)
+        few = [f"{first} 1 / {tenth} {n}" for first in (5, 3, 2)]
+        return [*few, f"2 1 / {fifth} {n}", f"5 2 1 / {tenth} {fifth} {n}"]
+
+
+@dataclass(frozen=True)
+class Race(Strategy):
+    """After every round candidates are dropped by paired tests against the best one (`elimination.run_race`).
+
+    A later round has at least ROUND_EVALUATIONS evaluations, so that a device's batch stays full when few candidates are left.
+    As every round tests again, the best of nearly equal candidates is lost more often than alpha; scripts/replay.py measures it.
+    """
+
+    alpha: float = option(0.05, "level of a round's tests against the best", "ALPHA", type=float)
+    min_samples: int = option(10, "pairs before the first candidate may be dropped", least=2)
+    round_size: int = option(5, "pairs in a later round, at least", least=1)
+    max_samples: int = option(250, "timesteps at most", least=2)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+
+    NAME: ClassVar = "race"
+    AT_MOST: ClassVar = True
+    NOTE: ClassVar = "Had every race ended after so many (timestep, noise) pairs; evaluations are the mean."
+    ROUND_EVALUATIONS: ClassVar = 32
+
+    def __post_init__(self):
+        """Raises ValueError for a rule that cannot be run."""
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
+        if self.min_samples < 2 or self.round_size < 1:
+            raise ValueError(
+                f"a race needs 2 samples or more (not {self.min_samples}) and rounds of 1 or more (not {self.round_size})"
+            )
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        if self.max_samples > n_levels or self.min_samples > self.max_samples * self.n_trials:
+            raise ValueError(
+                f"--min_samples {self.min_samples} must not exceed --max_samples {self.max_samples}, nor that {n_levels}"
+            )
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
+
+    def size(self, seen: int, n_alive: int) -> int:
+        """How many pairs the next round has."""
+        return self.min_samples if not seen else max(self.round_size, self.ROUND_EVALUATIONS // n_alive)
+
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        return Outcome(*elimination.run_race(evaluate, class_of, plan.t, self.alpha, self.size))
+
+    def folder(self) -> str:
+        rule = f"{self.alpha:g}alpha_{self.min_samples}min_{self.round_size}round_{self.max_samples}max"
+        return f"{self.n_trials}trials_race_{rule}"
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(self.max_samples, n_levels)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Race":
+        """`0.05 10 5`: alpha, min_samples, round_size, on all n timesteps."""
+        alpha, least, size = text.split()
+        return cls(float(alpha), int(least), int(size), n, n_trials)
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        return [f"{alpha} {least} 5" for alpha in (0.5, 0.2, 0.05, 0.01, 0.001) for least in (5, 10, 20)]
+
+
+@dataclass(frozen=True)
+class Grid(Strategy):
+    """Every candidate on every t_interval-th level: the published plan of DiT and Winoground, where nobody is dropped."""
+
+    t_interval: int
+    n_trials: int = 1
+
+    NAME: ClassVar = "grid"
+    KEEPS_GRID: ClassVar = True
+
+    def plan(self, n_levels: int) -> Plan:
+        """Raises ValueError for an interval that does not divide n_levels."""
+        return schedule.interval_plan(self.t_interval, self.n_trials, n_levels)
+
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, (1,)))
+
+    def folder(self) -> str:
+        return f"t{self.t_interval}_{self.n_trials}trials"
+
+    def identity(self) -> dict:
+        """Without a name, as of Stages."""
+        return dataclasses.asdict(self)
+
+
+# ---------------------------------------------------------------- the table
+
+STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race)}  # what --strategy offers
+
+
+def from_options(name: str, options: dict, defaults: dict | None = None) -> Strategy:
+    """The strategy of this name with the options that were given, those of `defaults` for others, else its own defaults.
+
+    Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
+    """
+    own = option_names(STRATEGIES[name])
+    for other in STRATEGIES.values():
+        for flag in option_names(other):
+            if options.get(flag) is not None and flag not in own:
+                raise ValueError(f"--{flag} is for --strategy {other.NAME}: add that, or leave --{flag} out")
+    return _build(STRATEGIES[name], (defaults or {}) | {flag: value for flag, value in options.items() if value is not None})
+
+
+def of_identity(identity: dict) -> Strategy:
+    """The strategy of a run by its config's identity; Stages without numbers for a folder that does not say.
+
+    Raises ValueError for a strategy that is not in the table.
+    """
+    name = identity.get("strategy") or (Grid.NAME if identity.get("t_interval") else Stages.NAME)
+    known = STRATEGIES | {Grid.NAME: Grid}
+    if name not in known:
+        raise ValueError(f"this run was made with --strategy {name}, which is none of {', '.join(known)}")
+    return _build(known[name], {flag: value for flag, value in identity.items() if value is not None})
+
+
+def option_names(strategy) -> list[str]:
+    return [field.name for field in dataclasses.fields(strategy)]
+
+
+def _build(strategy, values: dict) -> Strategy:
+    """The strategy with those of the values that are its own; JSON's and argparse's lists become tuples."""
+    own = {flag: values[flag] for flag in option_names(strategy) if flag in values}
+    return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in own.items()})

@@ -19,16 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, session
+from diffusion import cli, models, session, settings
+from diffusion.models import devices
+from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.noise import seeded_noise
+from diffusion.schedule import make_plan
 
 MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
+N_LEVELS = 1000  # of all MODELS
 SD2_UNET = {
     "sample_size": 64,
     "in_channels": 4,
@@ -50,7 +55,7 @@ class Subject:
     source: str
     img_size: int
     latent_shape: tuple[int, int, int]
-    load: Callable  # (dtype, compile, plain) -> Denoiser
+    load: Callable  # (device, dtype, compile, plain) -> Denoiser
     count_parameters: Callable  # () -> int
     candidates: list  # prompts, or class ids
 
@@ -73,17 +78,17 @@ def parse_args(argv=None):
 
 def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
-    from diffusion import schedule
-
-    if args.timesteps > schedule.T:
-        raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{schedule.T}")
+    if args.timesteps > N_LEVELS:
+        raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{N_LEVELS}")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
     if args.model != "tiny" and args.model_path:
         raise ValueError(f"--model {args.model} has its own weights: leave out --model_path, or leave out --model")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
-    cli.check_network(args)
+    args.device = devices.resolve_device(args.device)
+    args.dtype = devices.resolve_dtype(args.dtype, args.device)
+    args.batch_size = args.batch_size or PLAIN_BATCH
     subject = (dit_subject if "dit" in args.model else sd_subject)(args)
     args.img_size = subject.img_size
     return subject
@@ -93,31 +98,27 @@ def check(args) -> Subject:
 
 
 def sd_subject(args) -> Subject:
-    from diffusion import models
-
     if args.model == "sd2":
-        files = models.SDFiles("random weights", None, 4, 8, 8, 512)
+        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon")
     else:
-        files = models.find_sd("tiny", args.model_path)
-    size = args.img_size or files.default_size
-    shape = models.latent_shape(files, size)
+        source = models.text_to_image("tiny", args.model_path)
+    size = args.img_size or source.default_size
+    shape = source.latent_shape(size)
 
-    def load(dtype, compile, plain):
+    def load(device, dtype, compile=False, plain=False):
         if args.model == "sd2":
-            return random_sd2(dtype, args.device, shape, compile, plain)
-        return models.load_sd(files, dtype, args.device, compile, plain)
+            return random_sd2(dtype, device, shape, compile, plain)
+        return source.load(device, dtype, compile, plain)
 
     prompts = [f"a photo of thing {i}." for i in range(args.prompts)]
-    return Subject(files.source, size, shape, load, lambda: count_unet(args, files), prompts)
+    return Subject(source.describe(), size, shape, load, lambda: count_unet(args, source), prompts)
 
 
 def dit_subject(args) -> Subject:
-    from diffusion import models
-
     if args.model == "tiny-dit":
-        files = models.find_dit("tiny", None, None, None)
-        config = json.loads((files.file.parent / "config.json").read_text())
-        size, source, classes = files.img_size, files.path, files.num_classes
+        found = models.class_conditional("tiny")
+        config = json.loads((found.file.parent / "config.json").read_text())
+        size, source, classes = found.default_size, found.describe(), found.num_classes
     else:
         from DiT.models import SHAPES
 
@@ -125,34 +126,27 @@ def dit_subject(args) -> Subject:
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
     shape = (4, size // 8, size // 8)
 
-    def load(dtype, compile, plain):
+    def load(device, dtype, compile=False, plain=False):
         if args.model == "tiny-dit":
-            return models.load_dit(files, dtype, args.device, compile, plain)
-        return random_dit(config, dtype, args.device, shape, compile)
+            return found.load(device, dtype, compile, plain)
+        return random_dit(config, dtype, device, shape, compile, plain)
 
     return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
 
 
-def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: bool):
+def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: bool, plain: bool):
     """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
     import torch
 
-    from diffusion.models import DTYPES, Denoiser, hardware
-    from DiT.gaussian import GaussianProcess
+    from diffusion.models import dit
     from DiT.models import DiT
 
     with torch.device(device):
         network = DiT(**config).eval().requires_grad_(False)
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.02)
-    network.to(DTYPES[dtype])
-    run = hardware.compiled(network, device) if compile else network
-    process = GaussianProcess(device)
-    return Denoiser(
-        encode=lambda image: torch.randn(latent_shape, device=device),
-        embed=lambda class_ids: torch.tensor(class_ids, device=device),
-        predict=lambda x_t, t, cond: run(x_t.to(DTYPES[dtype]), t, cond),
-        alphas_cumprod=process.alphas_cumprod,
-    )
+    network.to(devices.torch_dtype(dtype))
+    denoiser = dit.denoiser_of(network, lambda image: torch.randn(latent_shape, device=device), device, dtype, compile, plain)
+    return replace(denoiser, terms=None)
 
 
 def count_dit(config: dict) -> int:
@@ -170,25 +164,29 @@ def random_sd2(dtype: str, device: str, latent_shape, compile: bool, plain: bool
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from diffusion.models import DTYPES, sd_denoiser
+    from diffusion.models import stable_diffusion
+    from diffusion.models.denoiser import Conditions
 
     with torch.device(device):
         unet = UNet2DConditionModel(**SD2_UNET).eval().requires_grad_(False)
-    torch.nn.Module.to(unet, DTYPES[dtype])  # diffusers' own `to` warns of modules to keep in float32, and names none
-    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    torch.nn.Module.to(unet, devices.torch_dtype(dtype))  # diffusers' own `to` warns of modules that it does not name
+    abar = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod
+
+    def encode(image):
+        return torch.randn(latent_shape, device=device)
 
     def embed(prompts):
-        return torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype)
+        return Conditions(torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype))
 
-    return sd_denoiser(unet, scheduler, lambda image: torch.randn(latent_shape, device=device), embed, device, compile, plain)
+    return stable_diffusion.denoiser_of(unet, abar, "epsilon", encode, embed, device, compile, plain)
 
 
-def count_unet(args, files) -> int:
+def count_unet(args, source) -> int:
     """Parameters, built from the config without memory for weights."""
     import torch
     from diffusers import UNet2DConditionModel
 
-    config = SD2_UNET if args.model == "sd2" else UNet2DConditionModel.load_config(files.source, subfolder="unet")
+    config = SD2_UNET if args.model == "sd2" else UNet2DConditionModel.load_config(source.source, subfolder="unet")
     with torch.device("meta"):
         return sum(p.numel() for p in UNet2DConditionModel.from_config(config).parameters())
 
@@ -197,13 +195,10 @@ def make_input(args, network, subject) -> dict:
     """One image's share of a run, as the commands hand it to the kernel."""
     import torch
 
-    from diffusion.noise import seeded_noise
-    from diffusion.schedule import make_plan
-
-    t = torch.from_numpy(make_plan([args.timesteps]).t)
+    t = torch.from_numpy(make_plan([args.timesteps], 1, N_LEVELS).t)
     return {
         "x0": network.denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
-        "conds": network.conds,
+        "conditions": network.conditions,
         "t": t,
         "noise": seeded_noise(0, 0, (len(t), *subject.latent_shape)),
     }
@@ -212,25 +207,25 @@ def make_input(args, network, subject) -> dict:
 # ---------------------------------------------------------------- the three loops
 
 
-def plain_errors(denoiser, x0, conds, t, noise, dtype, batch_size):
+def plain_errors(denoiser, x0, conditions, t, noise, dtype, batch_size):
     """Squared errors [K,S] by the paper's loop as one writes it at first (algorithm 1): everything inside the batch.
 
-    As published, latents, noise and errors have the network's dtype, and the errors of a batch go to the CPU at once. Only
-    alphas_cumprod stays float32 where the paper's code rounds it, so that the errors can be compared with the kernel's.
+    As published, latents, noise and errors have the network's dtype, and the errors of a batch go to the CPU at once. Only the
+    levels stay float32 where the paper's code rounds alphas_cumprod, so that the errors can be compared with the kernel's.
     """
     import torch
 
     x0, noise, t = x0.to(dtype), noise.to(x0.device, dtype), t.to(x0.device)
-    trials = list(itertools.product(range(len(conds)), range(len(t))))
+    trials = list(itertools.product(range(len(conditions)), range(len(t))))
     errors = torch.zeros(len(trials))
     for start in range(0, len(trials), batch_size):
         rows, pairs = map(list, zip(*trials[start : start + batch_size], strict=True))
-        epsilon, steps, text = noise[pairs], t[pairs], conds[rows]
-        alpha = denoiser.alphas_cumprod[steps].view(-1, 1, 1, 1)
-        x_t = (alpha**0.5).to(dtype) * x0 + ((1 - alpha) ** 0.5).to(dtype) * epsilon
+        epsilon, steps, text = noise[pairs], t[pairs], conditions[rows]
+        signal, sigma = (table[steps].view(-1, 1, 1, 1).to(dtype) for table in (denoiser.levels.signal, denoiser.levels.sigma))
+        x_t = signal * x0 + sigma * epsilon
         prediction = denoiser.predict(x_t, steps, text)[:, : x0.shape[0]]  # a DiT also predicts a variance
         errors[start : start + len(rows)] = ((prediction - epsilon) ** 2).mean(dim=(1, 2, 3)).cpu()
-    return errors.view(len(conds), len(t))
+    return errors.view(len(conditions), len(t))
 
 
 class PlainLoop:
@@ -244,7 +239,8 @@ class PlainLoop:
 
         self.folder = tempfile.TemporaryDirectory()
         self.file = Path(self.folder.name) / "inputs.pt"
-        torch.save({name: value.cpu() for name, value in work.items()}, self.file)
+        parts = {name: part.cpu() for name, part in vars(work["conditions"]).items() if torch.is_tensor(part)}
+        torch.save({name: value.cpu() for name, value in work.items() if name != "conditions"} | {"conditions": parts}, self.file)
         same = {name: getattr(args, name) for name in ("model", "model_path", "device", "prompts", "timesteps")}
         same["img_size"] = None if "dit" in args.model else args.img_size
         words = [word for name, value in same.items() if value is not None for word in (f"--{name}", str(value))]
@@ -279,14 +275,14 @@ def serve_plain(args, subject) -> int:
     """What the process of PlainLoop does: runs the loop for every line that it reads, and answers with one."""
     import torch
 
-    from diffusion import models
+    from diffusion.models.denoiser import Conditions
 
     torch.manual_seed(0)  # random weights are then the kernel's
-    dtype_name = models.resolve_dtype("auto", args.device)
-    dtype, plain = models.DTYPES[dtype_name], subject.load(dtype_name, False, True)
+    name = devices.resolve_dtype("auto", args.device)
+    dtype, plain = devices.torch_dtype(name), subject.load(args.device, name, plain=True)
     work = torch.load(args.serve_plain, weights_only=True)
-    work = {name: value.to(args.device) if name != "noise" else value for name, value in work.items()}
-    work["conds"] = work["conds"].to(dtype) if work["conds"].is_floating_point() else work["conds"]
+    work |= {name: work[name].to(args.device) for name in ("x0", "t")}
+    work["conditions"] = Conditions(**work["conditions"]).to(args.device).to(dtype)
     with torch.inference_mode():
         flops = count_flops(plain, work)
         for number, _ in enumerate(sys.stdin):
@@ -297,13 +293,13 @@ def serve_plain(args, subject) -> int:
     return 0
 
 
-def network_only(denoiser, x0, conds, t, noise, size):
+def network_only(denoiser, x0, conditions, t, noise, size):
     """The network calls of the kernel on inputs that lie ready, and nothing else."""
     from diffusion import kernel
 
     x_t, t = noise.to(x0.device), t.to(x0.device)
-    for rows, pairs in kernel.blocks(len(conds), len(t), size):
-        denoiser.predict_block(x_t[pairs], t[pairs], conds[rows])
+    for rows, pairs in kernel.blocks(len(conditions), len(t), size):
+        denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
 
 
 # ---------------------------------------------------------------- measuring
@@ -358,7 +354,7 @@ def count_flops(denoiser, work: dict) -> int:
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         x_t, t = work["noise"][:1].to(work["x0"].device), work["t"][:1].to(work["x0"].device)
-        denoiser.predict(x_t, t, work["conds"][:1].clone())
+        denoiser.predict(x_t, t, work["conditions"][:1])
     return counter.get_total_flops()
 
 
@@ -410,19 +406,19 @@ def warm_up(loops: dict, device: str) -> dict:
 
 def measure(args, network, subject) -> dict:
     """All numbers of one benchmark. Call it in inference mode."""
-    from diffusion import kernel, models, scores
+    from diffusion import kernel, scores
 
     work = make_input(args, network, subject)
     with PlainLoop(args, work) as plain:
         loops = {
             "plain": plain,
-            "kernel": lambda: kernel.epsilon_errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
+            "kernel": lambda: kernel.errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
             "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
         }
         about = warm_up(loops, args.device)
         times = alternate(loops, args.repeats, args.device)
-    rate = matmul_rate(models.DTYPES[args.dtype], args.device)
-    return summarise(times, len(work["conds"]) * len(work["t"]), rate, plain.flops) | about
+    rate = matmul_rate(devices.torch_dtype(args.dtype), args.device)
+    return summarise(times, len(work["conditions"]) * len(work["t"]), rate, plain.flops) | about
 
 
 def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
@@ -472,27 +468,23 @@ def main(argv=None) -> int:
 
     import torch
 
-    from diffusion import models
-
     if args.serve_plain:
         return serve_plain(args, subject)
     torch.manual_seed(0)
     with cli.bad_input():
         useful = len(subject.candidates) * args.timesteps
 
-        def load():
-            return subject.load(args.dtype, args.compile, False)
-
-        network = session.start_network(args, load, subject.candidates, subject.latent_shape, None, useful)
+        running = settings.pick(settings.Running, vars(args))
+        network = session.start_network(subject.load, subject.candidates, subject.latent_shape, running, args.dtype, useful)
     setup = {
         "model": f"{args.model} ({subject.source})",
         "parameters": subject.count_parameters(),
         "device": device_name(args.device),
         "dtype": args.dtype,
-        "plain_dtype": models.resolve_dtype("auto", args.device),
+        "plain_dtype": devices.resolve_dtype("auto", args.device),
         "compiled": args.compile,
         "img_size": args.img_size,
-        "batch_size": args.batch_size,
+        "batch_size": network.batch.size,
         "plain_batch_size": PLAIN_BATCH,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -511,4 +503,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, session
+from diffusion import cli, files, rerun, session
 from diffusion.analysis import curves, figures
 
 
@@ -60,20 +60,12 @@ def by_class(rows: list[dict]) -> list[list[dict]]:
     return [list(group) for _, group in itertools.groupby(rows, key=lambda row: row["row"])]
 
 
-def find_image(args, run):
-    """The run's dataset, the image [3,H,W] and the run's options. Raises ValueError or OSError where they are not at hand."""
-    from diffusion import rerun
-
-    options = rerun.options_of(run)
-    options.data_dir = args.data_dir or options.data_dir
-    dataset = rerun.open_images(run, options)
-    return dataset, dataset[args.image][0], options
-
-
 def find_advantage(args, run, rows: list[int]):
     """The image, and the runner-up's squared error less the winner's [h,w]; None for what is not at hand or not asked for."""
+    past = rerun.Past(run.folder, run.config)
     try:
-        dataset, image, options = find_image(args, run)
+        dataset = rerun.open_images(past, args.data_dir)
+        image = dataset[args.image][0]
     except (ValueError, OSError) as error:
         if args.map:
             raise
@@ -81,9 +73,8 @@ def find_advantage(args, run, rows: list[int]):
         return None, None
     if not args.map:
         return image, None
-    from diffusion import rerun
-
-    winner, runner_up = rerun.error_maps(run, options, dataset, args.image, rows[:2], args.device).numpy()
+    maps = rerun.error_maps(past, image, rerun.candidates_of(past, dataset), rows[:2], args.image, args.device)
+    winner, runner_up = maps.numpy()
     return image, runner_up - winner
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli, metrics, session
-from diffusion.analysis import curves, figures, sampling, tables
+from diffusion.analysis import curves, figures, sampling
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.strategy import round_numbers
 
 COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 250, 350, 500, 750, 1000)  # timesteps, points of figure 4
 PANELS = 4  # noises of figure 2, as in the paper
@@ -104,7 +105,7 @@ def draw_strategies(path: Path, rows: list[dict]):
     title = f"accuracy by choice of timesteps, n = {rows[0]['accuracy'].n}, 95 % intervals"
     figure, axis = draw_lines(rows, "timesteps", "strategy", xlabel="number of timesteps", title=title, xscale="log")
     most = max(row["timesteps"] for row in rows)
-    axis.set_xticks([d * 10**e for e in range(len(str(most))) for d in (1, 2, 5) if d * 10**e <= most])
+    axis.set_xticks(round_numbers(most + 1)[:-1])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     figures.save(figure, path)
@@ -195,7 +196,7 @@ def main(argv=None) -> int:
         position = None if args.image is None else figures.position_of(run, args.image)
         figures.check_several(grid, run.folder)
         errors, t = by_timestep(grid)
-        levels = tables.levels_of(run)
+        levels = grid.n_levels
         chance = 1 / len(set(grid.class_of))
         paths = [args.out / f"{name}.{args.format}" for name in ("timesteps", "strategies")]
         alone, several = timestep_rows(errors, t, grid), strategy_rows(errors, t, grid, levels)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, metrics, runlog, session
+from diffusion import cli, datasets, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
 
@@ -88,11 +88,10 @@ def class_means(folders, name):
 
 def check_images(folders, names, dataset, name: str):
     """Raises ValueError when these records cannot be about the images of this dataset."""
-    from diffusion import runlog
-
-    made_on = {config["identity"]["images"] for folder in folders if (config := runlog.read_config(folder))}
-    if made_on - {dataset.fingerprint()}:
-        raise ValueError(f"these folders were made on other images than --dataset {name} has here: name theirs with --data_dir")
+    for folder in folders:
+        config = runlog.read_config(folder)
+        if config:
+            rerun.check_images(rerun.Past(folder, config), dataset, f"--dataset {name}")
     if names and int(Path(names[-1]).stem) >= len(dataset):
         raise ValueError(
             f"there is a record of image {Path(names[-1]).stem}, but --dataset {name} has {len(dataset)} images here"
@@ -101,11 +100,9 @@ def check_images(folders, names, dataset, name: str):
 
 def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     """Predictions and labels of every image that all classes have, and what to say about them."""
-    from diffusion import datasets
-
     if not args.dataset:
         raise ValueError("folders of one class hold no labels: name their --dataset (and --data_dir or DATASET_ROOT)")
-    dataset = cli.open_images(args)
+    dataset = datasets.open_images(cli.data_of(vars(args)))
     expected = runlog.images_expected(list(folders.values()), ignore=("cls",))
     label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
     unknown = [c for c in folders if c not in label_of]
@@ -136,8 +133,6 @@ def record_predictions(record: dict, label_of) -> dict[str, int] | None:
 
 def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
-    from diffusion import datasets
-
     config = runlog.read_config(folder)
     dataset = args.dataset or (config and config["identity"]["dataset"])
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}

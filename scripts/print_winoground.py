@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, metrics, runlog, session
+from diffusion import cli, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
@@ -78,15 +78,8 @@ def open_data(args):
     saved = next(iter(configs.values()))["options"].get("data_dir") if configs and args.dataset in (None, *names) else None
     data = pairs.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
     for folder, config in configs.items():
-        check_data(folder, config, data)
+        rerun.check_images(rerun.Past(folder, config), data, "this set")
     return data
-
-
-def check_data(folder: Path, config: dict, data) -> None:
-    """Raises ValueError when the run was made on other examples than these."""
-    made_on = config["identity"].get("images")
-    if made_on and made_on != data.fingerprint():
-        raise ValueError(f"{folder} was made on another set than this one: give its own by --dataset or --data_dir")
 
 
 def read_run(folder: Path, data, score_mode: str) -> Run:

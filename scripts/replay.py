@@ -16,20 +16,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, metrics, session, strategy
+from diffusion import cli, metrics, session
 from diffusion.analysis import figures, tables
 from diffusion.analysis.pages import percent_and_interval
-
-# keep / samples of a grid of N: the published shape and thriftier ones; alpha, least samples, round of a race
-STAGES = ("5 1 / {tenth} {n}", "3 1 / {tenth} {n}", "2 1 / {tenth} {n}", "2 1 / {fifth} {n}", "5 2 1 / {tenth} {fifth} {n}")
-RACES = tuple(f"{alpha} {least} 5" for alpha in (0.5, 0.2, 0.05, 0.01, 0.001) for least in (5, 10, 20))
+from diffusion.strategy import STRATEGIES, Stages
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     figures.add_run_argument(parser)
-    parser.add_argument("--stages", action="append", metavar="'K.. / N..'", help="to_keep / n_samples (default: several)")
-    parser.add_argument("--race", action="append", metavar="'ALPHA MIN ROUND'", help="settings of a race (default: several)")
+    for name, strategy in STRATEGIES.items():
+        written = strategy.from_text.__doc__.rstrip(".")
+        parser.add_argument(f"--{name}", action="append", metavar="'...'", help=f"{written} (default: several)")
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
@@ -67,51 +65,34 @@ def columns_of(grid, wanted) -> list[int]:
     return columns
 
 
-def play(grid, kind: str, setting: str, plan, eliminate) -> Result:
-    """Runs eliminate(evaluate) -> errors, row on every image."""
+def play(grid, strategy, setting: str) -> Result:
+    """Runs the strategy on every image's errors. Raises ValueError for a setting that cannot be read or played."""
     import numpy as np
 
+    plan = strategy.plan(grid.n_levels)
     columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []
     for image in grid.errors[:, :, columns]:
-        errors, winner, *_ = eliminate(lambda rows, pairs, image=image: image[rows][:, pairs])
-        preds.append(grid.class_of[winner])
-        evaluations.append(sum(map(len, errors.values())))
-    return Result(kind, setting, np.array(preds), np.array(evaluations))
-
-
-def play_stages(grid, setting: str) -> Result:
-    from diffusion import elimination, schedule
-
-    to_keep, n_samples = ([int(n) for n in part.split()] for part in setting.split("/"))
-    schedule.check_stages(to_keep, n_samples, len(grid.class_of))
-    plan = schedule.make_plan(n_samples, grid.n_trials)
-    return play(grid, "stages", setting, plan, lambda e: elimination.run_stages(e, len(grid.class_of), plan.stages, to_keep))
-
-
-def play_race(grid, setting: str) -> Result:
-    from diffusion import elimination, schedule
-
-    alpha, least, size = setting.split()
-    race = elimination.Race(float(alpha), int(least), int(size), strategy.ROUND_EVALUATIONS)
-    plan = schedule.race_plan(len(set(grid.t.tolist())), grid.n_trials)
-    return play(grid, "race", setting, plan, lambda e: elimination.run_race(e, grid.class_of, plan.t, race))
+        outcome = strategy.eliminate(lambda rows, pairs, image=image: image[rows][:, pairs], grid.class_of, plan)
+        preds.append(grid.class_of[outcome.winner])
+        evaluations.append(sum(map(len, outcome.errors.values())))
+    return Result(strategy.NAME, setting, np.array(preds), np.array(evaluations))
 
 
 def play_all(args, grid) -> list[Result]:
     """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played."""
     n = len(set(grid.t.tolist()))
-    defaults = [text.format(n=n, tenth=max(1, n // 10), fifth=max(1, n // 5)) for text in STAGES]
-    own = args.stages or args.race
-    possible = [text for text in defaults if int(text.split()[0]) <= len(grid.class_of)]
-    settings = [(play_stages, s) for s in (args.stages or ([] if own else possible))]
-    settings += [(play_race, s) for s in (args.race or ([] if own else RACES))]
-    results = [play_stages(grid, f"1 / {n}")]
-    for player, setting in settings:
-        try:
-            results.append(player(grid, setting))
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{player.__name__.replace('play_', '--')} {setting!r}: {error}") from None
+    own = {name: getattr(args, name) for name in STRATEGIES}
+    results = [play(grid, Stages((1,), (n,), grid.n_trials), f"1 / {n}")]
+    for name, strategy in STRATEGIES.items():
+        for setting in own[name] or ([] if any(own.values()) else strategy.examples(n)):
+            try:
+                chosen = strategy.from_text(setting, n, grid.n_trials)
+                chosen.check(len(grid.class_of), grid.n_levels)
+                results.append(play(grid, chosen, setting))
+            except (ValueError, IndexError) as error:
+                if own[name]:
+                    raise ValueError(f"--{name} {setting!r}: {error}") from None  # of examples, some do not fit
     return results
 
 
@@ -159,7 +140,7 @@ def draw(path: Path, rows: list[dict]):
 
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
-        for kind, marker in (("stages", "s"), ("race", "o")):
+        for kind, marker in zip(STRATEGIES, "so^vDX", strict=False):
             chosen = [r for r in rows if r["kind"] == kind]
             x, y = [r["evaluations"] for r in chosen], [100 * r[name].value for r in chosen]
             below = [100 * max(0, r[name].value - r[name].low) for r in chosen]  # rounding can leave -1e-16

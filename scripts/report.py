@@ -10,16 +10,16 @@ report.html opens from disk, in light and dark mode, and loads nothing; md, csv 
 
 import sys
 import warnings
-from argparse import Namespace
 from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, runlog, session
+from diffusion import cli, files, rerun, runlog, session
 from diffusion.analysis import figures, pages, summary, tables
 from diffusion.analysis.pages import Table, between, number, percent, told
 from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
+from diffusion.strategy import STRATEGIES
 
 MATRIX = 40  # classes up to which all of them are shown
 SHOWN = 20  # of more classes: how many of the worst, and how many confused pairs
@@ -137,9 +137,7 @@ def confusion_table(run: RunSummary) -> Table:
 CURVE_NOTES = {
     "sums": "Not known: the records hold sums only. Run again with --save_errors (and another --extra).",
     "full": "Had every candidate seen only so many (timestep, noise) pairs, spread evenly over the timesteps.",
-    "stages": "Had every image stopped at the end of a stage; evaluations are the mean.",
-    "race": "Had every race ended after so many (timestep, noise) pairs; evaluations are the mean.",
-}
+} | {name: strategy.NOTE for name, strategy in STRATEGIES.items()}
 
 
 def curve_table(run: RunSummary) -> Table:
@@ -285,24 +283,10 @@ def pictures_of(runs, report: Report, data_dir) -> list[list[str] | str]:
 
 def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
     try:
-        data = open_images(run.config, data_dir) if wrong else ()
-        return [pages.data_uri(data[m.index][0]) for m in wrong]
+        data = rerun.open_images(rerun.Past(run.folder, run.config), data_dir) if wrong else ()
+        return [pages.data_uri(data.picture(m.index)) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
         return f"Their images are not at hand: {files.one_line(error)}"
-
-
-def open_images(config: dict, data_dir):
-    """The run's dataset. Raises ValueError or OSError when it is not there, or not the one that it was."""
-    if "options" not in config:
-        raise ValueError("the folder has no config.json that names the dataset")
-    absent = dict.fromkeys(("config_name", "image_column", "label_column"))
-    options = Namespace(**absent | config["options"] | {"download": False})
-    options.data_dir = data_dir or options.data_dir
-    data = cli.open_images(options)
-    if data.fingerprint() != config["identity"].get("images"):
-        now = f"{options.dataset} in {options.data_dir}"
-        raise ValueError(f"{now} is another set than the run saw; say where it is with --data_dir")
-    return data
 
 
 # ---------------------------------------------------------------- html

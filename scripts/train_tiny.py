@@ -19,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli, training
+from diffusion import cli, session, settings
+from diffusion.training import clothes, loop
 from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
 
 STEPS = {"vae": 1800, "sd": 5500, "dit": 12000, "clip": 2000}
@@ -30,7 +31,7 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the test images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
-    parser.add_argument("--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
+    parser.add_argument("-o", "--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
     parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
     parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images a step (default: {told(BATCH)})")
@@ -39,6 +40,10 @@ def parse_args(argv=None):
     args.steps = args.steps or STEPS.get(args.part)
     args.batch_size = args.batch_size or BATCH.get(args.part)
     return args
+
+
+def how_of(args) -> loop.Training:
+    return settings.pick(loop.Training, vars(args))
 
 
 def told(defaults):
@@ -52,11 +57,11 @@ def cut_images(args):
     """The first 100 test images of every class, in their order, as torchvision's own files beside the model."""
     import numpy as np
 
-    images, labels = (training.read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (clothes.read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
     folder = args.out / "datasets" / "FashionMNIST" / "raw"
-    training.write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
-    training.write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
+    clothes.write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
+    clothes.write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
     print(f"{folder}: {len(chosen)} images")
 
 
@@ -103,7 +108,7 @@ def train_vae(args, images, labels):
         kl = posterior.kl().float().sum() / posterior.mean.numel()
         return error.square().mean() + 20 * (1 - warmth) * colour.square().mean() + 2e-4 * warmth * kl
 
-    checkpoint = training.fit(modules, loss_at, args, lr=2e-3, ema=0.995)
+    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=2e-3, ema=0.995)
     vae.eval()
     x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
     with torch.inference_mode():
@@ -118,9 +123,9 @@ def train_vae(args, images, labels):
 def vae_batch(rng, images, labels, n, only_colours=False):
     """Half plain items, half scenes; or only single coloured items."""
     if only_colours:
-        return training.to_batch([draw_single(training.random_item(rng, images, labels, coloured=True)) for _ in range(n)])
-    singles = [draw_single(training.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
-    return training.to_batch(singles + [training.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
+        return clothes.to_batch([draw_single(clothes.random_item(rng, images, labels, coloured=True)) for _ in range(n)])
+    singles = [draw_single(clothes.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
+    return clothes.to_batch(singles + [clothes.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
 
 
 def load_vae(args):
@@ -209,7 +214,7 @@ def train_sd(args, images, labels):
     import torch
 
     vae = load_vae(args)
-    latents, captions = training.encoded(vae, training.captioned(args.seed, images, labels), 2 * len(images))
+    latents, captions = clothes.encoded(vae, clothes.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
@@ -220,14 +225,14 @@ def train_sd(args, images, labels):
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         b = args.batch_size
-        rows = training.mixed_rows(g, b, n_plain, n)
+        rows = clothes.mixed_rows(g, b, n_plain, n)
         said = torch.where(torch.rand(b, generator=g) < 0.05, n, rows)
         x0, noise = latents[rows], torch.randn(b, 4, 8, 8, generator=g)
         t = torch.randint(1000, (b,), generator=g)
         text = modules["text_encoder"](tokens[said])[0]
         return (modules["unet"](scheduler.add_noise(x0, noise, t), t, text).sample.float() - noise).square().mean()
 
-    checkpoint = training.fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
+    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=1.5e-3, ema=0.999)
     save_pipeline(args.out / "tiny-sd", vae, tokenizer, scheduler, modules)
     checkpoint.unlink(missing_ok=True)
 
@@ -250,8 +255,8 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
     pipeline.to(torch.float16).save_pretrained(out)
     prefix_names(out / "text_encoder" / "model.safetensors")
     # transformers would load the text encoder in the dtype that its config names, diffusers the U-Net in float32
-    training.amend_config(out / "text_encoder" / "config.json", dtype="float32")
-    training.amend_config(out / "vae" / "config.json", _name_or_path=None)  # a path of this machine
+    loop.amend_config(out / "text_encoder" / "config.json", dtype="float32")
+    loop.amend_config(out / "vae" / "config.json", _name_or_path=None)  # a path of this machine
 
 
 def prefix_names(path):
@@ -297,7 +302,7 @@ def train_dit(args, images, labels):
     from DiT.models import DiT
 
     items = ((draw_single(Item(x, NOUNS[y])), y) for x, y in zip(images, labels, strict=True))
-    latents, _ = training.encoded(load_vae(args), items, len(images))
+    latents, _ = clothes.encoded(load_vae(args), items, len(images))
     y = torch.from_numpy(labels.astype("int64"))
     modules = torch.nn.ModuleDict({"dit": DiT(**TINY_DIT)})
     process = GaussianProcess()
@@ -313,7 +318,7 @@ def train_dit(args, images, labels):
         bound = process.errors(x0, x_t, t, noise, torch.cat([prediction.detach(), variance], dim=1))
         return (prediction - noise).square().mean() + 0.1 * torch.where(t == 0, bound[:, 3], bound[:, 2]).mean()
 
-    checkpoint = training.fit(modules, loss_at, args, lr=1.5e-3, ema=0.999)
+    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=1.5e-3, ema=0.999)
     save_dit(args.out / "tiny-dit", modules["dit"])
     checkpoint.unlink(missing_ok=True)
 
@@ -340,7 +345,7 @@ def train_clip(args, images, labels):
     import open_clip
     import torch
 
-    pictures, captions = training.drawn(training.captioned(args.seed, images, labels), 2 * len(images))
+    pictures, captions = clothes.drawn(clothes.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-clip" / "tokenizer", captions)  # the same words give that of train_sd
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     tokens = tokenizer(list(distinct), padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -351,12 +356,12 @@ def train_clip(args, images, labels):
 
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        rows = training.mixed_rows(g, args.batch_size, len(images), len(pictures))
+        rows = clothes.mixed_rows(g, args.batch_size, len(images), len(pictures))
         said, column = caption_of[rows].unique(return_inverse=True)
         x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
         return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
 
-    checkpoint = training.fit(torch.nn.ModuleDict({"clip": model}), loss_at, args, lr=1e-3, ema=0.998)
+    checkpoint = loop.fit(torch.nn.ModuleDict({"clip": model}), loss_at, how_of(args), lr=1e-3, ema=0.998)
     save_clip(args.out / "tiny-clip", model, config)
     checkpoint.unlink(missing_ok=True)
 
@@ -397,17 +402,19 @@ def save_clip(out, model, config):
     (out / "tiny-clip.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     args = parse_args(argv)
     if args.part == "images":
-        return cut_images(args)
+        cut_images(args)
+        return 0
     import torch
 
     with cli.bad_input():
-        images, labels = (training.read_idx(args.data_dir, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        images, labels = (clothes.read_idx(args.data_dir, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     torch.manual_seed(args.seed)
     {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images, labels)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(session.run(main))

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli, files, session
+from diffusion import cli, datasets, files, session
 from diffusion.datasets import DATASETS
 
 
@@ -66,7 +66,7 @@ def main(argv=None) -> int:
     import numpy as np
 
     with cli.bad_input():
-        dataset = cli.open_images(args)
+        dataset = datasets.open_images(cli.data_of(vars(args)))
         indices = choose(dataset.labels, args.per_class, args.n, args.seed)
         files.write(args.out, lambda file: np.save(file, indices.astype(np.int64)))
     print(f"{args.out}: {len(indices)} of {len(dataset)} images" + (f"; {dataset.notice}" if dataset.notice else ""))

@@ -1,6 +1,8 @@
 """The rooms: imports point down, --help needs nothing heavy, and what the README shows can be typed."""
 
 import ast
+import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -121,28 +123,85 @@ def test_help_imports_nothing_heavy(command, tmp_path):
     assert "python scripts/" in done.stdout or "python eval" in done.stdout or "python run" in done.stdout  # an example to copy
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- README and docs/
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BY_NAME = {"ids": lambda page: page.name}
 
 
 def commands_of(text):
-    """argv of every `python x.py ...` or `uv run x.py ...` line in the README's code blocks, continuation lines joined."""
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)).replace("\\\n", " ")
-    words = [shlex.split(line, comments=True) for line in blocks.splitlines()]
-    for line in words:
-        for part in " ".join(shlex.quote(w) if w != "&&" else w for w in line).split("&&"):
-            argv = [word for word in shlex.split(part) if word != "&"]
-            start = next((i for i, w in enumerate(argv) if w.endswith(".py")), None)
+    """argv, from the script on, of every command in ```bash blocks that runs a .py file, whatever stands before it: python,
+    uv run, torchrun, srun, sbatch. Continuation lines are joined; a comment and what follows && are told apart."""
+    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)).replace("\\\n", " ")
+    for line in blocks.splitlines():
+        words = shlex.split(line, comments=True)
+        for _, part in itertools.groupby(words, key=lambda word: word == "&&"):
+            argv = list(part)
+            start = next((i for i, word in enumerate(argv) if word.endswith(".py")), None)
             if start is not None:
                 yield argv[start:]
 
 
-def test_every_command_in_the_readme_parses():
-    found = list(commands_of((ROOT / "README.md").read_text()))
-    assert len(found) >= 8
-    for script, *argv in found:
+def test_commands_are_found_behind_every_launcher():
+    text = """```bash
+pip install uv && uv run a.py --x "a photo of a {}." # a comment
+torchrun --nnodes 2 \\
+    b.py -y
+CUDA_VISIBLE_DEVICES=1 srun --ntasks=8 python c.py && python scripts/d.py
+uv run pytest
+```
+
+```
+python not_a_command.py
+```
+"""
+    assert list(commands_of(text)) == [["a.py", "--x", "a photo of a {}."], ["b.py", "-y"], ["c.py"], ["scripts/d.py"]]
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_every_command_on_the_page_parses(page):
+    for script, *argv in commands_of(page.read_text()):
         assert (ROOT / script).is_file(), script
-        module = load_script(Path(script).stem) if script.startswith("scripts/") else __import__(Path(script).stem)
+        if script.startswith("tests/"):  # of pytest, which takes more of them
+            assert all((ROOT / file).is_file() for file in argv), argv
+            continue
+        module = load_script(Path(script).stem) if script.startswith("scripts/") else importlib.import_module(Path(script).stem)
         module.parse_args(argv)
+
+
+def test_the_pages_show_every_command_and_script():
+    shown = {script for page in PAGES for script, *_ in commands_of(page.read_text())}
+    assert set(COMMANDS) - shown == set()
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_no_command_hides_outside_a_bash_block(page):
+    """An indented block or one of another language would not be parsed."""
+    outside = re.sub(r"^```bash\n.*?^```", "", page.read_text(), flags=re.S | re.M)
+    assert re.findall(r"^\s*(?:\w+=\S+ )*(?:python|uv run|torchrun|srun|sbatch) .*\.py.*", outside, re.M) == []
+
+
+def anchors_of(text):
+    """The anchors of a page's headings, as the usual renderers make them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "HISTORY.md"], **BY_NAME)
+def test_links_and_pictures_are_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked.read_text()), target
+
+
+def test_the_set_up_commands_are_the_first_two_bash_blocks():
+    """Newcomers copy them, and .ci/run cuts the second out."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
+    assert blocks[:2] == [f"pip install uv && uv run {demo}\n", "pip install uv && uv run pytest\n"]
 
 
 def test_the_losses_offered_are_the_scores_there_are():

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY_SD20, load_script
 
 import eval_prob_adaptive
-from diffusion import models
+from diffusion.models.stable_diffusion import StableDiffusion
 
 TINY = ["--version", "tiny", "--dataset", "fashion_mnist"]
 
@@ -18,7 +18,7 @@ def no_model(monkeypatch):
     def refuse(*args):
         raise AssertionError("a model was loaded before the input was checked")
 
-    monkeypatch.setattr(models, "load_sd", refuse)
+    monkeypatch.setattr(StableDiffusion, "load", refuse)
 
 
 def write_files():

@@ -14,9 +14,9 @@ from conftest import GOLDEN, load_script
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusion import training
 from diffusion.models import clip
 from diffusion.paths import TINY_CLIP, TINY_SD
+from diffusion.training import clothes
 
 CONFIG = {
     "embed_dim": 16,
@@ -40,7 +40,7 @@ def make_model(folder, config=CONFIG, name="small.json", weights="small.pt", wra
 
 
 def find(folder):
-    return clip.find_clip("openclip", "any label", str(folder))
+    return clip.find("openclip", "any label", str(folder))
 
 
 def pictures(n=2, size=(40, 32)):
@@ -53,7 +53,7 @@ def pictures(n=2, size=(40, 32)):
 
 def test_openai_names_are_open_clip_models_with_openai_weights_and_activation():
     for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"):
-        files = clip.find_clip("clip", name)
+        files = clip.find("clip", name)
         assert files.architecture in open_clip.list_models() and files.pretrained == "openai" and files.quick_gelu
         assert files.architecture == name.replace("@336px", "-336").replace("/", "-")
 
@@ -67,9 +67,9 @@ def test_openai_names_are_open_clip_models_with_openai_weights_and_activation():
     ],
 )
 def test_openclip_tags(argv, tag, quick):
-    files = clip.find_clip("openclip", *argv)
+    files = clip.find("openclip", *argv)
     assert (files.architecture, files.pretrained, files.quick_gelu, files.config) == (argv[0], tag, quick, None)
-    assert clip.clip_identity(files) == f"open_clip {argv[0]} {tag}"
+    assert files.identity() == f"open_clip {argv[0]} {tag}"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_openclip_tags(argv, tag, quick):
 )
 def test_wrong_names_are_told_in_one_line(argv, told):
     with pytest.raises(ValueError, match=told) as caught:
-        clip.find_clip(*argv)
+        clip.find(*argv)
     assert "\n" not in str(caught.value)
 
 
@@ -99,7 +99,7 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_line(monkeypatch):
 
     monkeypatch.setattr(open_clip, "download_pretrained", unreachable)
     with pytest.raises(ValueError, match=r"open_clip ViT-L-14 openai .*FileNotFoundError.*--model_path") as caught:
-        clip.load_clip(clip.find_clip("clip", "ViT-L/14"), "cpu")
+        clip.find("clip", "ViT-L/14").load("cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -109,7 +109,7 @@ def test_published_weights_are_built_with_the_activation_of_their_tag(monkeypatc
     monkeypatch.setattr(open_clip, "download_pretrained", lambda config: None)
     monkeypatch.setattr(open_clip, "create_model", lambda *args, **options: seen.append((*args, options)) or local)
     for kind, name, tag in (("clip", "ViT-L/14@336px", None), ("openclip", "ViT-H-14", None), ("openclip", "ViT-H-14", "dfn5b")):
-        clip.load_clip(clip.find_clip(kind, name, None, tag), "cpu")
+        clip.find(kind, name, None, tag).load("cpu")
     assert seen == [
         ("ViT-L-14-336", "openai", {"force_quick_gelu": True}),
         ("ViT-H-14", "laion2b_s32b_b79k", {"force_quick_gelu": False}),
@@ -131,7 +131,7 @@ def test_published_weights_are_built_with_the_activation_of_their_tag(monkeypatc
 )
 def test_scores_are_those_of_open_clip_itself(tmp_path, name, weights, wrap):
     model = make_model(tmp_path / "m", CONFIG, name, weights, wrap)
-    scorer = clip.load_clip(find(tmp_path / "m"), "cpu")
+    scorer = find(tmp_path / "m").load("cpu")
     transform = open_clip.image_transform(32, is_train=False)
     captions = ["a dog chases a cat", "a cat chases a dog", "a sentence of more words than fit into the twelve tokens of it"]
     x = torch.stack([scorer.preprocess(picture) for picture in pictures()])
@@ -151,14 +151,14 @@ def test_a_folder_from_the_hub_keeps_its_own_preprocessing(tmp_path):
         tmp_path, name="open_clip_config.json", weights="open_clip_pytorch_model.bin",
         wrap=lambda config: {"model_cfg": config, "preprocess_cfg": own},
     )  # fmt: skip
-    scorer = clip.load_clip(find(tmp_path), "cpu")
+    scorer = find(tmp_path).load("cpu")
     white = Image.new("RGB", (50, 20), "white")
     torch.testing.assert_close(scorer.preprocess(white), torch.ones(3, 32, 32))
 
 
 def test_images_of_every_mode_become_rgb_before_the_resize(tmp_path):
     make_model(tmp_path)
-    preprocess = clip.load_clip(find(tmp_path), "cpu").preprocess
+    preprocess = find(tmp_path).load("cpu").preprocess
     for mode in ("P", "RGBA", "L", "LA", "CMYK", "1"):
         picture = pictures(1)[0].convert(mode)
         torch.testing.assert_close(preprocess(picture), preprocess(picture.convert("RGB")))
@@ -169,7 +169,7 @@ def test_images_of_every_mode_become_rgb_before_the_resize(tmp_path):
 def test_half_precision_weights_are_read_into_float32(tmp_path):
     model = make_model(tmp_path)
     torch.save(model.half().state_dict(), tmp_path / "small.pt")
-    scorer = clip.load_clip(find(tmp_path), "cpu")
+    scorer = find(tmp_path).load("cpu")
     assert scorer.embed_texts(["a"]).dtype == torch.float32
     one = torch.ones(1, 1)
     torch.testing.assert_close(scorer.logits(one, one).item(), model.logit_scale.float().exp().item())
@@ -179,7 +179,7 @@ def test_a_local_config_says_its_activation(tmp_path):
     plain, quick = CONFIG, CONFIG | {"quick_gelu": True}
     for folder, config in (("plain", plain), ("quick", quick)):
         make_model(tmp_path / folder, config)
-    a, b = (clip.load_clip(find(tmp_path / folder), "cpu").embed_texts(["a dog"]) for folder in ("plain", "quick"))
+    a, b = (find(tmp_path / folder).load("cpu").embed_texts(["a dog"]) for folder in ("plain", "quick"))
     assert not torch.allclose(a, b, atol=1e-6)
 
 
@@ -191,7 +191,7 @@ def test_a_folder_with_a_tokenizer_uses_it(tmp_path):
     words = ["<|startoftext|>", "a</w>", "red</w>", "bag</w>", *["<|endoftext|>"] * 8]
     with torch.no_grad():
         expected = model.encode_text(torch.tensor([[vocabulary[word] for word in words]]), normalize=True)
-    scorer = clip.load_clip(find(tmp_path), "cpu")
+    scorer = find(tmp_path).load("cpu")
     torch.testing.assert_close(scorer.embed_texts(["a red bag", "A  Red BAG"]), expected.expand(2, -1))
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_state_dict_is_told_in_one_line(tmp_path, damage):
     make_model(tmp_path)
     damage(tmp_path / "small.pt")
     with pytest.raises(ValueError, match=r"small\.pt is damaged or no model of small\.json") as caught:
-        clip.load_clip(find(tmp_path), "cpu")
+        find(tmp_path).load("cpu")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
     assert not Path("executed").exists()
 
@@ -250,21 +250,21 @@ def test_damaged_safetensors_are_told_in_one_line(tmp_path):
     make_model(tmp_path, weights="small.safetensors")
     truncate(tmp_path / "small.safetensors")
     with pytest.raises(ValueError, match=r"small\.safetensors is damaged"):
-        clip.load_clip(find(tmp_path), "cpu")
+        find(tmp_path).load("cpu")
 
 
 def test_identity_follows_the_weights_and_the_tokenizer_not_the_place(tmp_path):
     make_model(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    first = clip.clip_identity(find(tmp_path / "a"))
-    assert clip.clip_identity(find(tmp_path / "b")) == first and first.startswith("sha256 ")
+    first = find(tmp_path / "a").identity()
+    assert find(tmp_path / "b").identity() == first and first.startswith("sha256 ")
     (tmp_path / "b" / "tokenizer").mkdir()
     (tmp_path / "b" / "tokenizer" / "vocab.json").write_text("{}")
-    second = clip.clip_identity(find(tmp_path / "b"))
+    second = find(tmp_path / "b").identity()
     content = bytearray((tmp_path / "a" / "small.pt").read_bytes())
     content[-1] ^= 1
     (tmp_path / "a" / "small.pt").write_bytes(content)
-    assert len({first, second, clip.clip_identity(find(tmp_path / "a"))}) == 3
+    assert len({first, second, find(tmp_path / "a").identity()}) == 3
 
 
 # ---------------------------------------------------------------- published records
@@ -273,7 +273,7 @@ def test_identity_follows_the_weights_and_the_tokenizer_not_the_place(tmp_path):
 def test_published_scores_are_cosines_times_the_learned_scale():
     """w08: exp(4.6055) = 100.03, not 100. One value lies near 0, where float32 itself is 1e-5 of a logit."""
     records = torch.load(GOLDEN / "winoground_cases.pt", weights_only=True)["w08_openclip"]["records"]
-    scorer = clip.load_clip(clip.find_clip("openclip", "ViT-H-14", str(TINY_OPENCLIP)), "cpu")
+    scorer = clip.find("openclip", "ViT-H-14", str(TINY_OPENCLIP)).load("cpu")
     root = GOLDEN / "data" / "winoground"
     examples = [json.loads(line) for line in (root / "examples.jsonl").read_text().splitlines()]
     for example in examples:
@@ -310,20 +310,20 @@ def test_an_equal_caption_is_no_negative():
 
 
 def test_a_batch_is_a_mixture_of_items_and_scenes():
-    rows = training.mixed_rows(torch.Generator().manual_seed(0), 100, 60, 150)
+    rows = clothes.mixed_rows(torch.Generator().manual_seed(0), 100, 60, 150)
     assert (rows[:62] < 60).all() and (rows[62:] >= 60).all() and rows.max() < 150 and len(rows) == 100
 
 
 def test_the_training_writes_what_load_clip_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    training.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
-    training.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(40, dtype=np.uint8) % 10)
+    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
+    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(40, dtype=np.uint8) % 10)
     script, out = load_script("train_tiny"), tmp_path / "out" / "tiny-clip"
     argv = ["clip", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 8]
     script.main([*map(str, argv), "--checkpoint_dir", str(tmp_path / "checkpoints")])
     assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 6e6
     monkeypatch.setattr(clip, "TINY_CLIP", out)
-    scorer = clip.load_clip(clip.find_clip("openclip", "tiny"), "cpu")
+    scorer = clip.find("openclip", "tiny").load("cpu")
     pixels = torch.from_numpy(rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
     x = torch.stack([scorer.preprocess(Image.fromarray(p.numpy())) for p in pixels])
     torch.testing.assert_close(x, script.clip_input(pixels.permute(0, 3, 1, 2)))
@@ -335,9 +335,9 @@ def test_the_shipped_model_is_small_and_knows_where_things_are():
     from diffusion.training.scenes import COLOURS, Item, draw_single
 
     assert sum(path.stat().st_size for path in TINY_CLIP.rglob("*") if path.is_file()) < 6e6
-    scorer = clip.load_clip(clip.find_clip("openclip", "tiny"), "cpu")
-    images = training.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-images-idx3-ubyte")
-    labels = training.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-labels-idx1-ubyte")
+    scorer = clip.find("openclip", "tiny").load("cpu")
+    images = clothes.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-images-idx3-ubyte")
+    labels = clothes.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-labels-idx1-ubyte")
     bag = images[np.flatnonzero(labels == 8)[0]]
     x = torch.stack([scorer.preprocess(draw_single(Item(bag, "bag", colour))) for colour in COLOURS])
     said = scorer.embed_texts([f"a photo of a {colour} bag." for colour in COLOURS])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
+from conftest import load_script, staged_record
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.stats import binomtest
@@ -28,7 +28,7 @@ def calibrate(run_main):
 def staged(errors, pred, label):
     """A record whose candidate k saw the first len(errors[k]) pairs."""
     t = torch.arange(5, 1000, 50)
-    return runlog.staged_record(range(len(errors)), dict(enumerate(errors)), t, pred, label)
+    return staged_record(range(len(errors)), dict(enumerate(errors)), t, pred, label)
 
 
 def write_run(folder, records, labels=(0, 1, 2), **identity):

@@ -10,7 +10,8 @@ from PIL import Image
 from test_dit_model import TINY
 
 import eval_prob_dit
-from diffusion import models, schedule
+from diffusion import schedule
+from diffusion.models.dit import DiTSource
 
 CLOTHES = ["--dataset", "fashion_mnist"]
 GRID = ["--t_interval", "200"]  # five timesteps
@@ -53,7 +54,7 @@ def test_bad_input_is_one_line_before_any_work(argv, told, run, tiny_dit, monkey
         raise AssertionError("a model was loaded before the input was checked")
 
     if "cut/dit.pt" not in argv:  # whose bytes have to be read
-        monkeypatch.setattr(models, "load_dit", refuse)
+        monkeypatch.setattr(DiTSource, "load", refuse)
     torch.save(torch.randn(5, 4, 8, 8), "short.pt")
     torch.save(torch.randn(500, 4, 16, 16), "shape.pt")
     Path("bare.pt").touch()
@@ -79,11 +80,11 @@ def test_a_set_of_other_classes_than_the_model_is_refused(run, golden_root):
 @pytest.mark.parametrize("t_interval", [0, -5, 3, 1001, 999])
 def test_intervals_that_do_not_divide(t_interval):
     with pytest.raises(ValueError, match="--t_interval"):
-        schedule.interval_plan(t_interval)
+        schedule.interval_plan(t_interval, 1, 1000)
 
 
 def test_interval_plan():
-    plan = schedule.interval_plan(250, 2)
+    plan = schedule.interval_plan(250, 2, 1000)
     assert plan.t.tolist() == [125, 125, 375, 375, 625, 625, 875, 875] and plan.stages == (slice(0, 8),)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from test_dit_model import TINY, randomised
 
 import eval_prob_dit
-from diffusion import datasets, models, paths, training
+from diffusion import datasets, models, paths
+from diffusion.training import clothes
 
 VAE = ["--vae_path", str(TINY_SD20 / "vae")]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -311,8 +312,8 @@ def test_the_shipped_model_on_a_few_images(run_main):
 
 def test_the_training_writes_what_the_command_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    training.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (20, 28, 28), dtype=np.uint8))
-    training.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10)
+    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (20, 28, 28), dtype=np.uint8))
+    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tiny-sd").symlink_to(paths.TINY_SD)
     argv = ["dit", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 4]

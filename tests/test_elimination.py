@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from diffusion.elimination import Race, clearly_worse, run_pruned, run_race, run_stages, survivors, systematic_error
+from diffusion.elimination import clearly_worse, run_race, run_stages, survivors, systematic_error
 from diffusion.schedule import make_plan, race_plan
+from diffusion.strategy import Race
 
 STAGES = (slice(0, 2), slice(2, 4))
 
@@ -59,7 +60,7 @@ def test_an_error_that_is_not_finite_is_never_predicted(bad):
 
 @pytest.mark.parametrize("n_samples", [[50, 50], [4, 5, 6, 8]])
 def test_a_stage_that_adds_no_timestep_eliminates_on_what_is_known(n_samples):
-    plan = make_plan(n_samples)
+    plan = make_plan(n_samples, 1, 1000)
     errors = np.arange(4)[:, None] + np.zeros((4, len(plan.t)), np.float32)
 
     def evaluate(alive, pairs):
@@ -70,19 +71,9 @@ def test_a_stage_that_adds_no_timestep_eliminates_on_what_is_known(n_samples):
     assert winner == 0 and len(kept[0]) == len(plan.t)
 
 
-def test_pruning_on_a_cheaper_evaluation():
-    """Small images say 1 and 2 go on, and say nothing about which of them wins."""
-    small, asked_small = table([[3, 3, 9, 9], [1, 1, 5, 5], [2, 2, 1, 1]])
-    full, asked = table([[0] * 4, [7, 7, 8, 8], [8, 8, 6, 6]])
-    errors, winner, pruned = run_pruned(small, full, 3, STAGES, [2, 1])
-    assert asked_small == [([0, 1, 2], STAGES[0])] and asked == [([1, 2], slice(0, 4))]
-    assert winner == 2 and pruned == [0]
-    assert {row: e.tolist() for row, e in errors.items()} == {0: [3, 3], 1: [7, 7, 8, 8], 2: [8, 8, 6, 6]}
-
-
 # ---------------------------------------------------------------- the race
 
-RULE = Race(alpha=0.05, min_samples=4, round_size=2, round_evaluations=1)
+RULE = (0.05, lambda seen, n_alive: 2 if seen else 4)  # level, and pairs of the next round
 
 
 def noisy_table(means, n, seed, noise=0.1):
@@ -94,7 +85,7 @@ def noisy_table(means, n, seed, noise=0.1):
 def test_race_rounds_by_hand():
     """Row 2 is always worse by the same, so it falls at once; rows 0 and 1 swap places and go on to the end."""
     evaluate, asked = table([[1, 2, 1, 2, 1, 2, 1], [2, 1, 2, 1, 2, 1, 2], [9, 10, 9, 10, 9, 10, 9]])
-    errors, winner, fell = run_race(evaluate, [0, 1, 2], range(7), RULE)
+    errors, winner, fell = run_race(evaluate, [0, 1, 2], range(7), *RULE)
     assert asked == [([0, 1, 2], slice(0, 4)), ([0, 1], slice(4, 6)), ([0, 1], slice(6, 7))]
     assert (
         winner == 0 and fell == {2: 1, 1: 3} and [len(e) for e in errors.values()] == [7, 7, 4]
@@ -104,7 +95,7 @@ def test_race_rounds_by_hand():
 def test_race_stops_when_one_class_is_left():
     """Rows 0 and 1 are two prompts of one class: they need not be told apart, and the lower mean says which wins."""
     evaluate, asked = table([[1, 2] * 4, [2, 1] * 4, [9, 10.5] * 4])
-    _, winner, fell = run_race(evaluate, [5, 5, 6], range(8), RULE)
+    _, winner, fell = run_race(evaluate, [5, 5, 6], range(8), *RULE)
     assert fell == {2: 1} and winner == 0 and len(asked) == 1
 
 
@@ -128,7 +119,7 @@ def test_clearly_worse_by_hand():
 
 def test_the_standard_error_is_what_estimates_scatter_by():
     """On a smooth curve with noise, sampled as a race does: not the spread over the curve, which an even sample does not have."""
-    plan, rng = race_plan(250), np.random.default_rng(0)
+    plan, rng = race_plan(250, 1, 1000), np.random.default_rng(0)
     t = plan.t[:40]
     curve = np.sin(np.pi * plan.t / 1000)
     values = curve + 0.2 * rng.standard_normal((4000, 250))
@@ -145,7 +136,7 @@ def test_race_finds_what_the_whole_table_says_and_is_never_dearer():
     for seed in range(200):
         errors = noisy_table(np.random.default_rng(1000 + seed).uniform(0, 0.5, 10), 250, seed)
         evaluate, _ = table(errors)
-        seen, winner, _ = run_race(evaluate, list(range(10)), race_plan(250).t, Race(0.05, 10, 5, 32))
+        seen, winner, _ = run_race(evaluate, list(range(10)), race_plan(250, 1, 1000).t, 0.05, Race().size)
         agree += winner == errors.mean(1).argmin()
         spent += sum(map(len, seen.values()))
         assert sum(map(len, seen.values())) <= 2500
@@ -154,16 +145,16 @@ def test_race_finds_what_the_whole_table_says_and_is_never_dearer():
 
 def test_race_without_a_difference_uses_all_pairs():
     evaluate, _ = table([[1.0, 2, 3, 4, 5]] * 3)
-    errors, winner, fell = run_race(evaluate, [0, 1, 2], range(5), RULE)
+    errors, winner, fell = run_race(evaluate, [0, 1, 2], range(5), *RULE)
     assert winner == 0 and not fell and all(len(e) == 5 for e in errors.values())
 
 
 def test_race_refuses_nan():
     evaluate, _ = table([[1.0, np.nan, 1, 1], [1.0, 1, 1, 1]])
     with pytest.raises(FloatingPointError, match="1 of 8"):
-        run_race(evaluate, [0, 1], range(4), RULE)
+        run_race(evaluate, [0, 1], range(4), *RULE)
 
 
 def test_few_candidates_get_longer_rounds():
-    race = Race(alpha=0.05, min_samples=10, round_size=5, round_evaluations=32)
+    race = Race(alpha=0.05, min_samples=10, round_size=5)
     assert [race.size(0, 10), race.size(10, 10), race.size(15, 4), race.size(15, 2)] == [10, 5, 8, 16]

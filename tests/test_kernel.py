@@ -8,11 +8,12 @@ import torch
 from conftest import TINY_SD20
 
 from diffusion import kernel, models, scores
+from diffusion.models.denoiser import Conditions, Denoiser, ddpm
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return models.load_sd(models.find_sd("2-0", str(TINY_SD20)), "float32", "cpu")
+    return models.text_to_image("2-0", str(TINY_SD20)).load("cpu", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -26,33 +27,33 @@ def problem(tiny):
 def plain_loop(denoiser, x0, conds, t, noise):
     """One (candidate, timestep) at a time, in double precision outside the network."""
     rows = []
-    for cond in conds:
+    for row in range(len(conds)):
         for step, epsilon in zip(t, noise, strict=True):
-            a = denoiser.alphas_cumprod[step].double()
-            x_t = (a.sqrt() * x0.double() + (1 - a).sqrt() * epsilon.double()).float()
+            signal, sigma = denoiser.levels.signal[step].double(), denoiser.levels.sigma[step].double()
+            x_t = (signal * x0.double() + sigma * epsilon.double()).float()
             with torch.inference_mode():
-                output = denoiser.predict(x_t[None], step[None], cond[None])[0]
+                output = denoiser.predict(x_t[None], step[None], conds[[row]])[0]
             rows.append((output.double() - epsilon.double()).square().mean().item())
     return np.array(rows).reshape(len(conds), len(t))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 15, 100])
 def test_agrees_with_the_plain_loop_at_any_batch_size(tiny, problem, batch_size):
-    errors = kernel.epsilon_errors(tiny, *problem, scores.l2, kernel.Batch(batch_size))
+    errors = kernel.errors(tiny, *problem, scores.l2, kernel.Batch(batch_size))
     assert errors.shape == (3, 5) and errors.dtype == torch.float32 and errors.device.type == "cpu"
     np.testing.assert_allclose(errors, plain_loop(tiny, *problem), rtol=1e-5)
 
 
 def test_known_answers_with_several_quantities_per_sample():
     """A network that answers cond everywhere: its errors are the moments of cond - noise."""
-    network = models.Denoiser(None, None, lambda x, t, cond: cond.expand(len(x), 4, 2, 2), torch.linspace(0.99, 0.01, 1000))
+    network = Denoiser(None, None, lambda x, t, c: c.sequence.expand(len(x), 4, 2, 2), ddpm(torch.linspace(0.99, 0.01, 1000)))
     noise = torch.randn(3, 4, 2, 2)
-    conds = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1)
+    conds = Conditions(torch.tensor([0.0, 2.0]).view(2, 1, 1, 1))
 
     def both(noise, prediction, *_):
         return torch.stack([scores.l1(noise, prediction), scores.l2(noise, prediction)], 1)
 
-    errors = kernel.epsilon_errors(network, torch.zeros(4, 2, 2), conds, torch.tensor([1, 2, 3]), noise, both, kernel.Batch(4))
+    errors = kernel.errors(network, torch.zeros(4, 2, 2), conds, torch.tensor([1, 2, 3]), noise, both, kernel.Batch(4))
     assert errors.shape == (2, 3, 2)
     for k, value in enumerate([0.0, 2.0]):
         for s in range(3):
@@ -62,12 +63,13 @@ def test_known_answers_with_several_quantities_per_sample():
 
 def test_the_network_sees_the_noised_latent_of_its_own_pair():
     seen = []
-    network = models.Denoiser(None, None, lambda x, t, c: (seen.append((x, t, c)), x)[1], torch.linspace(0.99, 0.01, 1000))
+    abar = torch.linspace(0.99, 0.01, 1000)
+    network = Denoiser(None, None, lambda x, t, c: (seen.append((x, t, c.ids)), x)[1], ddpm(abar))
     x0, noise, t = torch.randn(4, 2, 2), torch.randn(2, 4, 2, 2), torch.tensor([10, 700])
-    kernel.epsilon_errors(network, x0, torch.arange(3), t, noise, scores.l2, kernel.Batch(6))
+    kernel.errors(network, x0, Conditions(ids=torch.arange(3)), t, noise, scores.l2, kernel.Batch(6))
     x, steps, conds = seen[0]
     assert steps.tolist() == [10, 700] * 3 and conds.tolist() == [0, 0, 1, 1, 2, 2]
-    a = network.alphas_cumprod[700]
+    a = abar[700]
     torch.testing.assert_close(x[1], a.sqrt() * x0 + (1 - a).sqrt() * noise[1])
 
 
@@ -102,26 +104,26 @@ def limited(network, most):
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing(tiny, problem):
-    expected = kernel.epsilon_errors(tiny, *problem, scores.l2, kernel.Batch(15))
+    expected = kernel.errors(tiny, *problem, scores.l2, kernel.Batch(15))
     small, sizes = limited(tiny, 4)
     batch = kernel.Batch(16)
     with pytest.warns(UserWarning, match="going on with [84] evaluations"):
-        errors = kernel.epsilon_errors(small, *problem, scores.l2, batch)
+        errors = kernel.errors(small, *problem, scores.l2, batch)
     torch.testing.assert_close(errors, expected, rtol=1e-5, atol=0)
     assert batch.size == 4 and sum(sizes) == 15  # nothing that fitted is done again
-    kernel.epsilon_errors(small, *problem, scores.l2, batch)
+    kernel.errors(small, *problem, scores.l2, batch)
     assert sum(sizes) == 30 and batch.size == 4
 
 
 def test_memory_for_not_even_one_is_an_error(tiny, problem):
     with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError, match="--img_size"):
-        kernel.epsilon_errors(limited(tiny, 0)[0], *problem, scores.l2, kernel.Batch(8))
+        kernel.errors(limited(tiny, 0)[0], *problem, scores.l2, kernel.Batch(8))
 
 
 def test_noise_that_does_not_fit_is_refused(tiny, problem):
     x0, conds, t, noise = problem
     with pytest.raises(ValueError, match="does not fit"):
-        kernel.epsilon_errors(tiny, x0, conds, t[:-1], noise, scores.l2, kernel.Batch())
+        kernel.errors(tiny, x0, conds, t[:-1], noise, scores.l2, kernel.Batch())
 
 
 def test_scores_are_their_definitions():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script, write_run
+from conftest import load_script, staged_record, write_run
 from PIL import Image
 
 from diffusion import metrics, runlog, schedule
@@ -107,7 +107,7 @@ def test_the_command_draws_and_prints(suffix, plot, folder):
 
 def test_uniform_is_the_published_thinning():
     for size, n in [(1000, 50), (250, 25), (250, 250), (100, 4), (500, 1)]:
-        grid = np.array(schedule.timestep_grid(size))
+        grid = np.array(schedule.timestep_grid(size, 1000))
         stride = size // n
         assert sampling.sampling_columns("uniform", grid, n, 1000) == list(range(size))[stride // 2 :: stride][:n]
 
@@ -131,7 +131,7 @@ def test_the_figures_of_a_run_with_another_table_of_levels(plot, script, errors,
     monkeypatch.setattr(script.figures, "save", lambda figure, path: drawn.update({path.stem: figure.axes[0]}))
     folder = write_run(Path("coarse"), errors, np.repeat([3, 1, 5, 7, 9], 2), np.arange(20) % 3, ["a", "b", "c"])
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"identity": {"levels": 10}}))
+    (folder / "config.json").write_text(json.dumps(config | {"n_levels": 10}))
     code, out, err = plot(folder, "-o", "figures")
     assert code == 0 and "475" not in out and "4.75, 5, 5.25" in out, err
     assert drawn["timesteps"].get_xlim() == (0, 10)
@@ -151,7 +151,7 @@ def test_the_strategies_on_a_fine_grid():
 
 def test_a_strategy_takes_no_timestep_twice():
     for size, name in itertools.product((1, 2, 3, 7, 40), sampling.strategies(1000)):
-        grid = np.array(schedule.timestep_grid(size))
+        grid = np.array(schedule.timestep_grid(size, 1000))
         for n in range(1, size + 1):
             columns = sampling.sampling_columns(name, grid, n, 1000)
             assert len(set(columns)) == len(columns) <= n and all(0 <= c < size for c in columns)
@@ -207,7 +207,7 @@ def test_bad_input_is_one_line(plot, folder, errors):
     write_run(Path("single"), errors[:, :, :1], T[:1], np.arange(20) % 3)
     Path("pruned").mkdir()
     rows = {0: errors[0, 0], 1: errors[0, 1, :4]}
-    runlog.save_record(Path("pruned/0.pt"), runlog.staged_record([0, 1], rows, torch.arange(10), 0, 0))
+    runlog.save_record(Path("pruned/0.pt"), staged_record([0, 1], rows, torch.arange(10), 0, 0))
     sums = {"classes": torch.arange(2), "t": torch.arange(3), "sums": torch.ones(2, 4), "pred": 0, "label": 0}
     Path("sums").mkdir()
     runlog.save_record(Path("sums/0.pt"), sums)

@@ -23,7 +23,7 @@ def dit(tiny_dit):
 
 def check_records(folder):
     """Every candidate saw the beginning of one order of pairs; the one that fell last saw more than the one that fell first."""
-    order = schedule.race_plan(20).t
+    order = schedule.race_plan(20, 1, 1000).t
     files = sorted(Path(folder).glob("*.pt"))
     assert len(files) == 3
     for file in files:
@@ -43,7 +43,7 @@ def check_records(folder):
 def test_text_to_image(run_main, monkeypatch):
     code, out, err = run_main(eval_prob_adaptive.main, *SD, *RACE)
     assert code == 0, err
-    assert "Price: at most 200 network evaluations an image" in out
+    assert "Price: at most 200 network evaluations per image" in out
     folder = Path(f"data/fashion_mnist/v2-0_{NAME}_l1_64")
     check_records(folder)
     monkeypatch.setenv("LOG_DIR", "other")

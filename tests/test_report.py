@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script
+from conftest import GOLDEN, TINY_SD20, load_script, staged_record
 from PIL import Image
 from scipy.stats import ttest_rel
 
@@ -64,7 +64,7 @@ def write_run(name, table, names=NAMES, **changes):
     describe(folder, list(range(len(names))), names, **changes)
     for index, (label, pred, seconds, errors) in table.items():
         rows = {k: np.array(e, np.float32) for k, e in (PLAIN | errors).items() if k < len(names)}
-        record = runlog.staged_record(list(range(len(names))), rows, T, pred, label)
+        record = staged_record(list(range(len(names))), rows, T, pred, label)
         runlog.save_record(folder / f"{index}.pt", record | ({"seconds": seconds} if seconds else {}))
     return folder
 
@@ -271,7 +271,7 @@ def test_a_folder_of_the_published_code(report):
     assert (
         "of an unknown number" in page
         and "the published code wrote it" in page
-        and "no config.json that names the dataset" in page
+        and "has no config.json, so neither its images nor its model are known" in page
     )
 
 
@@ -366,8 +366,8 @@ def test_names_are_escaped(report):
     ("changes", "told"),
     [
         ({"dataset": "cifar10"}, "set --data_dir"),
-        ({"images": "0"}, "another set than the run saw"),
-        ({"data_dir": None, "dataset": "hf"}, "--data_dir"),
+        ({"images": "0"}, "made with other images"),
+        ({"data_dir": "nowhere", "dataset": "folder"}, "expected <class name>"),
     ],
 )
 def test_mistakes_without_their_images(changes, told, report):

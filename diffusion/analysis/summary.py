@@ -9,6 +9,7 @@ import numpy as np
 from diffusion import metrics, schedule
 from diffusion.analysis import curves, tables
 from diffusion.metrics import Estimate
+from diffusion.strategy import round_numbers
 
 MISTAKES = 12
 GROUPS = 5  # of images, by their evaluations
@@ -95,7 +96,7 @@ class Comparison:
 class RunSummary:
     """One run.
 
-    number: from 1; kept: see `kind_of`; top5: None where classes are not ranked; seconds: None where no record says; names:
+    number: from 1; kept: see `tables.Run`; top5: None where classes are not ranked; seconds: None where no record says; names:
     label -> class name; classes: label -> accuracy among its images; curve, groups, mistakes: empty where nothing is known.
     """
 
@@ -169,7 +170,7 @@ def summarise(number: int, run) -> RunSummary:
         unreadable=run.unreadable,
         n=len(preds),
         n_expected=run.config.get("images_expected"),
-        kept=kind_of(run),
+        kept=run.kept,
         top1=metrics.top1(preds, labels),
         top5=top5(run),
         mean_per_class=metrics.mean_per_class(preds, labels),
@@ -208,29 +209,20 @@ def name_of(run) -> str:
     return folder.name if folder.name != run.config["identity"].get("split") else f"{folder.parent.name}/{folder.name}"
 
 
-def kind_of(run) -> str:
-    """sums; full: all errors of all candidates; stages or race: of those still alive."""
-    if any(image.errors is None for image in run.images):
-        return "sums"
-    if "race" in str(run.config["identity"].get("strategy")):
-        return "race"
-    return "stages" if any(image.counts.min() < image.counts.max() for image in run.images) else "full"
-
-
 def evaluations(run) -> list[int]:
     return [int(image.counts.sum()) for image in run.images]
 
 
 def top5(run):
     """None where candidates were eliminated, which leaves the others unranked, and where five are all the classes."""
-    if kind_of(run) not in ("sums", "full") or len(set(run.class_of)) <= 5:
+    if run.kept not in ("sums", "full") or len(set(run.class_of)) <= 5:
         return None
     return metrics.proportion([curves.class_rank(image.means, run.class_of, image.label) < 5 for image in run.images])
 
 
 def curve(run) -> list[Point]:
     """Accuracy, had every image stopped after so many pairs; nothing when only sums were kept."""
-    kind = kind_of(run)
+    kind = run.kept
     if kind == "sums":
         return []
     points = stops(run, kind)
@@ -241,11 +233,9 @@ def curve(run) -> list[Point]:
 
 
 def stops(run, kind: str) -> list[int]:
-    """Numbers of pairs: the ends of stages, elsewhere 1, 2, 5, 10, ... and all."""
-    if kind == "stages":
-        return sorted({int(n) for image in run.images for n in image.counts})
-    most = max(int(image.counts.max()) for image in run.images)
-    return [n for n in (d * 10**e for e in range(6) for d in (1, 2, 5)) if n < most] + [most]
+    """Numbers of pairs: 1, 2, 5, 10, ... and all of a full grid, else what the strategy says."""
+    counts = {int(n) for image in run.images for n in image.counts}
+    return round_numbers(max(counts)) if kind == "full" else run.strategy.stops(counts)
 
 
 def in_order(image, kind: str) -> list:

@@ -2,11 +2,14 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-LEVELS = 1000  # noise levels of the models of runs that do not say how many theirs has
+from diffusion import runlog, scores, strategy
+from diffusion.datasets import prompts
+from diffusion.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,37 @@ class Run:
     images: list[Scored]
     unreadable: list[str]
 
+    @cached_property
+    def strategy(self) -> Strategy:
+        """That of the run; of a folder without a config.json stages."""
+        return strategy.of_identity(self.config["identity"])
+
+    @property
+    def n_levels(self) -> int:
+        """Of the model's law of noise."""
+        return self.config.get("n_levels", 1000)
+
+    @property
+    def kept(self) -> str:
+        """What its records hold: "sums"; "full", all errors of all candidates; or those of candidates still alive, by the name of
+        the strategy."""
+        if any(image.errors is None for image in self.images):
+            return "sums"
+        if self.strategy.KEEPS_GRID and all(image.counts.min() == image.counts.max() for image in self.images):
+            return "full"
+        return self.strategy.NAME
+
 
 @dataclass(frozen=True)
 class Grid:
-    """All errors of a run that eliminated nobody. errors: float32 [n,K,S], pairs ascending by t; t: int64 [S]; labels: [n]."""
+    """All errors of a run that dropped nobody. errors: float32 [n,K,S], pairs ascending by t; t: int64 [S], of n_levels levels;
+    labels: [n]."""
 
     errors: np.ndarray
     t: np.ndarray
     class_of: list[int]
     labels: np.ndarray
+    n_levels: int = 1000
 
     @property
     def n_trials(self) -> int:
@@ -62,8 +87,6 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
     config.json does not name its candidates. Raises ValueError for a folder without a readable record, and for errors of two
     image sizes.
     """
-    from diffusion import runlog
-
     folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:
         raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
@@ -87,20 +110,15 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
 
 def grid_of(run: Run) -> Grid:
     """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there."""
-    if any(image.errors is None for image in run.images):
+    if run.kept == "sums":
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
-    if any(len(set(image.counts.tolist())) > 1 for image in run.images) or "race" in str(run.config["identity"].get("strategy")):
+    if run.kept != "full":
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
         )
     order = np.argsort(run.images[0].t, kind="stable")
     errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
-    return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]))
-
-
-def levels_of(run: Run) -> int:
-    """How long the table of noise levels is that the run's timesteps are indices into."""
-    return run.config["identity"].get("levels", LEVELS)
+    return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]), run.n_levels)
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:
@@ -114,8 +132,6 @@ def _candidates(record: dict) -> list[int]:
 
 
 def _scored(index: int, record: dict, loss: str) -> Scored:
-    from diffusion import scores
-
     about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds")}
     if "classes" not in record:
         candidates = record["errors"].values()
@@ -133,8 +149,6 @@ def _scored(index: int, record: dict, loss: str) -> Scored:
 
 def _classes(config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
     """The label that each candidate stands for, and the names of labels: from config.json, else from a prompt CSV."""
-    from diffusion.datasets import prompts
-
     if "candidates" in config:
         class_of, names = config["candidates"]["labels"], config["candidates"]["names"]
     elif prompt_path:

@@ -72,6 +72,10 @@ class ImageData:
         image, label = self._decode(index)
         return (image if self.transform is None else self.transform(image)), int(label)
 
+    def picture(self, index: int):
+        """The PIL image as it is stored, without the transform. Raises OSError as an item does."""
+        return self._decode(index)[0]
+
     def _decode(self, index: int):
         try:
             image, label = self.raw[index]
@@ -93,6 +97,10 @@ class ImageData:
 
     def fingerprint(self) -> str:
         """Tells two datasets of one name apart, cheaply: a hash of all labels and of the first, middle and last image."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())
         for index in (0, len(self) // 2, len(self) - 1):
             with contextlib.suppress(OSError):  # an unreadable image is told when its turn comes
@@ -311,6 +319,12 @@ def open_dataset(
     except (OSError, RuntimeError) as error:  # torchvision's two ways to say that files are missing or damaged
         raise FileNotFoundError(_missing(name, spec, root, download, error)) from error
     return ImageData(raw, transform, class_names(name, raw))
+
+
+def open_images(data) -> ImageData:
+    """The images that settings.Data names, without a transform. Raises as `open_dataset`."""
+    more = {name: getattr(data, name) for name in ("download", "config_name", "image_column", "label_column")}
+    return open_dataset(data.dataset, data.split, None, data.data_dir, **more)
 
 
 def _check(name: str, split: str, download: bool, column: str | None) -> DatasetSpec:

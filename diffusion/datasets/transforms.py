@@ -1,12 +1,14 @@
-"""PIL image -> float32 tensor [3,H,W] in [-1,1]. torchvision is imported when a transform is built."""
+"""PIL image -> float32 tensor [3,H,W] in [-1,1]. torchvision is imported when the first image comes."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos")
 
 
 def to_rgb(image):
-    """Any PIL mode to RGB; a function of the module, so that data-loading processes can unpickle the transform."""
+    """Any PIL mode to RGB; a function of the module, so that data-loading processes can unpickle it."""
     return image.convert("RGB")
 
 
@@ -25,29 +27,43 @@ def adm_crop(image, size: int):
     return image.crop((left, top, left + size, top + size))
 
 
-def adm_transform(size: int):
+@dataclass(frozen=True)
+class Deferred:
+    """A transform that is built when it is first used, in each process that uses it: build(*arguments)."""
+
+    build: Callable
+    arguments: tuple
+
+    def __call__(self, image):
+        return self.build(*self.arguments)(image)
+
+
+def adm_transform(size: int) -> Deferred:
     """The DiT recipe: RGB, ADM centre crop, [-1,1]. RGB first, so that grey, palette, CMYK and alpha images work."""
+    return Deferred(_adm, (size,))
+
+
+def sd_transform(size: int, interpolation: str = "bicubic") -> Deferred:
+    """The Stable Diffusion recipe: resize the short side, centre crop, RGB, [-1,1].
+
+    RGB comes after the resize as published: it decides what a palette or alpha image turns into.
+    """
+    return Deferred(_sd, (size, interpolation))
+
+
+@cache
+def _adm(size: int):
     from torchvision import transforms as tv
 
     crop = partial(adm_crop, size=size)
     return tv.Compose([to_rgb, crop, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)])
 
 
-def sd_transform(size: int, interpolation: str = "bicubic"):
-    """The Stable Diffusion recipe: resize the short side, centre crop, RGB, [-1,1].
-
-    RGB comes after the resize as published: it decides what a palette or alpha image turns into.
-    """
+@cache
+def _sd(size: int, interpolation: str):
     from torchvision import transforms as tv
 
     mode = tv.InterpolationMode(interpolation)
     return tv.Compose(
         [tv.Resize(size, interpolation=mode), tv.CenterCrop(size), to_rgb, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)]
     )
-
-
-def shrink(image, size: int):
-    """A transformed image [3,H,H] in [-1,1] at size pixels a side, bicubic with antialiasing as PIL does it."""
-    from torch.nn.functional import interpolate
-
-    return interpolate(image[None], size=(size, size), mode="bicubic", antialias=True)[0].clamp(-1, 1)

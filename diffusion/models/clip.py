@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from diffusion.datasets.transforms import to_rgb
 from diffusion.files import hash_files
 from diffusion.paths import TINY_CLIP
@@ -29,18 +27,28 @@ WEIGHTS = ("{}.safetensors", "{}.pt", "open_clip_model.safetensors", "open_clip_
 
 
 @dataclass(frozen=True)
-class ClipFiles:
-    """Where a contrastive model is, known before its weights are read."""
+class ClipSource:
+    """A source of weights: where a contrastive model is, known before they are read."""
 
     architecture: str  # open_clip's name; of a local folder the config's stem
     pretrained: str  # the tag of published weights, or the path of a local state dict
     config: Path | None  # the local model config; None for published weights
     quick_gelu: bool = False  # OpenAI's approximate GELU, which a published tag asks for; a local config says it itself
 
-    @property
-    def source(self) -> str:
+    def describe(self) -> str:
         """What a person calls the weights: the folder, or architecture and tag."""
         return str(self.config.parent) if self.config else f"open_clip {self.architecture} {self.pretrained}"
+
+    def identity(self) -> str:
+        """Tells two sets of weights apart: the hash of what is used of a local folder, the names of published ones."""
+        if self.config is None:
+            return self.describe()
+        root = self.config.parent
+        return hash_files(root, [self.config, Path(self.pretrained), *(root / "tokenizer").glob("*")])
+
+    def load(self, device: str) -> "Scorer":
+        """As `load_clip`."""
+        return load_clip(self, device)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Scorer:
 # ---------------------------------------------------------------- which weights
 
 
-def find_clip(kind: str, version: str, model_path: str | None = None, pretrained: str | None = None) -> ClipFiles:
+def find(kind: str, version: str, model_path: str | None = None, pretrained: str | None = None) -> ClipSource:
     """Checks names and that local files exist; reads and downloads no weights.
 
     kind: "clip" (OpenAI's names) or "openclip" (open_clip's names, and `tiny`). With a model_path the version is only a label.
@@ -77,7 +85,7 @@ def find_clip(kind: str, version: str, model_path: str | None = None, pretrained
     return _find_openai(version, pretrained) if kind == "clip" else _find_openclip(version, pretrained)
 
 
-def _find_openai(version: str, pretrained: str | None) -> ClipFiles:
+def _find_openai(version: str, pretrained: str | None) -> ClipSource:
     if version not in OPENAI:
         raise ValueError(f"--version {version} is none of OpenAI's: {', '.join(OPENAI)} (others: --model openclip)")
     if pretrained not in (None, "openai"):
@@ -85,7 +93,7 @@ def _find_openai(version: str, pretrained: str | None) -> ClipFiles:
     return _published(OPENAI[version], "openai")
 
 
-def _find_openclip(version: str, pretrained: str | None) -> ClipFiles:
+def _find_openclip(version: str, pretrained: str | None) -> ClipSource:
     import open_clip
 
     names = open_clip.list_models()
@@ -102,14 +110,14 @@ def _find_openclip(version: str, pretrained: str | None) -> ClipFiles:
     return _published(version, tag)
 
 
-def _published(architecture: str, tag: str) -> ClipFiles:
+def _published(architecture: str, tag: str) -> ClipSource:
     """The activation comes from the tag: most architectures' configs name GELU, and OpenAI's weights are QuickGELU's."""
     import open_clip
 
-    return ClipFiles(architecture, tag, None, bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")))
+    return ClipSource(architecture, tag, None, bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")))
 
 
-def _find_local(root: Path) -> ClipFiles:
+def _find_local(root: Path) -> ClipSource:
     if not root.is_dir():
         raise ValueError(f"--model_path {root} is no folder: give one with an open_clip config <name>.json and <name>.pt")
     configs = [path for path in sorted(root.glob("*.json")) if _model_config(path).keys() >= CONFIG_KEYS]
@@ -120,7 +128,7 @@ def _find_local(root: Path) -> ClipFiles:
     weights = next((root / name for name in names if (root / name).is_file()), None)
     if weights is None:
         raise ValueError(f"--model_path {root} has none of {', '.join(names)} beside {configs[0].name}")
-    return ClipFiles(configs[0].stem, str(weights), configs[0])
+    return ClipSource(configs[0].stem, str(weights), configs[0])
 
 
 def _read_json(path: Path) -> dict:
@@ -137,24 +145,17 @@ def _model_config(path: Path) -> dict:
     return content.get("model_cfg", content)
 
 
-def clip_identity(files: ClipFiles) -> str:
-    """Tells two sets of weights apart: the hash of what is used of a local folder, the names of published ones."""
-    if files.config is None:
-        return files.source
-    root = files.config.parent
-    return hash_files(root, [files.config, Path(files.pretrained), *(root / "tokenizer").glob("*")])
-
-
 # ---------------------------------------------------------------- the model
 
 
-def load_clip(files: ClipFiles, device: str) -> Scorer:
+def load_clip(files: ClipSource, device: str) -> Scorer:
     """The model in float32, with the kernels that the published scores were computed with.
 
     Those ran with gradients on. For frozen weights PyTorch takes other kernels, which round by up to 4e-5 of a logit near 0;
     so the weights are left as they are, and the gradients are turned off around every call.
     Raises ValueError when weights cannot be fetched or read.
     """
+    import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from torchvision.transforms import Compose
 
@@ -183,6 +184,8 @@ def load_clip(files: ClipFiles, device: str) -> Scorer:
 @contextlib.contextmanager
 def unfused_attention():
     """Keeps PyTorch from the fused layers that it has for inference alone."""
+    import torch
+
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -191,20 +194,20 @@ def unfused_attention():
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _fetch_published(files: ClipFiles):
+def _fetch_published(files: ClipSource):
     import open_clip
 
     try:  # by itself first, since create_model logs a traceback's worth when it fails
         open_clip.download_pretrained(open_clip.get_pretrained_cfg(files.architecture, files.pretrained))
     except Exception as error:  # urllib, the hub's client and open_clip raise many kinds
         raise ValueError(
-            f"{files.source} is not in the cache and cannot be fetched ({type(error).__name__}): "
+            f"{files.describe()} is not in the cache and cannot be fetched ({type(error).__name__}): "
             "give a local folder with --model_path, or work offline with --model openclip --version tiny"
         ) from None
     return open_clip.create_model(files.architecture, files.pretrained, force_quick_gelu=files.quick_gelu)
 
 
-def _read_local(files: ClipFiles):
+def _read_local(files: ClipSource):
     import open_clip
 
     preprocess = _read_json(files.config).get("preprocess_cfg", {})
@@ -216,7 +219,7 @@ def _read_local(files: ClipFiles):
         raise ValueError(f"{files.pretrained} is damaged or no model of {files.config.name} ({told})") from None
 
 
-def _register(files: ClipFiles) -> None:
+def _register(files: ClipSource) -> None:
     """Makes the local architecture known to open_clip, which builds and tokenizes by name only."""
     import open_clip
 
@@ -226,7 +229,7 @@ def _register(files: ClipFiles) -> None:
         open_clip.add_model_config(path)
 
 
-def _tokenizer(files: ClipFiles) -> Callable:
+def _tokenizer(files: ClipSource) -> Callable:
     """list of strings -> ids [B,L]: by the folder's `tokenizer/` (Hugging Face's layout), else by open_clip's for this model."""
     folder = files.config and files.config.parent / "tokenizer"
     if not (folder and folder.is_dir()):

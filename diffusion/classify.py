@@ -1,0 +1,182 @@
+"""One image -> one result: a diffusion model as a classifier. Prints nothing, reads no environment, writes no file.
+
+from diffusion import classify
+
+classifier = classify.text_to_image("tiny", ["a photo of a bag.", "a photo of a boot."])
+result = classifier(image)  # PIL, of any size and mode
+result.ranking, result.means, result.evaluations
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from diffusion import models, scores
+from diffusion.datasets import transforms
+from diffusion.models import devices
+from diffusion.noise import Seeded
+from diffusion.schedule import Plan
+from diffusion.strategy import Race, Strategy
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a classifier found out about one image.
+
+    class_of: label of each of the K candidates; winner: the row that won
+    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer. t: int64 [S], the levels of all
+        pairs in that order, of which a candidate has seen the beginning
+    fell: row -> round in which it was dropped, None where rounds mean nothing
+    terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
+    seconds: of wall clock
+    """
+
+    class_of: Sequence[int]
+    winner: int
+    errors: dict[int, np.ndarray]
+    t: np.ndarray
+    fell: dict[int, int] | None = None
+    terms: Any = None
+    seconds: float | None = None
+
+    @property
+    def label(self) -> int:
+        """The predicted one."""
+        return self.class_of[self.winner]
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations spent."""
+        return sum(map(len, self.errors.values()))
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Mean error of every candidate, float64 [K]; of those that were dropped on fewer pairs."""
+        return np.array([self.errors[row].mean(dtype=np.float64) for row in range(len(self.class_of))])
+
+    @cached_property
+    def ranking(self) -> list[int]:
+        """Labels, best first: whoever was dropped later is better, then whoever has the lower mean error; a class has the place
+        of its best candidate."""
+        rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
+        return list(dict.fromkeys(self.class_of[row] for row in rows))
+
+    def probabilities(self, fit: "calibration.Fit") -> dict[int, float]:
+        """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
+        from diffusion.analysis import calibration
+
+        errors = [self.errors[row] for row in range(len(self.class_of))]
+        return calibration.probabilities(errors, self.winner, list(self.class_of), fit)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A denoiser with its candidates, a strategy, a score and a source of noise.
+
+    denoiser: models.denoiser.Denoiser; conditions: of the K candidates; class_of: the label of each
+    strategy: which pairs are evaluated, and who is dropped; plan: its plan on the denoiser's levels
+    loss: a name in scores.SCORES; of a DiT l2, l1, kl or vlb
+    noise: (index, [S,C,h,w]) -> the bank of the image with this index
+    batch: kernel.Batch, the evaluations per call of the network
+    transform: PIL image -> float32 [3,H,W] in [-1,1]
+    """
+
+    denoiser: Any
+    conditions: Any
+    class_of: Sequence[int]
+    strategy: Strategy
+    plan: Plan
+    loss: str
+    noise: Callable
+    batch: Any
+    transform: Callable | None = None
+
+    def __call__(self, image, index: int = 0) -> Result:
+        """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
+
+        Raises FloatingPointError when an error is not finite.
+        """
+        import torch
+
+        from diffusion import kernel
+
+        start = time.perf_counter()
+        image = image if torch.is_tensor(image) else self.transform(image)
+        x0, t = self.denoiser.encode(image), torch.from_numpy(self.plan.t)
+        bank = self.noise(index, (len(t), *x0.shape))
+        score, pick = scores.scoring(self.loss, self.denoiser, x0)
+        kept = []
+
+        def evaluate(rows, pairs):
+            values = kernel.errors(self.denoiser, x0, self.conditions[rows], t[pairs], bank[pairs], score, self.batch)
+            kept.append(values)
+            return pick(values, t[pairs])
+
+        errors, winner, fell = self.strategy.eliminate(evaluate, list(self.class_of), self.plan)
+        terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
+        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, time.perf_counter() - start)
+
+
+def text_to_image(
+    version: str,  # 1-1 ... 2-1, tiny, or any name with model_path
+    prompts: Sequence[str],  # one candidate each
+    labels: Sequence[int] | None = None,  # label of each prompt; None: its place
+    *,
+    model_path: str | None = None,  # pipeline folder or hub id in place of the version's weights
+    strategy: Strategy | None = None,  # None: a race with its defaults
+    loss: str = "l2",  # a name in scores.SCORES
+    seed: int = 0,  # of the noise
+    img_size: int | None = None,  # pixels a side; None: what the model was trained on
+    interpolation: str = "bicubic",  # of the resize
+    device: str | None = None,  # None: cuda if there is one, else cpu
+    dtype: str = "auto",  # of the network: float16 on CUDA, else float32
+    batch_size: int = 32,  # network inputs per call
+) -> Classifier:
+    """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
+    source = models.text_to_image(version, model_path)
+    img_size = img_size or source.default_size
+    transform = transforms.sd_transform(img_size, interpolation)
+    return _classifier(source, img_size, list(prompts), labels, transform, strategy, loss, seed, device, dtype, batch_size)
+
+
+def class_conditional(
+    model: str,  # tiny, or a published shape such as DiT-XL/2
+    classes: Sequence[int] | None = None,  # the candidates; None: all of the model's
+    labels: Sequence[int] | None = None,  # label of each class; None: the class itself
+    *,
+    model_path: str | None = None,  # checkpoint or diffusers folder
+    vae_path: str | None = None,  # VAE folder or hub id
+    strategy: Strategy | None = None,
+    loss: str = "l2",  # or l1, kl, vlb
+    seed: int = 0,
+    img_size: int | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    batch_size: int = 32,
+) -> Classifier:
+    """A classifier by the classes that a DiT was trained on; what is not said here is as of `text_to_image`."""
+    source = models.class_conditional(model, model_path, img_size, vae_path)
+    classes = list(range(source.num_classes)) if classes is None else list(classes)
+    transform = transforms.adm_transform(source.default_size)
+    labels = classes if labels is None else labels
+    return _classifier(source, source.default_size, classes, labels, transform, strategy, loss, seed, device, dtype, batch_size)
+
+
+def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size) -> Classifier:
+    """Checks what can be checked, then loads the weights."""
+    strategy = strategy or Race()
+    labels = list(range(len(candidates))) if labels is None else list(labels)
+    if len(labels) != len(candidates):
+        raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
+    strategy.check(len(candidates), source.n_levels)
+    source.latent_shape(img_size)
+    device = devices.resolve_device(device)
+    denoiser = source.load(device, devices.resolve_dtype(dtype, device))
+    from diffusion import kernel
+
+    plan, batch = strategy.plan(source.n_levels), kernel.Batch(batch_size)
+    return Classifier(denoiser, denoiser.embed(candidates), labels, strategy, plan, loss, Seeded(seed), batch, transform)

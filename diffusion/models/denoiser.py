@@ -1,0 +1,155 @@
+"""What a classifier needs of a diffusion model, whichever it is: its law of noise, its conditions, one call of its network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+
+SPACES = ("epsilon", "x0", "velocity")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The law of noise: x_t = signal[t] x0 + sigma[t] noise. `t` is an index into these tables, whatever the network is fed.
+
+    DDPM: sqrt(abar) and sqrt(1 - abar) (Ho et al. 2020, eq. 4); a flow: 1 - s and s on the model's own schedule of s; EDM: 1 and
+    sigma.
+    signal, sigma: float32 [T] on the device
+    times: [T], what the network is fed at each level; None: the index itself
+    flow: velocity is noise - x0 (Lipman et al. 2023), not signal noise - sigma x0 (Salimans and Ho 2022, appendix D)
+    """
+
+    signal: torch.Tensor
+    sigma: torch.Tensor
+    times: torch.Tensor | None = None
+    flow: bool = False
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def time(self, t):
+        """What the network is fed at levels t [B]: [B]."""
+        return t if self.times is None else self.times[t]
+
+    def add_noise(self, x0, noise, t):
+        """x_t in float32. x0: [C,h,w], [B,C,h,w], or [M,1,C,h,w] for M images; noise: [B,C,h,w]; t: [B] int64."""
+        return _at(self.signal, t) * x0.float() + _at(self.sigma, t) * noise.float()
+
+    def target(self, space: str, x0, noise, t):
+        """What a perfect network predicts in this space, of the shapes of `add_noise`."""
+        if space == "epsilon":
+            return noise
+        of_x0, of_noise = (_at(table.float(), t) for table in self._made_of(space))
+        return of_x0 * x0.float() + of_noise * noise.float()
+
+    def conversion(self, prediction: str, space: str) -> Callable:
+        """(output [B,C,h,w], x_t, t) -> the same prediction in another space, float32; the output itself where they are one.
+
+        Prediction and x_t are two combinations of x0 and noise, so that a third one follows from them: with p, x and s their
+        coefficients, s = a p + b x. Raises ValueError for a space that is none of SPACES.
+        """
+        p0, p1 = self._made_of(prediction)
+        s0, s1 = self._made_of(space)
+        if prediction == space:
+            return lambda output, x_t, t: output
+        signal, sigma = self.signal.double(), self.sigma.double()
+        determinant = p0 * sigma - p1 * signal
+        of_output = ((s0 * sigma - s1 * signal) / determinant).float()
+        of_x_t = ((p0 * s1 - p1 * s0) / determinant).float()
+        return lambda output, x_t, t: _at(of_output, t) * output.float() + _at(of_x_t, t) * x_t.float()
+
+    def _made_of(self, space: str):
+        """Coefficients of x0 and of noise at every level, float64 [T] each."""
+        signal, sigma = self.signal.double(), self.sigma.double()
+        zero, one = torch.zeros_like(signal), torch.ones_like(signal)
+        if space not in SPACES:
+            raise ValueError(f"{space!r} is no space of a prediction: take {', '.join(SPACES)}")
+        velocity = (-one, one) if self.flow else (-sigma, signal)
+        return {"epsilon": (zero, one), "x0": (one, zero), "velocity": velocity}[space]
+
+
+def ddpm(alphas_cumprod: torch.Tensor) -> Levels:
+    """The levels of a discrete DDPM from its alphas_cumprod [T]."""
+    abar = alphas_cumprod.float()
+    return Levels(abar.sqrt(), (1 - abar).sqrt())
+
+
+def _at(table, t):
+    """Entries t [B] of a table [T], to be multiplied with [B,C,h,w]."""
+    return table[t].view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a network is told of K candidates, in the parts that its kind has; row k of every part belongs to candidate k.
+
+    sequence: [K,L,D] embeddings of the tokens; mask: [K,L] which of them count; pooled: [K,D] of the whole text
+    ids: int64 [K], classes; sizes: [K,n], sizes and crops that some models are told
+    """
+
+    sequence: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+
+    def _each(self, function: Callable) -> "Conditions":
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(part) for name, part in parts.items() if part is not None})
+
+    @cached_property
+    def _first(self) -> torch.Tensor:
+        return next(part for part in (self.sequence, self.ids, self.pooled, self.sizes) if part is not None)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __getitem__(self, rows) -> "Conditions":
+        """Some of the candidates: a slice, a list or a tensor of rows."""
+        return self._each(lambda part: part[rows])
+
+    def repeat_each(self, n: int) -> "Conditions":
+        """Every row n times in a row: [K*n,...]."""
+        return self._each(lambda part: part.repeat_interleave(n, 0))
+
+    def repeat_one(self, n: int) -> "Conditions":
+        """The first row n times, without copies."""
+        return self._each(lambda part: part[:1].expand(n, *part.shape[1:]))
+
+    def to(self, where) -> "Conditions":
+        """On another device, or with its floating parts in another dtype."""
+        if isinstance(where, torch.dtype):
+            return self._each(lambda part: part.to(where) if part.is_floating_point() else part)
+        return self._each(lambda part: part.to(where))
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A diffusion model reduced to what a classifier needs.
+
+    encode: image [3,H,W] float32 in [-1,1] on the CPU -> x0 [C,h,w] float32 on the device, already scaled
+    embed: list of K prompts, or of K class ids -> Conditions
+    predict: (x_t [B,C,h,w] float32, t [B] int64, Conditions of B) -> the prediction in `space`, [B,C,h,w]; of a DiT [B,2C,h,w],
+        with what it says of the variance after it
+    levels: the law of noise, T levels
+    space: in which errors are taken. Squared errors of two spaces differ by a factor at every level, so that an unweighted mean
+        in another space is another classifier
+    terms: (x0 [B,C,h,w], x_t, t, noise, output of predict) -> [B,4] float32: mse, l1, kl, nll; None without a learned variance
+    shared: (x_t [P,C,h,w], t [P], Conditions of R) -> [R*P,...], every condition on every latent, where that saves work
+    """
+
+    encode: Callable
+    embed: Callable
+    predict: Callable
+    levels: Levels
+    space: str = "epsilon"
+    terms: Callable | None = None
+    shared: Callable | None = None
+
+    def predict_block(self, x_t, t, conditions):
+        """`predict` of R conditions on each of P latents [P,C,h,w], t [P]: [R*P,...], evaluation r * P + p."""
+        if self.shared:
+            return self.shared(x_t, t, conditions)
+        n = len(conditions)
+        return self.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), conditions.repeat_each(len(t)))

@@ -1,0 +1,134 @@
+"""What a run was asked for, as small frozen dataclasses: an argparse Namespace ends in `main`, and a run that is read back builds
+the same objects from the options in its config.json.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+S = TypeVar("S")
+
+
+def pick(cls: type[S], options: Mapping[str, Any], **changes) -> S:
+    """The settings of this class that options and changes name; the defaults of what is absent."""
+    found = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+    return cls(**found | changes)
+
+
+def options_of(*settings) -> dict[str, Any]:
+    """All fields of several settings, in order: what is printed first and kept in config.json."""
+    return {name: value for part in settings for name, value in asdict(part).items()}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images.
+
+    dataset: a name in the table; split; data_dir: folder of all datasets, None: what DATASET_ROOT says; download: fetch what is
+    missing; the rest is for a Hugging Face set
+    """
+
+    dataset: str
+    split: str = "test"
+    data_dir: str | None = None
+    download: bool = False
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def identity(self) -> dict:
+        return {"dataset": self.dataset, "split": self.split}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of the images: a .npy file of indices, and how many."""
+
+    subset_path: str | None = None
+    imgs_to_eval: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where prompts come from: a CSV, a template for the class names, or what ships for the dataset."""
+
+    prompt_path: str | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """Which text-to-image model, and what it is shown. img_size: pixels a side; dtype: a name of DTYPES, of the network."""
+
+    version: str = "2-0"
+    model_path: str | None = None
+    img_size: int | None = None
+    interpolation: str = "bicubic"
+    dtype: str = "float32"
+
+    def identity(self) -> dict:
+        return {name: getattr(self, name) for name in ("version", "dtype", "img_size", "interpolation")}
+
+
+@dataclass(frozen=True)
+class ClassConditional:
+    """Which class-conditional model. model: `tiny` or a published shape; img_size: pixels a side; dtype: as of TextToImage."""
+
+    model: str = "DiT-XL/2"
+    model_path: str | None = None
+    vae_path: str | None = None
+    img_size: int | None = None
+    dtype: str = "float32"
+
+    def identity(self) -> dict:
+        return {name: getattr(self, name) for name in ("dtype", "img_size")}
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """Which contrastive model. model: "clip" or "openclip"; pretrained: the tag of its weights."""
+
+    model: str
+    version: str
+    model_path: str | None = None
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where noise comes from: a seed, or a file."""
+
+    seed: int = 0
+    noise_path: str | None = None
+
+
+@dataclass(frozen=True)
+class GridNoise(Noise):
+    """The same of a grid, whose noise all images share.
+
+    noise_rows: of a file without randomize_noise, after how many pairs its first row returns: the published code takes a pair's
+    position in its batch, whose default size is 1
+    """
+
+    randomize_noise: bool = False
+    noise_rows: int | None = None
+
+    @property
+    def by_position(self) -> int | None:
+        """The batch size whose positions choose a file's rows; None: pair i takes row i."""
+        return None if self.randomize_noise else self.noise_rows or 1
+
+
+@dataclass(frozen=True)
+class Running:
+    """How to run: nothing here changes a number. batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this
+    process's share of the images."""
+
+    device: str = "cpu"
+    batch_size: int | str = 32
+    compile: bool = False
+    extra: str | None = None
+    n_workers: int = 1
+    worker_idx: int = 0
+    load_stats: bool = False
+    dry_run: bool = False
