@@ -35,7 +35,9 @@ def gaussian_kl(mean_q, log_var_q, mean_p, log_var_p):
 def normal_cdf(x):
     """tanh approximation of the standard normal distribution function, within 2e-4 (the one of the "tanh GELU").
 
-    The published numbers come from it; erf would move the decoder term by up to 3 %.
+    The published numbers come from it. It raises the decoder term of one evaluation above what erf gives in float32 by 1.7 % in
+    the median and by up to 10 % (near t = 15), and above its exact value by 4.5 % and up to 16 % (near t = 25); at t = 0, the
+    only step where the bound takes this term, by at most 0.2 % (shipped tiny-dit, 100 test images, t = 0, 5, 15, ..., 995).
     """
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 

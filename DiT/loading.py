@@ -23,14 +23,16 @@ PUBLISHED = "DiT-XL/2"  # the only shape with published weights,
 PUBLISHED_SIZES = (256, 512)  # at these image sizes in pixels
 VAE_FACTOR = 8  # image pixels per latent element
 CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", "num_classes")
+EMBEDDERS = ".norm1.emb."  # in diffusers' names of the parameters that turn timestep and label into a block's condition
+SHIFT_KEY = "frequency_shift"  # argument of `DiT`, and entry of a config.json of either format
 DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
-# diffusers' parameter names -> ours. Every diffusers block has a copy of the two embedders; ours has one for all.
+# diffusers' parameter names -> ours. There every block has two embedders of its own; `from_diffusers` merges equal ones.
 RENAMES = (
     (r"pos_embed\.proj\.", r"x_embedder.proj."),
-    (r"transformer_blocks\.\d+\.norm1\.emb\.timestep_embedder\.linear_1\.", r"t_embedder.mlp.0."),
-    (r"transformer_blocks\.\d+\.norm1\.emb\.timestep_embedder\.linear_2\.", r"t_embedder.mlp.2."),
-    (r"transformer_blocks\.\d+\.norm1\.emb\.class_embedder\.", r"y_embedder."),
+    (r"transformer_blocks\.(\d+)\.norm1\.emb\.timestep_embedder\.linear_1\.", r"block_embedders.\1.t_embedder.mlp.0."),
+    (r"transformer_blocks\.(\d+)\.norm1\.emb\.timestep_embedder\.linear_2\.", r"block_embedders.\1.t_embedder.mlp.2."),
+    (r"transformer_blocks\.(\d+)\.norm1\.emb\.class_embedder\.", r"block_embedders.\1.y_embedder."),
     (r"transformer_blocks\.(\d+)\.norm1\.linear\.", r"blocks.\1.adaLN_modulation.1."),
     (r"transformer_blocks\.(\d+)\.attn1\.to_out\.0\.", r"blocks.\1.attn.proj."),
     (r"transformer_blocks\.(\d+)\.attn1\.to_([qkv])\.", r"blocks.\1.attn.\2."),
@@ -62,7 +64,8 @@ def load_dit(
     config, in_diffusers_names = architecture(file, model, image_size)
     state = read_state(file)
     if in_diffusers_names:
-        state = from_diffusers(state, config, file)
+        config = as_trained(state) | config
+        state = from_diffusers(state, config)
     return build(config, state, file).to(dtype).eval().requires_grad_(False)
 
 
@@ -118,11 +121,18 @@ def read_config(config_file):
         config = diffusers_config(raw) if is_diffusers else {key: raw[key] for key in CONFIG_KEYS}
         if any(type(value) is not int or value < 1 for value in config.values()):
             raise ValueError(f"sizes have to be positive integers, not {config}")
-        return config, is_diffusers
+        return config | stated_shift(raw), is_diffusers
     except KeyError as error:
         raise ValueError(f"{config_file}: no {error} in it") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{config_file}: {brief(error)}") from None
+
+
+def stated_shift(raw):
+    """The entry of a config.json on the frequencies of the timestep, as a keyword argument of `DiT`; {} where there is none."""
+    if SHIFT_KEY in raw and (type(raw[SHIFT_KEY]) is not int or raw[SHIFT_KEY] not in (0, 1)):
+        raise ValueError(f"{SHIFT_KEY} is 0 (published) or 1 (diffusers), not {raw[SHIFT_KEY]!r}")
+    return {SHIFT_KEY: raw[SHIFT_KEY]} if SHIFT_KEY in raw else {}
 
 
 def diffusers_config(raw):
@@ -156,13 +166,17 @@ def brief(error):
     return lines[0].partition(". ")[0].rstrip(".")
 
 
-def read_state(file):
-    """Name -> tensor of a .safetensors or torch file; nothing in the file is executed (weights_only)."""
+def read_state(file, part=""):
+    """Name -> tensor of a .safetensors or torch file; nothing in the file is executed (weights_only).
+
+    part: of a .safetensors file only the tensors with this in their names, which saves reading the rest.
+    """
     try:
         if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            state = load_file(file)
+            with safe_open(file, "pt") as tensors:
+                state = {name: tensors.get_tensor(name) for name in tensors.keys() if part in name}  # noqa: SIM118 - no dict
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError):
@@ -174,17 +188,61 @@ def read_state(file):
     return state
 
 
-def from_diffusers(state, config, file):
-    """A state dict with diffusers' names -> ours. Unknown names stay as they are, for `check` to report.
+# The frequencies of a timestep belong to the code that trained a network. The published code has shift 0; diffusers has 1 for
+# every DiT, also for facebook/DiT-XL-2-256 and -512, which are published weights renamed, trained with 0. Names do not tell
+# conversions (a fine-tuned copy keeps the name of what it was loaded from), but the weights do: the published network has one
+# pair of embedders, which a conversion copies into every block, whereas diffusers trains a pair per block. So shift 1 is certain
+# where they differ. Where they are equal 0 is assumed, although a fine-tuning that left them alone looks the same.
+
+
+def as_trained(state):
+    """What diffusers' names hide of a network, as keyword arguments of `DiT`, from a state dict with at least its embedders."""
+    equal = has_equal_embedders(state)
+    return {"block_embedders": not equal, SHIFT_KEY: int(not equal)}
+
+
+def has_equal_embedders(state):
+    """Whether all blocks of a state dict with diffusers' names have the same timestep and label embedders."""
+    first = {}
+    for name, tensor in state.items():
+        if EMBEDDERS in name:
+            kind = name.partition(EMBEDDERS)[2]
+            if not torch.equal(first.setdefault(kind, tensor), tensor):
+                return False
+    return True
+
+
+def shift_notice(path):
+    """One line on the timestep frequencies that a checkpoint is assumed to need and how to state others; None where known.
+
+    Known are those of the published weights (path None), of our parameter names, of diffusers' blocks with different embedders,
+    and what "frequency_shift" in config.json states. Takes the path that `load_dit` takes, reads the embedders, and raises what
+    `load_dit` raises for an unreadable file or a bad config.json.
+    """
+    if path is None:
+        return None
+    file = locate(path, PUBLISHED, 256)
+    config_file = file.parent / "config.json"
+    if not config_file.is_file():
+        return None
+    config, is_diffusers = read_config(config_file)
+    if not is_diffusers or SHIFT_KEY in config or not has_equal_embedders(read_state(file, EMBEDDERS)):
+        return None
+    return (
+        f"all blocks have the same embedders, so the checkpoint is run with the timestep frequencies of the published code; "
+        f'if it was trained with those of diffusers, add "{SHIFT_KEY}": 1 to {config_file}'
+    )
+
+
+def from_diffusers(state, config):
+    """A state dict with diffusers' names -> ours. Unknown names stay as they are, for `check_tensors` to report.
 
     The position table, a fixed function of the sizes, is not in diffusers' files and is added.
     """
     ours = {"pos_embed": position_table(config["input_size"] // config["patch_size"], config["hidden_size"])}
+    first = r"block_embedders\.0\." if config["block_embedders"] else r"block_embedders\.\d+\."
     for old, tensor in state.items():
-        name = renamed(old)
-        if name in ours and not torch.equal(ours[name], tensor):
-            raise ValueError(f"{file}: {old} differs from the same embedder of another block, which a DiT shares")
-        ours[name] = tensor
+        ours[re.sub(first, "", renamed(old))] = tensor
     for query in [name for name in ours if ".attn.q." in name]:
         parts = [query.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
         if all(part in ours for part in parts):

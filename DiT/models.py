@@ -44,13 +44,15 @@ def position_table(grid, width):
     return torch.cat([columns, rows], dim=-1).reshape(1, grid * grid, width).float()
 
 
-def timestep_features(t):
+def timestep_features(t, frequency_shift=0):
     """Sinusoidal features of integer timesteps, t [B] -> float32 [B, 256], cosines before sines.
 
-    Float32 whatever the model's dtype: bfloat16 cannot tell t=999 from t=1000.
+    The i-th of the 128 frequencies is 10000^(-i / (128 - frequency_shift)): 0 is the published network, 1 that of diffusers
+    (its `downscale_freq_shift`). Float32 whatever the model's dtype: bfloat16 cannot tell t=999 from t=1000.
     """
     half = FREQUENCIES // 2
-    rates = torch.exp(-math.log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device)
+    rates = torch.exp(-math.log(10000.0) * exponents / (half - frequency_shift))
     sines, cosines = sinusoids(t.float(), rates)
     return torch.cat([cosines, sines], dim=-1)
 
@@ -68,12 +70,13 @@ def plain_norm(width):
 class TimestepEmbedder(nn.Module):
     """t [B] -> [B,D] through a two-layer MLP on sinusoidal features."""
 
-    def __init__(self, width):
+    def __init__(self, width, frequency_shift):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.frequency_shift = frequency_shift
 
     def forward(self, t):
-        return self.mlp(timestep_features(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(timestep_features(t, self.frequency_shift).to(self.mlp[0].weight.dtype))
 
 
 class LabelEmbedder(nn.Module):
@@ -141,6 +144,8 @@ class DiT(nn.Module):
         num_classes=1000,  # without the null class, which gets the row after the last
         in_channels=4,  # latent channels C; the output has 2*C
         label_dropout=0.1,  # probability of training with the null class; no effect in eval mode
+        frequency_shift=0,  # of the timestep features: 0 as published, 1 as in networks trained with diffusers
+        block_embedders=False,  # an embedder of timestep and one of label per block, as diffusers trains; else one of each
     ):
         """Raises ValueError when the sizes do not divide."""
         super().__init__()
@@ -150,8 +155,13 @@ class DiT(nn.Module):
                 f"hidden_size {hidden_size} by num_heads {num_heads} and by 4"
             )
         self.x_embedder = PatchEmbed(input_size, patch_size, in_channels, hidden_size)
-        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size, frequency_shift)  # of all blocks, or of the first
         self.y_embedder = LabelEmbedder(num_classes, hidden_size, label_dropout)
+        self.block_embedders = nn.ModuleDict()  # block number -> its own two
+        for i in range(1, depth if block_embedders else 1):
+            t_embedder = TimestepEmbedder(hidden_size, frequency_shift)
+            y_embedder = LabelEmbedder(num_classes, hidden_size, label_dropout)
+            self.block_embedders[str(i)] = nn.ModuleDict({"t_embedder": t_embedder, "y_embedder": y_embedder})
         self.pos_embed = nn.Parameter(position_table(input_size // patch_size, hidden_size), requires_grad=False)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, 2 * in_channels)
@@ -166,11 +176,22 @@ class DiT(nn.Module):
         # the patch convolution is a linear map of p*p*C values, and is initialised as one
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.x_embedder.proj.out_channels, -1))
         nn.init.zeros_(self.x_embedder.proj.bias)
-        for embedding in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(embedding.weight, std=0.02)
+        for t_embedder, y_embedder in self.embedders():
+            for embedding in (y_embedder.embedding_table, t_embedder.mlp[0], t_embedder.mlp[2]):
+                nn.init.normal_(embedding.weight, std=0.02)
         for layer in (*(block.adaLN_modulation[1] for block in self.blocks), self.final_layer.adaLN_modulation[1]):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
+
+    def embedders(self):
+        """[(timestep embedder, label embedder)], of every block or one pair of all."""
+        own = [(pair["t_embedder"], pair["y_embedder"]) for pair in self.block_embedders.values()]
+        return [(self.t_embedder, self.y_embedder), *own]
+
+    def conditions(self, t, y):
+        """t [B], y [B] -> the condition [B,D] of each block, computed once where they share it."""
+        found = [t_embedder(t) + y_embedder(y) for t_embedder, y_embedder in self.embedders()]
+        return found if self.block_embedders else found * len(self.blocks)
 
     def forward(self, x, t, y):
         """Noise prediction and variance weight of noisy latents.
@@ -179,10 +200,10 @@ class DiT(nn.Module):
         dtype: the first C channels predict the noise, the last C are v of Improved DDPM, equation 15, scaled to [-1,1].
         """
         tokens = self.x_embedder(x) + self.pos_embed  # [B,N,D]
-        condition = self.t_embedder(t) + self.y_embedder(y)  # [B,D]
-        for block in self.blocks:
+        conditions = self.conditions(t, y)
+        for block, condition in zip(self.blocks, conditions, strict=True):
             tokens = block(tokens, condition)
-        return self.to_image(self.final_layer(tokens, condition))
+        return self.to_image(self.final_layer(tokens, conditions[0]))
 
     def to_image(self, patches):
         """[B, N, p*p*2C], each patch row by row with the channel fastest -> [B,2C,H,W]."""

@@ -7,10 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from diffusers import DiTTransformer2DModel
 from test_dit_model import TINY, diffusers_twin, inputs, randomised
 
 from DiT import loading
-from DiT.loading import build, download, load_dit
+from DiT.loading import build, download, load_dit, shift_notice
 from DiT.models import SHAPES
 
 
@@ -46,10 +47,21 @@ def save(folder, state=None, config=TINY):
 
 
 def save_diffusers(folder):
-    """A diffusers pipeline folder with a transformer -> our model with the same weights."""
+    """A diffusers pipeline folder with a transformer, converted from the published format -> our model with the same weights."""
     model = randomised()
     diffusers_twin(model).save_pretrained(folder / "transformer")
     return model
+
+
+def state_in_config(file, **entries):
+    """Adds entries to a config.json, as a user would."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def equal_states(one, other):
+    """Whether two networks have the same parameters under the same names."""
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 # ---------------------------------------------------------------- good files
@@ -86,10 +98,84 @@ def test_diffusers_layout(tmp_path, inside):
 
 
 def test_diffusers_bin_file(tmp_path):
-    twin = diffusers_twin(randomised())
-    twin.save_pretrained(tmp_path, safe_serialization=False)
+    original = randomised()
+    diffusers_twin(original).save_pretrained(tmp_path, safe_serialization=False)
     assert (tmp_path / "diffusion_pytorch_model.bin").exists()
-    load_dit(tmp_path, image_size=64)
+    assert equal_states(load_dit(tmp_path, image_size=64), original)
+    assert "frequency_shift" in shift_notice(tmp_path)
+
+
+# ---------------------------------------------------------------- the frequencies of the timestep
+
+
+def save_as_trained_with_diffusers(folder, **changes):
+    """diffusers' own network with its own initial values, different embedders in all blocks, and defaults -> that network."""
+    torch.manual_seed(0)
+    sizes = {"num_attention_heads": 3, "attention_head_dim": 16, "num_layers": 3, "sample_size": 8, "num_embeds_ada_norm": 5}
+    theirs = DiTTransformer2DModel(**sizes, **changes, out_channels=8).eval()
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def difference(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("t", [0, 37, 999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.inference_mode()
+def test_a_network_trained_with_diffusers_computes_what_it_computes_there(tmp_path, t, dtype):
+    theirs = save_as_trained_with_diffusers(tmp_path)
+    x, _, y = inputs(randomised())
+    t = torch.full((4,), t)
+    expected = theirs.to(dtype)(x.to(dtype), t, y).sample
+    assert difference(load_dit(tmp_path, image_size=64, dtype=dtype)(x.to(dtype), t, y), expected) < 1e-5
+    assert shift_notice(tmp_path) is None  # the embedders tell who trained it
+    state_in_config(tmp_path / "config.json", frequency_shift=0)
+    other = load_dit(tmp_path, image_size=64, dtype=dtype)(x.to(dtype), t, y)
+    assert (difference(other, expected) > 1e-3) == bool(t.any())  # at t = 0 no frequency shows
+
+
+@torch.inference_mode()
+def test_a_conversion_of_published_weights_has_their_frequencies_until_told_otherwise(tmp_path):
+    """It has one embedder, copied into all blocks; diffusers runs it with other frequencies than it was trained with."""
+    published = randomised()
+    twin = diffusers_twin(published, shift=1)
+    twin.save_pretrained(tmp_path)
+    x, t, y = inputs(published)
+    assert torch.equal(load_dit(tmp_path, image_size=64)(x, t, y), published(x, t, y))
+    notice = shift_notice(tmp_path)
+    assert f'add "frequency_shift": 1 to {tmp_path / "config.json"}' in notice and "\n" not in notice
+    assert shift_notice(tmp_path / "diffusion_pytorch_model.safetensors") == notice
+    state_in_config(tmp_path / "config.json", frequency_shift=1)
+    assert difference(load_dit(tmp_path, image_size=64)(x, t, y), twin(x, t, y).sample) < 1e-5
+    assert shift_notice(tmp_path) is None
+
+
+def test_the_published_format_has_the_published_frequencies(tmp_path):
+    """Where its config.json says nothing else; nothing is assumed, so nothing is told."""
+    assert shift_notice(None) is None
+    file = save(tmp_path)
+    assert load_dit(file, image_size=64).t_embedder.frequency_shift == 0 and shift_notice(file) is None
+    state_in_config(tmp_path / "config.json", frequency_shift=1)
+    assert load_dit(file, image_size=64).t_embedder.frequency_shift == 1 and shift_notice(file) is None
+    (tmp_path / "config.json").unlink()
+    assert shift_notice(file) is None
+
+
+def test_a_notice_about_a_bad_file_is_its_complaint(tmp_path):
+    save_diffusers(tmp_path)
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "truncated" in complaint(ValueError, lambda: shift_notice(tmp_path))
+    file.unlink()
+    assert "neither" in complaint(FileNotFoundError, lambda: shift_notice(tmp_path))
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, True, "1", None])
+def test_a_shift_that_is_none(tmp_path, value):
+    message = complaint(ValueError, lambda: load_dit(save(tmp_path, config={**TINY, "frequency_shift": value}), image_size=64))
+    assert "config.json: frequency_shift is 0 (published) or 1 (diffusers), not" in message
 
 
 # ---------------------------------------------------------------- bad files
@@ -143,12 +229,14 @@ def test_truncated_safetensors(tmp_path):
     assert "truncated" in complaint(ValueError, lambda: load_dit(tmp_path, image_size=64))
 
 
-def test_diffusers_blocks_with_different_embedders(tmp_path):
-    twin = diffusers_twin(randomised())
-    torch.nn.init.zeros_(twin.transformer_blocks[2].norm1.emb.timestep_embedder.linear_1.weight)
-    twin.save_pretrained(tmp_path)
+def test_diffusers_block_without_an_embedder(tmp_path):
+    theirs = save_as_trained_with_diffusers(tmp_path)
+    lacking = "transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.weight"
+    (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
+    state = {name: tensor for name, tensor in theirs.state_dict().items() if name != lacking}
+    torch.save(state, tmp_path / "diffusion_pytorch_model.bin")
     message = complaint(ValueError, lambda: load_dit(tmp_path, image_size=64))
-    assert "transformer_blocks.2.norm1.emb.timestep_embedder.linear_1.weight differs" in message
+    assert "block_embedders.2.t_embedder.mlp.0.weight [48, 256] is missing" in message
 
 
 def test_diffusers_without_a_key_projection(tmp_path):
@@ -286,5 +374,5 @@ def test_published_weights_are_downloaded_once_and_loaded(tmp_path, server, monk
     server.content = (tmp_path / "served.pt").read_bytes()
     for _ in range(2):
         model = load_dit(folder=tmp_path / "weights")
-        assert torch.equal(model.pos_embed, original.pos_embed)
+        assert equal_states(model, original)
     assert len(server.asked) == 1 and (tmp_path / "weights" / "DiT-XL-2-256x256.pt").exists()

@@ -61,18 +61,27 @@ def test_what_does_not_depend_on_the_text_runs_once_a_latent():
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel.from_pretrained(TINY_SD20, subfolder="unet").eval()
-    sizes = {}
-    layers = {
-        "conv_in": unet.conv_in,
-        "conv_out": unet.conv_out,
-        "keys": next(m for n, m in unet.named_modules() if "attn2.to_k" in n),
-    }
+    sizes, second = {}, unet.down_blocks[1]  # the first has no cross-attention
+    first, transformer = unet.down_blocks[0].resnets[0], second.attentions[0].transformer_blocks[0]
+    layers = {"conv_in": unet.conv_in, "first": first, "resnet": second.resnets[0], "self-attention": transformer.attn1}
+    layers |= {"keys": transformer.attn2.to_k, "middle": unet.mid_block.resnets[0], "conv_out": unet.conv_out}
     for name, layer in layers.items():
-        layer.register_forward_hook(lambda module, inputs, output, name=name: sizes.__setitem__(name, len(output)))
+        layer.forward = noting(layer.forward, sizes, name)  # inside what `share` puts around it, where a hook would be outside
     run = shared_unet.share(unet)
     with torch.inference_mode():
         run(torch.randn(5, 4, 8, 8), torch.arange(5), torch.randn(3, 77, unet.config.cross_attention_dim))
-    assert sizes["conv_out"] == 15 and sizes["keys"] == 3
+    assert sizes == {"conv_in": 5, "first": 5, "resnet": 5, "self-attention": 5, "keys": 3, "middle": 15, "conv_out": 15}
+
+
+def noting(forward, sizes, name):
+    """forward, which notes how many outputs it computes."""
+
+    def noted(*inputs, **named):
+        output = forward(*inputs, **named)
+        sizes[name] = len(output)
+        return output
+
+    return noted
 
 
 def test_a_block_that_fails_leaves_the_network_as_it_was():
@@ -95,29 +104,79 @@ def test_an_unknown_kind_of_unet_is_left_alone():
     assert shared_unet.share(unet) is None and {name: type(p) for name, p in unet.attn_processors.items()} == before
 
 
-def test_a_compiled_block_is_the_block():
-    """Through dynamo's tracing without a C++ compiler, which does not trace every size anew."""
-    files = models.find_sd("2-0", str(TINY_SD20))
-    plain = models.load_sd(files, "float32", "cpu")
-    real, traced = torch.compile, []
+DOWN, UP = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
 
-    def counting(graph, inputs):
-        traced.append(len(inputs))
-        return graph.forward
 
-    def compile_(function, dynamic, options):
-        assert dynamic and options == {"freezing": True}
-        return real(function, dynamic=True, backend=counting)
+def down(first):
+    return {"down_block_types": (first, "CrossAttnDownBlock2D")}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", compile_)
-        fast = models.load_sd(files, "float32", "cpu", compile=True)
-    sizes = ((3, 4), (2, 3), (4, 2), (3, 3), (2, 4))
-    for n_rows, n_latents in sizes:
-        x_t, t, conds = block(plain, n_rows, n_latents)
-        with torch.inference_mode():
-            torch.testing.assert_close(fast.predict_block(x_t, t, conds), plain.predict_block(x_t, t, conds), rtol=0, atol=1e-4)
-    assert len(traced) <= 2 < len(sizes)
+
+def up(second, first="UpBlock2D"):
+    return {"up_block_types": (first, second)}
+
+
+KINDS = [  # every block that UNet2DConditionModel can run; whether it is shared
+    ({}, True),
+    (down("DownBlock2D"), True),
+    (down("CrossAttnDownBlock2D"), True),
+    (down("AttnDownBlock2D"), True),
+    (down("ResnetDownsampleBlock2D"), True),
+    (down("KDownBlock2D") | up("CrossAttnUpBlock2D", "KUpBlock2D"), True),
+    (down("SimpleCrossAttnDownBlock2D"), False),
+    (down("KCrossAttnDownBlock2D") | up("KCrossAttnUpBlock2D", "KUpBlock2D"), False),
+    ({"down_block_types": ("DownBlock2D", "SimpleCrossAttnDownBlock2D")}, False),
+    ({"mid_block_type": None}, True),
+    ({"mid_block_type": "UNetMidBlock2D"}, True),
+    ({"mid_block_type": "UNetMidBlock2DCrossAttn"}, True),
+    ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, False),
+    (up("UpBlock2D"), True),
+    (up("AttnUpBlock2D"), True),
+    (up("ResnetUpsampleBlock2D"), True),
+    (up("KUpBlock2D"), True),
+    (up("SimpleCrossAttnUpBlock2D"), False),
+    (up("KCrossAttnUpBlock2D"), False),
+    ({"use_linear_projection": True}, True),
+    ({"transformer_layers_per_block": 2}, True),
+    ({"transformer_layers_per_block": 0}, True),
+    ({"time_embedding_type": "fourier", "time_cond_proj_dim": 7, "center_input_sample": True}, True),
+    ({"resnet_time_scale_shift": "scale_shift", "upcast_attention": True}, True),
+    ({"mid_block_only_cross_attention": True}, True),  # read by the "Simple" middle only
+    ({"mid_block_only_cross_attention": True, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, False),
+    ({"only_cross_attention": True}, False),
+    ({"only_cross_attention": (False, True)}, False),
+    ({"cross_attention_norm": "layer_norm"}, False),
+    ({"attention_type": "gated"}, False),
+    ({"encoder_hid_dim": 12}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "shared"), KINDS)
+@torch.inference_mode()
+def test_every_kind_of_unet_is_shared_exactly_or_left_alone(changes, shared):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    sizes = {"sample_size": 8, "block_out_channels": (32, 32), "layers_per_block": 1, "cross_attention_dim": 12}
+    kind = {"down_block_types": DOWN, "up_block_types": UP, **changes}
+    unet = UNet2DConditionModel(**sizes, attention_head_dim=8, **kind).eval()
+    x_t, t, cond = torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.randn(3, 5, 12)
+    expected = unet(x_t.repeat(3, 1, 1, 1), t.repeat(3), cond.repeat_interleave(2, dim=0)).sample
+    processors = dict(unet.attn_processors)
+    run = shared_unet.share(unet)
+    assert bool(run) == shared
+    if shared:
+        torch.testing.assert_close(run(x_t, t, cond), expected, rtol=0, atol=1e-5)
+    else:
+        assert dict(unet.attn_processors) == processors and not any("forward" in vars(module) for module in unet.modules())
+
+
+def test_cross_attention_of_two_texts_is_left_alone():
+    """diffusers builds this kind and cannot run it."""
+    from diffusers import UNet2DConditionModel
+
+    sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 12, "attention_head_dim": 4}
+    unet = UNet2DConditionModel(**sizes, down_block_types=DOWN, up_block_types=UP, dual_cross_attention=True)
+    assert shared_unet.share(unet) is None
 
 
 @pytest.mark.parametrize(
@@ -152,13 +211,30 @@ def test_a_batch_size_that_was_found_is_kept(run_main):
     assert code == 0 and "Batch size: 7\n" in out
 
 
-def test_compiling_is_told_and_changes_no_number(run_main, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network, **how: network)  # no C++ compiler is needed for what is tested here
-    code, out, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1, "--compile", "--extra", "compiled")
+def test_a_compiled_run_is_told_and_is_the_run(run_main, monkeypatch):
+    """Compiled by dynamo's tracing alone, which needs no C++ compiler, and does not trace every size of a block anew."""
+    argv = [*RUN[:6], "--to_keep", 5, 4, 3, 1, "--n_samples", 2, 4, 8, 16, "--imgs_to_eval", 1]
+    assert run_main(eval_prob_adaptive.main, *argv)[0] == 0
+    real, traced, executed, calls = torch.compile, [], [], []
+
+    def backend(graph, inputs):
+        traced.append(graph)
+        return lambda *inputs: executed.append(graph) or graph.forward(*inputs)
+
+    def compile_(function, dynamic, options):
+        assert dynamic and options == {"freezing": True}
+        run = real(function, dynamic=True, backend=backend)
+        return lambda x_t, t, cond: calls.append((len(cond), len(t))) or run(x_t, t, cond)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    code, out, err = run_main(eval_prob_adaptive.main, *argv, "--compile", "--extra", "compiled")
     assert code == 0 and re.search(r"^Compiled in \d+ s$", out, re.M), err
-    assert run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1)[0] == 0
+    # candidates and pairs of the call that compiles and of the four stages
+    assert calls == [(10, 3), (10, 2), (5, 4), (4, 8), (3, 2)]
+    assert len(traced) <= 3 < len(calls) <= len(executed)
     one, other = (torch.load(next(Path(f"data/{name}").rglob("*.pt")), weights_only=True) for name in
                   ("fashion_mnist", "fashion_mnist_compiled"))  # fmt: skip
+    assert len(one["errors"]) == 10
     for row, candidate in one["errors"].items():
         torch.testing.assert_close(candidate["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5, atol=0)
 

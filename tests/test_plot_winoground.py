@@ -29,15 +29,9 @@ def folder(run_main):
 
 
 def test_the_mean_of_a_map_is_the_error_in_the_record(script, folder):
-    from diffusion import rerun
-    from diffusion.datasets import transforms
-
-    args = script.parse_args([str(folder), "--example", "3", "--device", "cpu"])
-    options, identity = script.read_run(args)
-    data, position = script.find_example(args, options, identity)
-    data.transform = transforms.sd_transform(64, "bilinear")
-    images, example = data[position]
-    maps = script.error_maps(options, identity, rerun.find_sd(folder, options, identity), images, example.captions)
+    past = script.read_run(folder)
+    images, example = script.find_example(past, 3)
+    maps = script.error_maps(past, images, example.captions, "cpu")
     saved = torch.load(folder / "3.pt", weights_only=True)
     assert maps.shape == (2, 2, 8, 8) and maps.std() > 0
     for c in (0, 1):
@@ -74,7 +68,7 @@ def test_the_command(script, folder, run_main):
         ({"example": 99}, "--example 99"),
         ({"folder": "nowhere"}, "nowhere does not exist"),
         ({"identity": {"model": "openclip"}}, "--model sd"),
-        ({"identity": {"images": "0"}}, "another set"),
+        ({"identity": {"images": "0"}}, "other images"),
         ({"identity": {"weights": "0"}}, "other weights"),
     ],
 )

@@ -5,35 +5,33 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import GOLDEN, ROOT
 
-from diffusion import runlog
+from diffusion import runlog, settings
 from diffusion.files import fingerprint
+from diffusion.strategy import Stages
 
-ARGS = {
-    "dataset": "pets", "extra": None, "version": "2-0", "n_trials": 1, "to_keep": [5, 1], "n_samples": [25, 250],
-    "strategy": "stages", "interpolation": "bicubic", "loss": "l2", "img_size": 512,
-    "prune_img_size": None,
-}  # fmt: skip
+STAGES = {"to_keep": (5, 1), "n_samples": (25, 250)}
+MODEL = {"version": "2-0", "img_size": 512}
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
+    ("stages", "model", "loss", "extra", "name"),
     [
-        ({}, "pets/v2-0_1trials_5_1keep_25_250samples"),
-        ({"loss": "l1", "img_size": 256}, "pets/v2-0_1trials_5_1keep_25_250samples_l1_256"),
-        ({"interpolation": "bilinear", "loss": "huber"}, "pets/v2-0_1trials_5_1keep_25_250samples_bilinear_huber"),
-        ({"extra": "mine", "n_trials": 4, "version": "tiny"}, "pets_mine/vtiny_4trials_5_1keep_25_250samples"),
-        ({"to_keep": [1], "n_samples": [20]}, "pets/v2-0_1trials_1keep_20samples"),
-        ({"prune_img_size": 256}, "pets/v2-0_1trials_5_1keep_25_250samples_256prune"),
+        ({}, {}, "l2", None, "pets/v2-0_1trials_5_1keep_25_250samples"),
+        ({}, {"img_size": 256}, "l1", None, "pets/v2-0_1trials_5_1keep_25_250samples_l1_256"),
+        ({}, {"interpolation": "bilinear"}, "huber", None, "pets/v2-0_1trials_5_1keep_25_250samples_bilinear_huber"),
+        ({"n_trials": 4}, {"version": "tiny"}, "l2", "mine", "pets_mine/vtiny_4trials_5_1keep_25_250samples"),
+        ({"to_keep": (1,), "n_samples": (20,)}, {}, "l2", None, "pets/v2-0_1trials_1keep_20samples"),
     ],
 )
-def test_published_folder_names(tmp_path, changes, name):
-    assert runlog.adaptive_folder(tmp_path, SimpleNamespace(**(ARGS | changes))) == tmp_path / name
+def test_published_folder_names(tmp_path, stages, model, loss, extra, name):
+    data, chosen = settings.Data("pets"), Stages(**STAGES | stages)
+    folder = runlog.adaptive_folder(tmp_path, data, extra, settings.TextToImage(**MODEL | model), chosen, loss)
+    assert folder == tmp_path / name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from diffusion import schedule
 
 
@@ -45,7 +46,9 @@ def test_trials_repeat_a_timestep_and_take_rows_of_their_own():
 def test_price_counts_the_candidates_alive_in_each_stage():
     assert schedule.count_evaluations(schedule.make_plan([50, 500], 1, 1000), 10, [5, 1]) == 2750  # published for CIFAR-10
     assert schedule.count_evaluations(schedule.make_plan([20, 50, 100, 500], 1, 1000), 101, [20, 10, 5, 1]) == 5570  # Food
-    assert schedule.count_evaluations(schedule.make_plan([50, 100, 500, 1000], 1, 1000), 1000, [500, 50, 10, 1]) == 124_500  # ImageNet
+    assert (
+        schedule.count_evaluations(schedule.make_plan([50, 100, 500, 1000], 1, 1000), 1000, [500, 50, 10, 1]) == 124_500
+    )  # ImageNet
 
 
 def test_notice_when_the_grid_leaves_the_end_out():

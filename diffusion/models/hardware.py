@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-CACHE_BYTES = 2**17  # of a call's latents in the network's dtype: keeps a CPU busy and its caches not overrun (docs/tried.md)
-MOST = 256  # network inputs a call: a larger one gains nothing on the cards of today
+CACHE_BYTES = 2**17  # of a call's latents in the network's dtype; a rule of thumb for CPUs, timed in docs/benchmarks.md
+MOST = 256  # network inputs per call; the most that was timed, on a CPU: no GPU has been measured yet (docs/benchmarks.md)
 
 
 def tune(network, device: str):

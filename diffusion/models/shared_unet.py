@@ -20,11 +20,16 @@ STANDARD = {
     "dual_cross_attention": False,
 }
 
+# The blocks that read the text in `attn2` alone, in layers known here. diffusers' "Simple" ones add it to the keys of their
+# self-attention, and its "K" ones have other layers. Blocks without cross-attention may be any.
+READERS = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D")
+
 
 def share(unet) -> Callable | None:
-    """Changes the U-Net in place; returns (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w], None where it cannot.
+    """Changes the U-Net in place; returns (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w].
 
-    The changed U-Net still takes one condition a latent, as before.
+    None, and the U-Net as it was, where it is of another kind than those of Stable Diffusion 1.x and 2.x. The changed U-Net
+    still takes one condition per latent, as before.
     """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
@@ -34,7 +39,7 @@ def share(unet) -> Callable | None:
         def __call__(self, attn, hidden_states, *text, **more):
             return super().__call__(attn, hidden_states, *text, **more).reshape(hidden_states.shape)
 
-    if any(unet.config.get(name) != value for name, value in STANDARD.items()):
+    if not is_standard(unet):
         return None
     block = Block()
     for module in before_text(unet):
@@ -54,6 +59,13 @@ def share(unet) -> Callable | None:
     return run
 
 
+def is_standard(unet) -> bool:
+    """Whether the text is read where it is in Stable Diffusion 1.x and 2.x, and nowhere else."""
+    parts = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    readers = [type(part).__name__ for part in parts if getattr(part, "has_cross_attention", False)]
+    return set(readers) <= set(READERS) and all(unet.config.get(name) == value for name, value in STANDARD.items())
+
+
 class Block:
     """The size of the block in work: `rows` conditions on `latents` noised latents; one row for a call of the U-Net itself."""
 
@@ -66,7 +78,7 @@ def before_text(unet) -> list:
     for part in unet.down_blocks:
         if getattr(part, "has_cross_attention", False):
             first = part.attentions[0]
-            return [*modules, part.resnets[0], first.norm, first.proj_in, first.transformer_blocks[0].attn1]
+            return [*modules, part.resnets[0], first.norm, first.proj_in, *(b.attn1 for b in first.transformer_blocks[:1])]
         modules.append(part)
     return modules
 

@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion import files
+
 
 @dataclass(frozen=True)
 class Training:
