@@ -1,6 +1,8 @@
 """Files that are whole or absent, short hashes of what they hold, and an error as one line."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -30,6 +32,18 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """UTF-8, whole or absent."""
     write(path, lambda file: file.write(text.encode()))
+
+
+def csv_text(rows) -> str:
+    """Rows of cells as the text of a CSV file, a line ending in \\n."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: str | Path, rows) -> None:
+    """Rows of cells, the first of them the names of the columns; whole or absent. Raises OSError as `write` does."""
+    write_text(path, csv_text(rows))
 
 
 def fingerprint(*parts) -> str:

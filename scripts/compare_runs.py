@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
-from diffusion.analysis import figures
+from diffusion import cli, files, metrics, session
+from diffusion.analysis import figures, tables
 
 
 def parse_args(argv=None):
@@ -52,8 +52,6 @@ def relative_differences(pairs):
 
 def compare(careful, fast) -> dict:
     """The figures of the table."""
-    from diffusion import metrics
-
     pairs = common_images(careful, fast)
     labels, preds, others = zip(*((a.label, a.pred, b.pred) for a, b in pairs), strict=True)
     differences = relative_differences(pairs)
@@ -72,19 +70,17 @@ def compare(careful, fast) -> dict:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion.analysis import tables
-
     with cli.bad_input():
         result = compare(tables.read_run(args.careful), tables.read_run(args.fast))
         if args.json:
-            args.json.write_text(figures.to_json(result))
+            files.write_text(args.json, figures.to_json(result))
     difference = result["mean_relative_difference"]
     rows = {
         "same prediction": result["agreement"],
         "accuracy": result["accuracy"],
         "accuracy of the other": result["accuracy_other"],
         "McNemar's exact p": f"{result['p']:.2g}",
-        "evaluations an image": f"{result['evaluations']:,.0f} and {result['evaluations_other']:,.0f}",
+        "evaluations per image": f"{result['evaluations']:,.0f} and {result['evaluations_other']:,.0f}",
         "relative difference of errors": "no error at the same timestep and noise" if difference is None else
         f"mean {difference:.1e} over {result['errors_compared']:,}",
     }  # fmt: skip
@@ -93,4 +89,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

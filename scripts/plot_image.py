@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli, files, rerun, session
-from diffusion.analysis import figures
+from diffusion.analysis import curves, figures
 
 
 def parse_args(argv=None):
@@ -40,9 +40,7 @@ def parse_args(argv=None):
 
 def choose_rows(errors, class_of: list[int], label: int, top: int) -> list[int]:
     """The best row of each of the `top` best classes and of the true class, best first. errors: [K,S] of the image."""
-    from diffusion import metrics
-
-    ranked = metrics.rank_classes(errors.mean(1, dtype=float), class_of)
+    ranked = curves.rank_classes(errors.mean(1, dtype=float), class_of)
     return [row for place, row in enumerate(ranked) if place < top or class_of[row] == label]
 
 
@@ -151,14 +149,14 @@ def main(argv=None) -> int:
         figures.check_several(grid, run.folder)
         rows = choose_rows(grid.errors[position], grid.class_of, int(grid.labels[position]), args.top)
         image, advantage = find_advantage(args, run, rows)
-        curves, label = curve_rows(run, grid, position, rows), run.names.get(int(grid.labels[position]), "none of the classes")
-        title = f"image {args.image}, {label}: {curves[0]['class']} wins"
-        draw(args.out, curves, image, advantage, title, label)
-        figures.write_csv(args.out.with_suffix(".csv"), curves)
+        lines, label = curve_rows(run, grid, position, rows), run.names.get(int(grid.labels[position]), "none of the classes")
+        title = f"image {args.image}, {label}: {lines[0]['class']} wins"
+        draw(args.out, lines, image, advantage, title, label)
+        figures.write_csv(args.out.with_suffix(".csv"), lines)
         if advantage is not None:
             figures.write_csv(args.out.with_name(f"{args.out.stem}_map.csv"), map_rows(advantage))
     print(f"{title}; {len(grid.t)} pairs of timestep and noise")
-    print_table(curves)
+    print_table(lines)
     if advantage is not None:
         places = f"{(advantage > 0).sum()} of {advantage.size} places"
         print(f"Map: the winner's squared error is lower by {advantage.mean():.6f} in the mean, and at {places}")

@@ -16,32 +16,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, session
-from diffusion.analysis import figures
+from diffusion import cli, metrics, session
+from diffusion.analysis import figures, robustness, tables
+from diffusion.analysis.pages import percent_and_interval
 
-# Percent right on ImageNet and on its shifts, as Li et al. (ICCV 2023, arXiv 2303.16203) publish them for the paper's figure 6
-BENCHMARKS = ("imagenetv2", "imagenetA", "objectnet")
-DISCRIMINATIVE = {  # name -> ImageNet, ImageNetV2, ImageNet-A, ObjectNet
-    "ResNet-18": (70.3, 57.3, 1.1, 27.2),
-    "ResNet-34": (73.8, 61.0, 1.9, 31.6),
-    "ResNet-50": (76.7, 63.2, 0.0, 36.4),
-    "ResNet-101": (77.7, 65.5, 4.7, 39.1),
-    "ViT-L/32": (77.9, 64.4, 11.9, 32.1),
-    "ViT-L/16": (80.4, 67.5, 16.7, 36.8),
-    "ViT-B/16": (81.2, 69.6, 20.8, 39.9),
-}
-DIT = {
-    "DiT-XL/2 256 px": (77.5, 64.6, 20.0, 32.1),
-    "DiT-XL/2 512 px": (79.1, 66.7, 30.2, 33.9),
-    "DiT-XL/2 256 px, l1": (74.9, 60.5, 9.7, 24.7),
-    "DiT-XL/2 256 px, bound": (71.6, 57.7, 17.9, 24.7),
-}
 TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percent, of both axes
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--benchmark", choices=BENCHMARKS, required=True, help="which published out-of-distribution set")
+    parser.add_argument(
+        "--benchmark", choices=robustness.BENCHMARKS, required=True, help="which published out-of-distribution set"
+    )
     for flag, what in (("--in_dist", "ImageNet"), ("--out_dist", "the benchmark")):
         parser.add_argument(flag, nargs="+", required=True, metavar="RUN", help=f"a model's run on {what}, or PERCENT/N")
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
@@ -53,9 +39,6 @@ def parse_args(argv=None):
 
 def estimate_of(text: str, benchmark: str):
     """The Estimate of a run folder, or of `77.5/50000`. Raises ValueError for neither."""
-    from diffusion import metrics
-    from diffusion.analysis import tables
-
     number = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
     if number and not Path(text).exists():
         return known_accuracy(text, number)
@@ -69,8 +52,6 @@ def estimate_of(text: str, benchmark: str):
 
 def known_accuracy(text: str, number):
     """number: what matched, percent and number of images."""
-    from diffusion import metrics
-
     p = float(number[1]) / 100
     if number[2] is None:
         raise ValueError(f"{text} lacks the number of images, without which it has no interval: write {text}/50000 for 50,000")
@@ -79,30 +60,14 @@ def known_accuracy(text: str, number):
     return metrics.Estimate(p, *metrics.wilson(p, int(number[2])), int(number[2]))
 
 
-def published(models: dict, benchmark: str) -> dict[str, tuple[float, float]]:
-    """name -> accuracy on ImageNet and on the benchmark, in 0..1."""
-    column = 1 + BENCHMARKS.index(benchmark)
-    return {name: (values[0] / 100, values[column] / 100) for name, values in models.items()}
-
-
-def fit(points: dict):
-    """The line through the points that have a place on logit axes, and the names of those that have none."""
-    from diffusion import metrics
-
-    fitted = {name: point for name, point in points.items() if min(point) > 0 and max(point) < 1}
-    return metrics.fit_logit_line(*zip(*fitted.values(), strict=True)), [name for name in points if name not in fitted]
-
-
 def user_rows(args, line) -> list[dict]:
     """One row a model of the user's, accuracies with intervals. Raises ValueError for sides of different length."""
-    from diffusion import metrics
-
     if len(args.in_dist) != len(args.out_dist):
         raise ValueError(f"--in_dist names {len(args.in_dist)} and --out_dist {len(args.out_dist)}: give one of each per model")
     rows = []
     for ordinary, shifted in zip(args.in_dist, args.out_dist, strict=True):
         x, y = estimate_of(ordinary, "imagenet"), estimate_of(shifted, args.benchmark)
-        above = metrics.effective_robustness(line, x, y)
+        above = robustness.effective_robustness(line, x, y)
         name = "/".join(Path(shifted).parts[-2:])
         row = {"kind": "yours", "name": name, "in_dist": x, "out_dist": y, "expected": y.value - above.value, "above": above}
         rows.append(row)
@@ -189,7 +154,7 @@ def print_rows(rows: list[dict]):
     name_width = max(len(row["name"]) for row in rows)
     print(f"{'':{name_width}}  {'ImageNet':24}{'out of distribution':24}{'expected':>9}  above the line, points")
     for row in rows:
-        cells = [figures.percent(c) if hasattr(c, "low") else f"{100 * c:.1f} %" for c in (row["in_dist"], row["out_dist"])]
+        cells = [percent_and_interval(c) if hasattr(c, "low") else f"{100 * c:.1f} %" for c in (row["in_dist"], row["out_dist"])]
         above = f"{100 * value(row['above']):+.1f}"
         if row["kind"] == "yours":
             above += f" ({100 * row['above'].low:+.1f} to {100 * row['above'].high:+.1f}, "
@@ -200,9 +165,9 @@ def print_rows(rows: list[dict]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        models = published(DISCRIMINATIVE, args.benchmark)
-        line, left_out = fit(models)
-        rows = user_rows(args, line) + published_rows("dit", published(DIT, args.benchmark), line)
+        models = robustness.published(robustness.DISCRIMINATIVE, args.benchmark)
+        line, left_out = robustness.fit_published(models)
+        rows = user_rows(args, line) + published_rows("dit", robustness.published(robustness.DIT, args.benchmark), line)
         rows += published_rows("discriminative", models, line)
         draw(args.out, rows, line, args.benchmark)
         figures.write_csv(args.out.with_suffix(".csv"), rows)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, session
-from diffusion.analysis import figures
+from diffusion import cli, metrics, session
+from diffusion.analysis import curves, figures, sampling
+from diffusion.analysis.pages import percent_and_interval
+from diffusion.strategy import round_numbers
 
 COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 250, 350, 500, 750, 1000)  # timesteps, points of figure 4
 PANELS = 4  # noises of figure 2, as in the paper
@@ -43,9 +45,7 @@ def by_timestep(grid):
 
 def accuracy(errors, grid, columns):
     """The Estimate from these columns alone."""
-    from diffusion import metrics
-
-    return metrics.top1(metrics.subset_preds(errors, grid.class_of, columns), grid.labels)
+    return metrics.top1(curves.subset_preds(errors, grid.class_of, columns), grid.labels)
 
 
 def timestep_rows(errors, t, grid) -> list[dict]:
@@ -53,14 +53,12 @@ def timestep_rows(errors, t, grid) -> list[dict]:
     return [{"t": int(t[i]), "accuracy": accuracy(errors, grid, [i])} for i in range(len(t))]
 
 
-def strategy_rows(errors, t, grid) -> list[dict]:
+def strategy_rows(errors, t, grid, levels: int) -> list[dict]:
     """Figure 4: one row a strategy and number of timesteps, as far as the strategy has so many."""
-    from diffusion import schedule
-
     rows = []
-    for strategy in schedule.STRATEGIES:
+    for strategy in sampling.strategies(levels):
         for count in sorted({c for c in COUNTS if c < len(t)} | {len(t)}):
-            columns = schedule.sampling_columns(strategy, t, count)
+            columns = sampling.sampling_columns(strategy, t, count, levels)
             if len(columns) == count:
                 rows.append({"strategy": strategy, "timesteps": count, "accuracy": accuracy(errors, grid, columns)})
     return rows
@@ -94,19 +92,20 @@ def draw_lines(rows: list[dict], x: str, lines: str | None, **axis_settings):
     return figure, axis
 
 
-def draw_timesteps(path: Path, rows: list[dict], chance: float):
+def draw_timesteps(path: Path, rows: list[dict], chance: float, levels: int):
     title = f"accuracy from one timestep alone, n = {rows[0]['accuracy'].n}, 95 % intervals"
     figure, axis = draw_lines(rows, "t", None, xlabel="timestep t", title=title)
     axis.axhline(100 * chance, color="grey", linestyle=":", linewidth=1)
-    axis.text(1000, 100 * chance, "chance", color="grey", ha="right", va="bottom", fontsize=9)
-    axis.set(xlim=(0, 1000), ylim=(0, None))
+    axis.text(levels, 100 * chance, "chance", color="grey", ha="right", va="bottom", fontsize=9)
+    axis.set(xlim=(0, levels), ylim=(0, None))
     figures.save(figure, path)
 
 
 def draw_strategies(path: Path, rows: list[dict]):
     title = f"accuracy by choice of timesteps, n = {rows[0]['accuracy'].n}, 95 % intervals"
     figure, axis = draw_lines(rows, "timesteps", "strategy", xlabel="number of timesteps", title=title, xscale="log")
-    axis.set_xticks([c for c in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if c <= max(row["timesteps"] for row in rows)])
+    most = max(row["timesteps"] for row in rows)
+    axis.set_xticks(round_numbers(most + 1)[:-1])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     figures.save(figure, path)
@@ -144,16 +143,16 @@ def draw_image(path: Path, rows: list[dict], names: tuple[str, str], title: str)
 
 def print_timesteps(rows: list[dict], chance: float):
     best = max(rows, key=lambda row: row["accuracy"].value)
-    print(f"One timestep alone: best t = {best['t']}, {figures.percent(best['accuracy'])}; chance {100 * chance:.1f} %")
+    print(f"One timestep alone: best t = {best['t']}, {percent_and_interval(best['accuracy'])}; chance {100 * chance:.1f} %")
     for row in rows[:: max(1, len(rows) // 10)]:
-        print(f"  t = {row['t']:<4} {figures.percent(row['accuracy'])}")
+        print(f"  t = {row['t']:<4} {percent_and_interval(row['accuracy'])}")
 
 
 def print_strategies(rows: list[dict], t):
     steps = f"{len(t)} timesteps, {t[0]} to {t[-1]}"
     print(f"Several timesteps, the nearest that the run has ({steps}):")
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
-    cells = {(row["strategy"], row["timesteps"]): figures.percent(row["accuracy"]) for row in rows}
+    cells = {(row["strategy"], row["timesteps"]): percent_and_interval(row["accuracy"]) for row in rows}
     print(f"  {'':>5}" + "".join(f"  {name:24}" for name in strategies))
     for count in sorted({row["timesteps"] for row in rows}):
         print(f"  {count:5}" + "".join(f"  {cells.get((name, count), '-'):24}" for name in strategies))
@@ -162,13 +161,11 @@ def print_strategies(rows: list[dict], t):
 def print_image(rows: list[dict], names: tuple[str, str], title: str):
     import numpy as np
 
-    from diffusion import metrics
-
     n_trials = 1 + max(row["noise"] for row in rows)
     print(f"{title}; standard deviations of its errors:")
     print(f"  {'':30}{'over timesteps':>16}{'over noises':>14}")
     for key, name in (("winner", names[0]), ("runner_up", names[1]), ("difference", "their difference")):
-        spread = metrics.error_spread(np.array([row[key] for row in rows]).reshape(-1, n_trials))
+        spread = curves.error_spread(np.array([row[key] for row in rows]).reshape(-1, n_trials))
         by_noise = f"{spread.by_noise:14.6f}" if n_trials > 1 else f"{'-':>14}"
         print(f"  {name:30}{spread.by_t:16.6f}{by_noise}")
     if n_trials == 1:
@@ -179,10 +176,8 @@ def print_image(rows: list[dict], names: tuple[str, str], title: str):
 
 
 def figure_2(args, run, grid, position: int):
-    from diffusion import metrics
-
     means = grid.errors[position].mean(1, dtype=float)
-    first, second = metrics.rank_classes(means, grid.class_of)[:2]
+    first, second = curves.rank_classes(means, grid.class_of)[:2]
     names = (run.names[grid.class_of[first]], run.names[grid.class_of[second]])
     label = int(grid.labels[position])
     title = f"image {args.image} ({run.names.get(label, label)}): {names[0]} before {names[1]}"
@@ -201,10 +196,11 @@ def main(argv=None) -> int:
         position = None if args.image is None else figures.position_of(run, args.image)
         figures.check_several(grid, run.folder)
         errors, t = by_timestep(grid)
+        levels = grid.n_levels
         chance = 1 / len(set(grid.class_of))
         paths = [args.out / f"{name}.{args.format}" for name in ("timesteps", "strategies")]
-        alone, several = timestep_rows(errors, t, grid), strategy_rows(errors, t, grid)
-        draw_timesteps(paths[0], alone, chance)
+        alone, several = timestep_rows(errors, t, grid), strategy_rows(errors, t, grid, levels)
+        draw_timesteps(paths[0], alone, chance, levels)
         draw_strategies(paths[1], several)
         for path, rows in zip(paths, (alone, several), strict=True):
             figures.write_csv(path.with_suffix(".csv"), rows)

@@ -4,13 +4,12 @@
 python scripts/print_acc.py data/fashion_mnist/v...
 """
 
-import csv
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import figures
 
 
@@ -24,8 +23,6 @@ def parse_args(argv=None):
 
 def merge(folders) -> dict:
     """index -> outcome over all folders. Raises ValueError for an empty folder and for folders of different runs."""
-    from diffusion import runlog
-
     merged = {}
     for folder in folders:
         outcomes = runlog.load_outcomes(runlog.list_records(folder))
@@ -39,8 +36,6 @@ def merge(folders) -> dict:
 
 
 def summarise(outcomes: dict, n_expected: int | None) -> dict:
-    from diffusion import metrics
-
     labels, preds, evaluations = zip(*outcomes.values(), strict=True)
     return {
         "top1": metrics.top1(preds, labels),
@@ -54,16 +49,13 @@ def summarise(outcomes: dict, n_expected: int | None) -> dict:
 def write_files(args, outcomes: dict, result: dict):
     """--json and --csv, as far as asked for."""
     if args.json:
-        args.json.write_text(figures.to_json(result))
+        files.write_text(args.json, figures.to_json(result))
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows([("index", "label", "pred", "evaluations"), *((i, *o) for i, o in outcomes.items())])
+        files.write_csv(args.csv, [("index", "label", "pred", "evaluations"), *((i, *o) for i, o in outcomes.items())])
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import runlog
-
     with cli.bad_input():
         n_expected = runlog.images_expected(args.folders)
         outcomes = merge(args.folders)
@@ -72,9 +64,9 @@ def main(argv=None) -> int:
     print(f"Top 1 acc: {result['top1']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
-    print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations an image")
+    print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, datasets, rerun, runlog
+from diffusion import cli, datasets, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
 
@@ -137,15 +137,15 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     dataset = args.dataset or (config and config["identity"]["dataset"])
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     preds, labels, evaluations, n_classes = [], [], 0, 0
-    files = runlog.list_records(folder).values()
-    for record in map(runlog.load_record, files):
+    paths = runlog.list_records(folder).values()
+    for record in map(runlog.load_record, paths):
         told = record and record_predictions(record, label_of)
         if told:
             preds.append(told)
             labels.append(record["label"])
             evaluations += runlog.outcome(record).evaluations
             n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
-    left_out = len(files) - len(preds)
+    left_out = len(paths) - len(preds)
     about = {"classes": n_classes, "n_expected": config and config["images_expected"], "left_out": left_out}
     return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
 
@@ -170,24 +170,22 @@ def read(args) -> tuple[list, list, dict]:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion import metrics
-
     with cli.bad_input():
         preds, labels, about = read(args)
         if not preds:
             raise ValueError(f"{args.folders[0]}: there is no image whose records can all be read")
         result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
         if args.json:
-            args.json.write_text(figures.to_json(result | about))
+            files.write_text(args.json, figures.to_json(result | about))
     for name, estimate in result.items():
         print(f"Accuracy for {name}: {estimate}")
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
     if about["left_out"]:
         print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
     if "evaluations_per_image" in about:
-        print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations an image")
+        print(f"Cost: {about['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -8,7 +8,6 @@ a log of the reference, which does not say what its examples are:
   python scripts/print_winoground.py data/winoground/sd_v2-0_t100_1trials --dataset winoground
 """
 
-import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, rerun
+from diffusion import cli, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
@@ -30,7 +29,12 @@ def parse_args(argv=None):
     parser.add_argument("--data_dir", help="local folder with examples.jsonl and images/ (default: what the run says)")
     parser.add_argument("--by_tag", action="store_true", help="every `tag` too, not only the collapsed tags")
     parser.add_argument("--score_mode", default="conditional", choices=SCORE_MODES, help=SCORE_MODE_HELP)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write scores and comparisons as JSON")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="also write scores and comparisons as JSON; a difference there is `second` less `first`",
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every example: tags, right or wrong, four scores")
     return parser.parse_args(argv)
 
@@ -50,8 +54,6 @@ class Run:
 
 def read_configs(folders) -> dict[Path, dict]:
     """Folder -> config.json of those that have one. Raises ValueError for a folder that is none, or of another command."""
-    from diffusion import runlog
-
     configs = {}
     for folder in folders:
         if not folder.is_dir():
@@ -82,7 +84,6 @@ def open_data(args):
 
 def read_run(folder: Path, data, score_mode: str) -> Run:
     """Raises ValueError for a folder without records, or with records of examples that the set does not have."""
-    from diffusion import runlog
     from diffusion.datasets import pairs
 
     scored = runlog.load_pairs(folder)
@@ -101,8 +102,6 @@ def read_run(folder: Path, data, score_mode: str) -> Run:
 
 def compare(first: Run, second: Run, named: dict[str, list[int]]) -> dict[str, dict[str, dict]]:
     """Subset -> text, image, group -> n, difference (second less first, in 0..1) and McNemar's test, on the ids of both."""
-    from diffusion import metrics
-
     table = {}
     for name, ids in named.items():
         rows = [(first.right[i], second.right[i]) for i in ids if i in first.right and i in second.right]
@@ -113,10 +112,21 @@ def compare(first: Run, second: Run, named: dict[str, list[int]]) -> dict[str, d
     return table
 
 
-def comparison_lines(table: dict) -> list[str]:
+def short_names(folders) -> list[str]:
+    """As many of the last parts of each folder's path as tell different folders apart."""
+    paths = [folder.resolve().parts for folder in folders]
+    for n in range(1, max(map(len, paths))):
+        names = ["/".join(path[-n:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return list(map(str, folders))
+
+
+def comparison_lines(table: dict, first: str, second: str) -> list[str]:
+    """first, second: names of the runs; as in the difference, the second comes first."""
     return [
         f"{name} {part} score:  {100 * cell['difference']:+.1f} points"
-        f"  (n = {cell['n']}, right in the first only {cell['only_first']}, in the second only {cell['only_second']}, "
+        f"  (n = {cell['n']}, only {second} right: {cell['only_second']}, only {first} right: {cell['only_first']}, "
         f"p = {cell['p_value']:.2g})"
         for name, parts in table.items()
         for part, cell in parts.items()
@@ -134,10 +144,10 @@ def print_run(run: Run, scores: dict) -> None:
     print("\n".join(pairs.score_lines(scores)))
 
 
-def print_comparison(first: Run, second: Run, table: dict) -> None:
+def print_comparison(first: Run, second: Run, names: tuple[str, str], table: dict) -> None:
     n = len(first.pairs.keys() & second.pairs.keys())
-    print(f"\n{second.folder} less {first.folder}, on the {n} examples of both (McNemar's exact test):")
-    print("\n".join(comparison_lines(table)) or "none")
+    print(f"\n{names[1]} less {names[0]}, on the {n} examples of both (McNemar's exact test):")
+    print("\n".join(comparison_lines(table, *names)) or "none")
 
 
 def csv_rows(runs: list[Run], data):
@@ -158,10 +168,9 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
         others = zip(runs[1:], comparisons, strict=True)
         told = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in others]
         result = {"score_mode": args.score_mode, "runs": about, "comparisons": told}
-        args.json.write_text(figures.to_json(result))
+        files.write_text(args.json, figures.to_json(result))
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows(csv_rows(runs, data))
+        files.write_csv(args.csv, csv_rows(runs, data))
 
 
 def main(argv=None) -> int:
@@ -178,10 +187,11 @@ def main(argv=None) -> int:
     print(f"Score mode: {args.score_mode}" + (", as published" if args.score_mode == "conditional" else ""))
     for run, table in zip(runs, scores, strict=True):
         print_run(run, table)
-    for run, table in zip(runs[1:], comparisons, strict=True):
-        print_comparison(runs[0], run, table)
+    names = short_names(args.folders)
+    for run, name, table in zip(runs[1:], names[1:], comparisons, strict=True):
+        print_comparison(runs[0], run, (names[0], name), table)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

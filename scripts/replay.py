@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, metrics, session
 from diffusion.analysis import figures, tables
+from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import STRATEGIES, Stages
 
 
@@ -30,7 +31,7 @@ def parse_args(argv=None):
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="also draw accuracy against evaluations")
+    parser.add_argument("-o", "--out", type=figures.picture_file, metavar="FILE", help="also draw accuracy against evaluations")
     return parser.parse_args(argv)
 
 
@@ -100,8 +101,6 @@ def play_all(args, grid) -> list[Result]:
 
 def rows_of(results: list[Result], labels) -> list[dict]:
     """One row a setting; agreement is with the full grid, which is the first result."""
-    from diffusion import metrics
-
     full = results[0]
     return [
         {
@@ -120,7 +119,7 @@ def rows_of(results: list[Result], labels) -> list[dict]:
 def print_rows(rows: list[dict]):
     print(f"{'':8}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
     for r in rows:
-        accuracy, agreement = figures.percent(r["accuracy"]), figures.percent(r["agreement"])
+        accuracy, agreement = percent_and_interval(r["accuracy"]), percent_and_interval(r["agreement"])
         print(f"{r['kind']:8}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
               f"{agreement:28}{r['p']:.2g}")  # fmt: skip
 
@@ -147,7 +146,7 @@ def draw(path: Path, rows: list[dict]):
             below = [100 * max(0, r[name].value - r[name].low) for r in chosen]  # rounding can leave -1e-16
             above = [100 * max(0, r[name].high - r[name].value) for r in chosen]
             axis.errorbar(x, y, yerr=(below, above), fmt=marker, label=kind, capsize=2, alpha=0.8)
-        axis.set(xscale="log", xlabel="network evaluations an image", ylabel=f"{name}, %")
+        axis.set(xscale="log", xlabel="network evaluations per image", ylabel=f"{name}, %")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
@@ -174,4 +173,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -8,17 +8,18 @@ one run, and several on the same images:
 report.html opens from disk, in light and dark mode, and loads nothing; md, csv and json hold the same numbers without pictures.
 """
 
-import csv
-import io
 import sys
+import warnings
 from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, rerun
-from diffusion.analysis import figures, pages
+from diffusion import cli, files, rerun, runlog, session
+from diffusion.analysis import figures, pages, summary, tables
 from diffusion.analysis.pages import Table, between, number, percent, told
+from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
+from diffusion.strategy import STRATEGIES
 
 MATRIX = 40  # classes up to which all of them are shown
 SHOWN = 20  # of more classes: how many of the worst, and how many confused pairs
@@ -47,8 +48,6 @@ def read_all(args) -> list:
 
 
 def read(folder: Path, prompt_path):
-    from diffusion.analysis import tables
-
     try:
         return tables.read_run(folder, prompt_path=prompt_path)
     except KeyError as error:
@@ -59,10 +58,6 @@ def read(folder: Path, prompt_path):
 
 def hint(folder: Path) -> str:
     """Which other script reads the folder, if one does."""
-    import warnings
-
-    from diffusion import runlog
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in runlog.list_records(folder).values():
@@ -74,36 +69,35 @@ def hint(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- the tables
-def of_expected(run: dict) -> str:
-    return f"{run['n']:,} of " + (f"{run['n_expected']:,}" if run["n_expected"] else "an unknown number")
+def of_expected(run: RunSummary) -> str:
+    return f"{run.n:,} of " + (f"{run.n_expected:,}" if run.n_expected else "an unknown number")
 
 
-def overview(report: dict) -> Table:
+def overview(report: Report) -> Table:
     rows = [
         [
-            f"{run['number']}: {run['name']}",
-            figures.percent(run["top1"]),
+            f"{run.number}: {run.name}",
+            run.top1,
             of_expected(run),
-            number(run["evaluations"]["median"]),
-            number(run["seconds"]["median"]) if run["seconds"] else "not recorded",
+            run.evaluations.median,
+            run.seconds.median if run.seconds else "not recorded",
         ]
-        for run in report["runs"]
+        for run in report.runs
     ]
-    columns = ["Run", "Top-1 (95 % interval)", "Images", "Evaluations an image", "Seconds an image"]
+    columns = ["Run", "Top-1 (95 % interval)", "Images", "Evaluations per image", "Seconds per image"]
     return Table("Runs", columns, rows, "Medians of evaluations and seconds.")
 
 
-def headlines(run: dict) -> Table:
+def headlines(run: RunSummary) -> Table:
     """The headline figures: name, value, what belongs to it."""
-    spent, seconds = run["evaluations"], run["seconds"]
-    why = "one of at most five classes" if run["kept"] in ("sums", "full") else "not ranked: candidates were eliminated"
-    rows = [[name, *headline(run[key], why)] for name, key in ACCURACIES.items()]
+    why = "one of at most five classes" if run.kept in ("sums", "full") else "not ranked: candidates were eliminated"
+    rows = [[name, *headline(getattr(run, key), why)] for name, key in ACCURACIES.items()]
     rows.append(["Images", *of_expected(run).split(" ", 1)])
-    rows.append(["Evaluations an image", number(spent["median"]), cost_note(spent)])
-    if seconds:
-        rows.append(["Seconds an image", number(seconds["median"]), f"{cost_note(seconds)}; n = {seconds['n']:,}"])
+    rows.append(["Evaluations per image", run.evaluations.median, cost_note(run.evaluations)])
+    if run.seconds:
+        rows.append(["Seconds per image", run.seconds.median, f"{cost_note(run.seconds)}; n = {run.seconds.n:,}"])
     else:
-        rows.append(["Seconds an image", "-", "not recorded"])
+        rows.append(["Seconds per image", "-", "not recorded"])
     return Table("Accuracy and cost", ["Figure", "Value", "95 % interval, n; or 95th percentile, total"], rows)
 
 
@@ -114,63 +108,60 @@ def headline(estimate, why: str) -> list[str]:
     return [percent(estimate.value), f"{between(estimate)}, n = {estimate.n:,}"] if estimate else ["-", why]
 
 
-def cost_note(spent: dict) -> str:
-    return f"median; mean {number(spent['mean'])}, 95th percentile {number(spent['p95'])}, {number(spent['total'])} in all"
+def cost_note(cost: Cost) -> str:
+    return f"median; mean {number(cost.mean)}, 95th percentile {number(cost.p95)}, {number(cost.total)} in all"
 
 
-def classes_table(run: dict) -> Table:
+def classes_table(run: RunSummary) -> Table:
     """All classes, or of many those with the lowest accuracy."""
-    chosen, title = list(run["classes"].items()), "Accuracy by class"
+    chosen, title = list(run.classes.items()), "Accuracy by class"
     if len(chosen) > MATRIX:
         title = f"The {SHOWN} of {len(chosen):,} classes with the lowest accuracy"
         chosen = sorted(chosen, key=lambda c: (c[1].value, -c[1].n, c[0]))[:SHOWN]
-    rows = [[run["names"][label], *told(estimate)] for label, estimate in chosen]
+    rows = [[run.names[label], *told(estimate)] for label, estimate in chosen]
     return Table(title, ["Class", "Accuracy", "95 % interval", "n"], rows, marks=[estimate for _, estimate in chosen])
 
 
-def confusion_table(run: dict) -> Table:
+def confusion_table(run: RunSummary) -> Table:
     """True classes by predicted ones; of many classes the pairs that are confused most."""
-    name, counts = run["names"], {(label, pred): n for label, pred, n in run["confusion"]}
-    shown = sorted(name)
-    if len(shown) <= MATRIX:
-        rows = [[name[label], *(str(counts.get((label, pred), 0)) for pred in shown)] for label in shown]
+    name = run.names
+    if len(name) <= MATRIX:
+        shown, counts = sorted(name), {(c.label, c.pred): c.n for c in run.confusion}
+        rows = [[name[label], *(counts.get((label, pred), 0) for pred in shown)] for label in shown]
         return Table("Confusion matrix", ["true \\ predicted", *(name[pred] for pred in shown)], rows, "Number of images.")
-    wrong = sorted((pair for pair in counts if pair[0] != pair[1]), key=lambda pair: (-counts[pair], pair))[:SHOWN]
-    rows = [[name[a], name[b], f"{counts[a, b]:,}", f"{run['classes'][a].n:,}"] for a, b in wrong]
+    wrong = sorted((c for c in run.confusion if c.label != c.pred), key=lambda c: (-c.n, c))[:SHOWN]
+    rows = [[name[c.label], name[c.pred], c.n, run.classes[c.label].n] for c in wrong]
     return Table(f"The {len(rows)} most confused pairs", ["True", "Predicted", "Images", "of its class"], rows)
 
 
 CURVE_NOTES = {
     "sums": "Not known: the records hold sums only. Run again with --save_errors (and another --extra).",
     "full": "Had every candidate seen only so many (timestep, noise) pairs, spread evenly over the timesteps.",
-    "stages": "Had every image stopped at the end of a stage; evaluations are the mean.",
-    "race": "Had every race ended after so many (timestep, noise) pairs; evaluations are the mean.",
-}
+} | {name: strategy.NOTE for name, strategy in STRATEGIES.items()}
 
 
-def curve_table(run: dict) -> Table:
-    rows = [[f"{p['pairs']:,}", number(p["evaluations"]), *told(p["accuracy"])] for p in run["curve"]]
-    columns = ["Pairs", "Evaluations an image", "Accuracy", "95 % interval", "n"]
-    return Table("Accuracy against evaluations", columns, rows, CURVE_NOTES[run["kept"]])
+def curve_table(run: RunSummary) -> Table:
+    rows = [[point.pairs, point.evaluations, *told(point.accuracy)] for point in run.curve]
+    columns = ["Pairs", "Evaluations per image", "Accuracy", "95 % interval", "n"]
+    return Table("Accuracy against evaluations", columns, rows, CURVE_NOTES[run.kept])
 
 
-def groups_table(run: dict) -> Table:
-    rows = [[f"{g['from']:,} to {g['to']:,}", *told(g["accuracy"])] for g in run["groups"]]
+def groups_table(run: RunSummary) -> Table:
+    rows = [[f"{group.fewest:,} to {group.most:,}", *told(group.accuracy)] for group in run.groups]
     columns = ["Evaluations", "Accuracy", "95 % interval", "n"]
     note = "Images in groups of about one size by the evaluations that each took."
-    return Table("Accuracy by what an image needed", columns, rows, note, [g["accuracy"] for g in run["groups"]])
+    return Table("Accuracy by what an image needed", columns, rows, note, [group.accuracy for group in run.groups])
 
 
-def mistakes_table(run: dict) -> Table:
-    name = run["names"]
-    rows = [[f"{m['index']}", name[m["label"]], name[m["pred"]], margin_told(m)] for m in run["mistakes"]]
+def mistakes_table(run: RunSummary) -> Table:
+    rows = [[str(m.index), run.names[m.label], run.names[m.pred], margin_told(m)] for m in run.mistakes]
     note = "Margin: error of the true class less that of the predicted one, on the pairs that both saw"
-    note += ", in standard errors (SE) of the paired difference." if run["kept"] != "sums" else ", in percent of the lower one."
+    note += ", in standard errors (SE) of the paired difference." if run.kept != "sums" else ", in percent of the lower one."
     return Table("Most confident mistakes", ["Image", "True", "Predicted", "Margin"], rows, note)
 
 
-def margin_told(mistake: dict) -> str:
-    return f"{mistake['margin']:.2f} {mistake['unit']} on {mistake['pairs']:,} pairs"
+def margin_told(mistake: Mistake) -> str:
+    return f"{mistake.margin:.2f} {mistake.unit} on {mistake.pairs:,} pairs"
 
 
 TABLES = {
@@ -183,38 +174,38 @@ TABLES = {
 }
 
 
-def run_tables(run: dict) -> dict[str, Table]:
+def run_tables(run: RunSummary) -> dict[str, Table]:
     """The tables of a run that have rows; that of the curve says why when it has none."""
-    tables = {part: make(run) for part, make in TABLES.items()}
-    return {part: table for part, table in tables.items() if table.rows or part == "curve"}
+    made = {part: make(run) for part, make in TABLES.items()}
+    return {part: table for part, table in made.items() if table.rows or part == "curve"}
 
 
-def comparison_table(report: dict) -> Table:
-    found = report["comparisons"]
+def comparison_table(report: Report) -> Table:
+    found = report.comparisons
     rows = [
         [
-            f"{c['first']} less {c['second']}",
-            f"{100 * c['difference'].value:+.2f}",
-            between(c["difference"], "+"),
-            f"{c['difference'].n:,}",
-            f"{c['only_first']:,} / {c['only_second']:,}",
-            f"{c['p_value']:.2g}",
+            f"{c.first} less {c.second}",
+            f"{100 * c.difference.value:+.2f}",
+            between(c.difference, "+"),
+            c.difference.n,
+            f"{c.only_first:,} / {c.only_second:,}",
+            f"{c.p_value:.2g}",
         ]
         for c in found
     ]
     columns = ["Runs", "Points of top-1", "95 % interval", "n", "Only first / only second right", "p"]
     note = "On the images that two runs share. Interval: Newcombe's for paired proportions; p: McNemar's exact test."
-    marks = [c["difference"] for c in found]
+    marks = [c.difference for c in found]
     widest = max((abs(bound) for d in marks for bound in (d.low, d.high)), default=1.0)
     return Table("Paired comparison", columns, rows, note, marks, (-widest, widest))
 
 
-def differences_table(report: dict) -> Table:
+def differences_table(report: Report) -> Table:
     """In which settings the runs differ, a column a run."""
-    identities = [run["config"]["identity"] for run in report["runs"]]
+    identities = [run.config["identity"] for run in report.runs]
     keys = dict.fromkeys(key for identity in identities for key in identity)
     rows = [[key, *(setting(identity.get(key)) for identity in identities)] for key in keys]
-    columns = ["Setting", *(f"Run {run['number']}" for run in report["runs"])]
+    columns = ["Setting", *(f"Run {run.number}" for run in report.runs)]
     return Table("Where the runs differ", columns, [row for row in rows if len(set(row[1:])) > 1])
 
 
@@ -224,19 +215,19 @@ def setting(value) -> str:
     return "-" if value is None else str(value)
 
 
-def across_tables(report: dict) -> list[Table]:
+def across_tables(report: Report) -> list[Table]:
     """Of several runs also how they compare and where they differ."""
-    tables = [overview(report), comparison_table(report), differences_table(report)]
-    return [table for table in tables if table.rows]
+    made = [overview(report), comparison_table(report), differences_table(report)]
+    return [table for table in made if table.rows]
 
 
-def about_table(run: dict) -> Table:
+def about_table(run: RunSummary) -> Table:
     """What config.json says."""
-    config = run["config"]
+    config = run.config
     identity = config["identity"]
     options = config.get("options", {})
     given = {k: v for k, v in (options or identity).items() if v is not None and v is not False}
-    rows = [["folder", run["folder"]]]
+    rows = [["folder", run.folder]]
     rows += [[key, str(identity[key])] for key in ("weights", "images", "noise") if identity.get(key)]
     rows += [["versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())]] if "versions" in config else []
     rows += [["commit", str(config["git_commit"])]] if "git_commit" in config else []
@@ -248,56 +239,52 @@ def about_table(run: dict) -> Table:
 # ---------------------------------------------------------------- md, csv, json
 
 
-def unreadable_told(run: dict) -> str:
+def unreadable_told(run: RunSummary) -> str:
     """One line about records that do not count; nothing without any."""
-    names = run["unreadable"]
+    names = run.unreadable
     if not names:
         return ""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     count = f"{len(names)} unreadable record{'s' * (len(names) > 1)}"
-    return f"Run {run['number']}: {count}, not counted: {', '.join(names[:5])}{more}"
+    return f"Run {run.number}: {count}, not counted: {', '.join(names[:5])}{more}"
 
 
-def heading(report: dict) -> str:
-    sets = {run["config"]["identity"].get("dataset") for run in report["runs"]} - {None}
-    n = len(report["runs"])
+def heading(report: Report) -> str:
+    sets = {run.config["identity"].get("dataset") for run in report.runs} - {None}
+    n = len(report.runs)
     return f"Report of {n} run{'s' if n > 1 else ''}{' on ' + sets.pop() if sets else ''}"
 
 
-def to_md(report: dict, pictures) -> str:
+def to_md(report: Report, pictures) -> str:
     parts = [f"# {heading(report)}\n", *(pages.markdown(table, "##") for table in across_tables(report))]
-    for run in report["runs"]:
-        parts += [f"## Run {run['number']}: {pages.markdown_cell(run['name'])}\n", unreadable_told(run)]
+    for run in report.runs:
+        parts += [f"## Run {run.number}: {pages.markdown_cell(run.name)}\n", unreadable_told(run)]
         parts += [pages.markdown(table, "###") for table in [about_table(run), *run_tables(run).values()]]
     return "\n".join(parts)
 
 
-def to_csv(report: dict, pictures) -> str:
+def to_csv(report: Report, pictures) -> str:
     """One row a number."""
-    from diffusion.analysis import summary
-
-    text = io.StringIO()
     columns = ("run", "quantity", "item", "value", "low", "high", "n")
-    csv.writer(text, lineterminator="\n").writerows([columns, *summary.number_rows(report)])
-    return text.getvalue()
+    return files.csv_text([columns, *summary.number_rows(report)])
 
 
-def to_json(report: dict, pictures) -> str:
+def to_json(report: Report, pictures) -> str:
     return figures.to_json(report)
 
 
 # ---------------------------------------------------------------- pictures
 
 
-def pictures_of(runs, report: dict, data_dir) -> list[list[str] | str]:
+def pictures_of(runs, report: Report, data_dir) -> list[list[str] | str]:
     """For every run: data URIs of its mistakes' images, or why there are none."""
-    return [pictures_of_run(run, part["mistakes"], data_dir) for run, part in zip(runs, report["runs"], strict=True)]
+    return [pictures_of_run(run, part.mistakes, data_dir) for run, part in zip(runs, report.runs, strict=True)]
 
 
-def pictures_of_run(run, wrong: list[dict], data_dir) -> list[str] | str:
+def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
     try:
         data = rerun.open_images(rerun.Past(run.folder, run.config), data_dir) if wrong else ()
-        return [pages.data_uri(data.picture(m["index"])) for m in wrong]
+        return [pages.data_uri(data.picture(m.index)) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
         return f"Their images are not at hand: {files.one_line(error)}"
 
@@ -305,10 +292,10 @@ def pictures_of_run(run, wrong: list[dict], data_dir) -> list[str] | str:
 # ---------------------------------------------------------------- html
 
 
-def to_html(report: dict, pictures) -> str:
+def to_html(report: Report, pictures) -> str:
     body = [f"<p>{READING}</p>"]
-    body += [across(report)] if len(report["runs"]) > 1 else []
-    body += [run_html(run, images) for run, images in zip(report["runs"], pictures, strict=True)]
+    body += [across(report)] if len(report.runs) > 1 else []
+    body += [run_html(run, images) for run, images in zip(report.runs, pictures, strict=True)]
     return pages.document(heading(report), body)
 
 
@@ -318,12 +305,12 @@ READING = (
 )
 
 
-def across(report: dict) -> str:
+def across(report: Report) -> str:
     """What is about several runs: the table of runs with links, their curves in one chart, the comparison."""
     runs, *others = across_tables(report)
-    links = [f"#run-{run['number']}" for run in report["runs"]]
+    links = [f"#run-{run.number}" for run in report.runs]
     parts = ["<section>", "<h2>Runs</h2>", pages.table_html(runs, links), pages.note(runs)]
-    lines = [line_of(run) for run in report["runs"] if run["curve"]]
+    lines = [line_of(run) for run in report.runs if run.curve]
     if lines:
         parts += ["<h3>Accuracy against evaluations</h3>", pages.chart("all", lines), pages.legend(lines)]
     for table in others:
@@ -331,31 +318,31 @@ def across(report: dict) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def run_html(run: dict, images) -> str:
-    about, tables, unreadable = about_table(run), run_tables(run), unreadable_told(run)
-    parts = [f'<section id="run-{run["number"]}">', f"<h2>Run {run['number']}: {escape(run['name'])}</h2>"]
+def run_html(run: RunSummary, images) -> str:
+    about, made, unreadable = about_table(run), run_tables(run), unreadable_told(run)
+    parts = [f'<section id="run-{run.number}">', f"<h2>Run {run.number}: {escape(run.name)}</h2>"]
     parts += [f'<p class="warning">{escape(unreadable)}</p>'] if unreadable else []
-    parts.append(pages.tiles(tables.pop("headlines")))
+    parts.append(pages.tiles(made.pop("headlines")))
     parts.append(f"<details><summary>{about.title}</summary>{pages.table_html(about)}{pages.note(about)}</details>")
-    for part, table in tables.items():
+    for part, table in made.items():
         parts += [f"<h3>{escape(table.title)}</h3>", pages.note(table), part_html(part, table, run, images)]
     return "\n".join([*parts, "</section>"])
 
 
-def part_html(part: str, table: Table, run: dict, images) -> str:
+def part_html(part: str, table: Table, run: RunSummary, images) -> str:
     """A table, or what shows it better."""
     shown = pages.table_html(table)
-    if part == "confusion" and len(run["names"]) <= MATRIX:
+    if part == "confusion" and len(run.names) <= MATRIX:
         return pages.matrix_html(table)
     if part == "curve":
-        return f'<div class="beside">{pages.chart(str(run["number"]), [line_of(run)])}{shown}</div>' if table.rows else ""
+        return f'<div class="beside">{pages.chart(str(run.number), [line_of(run)])}{shown}</div>' if table.rows else ""
     if part == "mistakes":
         return f"<p>{escape(images)}</p>{shown}" if isinstance(images, str) else pages.cards(table, images)
     return shown
 
 
-def line_of(run: dict) -> pages.Line:
-    return pages.Line(run["number"], run["name"], [(point["evaluations"], point["accuracy"]) for point in run["curve"]])
+def line_of(run: RunSummary) -> pages.Line:
+    return pages.Line(run.number, run.name, [(point.evaluations, point.accuracy) for point in run.curve])
 
 
 # ---------------------------------------------------------------- the command
@@ -365,22 +352,19 @@ FORMATS = {"html": to_html, "md": to_md, "csv": to_csv, "json": to_json}
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion.analysis import summary
-
     path = args.out / f"report.{args.format}"
     with cli.bad_input():
         runs = read_all(args)
         summary.check_alike(runs)
         report = summary.make_report(runs)
         pictures = pictures_of(runs, report, args.data_dir) if args.format == "html" else None
-        args.out.mkdir(parents=True, exist_ok=True)
         files.write_text(path, FORMATS[args.format](report, pictures))
     print(pages.plain(overview(report)))
-    for notice in filter(None, map(unreadable_told, report["runs"])):
+    for notice in filter(None, map(unreadable_told, report.runs)):
         print(notice)
     print(f"Written: {path}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

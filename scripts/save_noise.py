@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, files, session
 
 
 def parse_args(argv=None):
@@ -19,7 +19,7 @@ def parse_args(argv=None):
     parser.add_argument("--channels", type=cli.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
     parser.add_argument("--downscale", type=cli.at_least(1), default=8, help="pixels per latent element (default: 8)")
     parser.add_argument("--seed", type=cli.at_least(0), default=42, help="default: 42, the published one")
-    parser.add_argument("--out", help="default: noise_<img_size>.pt")
+    parser.add_argument("-o", "--out", metavar="FILE", help="default: noise_<img_size>.pt")
     return parser.parse_args(argv)
 
 
@@ -33,11 +33,11 @@ def main(argv=None) -> int:
     side = args.img_size // args.downscale
     noise = torch.randn(args.n, args.channels, side, side)
     path = args.out or f"noise_{args.img_size}.pt"
-    with cli.bad_input(), open(path, "wb") as file:
-        torch.save(noise, file)
+    with cli.bad_input():
+        files.write(path, lambda file: torch.save(noise, file))
     print(f"{path}: {list(noise.shape)}, seed {args.seed}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

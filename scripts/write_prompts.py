@@ -8,7 +8,6 @@
 The last one is for your own data: names.txt holds one class name a line, in label order.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli
+from diffusion import cli, files, session
 from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes
 from diffusion.paths import PROMPTS
 
@@ -24,7 +23,7 @@ from diffusion.paths import PROMPTS
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a name in prompts/classes.json, all, or with --classes a new name")
-    parser.add_argument("--out", type=Path, default=PROMPTS, help="folder to write to (default: prompts/)")
+    parser.add_argument("-o", "--out", type=Path, default=PROMPTS, metavar="DIR", help="folder to write to (default: prompts/)")
     parser.add_argument("--classes", type=Path, help="text file with your own class names, one a line, in label order")
     parser.add_argument("--template", help='with --classes: the prompt, {} for the name (default: "a photo of a {}.")')
     args = parser.parse_args(argv)
@@ -67,24 +66,16 @@ def tables(args) -> dict[str, PromptTable]:
     return {name: published_table(published[name]) for name in names}
 
 
-def write_csv(path: Path, table: PromptTable) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(zip(table.prompts, table.classnames, table.classidx, strict=True))
-
-
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         wanted = tables(args)
-        args.out.mkdir(parents=True, exist_ok=True)
         for name, table in wanted.items():
             path = args.out / f"{name}_prompts.csv"
-            write_csv(path, table)
+            files.write_csv(path, [COLUMNS, *zip(table.prompts, table.classnames, table.classidx, strict=True)])
             print(f"{path}: {len(table.prompts)} prompts")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

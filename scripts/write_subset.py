@@ -5,21 +5,20 @@ python scripts/write_subset.py --dataset pets --n 500 --out pets500.npy
 python scripts/write_subset.py --dataset cifar10 --per_class 20 --seed 1 --out cifar10_20each.npy
 """
 
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion import cli, datasets
+from diffusion import cli, datasets, files, session
 from diffusion.datasets import DATASETS
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     cli.add_data_options(parser, list(DATASETS))
-    parser.add_argument("--out", type=Path, required=True, help="the .npy file to write")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .npy file to write")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--per_class", type=cli.at_least(1), metavar="N", help="images of every class")
     amount.add_argument("--n", type=cli.at_least(1), help="images in all, as many of every class as possible")
@@ -62,26 +61,17 @@ def choose(labels, per_class: int | None, n: int | None, seed: int):
     return np.sort(order[rounds < per_class])
 
 
-def write(path: Path, indices) -> None:
-    """Written beside and renamed, so that an interrupted run leaves no half file."""
-    import numpy as np
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        np.save(file, indices.astype(np.int64))
-    os.replace(part, path)
-
-
 def main(argv=None) -> int:
     args = parse_args(argv)
+    import numpy as np
+
     with cli.bad_input():
         dataset = datasets.open_images(cli.data_of(vars(args)))
         indices = choose(dataset.labels, args.per_class, args.n, args.seed)
-        write(args.out, indices)
+        files.write(args.out, lambda file: np.save(file, indices.astype(np.int64)))
     print(f"{args.out}: {len(indices)} of {len(dataset)} images" + (f"; {dataset.notice}" if dataset.notice else ""))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

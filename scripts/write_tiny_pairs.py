@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli
+from diffusion import cli, files, session
 from diffusion.paths import SHIPPED, TINY_PAIRS
 
 KINDS = ("Object", "Relation", "Both")
@@ -30,7 +30,9 @@ PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9, 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, default=TINY_PAIRS, help="folder to write (default: the shipped set's)")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=TINY_PAIRS, metavar="DIR", help="folder to write (default: the shipped set's)"
+    )
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another set (default: 0)")
     return parser.parse_args(argv)
 
@@ -140,14 +142,14 @@ def describe(example_id: int, kind: str, relation: str, captions: list[str], num
 
 
 def write(folder: Path, seed: int) -> int:
-    """Writes examples.jsonl and images/*.png; returns how many examples."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    """Writes images/*.png and then examples.jsonl, which makes it a set; returns how many examples."""
     lines = []
     for line, images in examples(seed):
         for k, image in enumerate(images):
-            image.save(folder / "images" / f"{line[f'image_{k}']}.png", optimize=True)
+            path = folder / "images" / f"{line[f'image_{k}']}.png"
+            files.write(path, lambda file, image=image: image.save(file, "PNG", optimize=True))
         lines.append(json.dumps(line) + "\n")
-    (folder / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
+    files.write_text(folder / "examples.jsonl", "".join(lines))
     return len(lines)
 
 
@@ -160,4 +162,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(session.run(main))

@@ -26,19 +26,24 @@ def load_script(name):
     return module
 
 
-def write_run(folder, errors, t, labels, names=None):
-    """A run folder of records with all errors: errors [n,K,S], t [S] in order of evaluation, labels [n]; names as config.json."""
+def staged_record(keys, rows, t, pred, label):
+    """A record as the published code writes it: key -> errors of the first pairs; t [S] in order of evaluation."""
     import torch
 
+    t = torch.as_tensor(t)
+    errors = {key: {"t": t[: len(rows[key])].clone(), "pred_errors": torch.as_tensor(rows[key])} for key in keys}
+    return {"errors": errors, "pred": pred, "label": label}
+
+
+def write_run(folder, errors, t, labels, names=None):
+    """A run folder of records with all errors: errors [n,K,S], t [S] in order of evaluation, labels [n]; names as config.json."""
     from diffusion import runlog
 
     folder.mkdir(parents=True)
     for index, (image, label) in enumerate(zip(errors, labels, strict=True)):
         rows = {k: np.asarray(row, np.float32) for k, row in enumerate(image)}
         pred = int(np.mean(image, axis=1).argmin())
-        runlog.save_record(
-            folder / f"{index}.pt", runlog.staged_record(range(len(rows)), rows, torch.tensor(t), pred, int(label))
-        )
+        runlog.save_record(folder / f"{index}.pt", staged_record(range(len(rows)), rows, t, pred, int(label)))
     if names:
         candidates = {"labels": list(range(len(names))), "names": names}
         (folder / "config.json").write_text(json.dumps({"identity": {}, "candidates": candidates}))

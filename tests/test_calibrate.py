@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
+from conftest import load_script, staged_record
 from PIL import Image
+from scipy.optimize import minimize
+from scipy.stats import binomtest
 
-from diffusion import metrics, runlog
-from diffusion.analysis import tables
+from diffusion import runlog
+from diffusion.analysis import confidence, tables
+from diffusion.analysis.calibration import Fit
 
 N, N_PAIRS = 60, 20  # images, pairs of (timestep, noise)
 
@@ -25,7 +28,7 @@ def calibrate(run_main):
 def staged(errors, pred, label):
     """A record whose candidate k saw the first len(errors[k]) pairs."""
     t = torch.arange(5, 1000, 50)
-    return runlog.staged_record(range(len(errors)), dict(enumerate(errors)), t, pred, label)
+    return staged_record(range(len(errors)), dict(enumerate(errors)), t, pred, label)
 
 
 def write_run(folder, records, labels=(0, 1, 2), **identity):
@@ -75,9 +78,63 @@ def read_csv(path):
 
 
 def printed(out, name):
-    """The numbers of a confidence's line in the table."""
-    line = next(line for line in out.splitlines() if line.startswith(f"{name} ") and re.search(r"\(\d.*to", line))
-    return [float(x) for x in re.findall(r"\d+\.\d+", line)]
+    """The cells of a confidence's line in the table."""
+    lines = out[out.index("confidence  ") :].splitlines()
+    assert lines[0].split() == ["confidence", "mean", "ECE", "by", "chance", "p", "Brier", "NLL", "AUROC"]
+    cells = next(line for line in lines if line.startswith(f"{name} ")).split()[1:]
+    return dict(zip(("mean", "ECE", "by chance", "p", "Brier", "NLL", "AUROC"), map(float, cells), strict=True))
+
+
+# ---------------------------------------------------------------- oracles: the definitions, image by image
+
+
+def softmax_of(record, temperature, weight):
+    """Probabilities of the classes of a record of three candidates with all errors, and the second smallest gap."""
+    errors = np.stack([c["pred_errors"].numpy() for c in record["errors"].values()]).astype(float)
+    differences = errors - errors[record["pred"]]
+    gaps, deviations = differences.mean(1), differences.std(1, ddof=1) / np.sqrt(N_PAIRS)
+    odds = np.exp(-gaps / np.sqrt(temperature**2 + np.pi / 8 * (weight * deviations) ** 2))
+    return odds / odds.sum(), np.sort(gaps)[1]
+
+
+def binned_error(p, right):
+    """Expected calibration error of 15 bins."""
+    total = 0.0
+    for k in range(15):
+        members = [(a, b) for a, b in zip(p, right, strict=True) if min(int(a * 15), 14) == k]
+        total += abs(sum(a - b for a, b in members))
+    return total / len(p)
+
+
+def chance_and_p(p, right, draws=2000):
+    """Mean ECE and share of ECEs at least as large as the one found, of right or wrong by throws of these probabilities."""
+    rng, found = np.random.default_rng(99), binned_error(p, right)
+    errors = [binned_error(p, rng.random(len(p)) < p) for _ in range(draws)]
+    return np.mean(errors), np.mean(np.array(errors) >= found)
+
+
+def share_of_pairs(p, right):
+    """AUROC: of all pairs of a right and a wrong image, in which the right one has more, a tie counting half."""
+    pairs = [(a > b) + (a == b) / 2 for a in p[right] for b in p[~right]]
+    return sum(pairs) / len(pairs)
+
+
+def logistic(x, right):
+    """Log-odds' intercept and slope with Platt's targets, by Newton's method."""
+    target = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+    design, w = np.stack([np.ones_like(x), x - x.mean()], 1), np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ w))
+        w += np.linalg.solve((design * (p * (1 - p))[:, None]).T @ design, design.T @ (target - p))
+    return w[0] - w[1] * x.mean(), w[1]
+
+
+def second_half(folder):
+    """Which images are in the second half, as the script splits them; whether it splits well is tested elsewhere."""
+    return confidence.read_images(tables.read_run(folder)).second
+
+
+# ---------------------------------------------------------------- the command
 
 
 def test_the_csv_is_the_cross_fitted_softmax(calibrate):
@@ -89,14 +146,12 @@ def test_the_csv_is_the_cross_fitted_softmax(calibrate):
     assert list(rows[0]) == ["index", "label", "pred", "probability", "margin", "evaluations"]
     fits = re.search(r"temperature (\S+) with (\S+) standard errors and (\S+) with (\S+) standard errors", out).groups()
     fits = [[float(x) for x in fits[:2]], [float(x) for x in fits[2:]]]
-    for row, (index, record) in zip(rows, records.items(), strict=True):
-        errors = np.stack([c["pred_errors"].numpy() for c in record["errors"].values()]).astype(float)
-        differences = errors - errors[record["pred"]]
-        gaps, deviations = differences.mean(1), differences.std(1, ddof=1) / np.sqrt(N_PAIRS)
-        temperature, weight = fits[index % 2]  # the first fit is of the odd half, for the even images
-        odds = np.exp(-gaps / np.sqrt(temperature**2 + np.pi / 8 * (weight * deviations) ** 2))
-        assert float(row["probability"]) == pytest.approx(1 / odds.sum(), abs=0.01)  # fits are printed to 3 and 2 digits
-        assert float(row["margin"]) == pytest.approx(np.sort(gaps)[1])
+    second = second_half(folder)
+    assert 28 <= second.sum() <= 32 and set(second[::2]) == set(second[1::2]) == {True, False}
+    for row, in_second, (index, record) in zip(rows, second, records.items(), strict=True):
+        p, margin = softmax_of(record, *fits[int(in_second)])  # the first fit is of the second half, for the first
+        assert float(row["probability"]) == pytest.approx(p[record["pred"]], abs=0.01)  # fits are printed to 3 and 2 digits
+        assert float(row["margin"]) == pytest.approx(margin)
         counts = [int(row[name]) for name in ("index", "label", "pred", "evaluations")]
         assert counts == [index, record["label"], record["pred"], 60]
 
@@ -106,14 +161,24 @@ def test_the_table_is_of_the_csv(calibrate):
     assert code == 0, err
     rows = read_csv("p.csv")
     p, right = np.array([float(r["probability"]) for r in rows]), np.array([r["label"] == r["pred"] for r in rows])
-    assert str(metrics.proportion(right)) in out and "n = 60" in out
-    low, high = metrics.ece_interval(p, right)
-    expected = [p.mean(), metrics.expected_calibration_error(p, right), low, high, metrics.ece_by_chance(p),
-                ((p - right) ** 2).mean(), -np.log(np.where(right, p, 1 - p)).mean(), metrics.auroc(p, right)]  # fmt: skip
-    assert printed(out, "errors") == pytest.approx(expected, abs=6e-4)
+    interval = binomtest(int(right.sum()), 60).proportion_ci(method="wilson")
+    top1 = f"{100 * right.mean():.2f}% (95% interval {100 * interval.low:.1f} to {100 * interval.high:.1f}, n = 60)"
+    assert f"Top-1 accuracy: {top1}" in out
+    found = printed(out, "errors")
+    expected = {
+        "mean": p.mean(),
+        "ECE": binned_error(p, right),
+        "Brier": sum((a - b) ** 2 for a, b in zip(p, right, strict=True)) / 60,
+        "NLL": -sum(np.log(a if b else 1 - a) for a, b in zip(p, right, strict=True)) / 60,
+        "AUROC": share_of_pairs(p, right),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=6e-4)
+    chance, p_value = chance_and_p(p, right)
+    assert found["by chance"] == pytest.approx(chance, rel=0.05) and found["p"] == pytest.approx(p_value, abs=0.05)
     unscaled = printed(out, "unscaled")
-    assert unscaled[0] == pytest.approx(1 / 3, abs=0.01) and unscaled[1] > 2 * expected[1]
-    assert "evaluations " not in out.split("confidence ")[1] and "fell early" not in out
+    assert unscaled["mean"] == pytest.approx(1 / 3, abs=0.01) and unscaled["ECE"] > 2 * expected["ECE"]
+    assert unscaled["p"] == 0.001  # none of the 1,000
+    assert "evaluations " not in out.split("confidence ")[1] and "dropped early" not in out
 
 
 def test_a_race_is_compared_on_shared_pairs_and_offers_its_evaluations(calibrate):
@@ -121,22 +186,43 @@ def test_a_race_is_compared_on_shared_pairs_and_offers_its_evaluations(calibrate
     folder = write_run("race", records, strategy="race")
     code, out, err = calibrate(folder, "--csv", "errors.csv")
     assert code == 0, err
-    assert "33% of all candidates fell early" in out
+    assert "33% of all candidates were dropped early" in out
     right = np.array([r["pred"] == r["label"] for r in records.values()])
     code, out, err = calibrate(folder, "--confidence", "evaluations", "--csv", "evaluations.csv")
     assert code == 0, err
     rows = read_csv("evaluations.csv")
     x = np.log([float(r["evaluations"]) for r in rows])
     assert [int(r["evaluations"]) for r in rows] == [sum(len(c["t"]) for c in r["errors"].values()) for r in records.values()]
-    for half in (0, 1):
-        intercept, slope = metrics.fit_platt(x[1 - half :: 2], right[1 - half :: 2])
-        expected = 1 / (1 + np.exp(-(intercept + slope * x[half::2])))
-        assert [float(r["probability"]) for r in rows[half::2]] == pytest.approx(expected.tolist())
-    p = np.array([float(r["probability"]) for r in rows])
-    assert printed(out, "evaluations")[-1] == pytest.approx(metrics.auroc(p, right), abs=1e-4)
-    assert printed(out, "errors")[0] == pytest.approx(
+    p, second = np.array([float(r["probability"]) for r in rows]), second_half(folder)
+    for half in (second, ~second):
+        intercept, slope = logistic(x[~half], right[~half])
+        assert p[half] == pytest.approx(1 / (1 + np.exp(-(intercept + slope * x[half]))), abs=1e-3)
+    assert printed(out, "evaluations")["AUROC"] == pytest.approx(share_of_pairs(p, right), abs=1e-4)
+    assert printed(out, "errors")["mean"] == pytest.approx(
         np.mean([float(r["probability"]) for r in read_csv("errors.csv")]), abs=6e-4
     )
+
+
+# ---------------------------------------------------------------- a fit for new images
+
+
+def test_the_fit_is_of_all_images(calibrate):
+    """Against the lowest mean of -log p(label) over all of them, found by another search."""
+    records = full_records()
+    code, _, err = calibrate(write_run("run", records, dataset="fashion_mnist"), "--fit", "new/fit.json")
+    assert code == 0, err
+    fit = Fit.read("new/fit.json")
+    assert (fit.n, fit.about) == (N, {"dataset": "fashion_mnist"})
+
+    def loss(temperature, weight):
+        return -np.mean([np.log(softmax_of(r, temperature, weight)[0][r["label"]]) for r in records.values()])
+
+    best = minimize(lambda x: loss(np.exp(x[0]), np.clip(x[1], 0, 1)), [np.log(0.01), 0.5], method="Nelder-Mead")
+    assert loss(fit.temperature, fit.weight) == pytest.approx(best.fun, abs=1e-4)
+    assert min(loss(2 * fit.temperature, fit.weight), loss(fit.temperature / 2, fit.weight)) > best.fun + 0.01
+
+
+# ---------------------------------------------------------------- kinds of runs
 
 
 def test_a_candidate_that_fell_has_the_gap_of_its_own_pairs():
@@ -144,10 +230,10 @@ def test_a_candidate_that_fell_has_the_gap_of_its_own_pairs():
     winner = np.r_[np.full(5, 1.0), np.full(15, 9.0)]
     errors = [winner.astype(np.float32), np.array([1.1, 1.3, 1.1, 1.3, 1.2], np.float32), (winner + 0.4).astype(np.float32)]
     run = tables.read_run(write_run("run", {3: staged(errors, 0, 0)}))
-    gaps, deviations = load_script("calibrate").gaps_of(run.images[0], run.class_of)
+    gaps, deviations = confidence.gaps_of(run.images[0], run.class_of)
     assert gaps == pytest.approx([0, 0.2, 0.4], abs=1e-6)
     assert deviations == pytest.approx([0, 0.1 / np.sqrt(5), 0], abs=1e-6)
-    images = load_script("calibrate").read_images(run)
+    images = confidence.read_images(run)
     assert images.margins.tolist() == pytest.approx([0.2], abs=1e-6) and images.evaluations.tolist() == [45]
 
 
@@ -178,23 +264,24 @@ def test_sums_are_enough(calibrate):
         kept[:, 0] = values
         t = torch.arange(5, 1000, 50)
         sums[index] = {"classes": torch.arange(3), "t": t, "sums": kept, "pred": record["pred"], "label": record["label"]}
-    code, out, err = calibrate(write_run("sums", sums, loss="l2"), "--csv", "p.csv")
+    folder = write_run("sums", sums, loss="l2")
+    code, out, err = calibrate(folder, "--csv", "p.csv")
     assert code == 0, err
     temperatures = [float(x) for x in re.findall(r"(\S+) with 0.00 standard errors", out)]
     assert len(temperatures) == 2
-    for row, record in zip(read_csv("p.csv"), sums.values(), strict=True):
+    for row, in_second, record in zip(read_csv("p.csv"), second_half(folder), sums.values(), strict=True):
         gaps = (record["sums"][:, 0] - record["sums"][record["pred"], 0]).numpy() / N_PAIRS
-        expected = 1 / np.exp(-gaps / temperatures[int(row["index"]) % 2]).sum()
+        expected = 1 / np.exp(-gaps / temperatures[int(in_second)]).sum()
         assert float(row["probability"]) == pytest.approx(expected, abs=0.01)
 
 
 def test_the_picture_shows_the_bins(calibrate):
     script = load_script("calibrate")
-    confidence = script.Confidence("errors", np.array([0.31, 0.32, 0.95, 0.97, 0.99]), "")
-    bins, whiskers = script.points_of(confidence, np.array([True, False, True, True, True]))
+    drawn = confidence.Confidence("errors", np.array([0.31, 0.32, 0.95, 0.97, 0.99]), "")
+    bins, whiskers = script.points_of(drawn, np.array([True, False, True, True, True]))
     assert bins.counts.tolist() == [2, 3] and bins.confidence == pytest.approx([0.315, 0.97])
-    ends = [metrics.wilson(0.5, 2), metrics.wilson(1.0, 3)]
-    assert whiskers == pytest.approx(np.array([[0.5 - ends[0][0], 1 - ends[1][0]], [ends[0][1] - 0.5, 0]]))
+    ends = [binomtest(right, n).proportion_ci(method="wilson") for right, n in ((1, 2), (3, 3))]
+    assert whiskers == pytest.approx(np.array([[0.5 - ends[0].low, 1 - ends[1].low], [ends[0].high - 0.5, 0]]))
     folder = write_run("race", race_records())
     for name in ("r.png", "r.svg"):
         code, _, err = calibrate(folder, "--out", name)
@@ -221,18 +308,31 @@ def test_bad_input(calibrate):
     write_run("one", {i: r | {"pred": 0, "label": 0} for i, r in records.items()}, labels=(0, 0, 0))
     write_run("strange", records | {5: records[5] | {"label": 8}})
     write_run("run", records)
+    Path("file").write_text("mine")
     for argv, told in [
         (("nowhere",), "no readable record"),
         (("empty",), "no readable record"),
         (("few",), "10 readable images"),
-        (("right",), f"has {(len(right) + 1) // 2} images and {(len(right) + 1) // 2} right"),
+        (("right",), r"a half of right has (\d+) images and \1 right"),
         (("wrong",), "has 30 images and 0 right"),
         (("one",), "one class only"),
         (("strange",), "class 8 of image 5"),
         (("run", "--confidence", "evaluations"), "cost 60 evaluations"),
         (("run", "--out", "r.jpeg"), "must end in .png or .svg"),
-        (("run", "--out", "nowhere/r.png"), "nowhere/r.png"),
-        (("run", "--csv", "nowhere/p.csv"), "nowhere/p.csv"),
+        (("run", "--out", "file/r.png"), "file"),
+        (("run", "--csv", "file/p.csv"), "file"),
+        (("run", "--fit", "file/f.json"), "file"),
     ]:
         code, _, err = calibrate(*argv)
-        assert code == 2 and err.count("\n") == 1 and told in err, (argv, err)
+        assert code == 2 and err.count("\n") == 1 and re.search(told, err), (argv, err)
+    assert Path("file").read_text() == "mine"
+
+
+def test_halves_of_few_wrong_images_have_both_kinds(calibrate):
+    """Two wrong images of different classes: half of all shuffles leave them together, which fits nothing."""
+    for first in range(0, N, 10):
+        records = {i: r | {"label": r["pred"]} for i, r in full_records().items()}
+        for index in (first, first + 1):
+            records[index] = records[index] | {"label": (records[index]["pred"] + 1) % 3}
+        code, _, err = calibrate(write_run(f"run{first}", records))
+        assert code == 0, err

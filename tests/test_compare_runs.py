@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script
+from conftest import TINY_SD20, load_script, staged_record
 
 import eval_prob_adaptive
 from diffusion import runlog
@@ -15,7 +15,7 @@ from diffusion import runlog
 def save(folder, index, errors, pred, label, t=(125, 375, 625, 875)):
     Path(folder).mkdir(exist_ok=True)
     kept = {k: np.array(row, np.float32) for k, row in enumerate(errors)}
-    runlog.save_record(Path(folder) / f"{index}.pt", runlog.staged_record(range(len(errors)), kept, torch.tensor(t), pred, label))
+    runlog.save_record(Path(folder) / f"{index}.pt", staged_record(range(len(errors)), kept, torch.tensor(t), pred, label))
 
 
 @pytest.fixture

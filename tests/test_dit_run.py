@@ -68,7 +68,7 @@ def test_sums_belong_to_the_errors_and_give_the_prediction(run, run_main):
             right[name] += column.argmin() == saved["label"]
     code, told, err = run_main(print_dit_acc.main, FOLDER)
     assert code == 0 and [float(x) for x in re.findall(r": ([\d.]+)%", told)] == [25.0 * n for n in right.values()], err
-    assert "Images: 4 of 4, 10 classes" in told and "Cost: 50 evaluations an image" in told
+    assert "Images: 4 of 4, 10 classes" in told and "Cost: 50 evaluations per image" in told
     assert out.split("Top-1 accuracy: ")[1].splitlines()[0] == told.split("for L2: ")[1].splitlines()[0]
 
 
@@ -148,7 +148,7 @@ def test_elimination_evaluates_what_it_says(run, run_main):
     folder = Path("data/fashion_mnist/DiT64x64_10classes_1trials_4_1keep_2_10samples")
     assert sorted(len(c["pred_errors"]) for c in record(0, folder)["errors"].values()) == [2] * 6 + [10] * 4
     code, told, err = run_main(print_dit_acc.main, folder)
-    assert code == 0 and "by elimination" in told and "Cost: 52 evaluations an image" in told, err
+    assert code == 0 and "by elimination" in told and "Cost: 52 evaluations per image" in told, err
     code, told, err = run_main(load_script("print_acc").main, folder)
     assert code == 0 and "n = 3" in told, err
 

@@ -1,5 +1,8 @@
 """Accuracies and intervals against scipy and hand counts."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -104,21 +107,57 @@ def test_normalised_is_the_score_less_its_image_s_mean():
     np.testing.assert_array_equal(metrics.pair_correct(metrics.normalise_pairs(shifted.reshape(4, -1))).image, fair.image)
 
 
+def exact_p(first, second):
+    """Two-sided p value of a fair coin's throws in integers: twice the smaller tail, at most 1."""
+    n = first + second
+    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
+
+
 @pytest.mark.parametrize(
-    ("both", "first", "second", "none"), [(3, 0, 0, 2), (0, 1, 0, 0), (5, 6, 1, 4), (9, 3, 3, 0), (9, 4, 60, 5)]
+    ("both", "first", "second", "none"),
+    [(3, 0, 0, 2), (0, 1, 0, 0), (5, 6, 1, 4), (9, 3, 3, 0), (9, 4, 60, 5), (0, 3, 0, 0), (2, 0, 40, 1), (7, 300, 301, 7)],
 )
-def test_mcnemar_against_scipy(both, first, second, none):
+def test_mcnemar_against_integers(both, first, second, none):
     a = [True] * (both + first) + [False] * (second + none)
     b = [True] * both + [False] * first + [True] * second + [False] * none
-    expected = binomtest(first, first + second).pvalue if first + second else 1.0
     found, mirrored = metrics.mcnemar(a, b), metrics.mcnemar(b, a)
     assert (found.only_first, found.only_second) == (first, second) == (mirrored.only_second, mirrored.only_first)
-    assert found.p_value == mirrored.p_value == pytest.approx(expected, rel=1e-12)
+    assert found.p_value == pytest.approx(exact_p(first, second), rel=1e-12) == mirrored.p_value
 
 
-def test_mcnemar_by_hand_and_for_thousands():
-    assert metrics.mcnemar([1, 1, 1], [0, 0, 0]).p_value == 0.25  # three heads or three tails
+def test_mcnemar_for_every_split_and_for_thousands():
+    for n in (1, 2, 7, 30):
+        for first in range(n + 1):
+            found = metrics.mcnemar([True] * first + [False] * (n - first), [False] * first + [True] * (n - first))
+            assert found.p_value == pytest.approx(exact_p(first, n - first), rel=1e-12)
     many = metrics.mcnemar([True] * 1500 + [False] * 1000, [False] * 1500 + [True] * 1000)
-    assert many.p_value == pytest.approx(binomtest(1000, 2500).pvalue, rel=1e-9)
+    assert many.p_value == pytest.approx(exact_p(1500, 1000), rel=1e-9) and 0 < many.p_value < 1e-20
     with pytest.raises(ValueError, match="one length"):
         metrics.mcnemar([True], [True, False])
+
+
+def pair(both, first, second, none):
+    return [True] * (both + first) + [False] * (second + none), [True] * both + [False] * first + [True] * second + [False] * none
+
+
+def test_paired_difference_against_newcombe_s_table():
+    found = metrics.paired_difference(*pair(36, 12, 2, 0))  # Newcombe 1998, method 10
+    assert (round(found.value, 4), round(found.low, 4), round(found.high, 4), found.n) == (0.2, 0.0569, 0.3404, 50)
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.08, 0.04, 0.08), (0.6, 0.1, 0.2, 0.1), (0.95, 0.02, 0.01, 0.02)])
+def test_paired_difference_covers_the_truth(shares):
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(500):
+        found = metrics.paired_difference(*pair(*rng.multinomial(150, shares)))
+        covered += found.low <= shares[1] - shares[2] <= found.high
+    assert 0.93 <= covered / 500 <= 0.99
+
+
+def test_paired_difference_at_its_borders():
+    same = metrics.paired_difference(*pair(90, 0, 0, 10))
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and 0 < same.high < 0.05
+    assert metrics.paired_difference([True], [False]).high == 1.0 and metrics.paired_difference([1, 1], [1, 1]).value == 0
+    with pytest.raises(ValueError, match="one length"):
+        metrics.paired_difference([True], [True, False])

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script, write_run
+from conftest import load_script, staged_record, write_run
 from PIL import Image
 from scipy.special import expit, logit
 from scipy.stats import linregress
 from scipy.stats import t as student
 
 from diffusion import metrics, runlog
+from diffusion.analysis import robustness
 
 
 @pytest.fixture
@@ -30,49 +31,50 @@ def estimate(p, n):
 
 
 @pytest.mark.parametrize(("benchmark", "n"), [("imagenetv2", 7), ("imagenetA", 6), ("objectnet", 7)])
-def test_the_line_is_linregress_on_logits(benchmark, n, script):
-    points = script.published(script.DISCRIMINATIVE, benchmark)
-    line, left_out = script.fit(points)
+def test_the_line_is_least_squares_on_logits(benchmark, n):
+    points = robustness.published(robustness.DISCRIMINATIVE, benchmark)
+    line, left_out = robustness.fit_published(points)
     used = [points[name] for name in points if name not in left_out]
-    expected = linregress(*logit(np.array(used).T))
+    u, v = logit(np.array(used).T)
+    slope, intercept = np.polyfit(u, v, 1)
     assert line.n == n and left_out == (["ResNet-50"] if benchmark == "imagenetA" else [])
-    assert (line.slope, line.intercept) == pytest.approx((expected.slope, expected.intercept))
+    assert (line.slope, line.intercept) == pytest.approx((slope, intercept))
     at_zero = line.at(0.5)  # logit 0: the intercept with scipy's own standard error
-    assert at_zero[0] == pytest.approx(expected.intercept)
-    assert at_zero[1] == pytest.approx(student.isf(0.025, n - 2) * expected.intercept_stderr)
+    assert at_zero[0] == pytest.approx(intercept)
+    assert at_zero[1] == pytest.approx(student.isf(0.025, n - 2) * linregress(u, v).intercept_stderr)
 
 
-def test_published_points_are_copied_right(script):
-    assert script.published(script.DIT, "imagenetA")["DiT-XL/2 256 px"] == pytest.approx((0.775, 0.2))
-    assert script.published(script.DISCRIMINATIVE, "objectnet")["ViT-B/16"] == pytest.approx((0.812, 0.399))
-    assert script.published(script.DISCRIMINATIVE, "imagenetv2")["ResNet-18"] == pytest.approx((0.703, 0.573))
+def test_published_points_are_copied_right():
+    assert robustness.published(robustness.DIT, "imagenetA")["DiT-XL/2 256 px"] == pytest.approx((0.775, 0.2))
+    assert robustness.published(robustness.DISCRIMINATIVE, "objectnet")["ViT-B/16"] == pytest.approx((0.812, 0.399))
+    assert robustness.published(robustness.DISCRIMINATIVE, "imagenetv2")["ResNet-18"] == pytest.approx((0.703, 0.573))
 
 
 def test_too_few_points_and_points_without_a_logit():
     for x, y in [([0.5, 0.6], [0.4, 0.5]), ([0.5, 0.6, 0.7], [0.0, 0.5, 0.6]), ([0.5, 0.6, 1.0], [0.1, 0.5, 0.6])]:
         with pytest.raises(ValueError, match="3 points"):
-            metrics.fit_logit_line(x, y)
+            robustness.fit_logit_line(x, y)
 
 
 def test_a_model_on_the_line_has_no_effective_robustness():
     x = np.array([0.6, 0.7, 0.8, 0.9])
-    line = metrics.fit_logit_line(x, expit(0.5 * logit(x) - 1))
+    line = robustness.fit_logit_line(x, expit(0.5 * logit(x) - 1))
     assert (line.slope, line.intercept, line.residual) == pytest.approx((0.5, -1, 0), abs=1e-9)
-    above = metrics.effective_robustness(line, estimate(0.75, 1000), estimate(float(expit(0.5 * logit(0.75) - 1)), 500))
+    above = robustness.effective_robustness(line, estimate(0.75, 1000), estimate(float(expit(0.5 * logit(0.75) - 1)), 500))
     assert above.value == pytest.approx(0) and above.low < 0 < above.high
 
 
 def test_an_exact_line_and_side_leave_the_interval_of_the_other():
     x = np.array([0.6, 0.7, 0.8, 0.9])
-    line = metrics.fit_logit_line(x, x)
+    line = robustness.fit_logit_line(x, x)
     out = estimate(0.5, 200)
-    above = metrics.effective_robustness(line, metrics.Estimate(0.7, 0.7, 0.7, 1), out)
+    above = robustness.effective_robustness(line, metrics.Estimate(0.7, 0.7, 0.7, 1), out)
     assert (above.value, above.low, above.high) == pytest.approx((-0.2, out.low - 0.7, out.high - 0.7))
-    falling = metrics.fit_logit_line(x, 1 - x)
-    below = metrics.effective_robustness(falling, estimate(0.7, 200), metrics.Estimate(0.3, 0.3, 0.3, 1))
+    falling = robustness.fit_logit_line(x, 1 - x)
+    below = robustness.effective_robustness(falling, estimate(0.7, 200), metrics.Estimate(0.3, 0.3, 0.3, 1))
     assert below.value == pytest.approx(0) and below.low < 0 < below.high
     with pytest.raises(ValueError, match="logit"):
-        metrics.effective_robustness(line, estimate(1.0, 200), out)
+        robustness.effective_robustness(line, estimate(1.0, 200), out)
 
 
 def test_the_interval_covers_its_target():
@@ -83,9 +85,9 @@ def test_the_interval_covers_its_target():
     u = logit(np.linspace(0.68, 0.82, 7))
     held = []
     for _ in range(400):
-        line = metrics.fit_logit_line(expit(u), expit(true["intercept"] + true["slope"] * u + rng.normal(0, 0.05, 7)))
+        line = robustness.fit_logit_line(expit(u), expit(true["intercept"] + true["slope"] * u + rng.normal(0, 0.05, 7)))
         sides = [estimate(rng.binomial(n, true[key]) / n, n) for key, n in (("x", 1000), ("y", 500))]
-        above = metrics.effective_robustness(line, *sides)
+        above = robustness.effective_robustness(line, *sides)
         held.append(above.low <= target <= above.high)
     assert 0.92 <= np.mean(held) <= 0.98
 
@@ -99,7 +101,7 @@ def run_of(name, right, n=20):
     return write_run(Path(name), errors, [250, 750], [0] * right + [1] * (n - right), ["a", "b"])
 
 
-def test_runs_and_numbers_beside_the_published(plot, script):
+def test_runs_and_numbers_beside_the_published(plot):
     argv = ("--in_dist", run_of("in", 15), "77.5/50000", "--out_dist", run_of("out", 9), "20/7500")
     code, out, err = plot("--benchmark", "imagenetA", *argv, "-o", "new/r.png")
     assert code == 0, err
@@ -108,7 +110,7 @@ def test_runs_and_numbers_beside_the_published(plot, script):
     with open("new/r.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == ["yours"] * 2 + ["dit"] * 4 + ["discriminative"] * 7
-    line, _ = script.fit(script.published(script.DISCRIMINATIVE, "imagenetA"))
+    line, _ = robustness.fit_published(robustness.published(robustness.DISCRIMINATIVE, "imagenetA"))
     for row in rows:
         expected = expit(line.intercept + line.slope * logit(float(row["in_dist"])))
         assert float(row["expected"]) == pytest.approx(expected)
@@ -129,7 +131,7 @@ def test_all_wrong_and_all_right_are_drawn(right, plot):
 def test_a_run_that_eliminated_counts_too_and_another_dataset_is_told(plot):
     folder = run_of("out", 9)
     rows = {0: np.float32([1, 1]), 1: np.float32([2])}
-    runlog.save_record(folder / "20.pt", runlog.staged_record([0, 1], rows, torch.tensor([250, 750]), 0, 0))
+    runlog.save_record(folder / "20.pt", staged_record([0, 1], rows, torch.tensor([250, 750]), 0, 0))
     (folder / "21.pt").write_bytes(b"half")
     (folder / "config.json").write_text('{"identity": {"dataset": "pets"}}')
     code, out, err = plot("--benchmark", "objectnet", "--in_dist", "70/100", "--out_dist", folder, "-o", "r.png")

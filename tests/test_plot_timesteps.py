@@ -2,16 +2,17 @@
 
 import csv
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_script, write_run
+from conftest import load_script, staged_record, write_run
 from PIL import Image
 
 from diffusion import metrics, runlog, schedule
-from diffusion.analysis import tables
+from diffusion.analysis import curves, sampling, tables
 
 T = (300, 100, 500, 700, 900)  # in an order of evaluation that is not ascending
 
@@ -76,7 +77,7 @@ def test_strategies_against_loops(script, grid, errors):
         "0, 500, 1000": {1: [100], 2: [100, 500], 3: [100, 500, 900], 5: T},
         "475, 500, 525": {1: [500], 2: [500, 300], 3: [500, 300, 700], 5: T},
     }
-    rows = script.strategy_rows(*script.by_timestep(grid), grid)
+    rows = script.strategy_rows(*script.by_timestep(grid), grid, 1000)
     assert [(row["strategy"], row["timesteps"]) for row in rows] == [(s, n) for s in taken for n in taken[s]]
     for row in rows:
         places = [T.index(t) for t in taken[row["strategy"]][row["timesteps"]]]
@@ -106,14 +107,40 @@ def test_the_command_draws_and_prints(suffix, plot, folder):
 
 def test_uniform_is_the_published_thinning():
     for size, n in [(1000, 50), (250, 25), (250, 250), (100, 4), (500, 1)]:
-        grid = np.array(schedule.timestep_grid(size))
+        grid = np.array(schedule.timestep_grid(size, 1000))
         stride = size // n
-        assert schedule.sampling_columns("uniform", grid, n) == list(range(size))[stride // 2 :: stride][:n]
+        assert sampling.sampling_columns("uniform", grid, n, 1000) == list(range(size))[stride // 2 :: stride][:n]
+
+
+def test_the_published_timesteps():
+    wanted = sampling.wanted_timesteps(1000)
+    assert list(wanted) == ["even-10", "0, 500, 1000", "475, 500, 525"]
+    assert list(wanted.values()) == [tuple(range(10, 1001, 10)), (0, 500, 1000), (475, 500, 525)]
+
+
+def test_another_table_of_levels_has_the_same_fractions():
+    assert sampling.strategies(40) == ("uniform", "even-0.4", "0, 20, 40", "19, 20, 21")
+    coarse, fine = np.arange(0, 40, 2), np.arange(0, 1000, 50)  # the same places in both
+    for name, other in zip(sampling.strategies(40), sampling.strategies(1000), strict=True):
+        for n in (1, 3, 20):
+            assert sampling.sampling_columns(name, coarse, n, 40) == sampling.sampling_columns(other, fine, n, 1000)
+
+
+def test_the_figures_of_a_run_with_another_table_of_levels(plot, script, errors, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(script.figures, "save", lambda figure, path: drawn.update({path.stem: figure.axes[0]}))
+    folder = write_run(Path("coarse"), errors, np.repeat([3, 1, 5, 7, 9], 2), np.arange(20) % 3, ["a", "b", "c"])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_levels": 10}))
+    code, out, err = plot(folder, "-o", "figures")
+    assert code == 0 and "475" not in out and "4.75, 5, 5.25" in out, err
+    assert drawn["timesteps"].get_xlim() == (0, 10)
+    assert {row["strategy"] for row in table("figures/strategies.csv")} == {"uniform", "even-0.1", "0, 5, 10", "4.75, 5, 5.25"}
 
 
 def test_the_strategies_on_a_fine_grid():
     grid = np.arange(2, 1000, 4)
-    timesteps = {name: grid[schedule.sampling_columns(name, grid, 250)].tolist() for name in schedule.STRATEGIES}
+    timesteps = {name: grid[sampling.sampling_columns(name, grid, 250, 1000)].tolist() for name in sampling.strategies(1000)}
     assert timesteps["even-10"][:4] == [10, 18, 30, 38] and len(timesteps["even-10"]) == 100
     assert timesteps["0, 500, 1000"][:7] == [2, 498, 998, 502, 6, 494, 506]
     assert timesteps["475, 500, 525"][:5] == [474, 498, 526, 502, 478]
@@ -123,19 +150,19 @@ def test_the_strategies_on_a_fine_grid():
 
 
 def test_a_strategy_takes_no_timestep_twice():
-    for size, name in itertools.product((1, 2, 3, 7, 40), schedule.STRATEGIES):
-        grid = np.array(schedule.timestep_grid(size))
+    for size, name in itertools.product((1, 2, 3, 7, 40), sampling.strategies(1000)):
+        grid = np.array(schedule.timestep_grid(size, 1000))
         for n in range(1, size + 1):
-            columns = schedule.sampling_columns(name, grid, n)
+            columns = sampling.sampling_columns(name, grid, n, 1000)
             assert len(set(columns)) == len(columns) <= n and all(0 <= c < size for c in columns)
             assert len(columns) == n or name == "even-10"
 
 
 def test_a_tie_goes_to_the_lower_row_and_rows_of_one_class_share_it():
     errors = np.array([[[2.0, 1], [1, 2], [9, 0]]])  # means 1.5, 1.5, 4.5
-    assert metrics.subset_preds(errors, [7, 8, 7], [0, 1]).tolist() == [7]
-    assert metrics.subset_preds(errors, [7, 8, 7], [0]).tolist() == [8]
-    assert metrics.rank_classes([3.0, 2, 1, 2], [0, 1, 1, 2]) == [2, 3, 0]
+    assert curves.subset_preds(errors, [7, 8, 7], [0, 1]).tolist() == [7]
+    assert curves.subset_preds(errors, [7, 8, 7], [0]).tolist() == [8]
+    assert curves.rank_classes([3.0, 2, 1, 2], [0, 1, 1, 2]) == [2, 3, 0]
 
 
 # ---------------------------------------------------------------- figure 2
@@ -151,9 +178,9 @@ def test_the_errors_of_one_image(script, grid, errors):
 
 
 def test_spread_by_hand():
-    spread = metrics.error_spread([[1, 3], [5, 5]])  # means 2 and 5; variances at a timestep 2 and 0
+    spread = curves.error_spread([[1, 3], [5, 5]])  # means 2 and 5; variances at a timestep 2 and 0
     assert spread == pytest.approx((np.sqrt(4.5), 1.0))
-    one = metrics.error_spread([[1], [2], [3]])
+    one = curves.error_spread([[1], [2], [3]])
     assert one.by_t == 1 and np.isnan(one.by_noise)
 
 
@@ -180,7 +207,7 @@ def test_bad_input_is_one_line(plot, folder, errors):
     write_run(Path("single"), errors[:, :, :1], T[:1], np.arange(20) % 3)
     Path("pruned").mkdir()
     rows = {0: errors[0, 0], 1: errors[0, 1, :4]}
-    runlog.save_record(Path("pruned/0.pt"), runlog.staged_record([0, 1], rows, torch.arange(10), 0, 0))
+    runlog.save_record(Path("pruned/0.pt"), staged_record([0, 1], rows, torch.arange(10), 0, 0))
     sums = {"classes": torch.arange(2), "t": torch.arange(3), "sums": torch.ones(2, 4), "pred": 0, "label": 0}
     Path("sums").mkdir()
     runlog.save_record(Path("sums/0.pt"), sums)

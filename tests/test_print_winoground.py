@@ -209,10 +209,10 @@ def test_comparison_by_hand_on_the_ids_of_both(report, small):
     code, out, _ = report(first, second, "--data_dir", data)
     assert code == 0
     compared = out[out.index(" less ") :]
-    assert f"{second} less {first}, on the 4 examples of both" in out
-    assert "Overall text score:  +25.0 points  (n = 4, right in the first only 1, in the second only 2, p = 1)" in compared
-    assert "Object text score:  +50.0 points  (n = 2, right in the first only 0, in the second only 1, p = 1)" in compared
-    assert "Relation group score:  +0.0 points  (n = 2, right in the first only 1, in the second only 1, p = 1)" in compared
+    assert "\nb less a, on the 4 examples of both" in out and "first" not in out
+    assert "Overall text score:  +25.0 points  (n = 4, only b right: 2, only a right: 1, p = 1)" in compared
+    assert "Object text score:  +50.0 points  (n = 2, only b right: 1, only a right: 0, p = 1)" in compared
+    assert "Relation group score:  +0.0 points  (n = 2, only b right: 1, only a right: 1, p = 1)" in compared
     assert "Both" not in compared  # the only example of it is not in the second run
 
 
@@ -222,8 +222,22 @@ def test_comparison_with_three_runs_and_a_p_value(report, tmp_path):
     strong = write_records(tmp_path / "strong", {i: NEITHER if i in (10, 11) else GROUP for i in range(10, 50)})
     _, out, _ = report(weak, strong, weak, "--data_dir", data)
     p = binomtest(2, 37).pvalue
-    assert f"Overall group score:  +82.5 points  (n = 40, right in the first only 2, in the second only 35, p = {p:.2g})" in out
+    assert "strong less weak" in out and "weak less weak" in out
+    assert f"Overall group score:  +82.5 points  (n = 40, only strong right: 35, only weak right: 2, p = {p:.2g})" in out
     assert out.count("on the 40 examples of both") == 2 and "Overall text score:  +0.0 points" in out
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["data/pairs/one", "data/pairs/two"], ["one", "two"]),
+        (["data/pairs/one", "data/more/one", "data/more/two"], ["pairs/one", "more/one", "more/two"]),
+        (["a/one", "a/one"], ["one", "one"]),
+        (["one", "one/"], ["one", "one"]),
+    ],
+)
+def test_a_run_has_the_shortest_name_that_tells_it_apart(folders, names):
+    assert load_script("print_winoground").short_names(list(map(Path, folders))) == names
 
 
 # ---------------------------------------------------------------- which set
@@ -264,7 +278,9 @@ def test_bad_input(report, tmp_path):
     refuse(report(write_records("other", {8: GROUP}), "--data_dir", GOLDEN_SET), "example 8", "--data_dir")
     refuse(report(one, "--data_dir", tmp_path), "examples.jsonl")
     refuse(report(one, "--dataset", "aro"), "invalid choice")
-    refuse(report(one, "--data_dir", GOLDEN_SET, "--csv", tmp_path / "no" / "folder.csv"), "folder.csv")
+    (tmp_path / "file").write_text("mine")
+    refuse(report(one, "--data_dir", GOLDEN_SET, "--csv", tmp_path / "file" / "scores.csv"), "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_runs_of_different_sets_are_refused(report, tmp_path):
@@ -274,7 +290,7 @@ def test_runs_of_different_sets_are_refused(report, tmp_path):
     refuse(report(a, b), "tiny_pairs and winoground")
     c = write_records(tmp_path / "c", {0: GROUP})
     write_config(c, data_dir=str(GOLDEN_SET), images="another")
-    refuse(report(a, c), "c was made on another set")
+    refuse(report(a, c), "c was made with other images")
     d = write_records(tmp_path / "d", {0: GROUP})
     write_config(d, dataset="fashion_mnist")
     refuse(report(d), "d is a run on fashion_mnist", "run_winoground.py")

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script
+from conftest import GOLDEN, TINY_SD20, load_script, staged_record
 from PIL import Image
+from scipy.stats import ttest_rel
 
 import eval_prob_adaptive
 from diffusion import datasets, metrics, runlog
-from diffusion.analysis import pages
+from diffusion.analysis import curves, pages, summary
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 T = torch.tensor([125, 375, 625, 875])
@@ -63,7 +64,7 @@ def write_run(name, table, names=NAMES, **changes):
     describe(folder, list(range(len(names))), names, **changes)
     for index, (label, pred, seconds, errors) in table.items():
         rows = {k: np.array(e, np.float32) for k, e in (PLAIN | errors).items() if k < len(names)}
-        record = runlog.staged_record(list(range(len(names))), rows, T, pred, label)
+        record = staged_record(list(range(len(names))), rows, T, pred, label)
         runlog.save_record(folder / f"{index}.pt", record | ({"seconds": seconds} if seconds else {}))
     return folder
 
@@ -99,59 +100,35 @@ def report(run_main):
 # ---------------------------------------------------------------- the maths
 
 
-def pair(both, first, second, none):
-    return [True] * (both + first) + [False] * (second + none), [True] * both + [False] * first + [True] * second + [False] * none
-
-
-def test_paired_difference_against_newcombe_s_table():
-    found = metrics.paired_difference(*pair(36, 12, 2, 0))  # Newcombe 1998, method 10
-    assert (round(found.value, 4), round(found.low, 4), round(found.high, 4), found.n) == (0.2, 0.0569, 0.3404, 50)
-
-
-@pytest.mark.parametrize("shares", [(0.8, 0.08, 0.04, 0.08), (0.6, 0.1, 0.2, 0.1), (0.95, 0.02, 0.01, 0.02)])
-def test_paired_difference_covers_the_truth(shares):
-    rng, covered = np.random.default_rng(0), 0
-    for _ in range(500):
-        found = metrics.paired_difference(*pair(*rng.multinomial(150, shares)))
-        covered += found.low <= shares[1] - shares[2] <= found.high
-    assert 0.93 <= covered / 500 <= 0.99
-
-
-def test_paired_difference_at_its_borders():
-    same = metrics.paired_difference(*pair(90, 0, 0, 10))
-    assert same.value == 0 and same.low == pytest.approx(-same.high) and 0 < same.high < 0.05
-    assert metrics.paired_difference([True], [False]).high == 1.0 and metrics.paired_difference([1, 1], [1, 1]).value == 0
-    with pytest.raises(ValueError, match="one length"):
-        metrics.paired_difference([True], [True, False])
-
-
 @pytest.mark.parametrize(("label", "rank"), [(7, 0), (8, 1), (9, 2), (4, 3)])
 def test_class_rank_takes_a_class_s_best_row_and_the_lower_row_at_a_tie(label, rank):
-    assert metrics.class_rank([0.5, 0.2, 0.2, 0.1], [8, 8, 9, 7], label) == rank  # 4 has no row: after all three classes
+    assert curves.class_rank([0.5, 0.2, 0.2, 0.1], [8, 8, 9, 7], label) == rank  # 4 has no row: after all three classes
 
 
 def test_per_class_and_confusion_count():
     preds, labels = [1, 2, 2, 1], [1, 1, 2, 1]
-    assert {c: (e.value, e.n) for c, e in metrics.per_class(preds, labels).items()} == {1: (2 / 3, 3), 2: (1.0, 1)}
-    assert metrics.confusion(preds, labels) == [(1, 1, 2), (1, 2, 1), (2, 2, 1)]
+    assert {c: (e.value, e.n) for c, e in summary.per_class(preds, labels).items()} == {1: (2 / 3, 3), 2: (1.0, 1)}
+    assert summary.confusion(preds, labels) == [(1, 1, 2), (1, 2, 1), (2, 2, 1)]
 
 
 def test_paired_margin_is_a_mean_in_standard_errors():
-    assert metrics.paired_margin([0.5, 0.9, 0.5, 0.9], [0.4] * 4) == pytest.approx(0.3 / (math.sqrt(0.16 / 3) / 2))
-    assert metrics.paired_margin([1.0], [0.5]) is None and metrics.paired_margin([1.0, 2.0], [0.0, 1.0]) is None
+    errors, best = [0.5, 0.9, 0.5, 0.9], [0.4] * 4
+    assert curves.paired_margin(errors, best) == pytest.approx(0.3 / (math.sqrt(0.16 / 3) / 2))
+    assert curves.paired_margin(errors, best) == pytest.approx(ttest_rel(errors, best).statistic, rel=1e-12)
+    assert curves.paired_margin([1.0], [0.5]) is None and curves.paired_margin([1.0, 2.0], [0.0, 1.0]) is None
 
 
 def test_running_predictions_leave_out_the_fallen():
     errors = [[1.0, 1.0], [0.5, 3.0, 0.1, 0.1], [0.9, 2.0, 3.0, 3.0]]
-    labels, spent = metrics.running_predictions(errors, [4, 5, 6], [1, 2, 3, 9])
+    labels, spent = curves.running_predictions(errors, [4, 5, 6], [1, 2, 3, 9])
     assert labels.tolist() == [5, 4, 5, 5] and spent.tolist() == [3, 6, 8, 10]
 
 
 def test_quantile_groups_keep_equal_values_together():
-    groups = metrics.quantile_groups([5, 1, 1, 1, 9, 7], 3)
+    groups = curves.quantile_groups([5, 1, 1, 1, 9, 7], 3)
     assert [g.tolist() for g in groups] == [[1, 2, 3], [0], [4, 5]]
-    assert [g.tolist() for g in metrics.quantile_groups([2, 2], 5)] == [[0, 1]]
-    assert [len(g) for g in metrics.quantile_groups(range(100), 5)] == [20] * 5
+    assert [g.tolist() for g in curves.quantile_groups([2, 2], 5)] == [[0, 1]]
+    assert [len(g) for g in curves.quantile_groups(range(100), 5)] == [20] * 5
 
 
 # ---------------------------------------------------------------- the numbers
@@ -294,7 +271,7 @@ def test_a_folder_of_the_published_code(report):
     assert (
         "of an unknown number" in page
         and "the published code wrote it" in page
-        and "no config.json that names the dataset" in page
+        and "has no config.json, so neither its images nor its model are known" in page
     )
 
 
@@ -389,8 +366,8 @@ def test_names_are_escaped(report):
     ("changes", "told"),
     [
         ({"dataset": "cifar10"}, "set --data_dir"),
-        ({"images": "0"}, "another set than the run saw"),
-        ({"data_dir": None, "dataset": "hf"}, "--data_dir"),
+        ({"images": "0"}, "made with other images"),
+        ({"data_dir": "nowhere", "dataset": "folder"}, "expected <class name>"),
     ],
 )
 def test_mistakes_without_their_images(changes, told, report):

@@ -68,7 +68,7 @@ def test_records_config_and_closing_lines(run, run_main):
     assert config["identity"]["weights"].startswith("sha256") and torch.__version__.startswith(config["versions"]["torch"])
     code, told, _ = run_main(load_script("print_acc").main, FOLDER)
     top1 = out.split("Top-1 accuracy: ")[1].splitlines()[0]
-    assert f"Top 1 acc: {top1}" in told and "Images: 6 of 6" in told and "26 evaluations an image" in told
+    assert f"Top 1 acc: {top1}" in told and "Images: 6 of 6" in told and "26 evaluations per image" in told
     assert "26 evaluations an image" in out and f"python scripts/print_acc.py {FOLDER}" in out
 
 

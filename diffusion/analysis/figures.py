@@ -1,10 +1,12 @@
-"""What scripts that read run folders share: a run's grid, numbers as text, CSV and JSON, pictures, a map laid over one."""
+"""What scripts that read run folders share: a run's grid, numbers as CSV and JSON, pictures, a map laid over one."""
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
+
+from diffusion import files
+from diffusion.analysis import tables
 
 FORMATS = (".png", ".svg")
 
@@ -25,8 +27,6 @@ def picture_file(text: str) -> Path:
 
 def read_grid(args):
     """The Run and the Grid of the folder that the arguments of `add_run_argument` name. Raises ValueError as `tables` does."""
-    from diffusion.analysis import tables
-
     run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
     tell_unreadable(run)
     return run, tables.grid_of(run)
@@ -53,11 +53,6 @@ def check_several(grid, folder) -> None:
         raise ValueError(f"{folder} has one timestep or one class: run it again on several (--n_samples 50, say)")
 
 
-def percent(estimate) -> str:
-    """`91.10 % (89.2 to 92.7)`, of anything with value, low and high in 0..1."""
-    return f"{100 * estimate.value:.2f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
-
-
 def pyplot():
     """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
     import matplotlib
@@ -70,25 +65,21 @@ def pyplot():
 
 
 def save(figure, path: Path, dpi: int = 110) -> None:
-    """PNG or SVG by the suffix; makes the folder and closes the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    """PNG or SVG by the suffix, whole or absent; makes the folder and closes the figure."""
+    files.write(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi))
     pyplot().close(figure)
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """An Estimate or Interval x becomes the cells x, x_low, x_high, x_n; a cell that a row lacks stays empty."""
     flat = [_cells(row) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)))
-        writer.writeheader()
-        writer.writerows(flat)
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    files.write_csv(path, [columns, *([row.get(key, "") for key in columns] for row in flat)])
 
 
-def to_json(result: dict) -> str:
-    """An Estimate or Interval becomes an object of its fields."""
-    return json.dumps(result, default=lambda estimate: estimate.as_dict(), indent=1) + "\n"
+def to_json(result) -> str:
+    """A dataclass becomes an object of its fields, or what its as_dict says."""
+    return json.dumps(result, default=lambda x: x.as_dict() if hasattr(x, "as_dict") else vars(x), indent=1) + "\n"
 
 
 def _cells(row: dict) -> dict:

@@ -1,4 +1,4 @@
-"""Tables as HTML, Markdown or plain text, and a page of them that loads nothing, with its chart. Knows nothing of runs."""
+"""Numbers as text; tables as HTML, Markdown or plain text; a page of them that loads nothing, with its chart. No runs."""
 
 import base64
 import io
@@ -15,26 +15,54 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 340, 240, 40, 22, 34  # of a chart, and of th
 
 @dataclass
 class Table:
-    """Rows of text under a title. marks: a row's Estimates, to be drawn beside it in html; span: what their bars cover."""
+    """Rows of cells under a title: text, ints, floats and Estimates, which `cell_text` writes.
+
+    marks: a row's Estimate, to be drawn beside it in html; span: what their bars cover.
+    """
 
     title: str
     columns: list[str]
-    rows: list[list[str]]
+    rows: list[list[Any]]
     note: str = ""
     marks: list = field(default_factory=list)
     span: tuple[float, float] = (0.0, 1.0)
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[cell_text(cell) for cell in row] for row in self.rows]
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def cell_text(cell) -> str:
+    """Counts in full with their thousands apart, other numbers by `number`, an Estimate with its interval, text as it is."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return number(cell) if isinstance(cell, float) else percent_and_interval(cell)
+
 
 def percent(value: float) -> str:
+    """`91.10 %`, of a number in 0..1."""
     return f"{100 * value:.2f} %"
 
 
+def percent_and_interval(estimate) -> str:
+    """`91.10 % (89.2 to 92.7)`, of anything with value, low and high in 0..1."""
+    return f"{percent(estimate.value)} ({between(estimate)})"
+
+
 def between(estimate, sign: str = "") -> str:
+    """`89.2 to 92.7`; sign: "+" for differences."""
     return f"{100 * estimate.low:{sign}.1f} to {100 * estimate.high:{sign}.1f}"
 
 
-def told(estimate) -> list[str]:
-    return [percent(estimate.value), between(estimate), f"{estimate.n:,}"]
+def told(estimate) -> list:
+    """Three cells: value, interval, n."""
+    return [percent(estimate.value), between(estimate), estimate.n]
 
 
 def number(value: float) -> str:
@@ -47,7 +75,7 @@ def number(value: float) -> str:
 
 def markdown(table: Table, level: str) -> str:
     """A table under its title, a heading of this level (## or ###), with its note."""
-    cells = [table.columns, ["---"] * len(table.columns), *table.rows] if table.rows else []
+    cells = [table.columns, ["---"] * len(table.columns), *table.texts] if table.rows else []
     lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in cells]
     return "\n".join([f"{level} {table.title}\n", *lines, f"\n{table.note}\n" if table.note else ""])
 
@@ -58,7 +86,7 @@ def markdown_cell(text: str) -> str:
 
 def plain(table: Table) -> str:
     """For the terminal: the columns, and a line a row."""
-    lines = [table.columns, *table.rows]
+    lines = [table.columns, *table.texts]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     return "\n".join("  ".join(f"{cell:<{n}}" for cell, n in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -83,16 +111,17 @@ def note(table: Table) -> str:
 
 
 def tiles(table: Table) -> str:
-    cells = "".join(f"<div><dt>{escape(a)}</dt><dd><b>{escape(b)}</b><br>{escape(c)}</dd></div>" for a, b, c in table.rows)
+    cells = "".join(f"<div><dt>{escape(a)}</dt><dd><b>{escape(b)}</b><br>{escape(c)}</dd></div>" for a, b, c in table.texts)
     return f'<dl class="tiles">{cells}</dl>'
 
 
 def table_html(table: Table, links=()) -> str:
     """A table in a box of its own that scrolls, with a row's bar behind its name. links: where the names lead."""
-    numeric = [i > 0 and all(row[i][:1] in "+-0123456789" for row in table.rows) for i in range(len(table.columns))]
+    rows = table.texts
+    numeric = [i > 0 and all(row[i][:1] in "+-0123456789" for row in rows) for i in range(len(table.columns))]
     head = [th(text, "col", numeric[i]) for i, text in enumerate(table.columns)]
     body = []
-    for place, row in enumerate(table.rows):
+    for place, row in enumerate(rows):
         name = th(row[0], "row", link=links[place] if links else "")
         cells = [f"<td{' class=num' if numeric[i] else ''}>{escape(text)}</td>" for i, text in enumerate(row) if i]
         bars = [f"<td class=bar>{bar(table.marks[place], *table.span)}</td>"] if table.marks else []
@@ -126,11 +155,10 @@ def bar(estimate, least: float, most: float) -> str:
 
 
 def matrix_html(table: Table) -> str:
-    """The confusion matrix, shaded by the share of the true class: right ones linearly, mistakes by the root, to be seen."""
+    """The confusion matrix, rows of a name and counts, shaded by shares of the true class: right linearly, wrong by the root."""
     head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in table.columns[1:])
     rows = []
-    for i, (name, *cells) in enumerate(table.rows):
-        counts = [int(n) for n in cells]
+    for i, (name, *counts) in enumerate(table.rows):
         shares = [n / max(1, sum(counts)) for n in counts]
         shaded = "".join(shade(n, s if i == j else s**0.5, i == j) for j, (n, s) in enumerate(zip(counts, shares, strict=True)))
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{shaded}</tr>')
@@ -145,13 +173,13 @@ SHADES = "Blue: share of the true class that is right. Orange: the root of the s
 def shade(n: int, strength: float, right: bool) -> str:
     """A cell of the matrix; its text turns over where the shade is dark."""
     kind = " ".join(filter(None, ["right" if right else "wrong", "deep" if strength > 0.5 else "", "" if n else "none"]))
-    return f'<td class="{kind}" style="--v:{strength:.3f}">{n}</td>'
+    return f'<td class="{kind}" style="--v:{strength:.3f}">{cell_text(n)}</td>'
 
 
 def cards(table: Table, pictures: list[str]) -> str:
     """Mistakes as pictures, data URIs. table: rows of image, true class, predicted class, margin."""
     shown = []
-    for uri, row in zip(pictures, table.rows, strict=True):
+    for uri, row in zip(pictures, table.texts, strict=True):
         index, true, pred, margin = map(escape, row)
         shown.append(
             f'<li><img src="{uri}" alt="image {index}: {true}, taken for {pred}">'
@@ -175,7 +203,7 @@ def data_uri(image) -> str:
 
 @dataclass
 class Line:
-    """A line of the chart. points: an image's evaluations, and the Estimate of the accuracy that they gave."""
+    """A line of the chart. points: evaluations per image, and the Estimate of the accuracy that they gave."""
 
     number: int
     name: str
@@ -193,12 +221,12 @@ def legend(lines: list[Line]) -> str:
 
 
 def chart(name: str, lines: list[Line]) -> str:
-    """Accuracy against evaluations an image as SVG. name: makes the ids unique."""
+    """Accuracy against evaluations per image as SVG. name: makes the ids unique."""
     spent, accuracies = zip(*(point for line in lines for point in line.points), strict=True)
     bottom = int(10 * min(accuracy.low for accuracy in accuracies)) / 10
     x, y = scales(min(spent), max(spent), bottom)
     drawn = axes(x, y, ticks(min(spent), max(spent)), bottom) + "".join(draw(line, x, y, len(lines) > 1) for line in lines)
-    title = f'<title id="chart-{name}">Accuracy against evaluations an image; tables hold the numbers</title>'
+    title = f'<title id="chart-{name}">Accuracy against evaluations per image; tables hold the numbers</title>'
     return f'<svg class="chart" role="img" aria-labelledby="chart-{name}" viewBox="0 0 {WIDTH} {HEIGHT}">{title}{drawn}</svg>'
 
 
@@ -224,7 +252,7 @@ def axes(x, y, counts: list[int], bottom: float) -> str:
     for n in counts:
         shown.append(f'<path class="grid" d="M{x(n):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         shown.append(f'<text x="{x(n):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{n:,}</text>')
-    shown.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">evaluations an image</text>')
+    shown.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">evaluations per image</text>')
     shown.append('<text x="2" y="11">accuracy, %</text>')
     return "".join(shown)
 

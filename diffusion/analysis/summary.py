@@ -1,16 +1,135 @@
 """Runs as the plain numbers of a report: accuracy, cost, confusions, mistakes, and how several runs compare."""
 
+from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
 from diffusion import metrics, schedule
-from diffusion.analysis import tables
+from diffusion.analysis import curves, tables
+from diffusion.metrics import Estimate
 from diffusion.strategy import round_numbers
 
 MISTAKES = 12
 GROUPS = 5  # of images, by their evaluations
 ACCURACIES = ("top1", "top5", "mean_per_class")
+
+
+# ---------------------------------------------------------------- what a report holds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What images cost: evaluations, or seconds."""
+
+    median: float
+    mean: float
+    p95: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Seconds(Cost):
+    """n: images whose record says how long it took."""
+
+    n: int
+
+
+class Confused(NamedTuple):
+    """How many images of a label have a prediction, which may be the label itself."""
+
+    label: int
+    pred: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the curve: what images would have cost (the mean) and how many would be right after so many pairs."""
+
+    pairs: int
+    evaluations: float
+    accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that cost from `fewest` to `most` evaluations."""
+
+    fewest: int
+    most: int
+    accuracy: Estimate
+
+    def as_dict(self) -> dict:
+        return {"from": self.fewest, "to": self.most, "accuracy": self.accuracy}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction. margin: error of the true class less that of the predicted one, in `unit`, on so many pairs.
+
+    unit: SE, standard errors of the paired difference; or %, of the lower error, where only sums were kept.
+    """
+
+    index: int
+    label: int
+    pred: int
+    margin: float
+    unit: str
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, by their numbers in the report, on the images of both. difference: top-1 of the first less the second's."""
+
+    first: int
+    second: int
+    difference: Estimate
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run.
+
+    number: from 1; kept: see `tables.Run`; top5: None where classes are not ranked; seconds: None where no record says; names:
+    label -> class name; classes: label -> accuracy among its images; curve, groups, mistakes: empty where nothing is known.
+    """
+
+    number: int
+    name: str
+    folder: str
+    config: dict
+    unreadable: list[str]
+    n: int
+    n_expected: int | None
+    kept: str
+    top1: Estimate
+    top5: Estimate | None
+    mean_per_class: Estimate
+    evaluations: Cost
+    seconds: Seconds | None
+    names: dict[int, str]
+    classes: dict[int, Estimate]
+    confusion: list[Confused]
+    curve: list[Point]
+    groups: list[Group]
+    mistakes: list[Mistake]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the formats hold."""
+
+    runs: list[RunSummary]
+    comparisons: list[Comparison]
+
+
+# ---------------------------------------------------------------- from runs
 
 
 def check_alike(runs) -> None:
@@ -34,36 +153,54 @@ def check_pair(first, other) -> None:
         raise ValueError(f"{either} give one image two labels, so they are of different datasets: report them one by one")
 
 
-def make_report(runs) -> dict:
-    """All that the formats hold: plain values and Estimates."""
-    return {"runs": [summarise(number, run) for number, run in enumerate(runs, 1)], "comparisons": compare(runs)}
+def make_report(runs) -> Report:
+    """runs: of `tables.read_run`, which `check_alike` lets pass."""
+    return Report([summarise(number, run) for number, run in enumerate(runs, 1)], compare(runs))
 
 
-def summarise(number: int, run) -> dict:
+def summarise(number: int, run) -> RunSummary:
     preds, labels = [image.pred for image in run.images], [image.label for image in run.images]
     seconds = [image.seconds for image in run.images if image.seconds is not None]
     names = {label: run.names.get(label, str(label)) for label in {*run.names, *preds, *labels}}
-    return {
-        "number": number,
-        "name": name_of(run),
-        "folder": str(run.folder),
-        "config": run.config,
-        "unreadable": run.unreadable,
-        "n": len(preds),
-        "n_expected": run.config.get("images_expected"),
-        "kept": run.kept,
-        "top1": metrics.top1(preds, labels),
-        "top5": top5(run),
-        "mean_per_class": metrics.mean_per_class(preds, labels),
-        "evaluations": metrics.cost(evaluations(run)),
-        "seconds": metrics.cost(seconds) | {"n": len(seconds)} if seconds else None,
-        "names": names,
-        "classes": metrics.per_class(preds, labels),
-        "confusion": metrics.confusion(preds, labels),
-        "curve": curve(run),
-        "groups": groups(run),
-        "mistakes": mistakes(run),
-    }
+    return RunSummary(
+        number=number,
+        name=name_of(run),
+        folder=str(run.folder),
+        config=run.config,
+        unreadable=run.unreadable,
+        n=len(preds),
+        n_expected=run.config.get("images_expected"),
+        kept=run.kept,
+        top1=metrics.top1(preds, labels),
+        top5=top5(run),
+        mean_per_class=metrics.mean_per_class(preds, labels),
+        evaluations=Cost(**cost(evaluations(run))),
+        seconds=Seconds(**cost(seconds), n=len(seconds)) if seconds else None,
+        names=names,
+        classes=per_class(preds, labels),
+        confusion=confusion(preds, labels),
+        curve=curve(run),
+        groups=groups(run),
+        mistakes=mistakes(run),
+    )
+
+
+def per_class(preds, labels) -> dict[int, Estimate]:
+    """Label -> accuracy among the images of that label, for the labels that occur, ascending. preds, labels: [n] ints."""
+    preds, labels = np.asarray(preds), np.asarray(labels)
+    return {int(c): metrics.proportion(preds[labels == c] == c) for c in np.unique(labels)}
+
+
+def confusion(preds, labels) -> list[Confused]:
+    """Every label with every prediction that it has, ascending. preds, labels: [n] ints."""
+    found, counts = np.unique(np.stack([labels, preds], 1), axis=0, return_counts=True)
+    return [Confused(*row) for row in np.column_stack([found, counts]).tolist()]
+
+
+def cost(values) -> dict[str, float]:
+    """The fields of Cost, of [n] numbers, n > 0."""
+    found = {"median": np.median(values), "mean": np.mean(values), "p95": np.percentile(values, 95), "total": np.sum(values)}
+    return {name: float(value) for name, value in found.items()}
 
 
 def name_of(run) -> str:
@@ -80,22 +217,19 @@ def top5(run):
     """None where candidates were eliminated, which leaves the others unranked, and where five are all the classes."""
     if run.kept not in ("sums", "full") or len(set(run.class_of)) <= 5:
         return None
-    return metrics.proportion([metrics.class_rank(image.means, run.class_of, image.label) < 5 for image in run.images])
+    return metrics.proportion([curves.class_rank(image.means, run.class_of, image.label) < 5 for image in run.images])
 
 
-def curve(run) -> list[dict]:
+def curve(run) -> list[Point]:
     """Accuracy, had every image stopped after so many pairs; nothing when only sums were kept."""
     kind = run.kept
     if kind == "sums":
         return []
     points = stops(run, kind)
-    along = [metrics.running_predictions(in_order(image, kind), run.class_of, points) for image in run.images]
+    along = [curves.running_predictions(in_order(image, kind), run.class_of, points) for image in run.images]
     preds, spent = (np.array(part) for part in zip(*along, strict=True))
     labels = [image.label for image in run.images]
-    return [
-        {"pairs": n, "evaluations": float(spent[:, i].mean()), "accuracy": metrics.top1(preds[:, i], labels)}
-        for i, n in enumerate(points)
-    ]
+    return [Point(n, float(spent[:, i].mean()), metrics.top1(preds[:, i], labels)) for i, n in enumerate(points)]
 
 
 def stops(run, kind: str) -> list[int]:
@@ -112,46 +246,38 @@ def in_order(image, kind: str) -> list:
     return [e[order] for e in image.errors]
 
 
-def groups(run) -> list[dict]:
+def groups(run) -> list[Group]:
     """Accuracy among images by what they needed; nothing when all needed the same."""
-    spent = evaluations(run)
-    found = [[(spent[i], run.images[i]) for i in members] for members in metrics.quantile_groups(spent, GROUPS)]
-    return [
-        {
-            "from": min(n for n, _ in members),
-            "to": max(n for n, _ in members),
-            "accuracy": metrics.proportion([image.pred == image.label for _, image in members]),
-        }
-        for members in found
-        if len(found) > 1
-    ]
+    spent = np.array(evaluations(run))
+    right = np.array([image.pred == image.label for image in run.images])
+    found = curves.quantile_groups(spent, GROUPS)
+    if len(found) < 2:
+        return []
+    return [Group(int(spent[m].min()), int(spent[m].max()), metrics.proportion(right[m])) for m in found]
 
 
-def mistakes(run) -> list[dict]:
+def mistakes(run) -> list[Mistake]:
     """The wrong predictions with the largest margins."""
-    wrong = [
-        {"index": image.index, "label": image.label, "pred": image.pred} | margin(image, run.class_of)
-        for image in run.images
-        if image.pred != image.label and {image.pred, image.label} <= set(run.class_of)
-    ]
-    known = [mistake for mistake in wrong if mistake["margin"] is not None]
-    return sorted(known, key=lambda mistake: (-mistake["margin"], mistake["index"]))[:MISTAKES]
+    wrong = [image for image in run.images if image.pred != image.label and {image.pred, image.label} <= set(run.class_of)]
+    margins = [(image, margin(image, run.class_of)) for image in wrong]
+    known = [Mistake(image.index, image.label, image.pred, *told) for image, told in margins if told[0] is not None]
+    return sorted(known, key=lambda mistake: (-mistake.margin, mistake.index))[:MISTAKES]
 
 
-def margin(image, class_of) -> dict:
-    """How much worse the true class's best row is than the predicted one's, on the pairs that both saw.
+def margin(image, class_of) -> tuple[float | None, str, int]:
+    """How much worse the true class's best row is than the predicted one's, its unit, and the number of pairs that both saw.
 
-    In standard errors of the paired difference; in percent of the lower error where only sums were kept.
+    In standard errors of the paired difference, None where these are not known; in percent of the lower error where only sums
+    were kept.
     """
     right, wrong = (tables.best_row(image, class_of, label) for label in (image.label, image.pred))
     n = int(min(image.counts[right], image.counts[wrong]))
     if image.errors is None:
-        return {"margin": float(100 * (image.means[right] / image.means[wrong] - 1)), "unit": "%", "pairs": n}
-    value = metrics.paired_margin(image.errors[right][:n], image.errors[wrong][:n])
-    return {"margin": value, "unit": "SE", "pairs": n}
+        return float(100 * (image.means[right] / image.means[wrong] - 1)), "%", n
+    return curves.paired_margin(image.errors[right][:n], image.errors[wrong][:n]), "SE", n
 
 
-def compare(runs) -> list[dict]:
+def compare(runs) -> list[Comparison]:
     """Every two runs that have images in common."""
     right = [{image.index: image.pred == image.label for image in run.images} for run in runs]
     found = []
@@ -160,45 +286,46 @@ def compare(runs) -> list[dict]:
         if common:
             pair = [[result[index] for index in common] for result in (right[i], right[j])]
             tested = metrics.mcnemar(*pair).as_dict()
-            found.append({"first": i + 1, "second": j + 1, "difference": metrics.paired_difference(*pair)} | tested)
+            found.append(Comparison(first=i + 1, second=j + 1, difference=metrics.paired_difference(*pair), **tested))
     return found
 
 
 # ---------------------------------------------------------------- as rows
 
 
-def number_rows(report: dict):
+def number_rows(report: Report):
     """run, quantity, item, value, low, high, n: one row a number."""
-    for run in report["runs"]:
-        yield from ([run["number"], *row] for row in run_rows(run))
-    for c in report["comparisons"]:
-        pair, d = f"{c['first']} less {c['second']}", c["difference"]
-        yield [pair, "difference", "", d.value, d.low, d.high, d.n]
-        yield from ([pair, name, "", c[name], "", "", d.n] for name in ("only_first", "only_second", "p_value"))
+    for run in report.runs:
+        yield from ([run.number, *row] for row in run_rows(run))
+    for c in report.comparisons:
+        either, d = f"{c.first} less {c.second}", c.difference
+        yield [either, "difference", "", d.value, d.low, d.high, d.n]
+        yield from ([either, name, "", getattr(c, name), "", "", d.n] for name in ("only_first", "only_second", "p_value"))
 
 
-def run_rows(run: dict):
+def run_rows(run: RunSummary):
     """quantity, item, value, low, high, n of all that a run's part holds."""
 
     def proportion(quantity, item, e):
         return [quantity, item, e.value, e.low, e.high, e.n]
 
-    name = run["names"]
-    yield ["images", "", run["n"], "", "", ""]
-    yield ["images_expected", "", run["n_expected"], "", "", ""]
-    yield ["unreadable", "", len(run["unreadable"]), "", "", ""]
-    yield from (proportion(key, "", run[key]) for key in ACCURACIES if run[key])
-    for key in ("evaluations", "seconds"):
-        spent = run[key] or {}
-        yield from (
-            [key, item, spent[item], "", "", spent.get("n", run["n"])] for item in ("median", "mean", "p95", "total") if spent
-        )
-    yield from (proportion("accuracy_of_class", name[label], e) for label, e in run["classes"].items())
-    yield from (["confusion", f"{name[a]} > {name[b]}", n, "", "", run["classes"][a].n] for a, b, n in run["confusion"])
-    for point in run["curve"]:
-        yield proportion("accuracy_after_pairs", point["pairs"], point["accuracy"])
-        yield ["evaluations_after_pairs", point["pairs"], point["evaluations"], "", "", run["n"]]
-    yield from (proportion("accuracy_by_evaluations", f"{g['from']} to {g['to']}", g["accuracy"]) for g in run["groups"])
-    for m in run["mistakes"]:
-        item = f"{m['index']}: {name[m['label']]} > {name[m['pred']]}"
-        yield [f"margin_{m['unit']}", item, m["margin"], "", "", m["pairs"]]
+    name = run.names
+    yield ["images", "", run.n, "", "", ""]
+    yield ["images_expected", "", run.n_expected, "", "", ""]
+    yield ["unreadable", "", len(run.unreadable), "", "", ""]
+    yield from (proportion(key, "", getattr(run, key)) for key in ACCURACIES if getattr(run, key))
+    yield from cost_rows("evaluations", run.evaluations, run.n)
+    yield from cost_rows("seconds", run.seconds, run.seconds.n) if run.seconds else ()
+    yield from (proportion("accuracy_of_class", name[label], e) for label, e in run.classes.items())
+    yield from (["confusion", f"{name[c.label]} > {name[c.pred]}", c.n, "", "", run.classes[c.label].n] for c in run.confusion)
+    for point in run.curve:
+        yield proportion("accuracy_after_pairs", point.pairs, point.accuracy)
+        yield ["evaluations_after_pairs", point.pairs, point.evaluations, "", "", run.n]
+    yield from (proportion("accuracy_by_evaluations", f"{g.fewest} to {g.most}", g.accuracy) for g in run.groups)
+    for m in run.mistakes:
+        yield [f"margin_{m.unit}", f"{m.index}: {name[m.label]} > {name[m.pred]}", m.margin, "", "", m.pairs]
+
+
+def cost_rows(quantity: str, cost: Cost, n: int):
+    """A row a statistic."""
+    yield from ([quantity, item, getattr(cost, item), "", "", n] for item in ("median", "mean", "p95", "total"))
