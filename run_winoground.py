@@ -60,6 +60,7 @@ class Diffusion:
     source: Any
     model: settings.TextToImage
     grid: Grid
+    seed: int
     noise: Any  # a source of noise
 
     @property
@@ -71,7 +72,8 @@ class Diffusion:
         return 4 * len(self.plan.t)
 
     def identity(self) -> dict:
-        return self.model.identity() | self.grid.identity() | {"noise": self.noise.identity(), "weights": self.source.identity()}
+        made_of = {"seed": self.seed, "noise": self.noise.identity(), "weights": self.source.identity()}
+        return self.model.identity() | self.grid.identity() | made_of
 
     def folder(self) -> str:
         return f"sd_v{self.model.version}_{self.grid.folder()}"
@@ -139,7 +141,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     model = settings.pick(settings.TextToImage, options, dtype=dtype, img_size=size)
     n_pairs, shape = len(grid.plan(source.n_levels).t), source.latent_shape(size)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
-    return Diffusion(source, model, grid, rows), (model, grid, bank)
+    return Diffusion(source, model, grid, bank.seed, rows), (model, grid, bank)
 
 
 def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
@@ -168,7 +170,8 @@ def diffusion_matcher(run: Run):
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
     before = (runlog.read_config(run.folder) or {}).get("batch_size_found")
-    network = session.start_network(scorer.source.load, [""], shape, run.running, scorer.model.dtype, scorer.price, before)
+    captions = list(run.data.examples[0].captions)
+    network = session.start_network(scorer.source.load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
     bank = scorer.noise(0, (len(t), *shape))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import models, scores
+from diffusion.analysis import calibration
 from diffusion.datasets import transforms
 from diffusion.models import devices
 from diffusion.noise import Seeded
@@ -65,10 +66,8 @@ class Result:
         rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
         return list(dict.fromkeys(self.class_of[row] for row in rows))
 
-    def probabilities(self, fit: "calibration.Fit") -> dict[int, float]:
+    def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
         """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
-        from diffusion.analysis import calibration
-
         errors = [self.errors[row] for row in range(len(self.class_of))]
         return calibration.probabilities(errors, self.winner, list(self.class_of), fit)
 
@@ -137,6 +136,7 @@ def text_to_image(
     batch_size: int = 32,  # network inputs per call
 ) -> Classifier:
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
+    _check_loss(loss, scores.SCORES)
     source = models.text_to_image(version, model_path)
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
@@ -159,11 +159,17 @@ def class_conditional(
     batch_size: int = 32,
 ) -> Classifier:
     """A classifier by the classes that a DiT was trained on; what is not said here is as of `text_to_image`."""
+    _check_loss(loss, scores.TERMS)
     source = models.class_conditional(model, model_path, img_size, vae_path)
     classes = list(range(source.num_classes)) if classes is None else list(classes)
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
     return _classifier(source, source.default_size, classes, labels, transform, strategy, loss, seed, device, dtype, batch_size)
+
+
+def _check_loss(loss: str, known) -> None:
+    if loss not in known:
+        raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
 
 
 def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size) -> Classifier:

@@ -144,7 +144,7 @@ def print_table(rows: list[dict]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run, grid = figures.read_grid(args)
+        run, grid = figures.read_grid(args.folder, args.loss, args.prompt_path)
         position = figures.position_of(run, args.image)
         figures.check_several(grid, run.folder)
         rows = choose_rows(grid.errors[position], grid.class_of, int(grid.labels[position]), args.top)

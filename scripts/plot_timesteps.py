@@ -192,7 +192,7 @@ def figure_2(args, run, grid, position: int):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run, grid = figures.read_grid(args)
+        run, grid = figures.read_grid(args.folder, args.loss, args.prompt_path)
         position = None if args.image is None else figures.position_of(run, args.image)
         figures.check_several(grid, run.folder)
         errors, t = by_timestep(grid)

@@ -13,66 +13,81 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, load_script
 
-LEVELS = (
-    {
-        "paths",
-        "schedule",
-        "scores",
-        "metrics",
-        "transforms",
-        "prompts",
-        "noise",
-        "scenes",
-        "hardware",
-        "shared_unet",
-        "team",
-        "pages",
-    },
-    {"hub_images", "imagenet_variants"},  # siblings that only datasets.py opens
-    {"kernel", "elimination", "runlog", "datasets", "winoground", "sharding", "loader"},
-    {"models", "baselines", "tables"},
-    {"cli", "figures", "strategy", "summary", "training"},
-    {"rerun", "session"},
-)
-LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")
+PACKAGE = ROOT / "diffusion"
 
 
-def imports(source):
-    """What a source imports, at its top or inside a function: our rooms and commands by bare name, "DiT", and other packages."""
+def room_name(path):
+    """`models.hub` of diffusion/models/hub.py, `models` of diffusion/models/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ROOMS = {room_name(path): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
+ENTRIES = {path.stem for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"))}
+
+
+def imports(source, room=""):
+    """Dotted names that a source imports, at its top or inside a function; room: where relative imports start from."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.level or node.module == "diffusion"):
-            found |= {f"diffusion.{node.module or alias.name}" for alias in node.names if node.module != "diffusion"}
-            found |= {f"diffusion.{alias.name}" for alias in node.names if node.module == "diffusion"}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
+            base = absolute(node.module, node.level, room)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
-def rooms_of(source):
-    return {name.split(".")[1] for name in imports(source) if name.startswith("diffusion.")}
+def absolute(module, level, room):
+    """The module of a from-import; with a level, below the package that the room is in."""
+    if not level:
+        return module
+    package = ["diffusion", *room.split(".")]
+    package = package if room in ROOMS and ROOMS[room].name == "__init__.py" else package[:-1]
+    return ".".join([*package[: len(package) - level + 1], *([module] if module else [])])
+
+
+def room_of(name):
+    """The room that a dotted name below `diffusion.` is in, or None."""
+    parts = name.split(".")[1:]
+    return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in ROOMS), None)
+
+
+def rooms_of(source, room=""):
+    return {room_of(name) for name in imports(source, room) if name.startswith("diffusion.")} - {None, room}
 
 
 def packages_of(source):
     return {name.split(".")[0] for name in imports(source)}
 
 
-ENTRIES = {path.stem for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"))}
+def table_of(text):
+    """room -> level, of the lines `| `room` | what it owns | level |` of docs/design.md."""
+    return {room: int(level) for room, level in re.findall(r"^\| `([\w.]+)` \|.*\| (\d+) \|$", text, re.M)}
 
 
-def upward(name, source):
+LEVEL = table_of((ROOT / "docs" / "design.md").read_text())
+
+
+def upward(room, source):
     """Imports of a room that do not point down."""
-    wrong = {other for other in rooms_of(source) if LEVEL[other] >= LEVEL[name]}
-    return wrong | (packages_of(source) & (ENTRIES | ({"DiT"} if name != "models" else set())))
+    wrong = {other for other in rooms_of(source, room) if LEVEL[other] >= LEVEL[room]}
+    return wrong | (packages_of(source) & (ENTRIES | ({"DiT"} if room != "models.dit" else set())))
+
+
+def test_the_table_of_design_md_names_every_room_once():
+    text = (ROOT / "docs" / "design.md").read_text()
+    assert sorted(re.findall(r"^\| `([\w.]+)` \|", text, re.M)) == sorted(ROOMS)
 
 
 def test_imports_point_down():
-    rooms = {path.stem: path.read_text() for path in (ROOT / "diffusion").glob("*.py") if path.stem != "__init__"}
-    assert set(rooms) == set(LEVEL), "every room has a level here and in docs/design.md"
-    assert {name: upward(name, source) for name, source in rooms.items() if upward(name, source)} == {}
+    assert {room: wrong for room, path in ROOMS.items() if (wrong := upward(room, path.read_text()))} == {}
+
+
+def test_a_room_s_level_is_no_higher_than_its_imports_ask():
+    lowest = {room: 1 + max((LEVEL[o] for o in rooms_of(path.read_text(), room)), default=-1) for room, path in ROOMS.items()}
+    assert lowest == LEVEL
 
 
 def test_commands_and_scripts_do_not_import_each_other():
@@ -85,21 +100,54 @@ def test_dit_imports_nothing_of_ours():
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "wrong"),
+    ("room", "source", "wrong"),
     [
-        ("schedule", "from diffusion.kernel import epsilon_errors", {"kernel"}),
+        ("schedule", "from diffusion.kernel import errors", {"kernel"}),
         ("schedule", "def f():\n    from diffusion import noise", {"noise"}),
         ("kernel", "import diffusion.models", {"models"}),
+        ("kernel", "from diffusion.models import hub", {"models.hub"}),
         ("cli", "import eval_prob_adaptive", {"eval_prob_adaptive"}),
         ("cli", "from diffusion import metrics, runlog", set()),
         ("cli", "from .elimination import run_stages", set()),
         ("metrics", "from . import runlog", {"runlog"}),
+        ("models.hub", "from . import dit", {"models.dit"}),
+        ("models.hub", "from ..files import write", set()),
+        ("models.hub", "from .. import classify", {"classify"}),
         ("kernel", "from DiT.models import DiT", {"DiT"}),
-        ("hub_images", "import datasets", set()),  # Hugging Face's, not our room
+        ("datasets.hub_images", "import datasets", set()),  # Hugging Face's, not our room
     ],
 )
-def test_the_import_check_can_fail(name, source, wrong):
-    assert upward(name, source) == wrong
+def test_the_import_check_can_fail(room, source, wrong):
+    assert upward(room, source) == wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("| `kernel` | one loop | 0 |", {"kernel": 0}),
+        ("| `models.hub` | files | 12 |", {"models.hub": 12}),
+        ("| kernel | x | 0 |", {}),
+    ],
+)
+def test_the_table_is_read(line, found):
+    assert table_of(f"text\n{line}\n") == found
+
+
+def namespaces(source):
+    """Functions of a source that take or hand on an argparse Namespace: a parameter called args or options without a type."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return [
+        f.name
+        for f in functions
+        if any(a.arg == "args" or (a.arg == "options" and not a.annotation) for a in f.args.args + f.args.kwonlyargs)
+    ]
+
+
+def test_no_room_sees_a_namespace():
+    """Settings end in `main`; `cli` takes the options as a dict."""
+    found = {room: names for room, path in ROOMS.items() if (names := namespaces(path.read_text()))}
+    assert found == {}
+    assert namespaces("def f(args): pass\ndef g(options: dict): pass\ndef h(x, options): pass") == ["f", "h"]
 
 
 COMMANDS = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")))
@@ -202,12 +250,6 @@ def test_the_set_up_commands_are_the_first_two_bash_blocks():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
     assert blocks[:2] == [f"pip install uv && uv run {demo}\n", "pip install uv && uv run pytest\n"]
-
-
-def test_the_losses_offered_are_the_scores_there_are():
-    from diffusion import cli, scores
-
-    assert tuple(scores.SCORES) == cli.LOSSES
 
 
 def test_dependencies_are_written_once():

@@ -61,11 +61,11 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
     subject = script.check(args)
-    denoiser = subject.load("float32", False, False)
+    denoiser = subject.load("cpu", "float32")
     with torch.inference_mode():
-        work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None), subject)
-        ours = kernel.epsilon_errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
-        plain = script.plain_errors(subject.load("float32", False, True), **work, dtype=torch.float32, batch_size=15)
+        work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None, None), subject)
+        ours = kernel.errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
+        plain = script.plain_errors(subject.load("cpu", "float32", plain=True), **work, dtype=torch.float32, batch_size=15)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     assert len(plain.unique()) == 15
 
@@ -83,16 +83,15 @@ def test_dit_xl_has_the_papers_size(script):
 
     subject = script.check(script.parse_args(["--model", "dit-xl-256", "--device", "cpu"]))
     assert subject.latent_shape == (4, 32, 32) and abs(subject.count_parameters() - 675e6) < 1e6
+    from diffusion.models.denoiser import Conditions, Denoiser
     from DiT.architecture import SHAPES
     from DiT.models import DiT
 
     with torch.device("meta"), torch.no_grad():
         network = DiT(**SHAPES["DiT-XL/2"], input_size=32).eval()
         work = {"x0": torch.empty(4, 32, 32), "noise": torch.empty(1, 4, 32, 32)}
-        work |= {"t": torch.zeros(1).long(), "conds": torch.zeros(1).long()}
-        from diffusion.models import Denoiser
-
-        flops = script.count_flops(Denoiser(None, None, network, None), work)
+        work |= {"t": torch.zeros(1).long(), "conditions": Conditions(ids=torch.zeros(1).long())}
+        flops = script.count_flops(Denoiser(None, None, lambda x_t, t, c: network(x_t, t, c.ids), None), work)
     assert abs(flops / 2 - 119e9) < 1e9
 
 
@@ -100,12 +99,17 @@ def test_flops_of_a_known_layer(script):
     """One linear layer: two operations per weight and row."""
     import torch
 
-    from diffusion.models import Denoiser
+    from diffusion.models.denoiser import Conditions, Denoiser
 
     layer = torch.nn.Linear(8, 16, bias=False)
     denoiser = Denoiser(None, None, lambda x_t, t, cond: layer(x_t), None)
     with torch.inference_mode():
-        work = {"x0": torch.zeros(8), "noise": torch.zeros(4, 8), "t": torch.zeros(4), "conds": torch.zeros(4)}
+        work = {
+            "x0": torch.zeros(8),
+            "noise": torch.zeros(4, 8),
+            "t": torch.zeros(4),
+            "conditions": Conditions(pooled=torch.zeros(4, 1)),
+        }
         assert script.count_flops(denoiser, work) == 2 * 8 * 16
 
 

@@ -14,6 +14,7 @@ from test_dit_model import TINY, randomised
 
 import eval_prob_dit
 from diffusion import datasets, models, paths
+from diffusion.models import dit
 from diffusion.training import clothes
 
 VAE = ["--vae_path", str(TINY_SD20 / "vae")]
@@ -52,15 +53,14 @@ def assert_same(a, b, rtol):
 def test_sums_belong_to_the_errors_and_give_the_prediction(run, run_main):
     code, out, err = run(*CLOTHES, *GRID, "--imgs_to_eval", 4, "--save_errors")
     assert code == 0, err
-    assert "Price: 50 network evaluations an image, 200 in all" in out and "50 evaluations an image" in out
+    assert "Price: 50 network evaluations per image, 200 in all" in out and "50 evaluations per image" in out
     right = {"L2": 0, "L1": 0, "VLB": 0, "L2+VLB": 0}
     for index in range(4):
         saved = record(index)
-        assert list(saved) == ["classes", "t", "sums", "squares", "terms", "pred", "label", "seconds"]
+        assert list(saved) == ["classes", "t", "sums", "terms", "pred", "label", "seconds"]
         terms = saved["terms"].double().numpy()
         assert terms.shape == (10, 5, 4) and saved["t"].tolist() == [100, 300, 500, 700, 900]
         np.testing.assert_allclose(saved["sums"], terms.sum(1), rtol=1e-12)
-        np.testing.assert_allclose(saved["squares"], (terms**2).sum(1), rtol=1e-12)
         means = terms.mean(1)
         assert saved["pred"] == means[:, 0].argmin()
         columns = {"L2": means[:, 0], "L1": means[:, 1], "VLB": means[:, 2], "L2+VLB": means[:, 0] + means[:, 2]}
@@ -144,7 +144,7 @@ def test_stages_see_the_same_noise_as_a_grid_of_the_same_timesteps(run):
 def test_elimination_evaluates_what_it_says(run, run_main):
     argv = ["--to_keep", 4, 1, "--n_samples", 2, 10, "--imgs_to_eval", 3]
     code, out, _ = run(*CLOTHES, *argv)
-    assert code == 0 and "Price: 52 network evaluations an image" in out and "Cost: 52 evaluations an image" in out
+    assert code == 0 and "Price: 52 network evaluations per image" in out and "Cost: 52 evaluations per image" in out
     folder = Path("data/fashion_mnist/DiT64x64_10classes_1trials_4_1keep_2_10samples")
     assert sorted(len(c["pred_errors"]) for c in record(0, folder)["errors"].values()) == [2] * 6 + [10] * 4
     code, told, err = run_main(print_dit_acc.main, folder)
@@ -276,7 +276,7 @@ def test_objectnet_predicts_its_own_labels(run_main, golden_root):
     model = ["--model_path", GOLDEN / "tiny-dit" / "DiT-XL-2-256x256.pt", *VAE]
     argv = ["--dataset", "objectnet", "--t_interval", 500, "--imgs_to_eval", 2, "--batch_size", 64]
     code, out, err = run_main(eval_prob_dit.main, *model, *argv)
-    assert code == 0 and "Price: 250 network evaluations an image" in out, err
+    assert code == 0 and "Price: 250 network evaluations per image" in out, err
     folder = Path("data/objectnet/DiT256x256_125classes_t500_1trials")
     table = json.loads((paths.ROOT / "diffusion" / "datasets" / "objectnet_to_imagenet.json").read_text())
     names = list(table)
@@ -318,8 +318,9 @@ def test_the_training_writes_what_the_command_reads(tmp_path, monkeypatch):
     (tmp_path / "out" / "tiny-sd").symlink_to(paths.TINY_SD)
     argv = ["dit", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 4]
     load_script("train_tiny").main([*map(str, argv), "--checkpoint_dir", str(tmp_path / "checkpoints")])
-    monkeypatch.setattr(models, "TINY_DIT", tmp_path / "out" / "tiny-dit")
-    files = models.find_dit("tiny", None, None, None)
-    assert (files.img_size, files.num_classes, files.latent_shape) == (64, 10, (4, 8, 8))
-    output = models.load_dit(files, "float32", "cpu").predict(torch.randn(2, 4, 8, 8), torch.tensor([1, 9]), torch.tensor([0, 9]))
+    monkeypatch.setattr(dit, "TINY_DIT", tmp_path / "out" / "tiny-dit")
+    source = models.class_conditional("tiny")
+    assert (source.default_size, source.num_classes, source.latent_shape(64)) == (64, 10, (4, 8, 8))
+    denoiser = source.load("cpu", "float32")
+    output = denoiser.predict(torch.randn(2, 4, 8, 8), torch.tensor([1, 9]), denoiser.embed([0, 9]))
     assert output.shape == (2, 8, 8, 8) and output.isfinite().all()

@@ -202,7 +202,7 @@ CONFIG = Path("data/fashion_mnist/v2-0_1trials_3_1keep_2_4samples_64/config.json
 
 def test_a_batch_size_that_was_found_is_kept(run_main):
     code, out, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 1, "--batch_size", "auto")
-    assert code == 0 and "Batch size: 32\n" in out, err  # 26 evaluations an image need no more
+    assert code == 0 and "Batch size: 32\n" in out, err  # 26 evaluations per image need no more
     config = json.loads(CONFIG.read_text())
     assert config["options"]["batch_size"] == "auto" and config["batch_size_found"] == 32
     CONFIG.write_text(json.dumps(config | {"batch_size_found": 16}))  # as another machine would have found

@@ -24,6 +24,7 @@ import eval_prob_adaptive
 from diffusion import runlog, session, sharding
 from diffusion import team as team_room
 from diffusion.datasets import loader
+from diffusion.models import devices
 from diffusion.team import HandedOut, Share, Team
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
@@ -107,7 +108,7 @@ def test_an_uneven_array_is_refused(environment, run_main, monkeypatch):
 )
 def test_the_gpu_of_a_process(environment, n_gpus, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-    assert sharding.local_gpu(environment) == device
+    assert devices.local_gpu(environment) == device
 
 
 def test_tasks_of_slurm_share_the_images_and_flags_win(run_main, monkeypatch):

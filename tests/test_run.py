@@ -48,7 +48,7 @@ def assert_same(a, b, exact=True):
 def test_dry_run_prints_the_price_and_writes_nothing(run, tmp_path):
     code, out, _ = run(*RUN, "--imgs_to_eval", 50, "--dry_run")
     assert code == 0
-    assert "Price: 26 network evaluations an image, 1,300 in all" in out  # 10 prompts x 2, then 3 x 2
+    assert "Price: 26 network evaluations per image, 1,300 in all" in out  # 10 prompts x 2, then 3 x 2
     assert "Images: 50 to do here, 0 of 50 done before" in out and str(FOLDER) in out
     assert "shipped test images" in out
     assert not list(tmp_path.iterdir())
@@ -69,7 +69,7 @@ def test_records_config_and_closing_lines(run, run_main):
     code, told, _ = run_main(load_script("print_acc").main, FOLDER)
     top1 = out.split("Top-1 accuracy: ")[1].splitlines()[0]
     assert f"Top 1 acc: {top1}" in told and "Images: 6 of 6" in told and "26 evaluations per image" in told
-    assert "26 evaluations an image" in out and f"python scripts/print_acc.py {FOLDER}" in out
+    assert "26 evaluations per image" in out and f"python scripts/print_acc.py {FOLDER}" in out
 
 
 def test_resume_redoes_only_what_is_missing_or_broken(run):

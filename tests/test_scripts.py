@@ -13,10 +13,10 @@ from conftest import ROOT, load_script, write_run
 
 from diffusion import cli, files
 
-SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if path.stem not in ("benchmark", "train_tiny"))
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 
 
-@pytest.mark.parametrize("name", sorted({*SCRIPTS} - {"plot_winoground"}))
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_out_has_its_short_form(name, run_main):
     code, out, _ = run_main(load_script(name).main, "--help")
     options = [line.strip() for line in out.splitlines() if line.startswith("  -")]

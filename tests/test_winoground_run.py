@@ -13,6 +13,7 @@ from PIL import Image
 
 import run_winoground
 from diffusion import kernel, models, paths, runlog
+from diffusion.models.stable_diffusion import StableDiffusion
 
 CASES = torch.load(GOLDEN / "winoground_cases.pt", weights_only=True)
 PAIRS = GOLDEN / "data" / "winoground"
@@ -93,17 +94,16 @@ def load_and_print(folder):
 
 
 def test_two_images_in_one_call_are_two_calls_of_one_image():
-    files = models.find_sd("2-0", str(TINY_SD20))
-    denoiser = models.load_sd(files, "float32", "cpu")
+    denoiser = models.text_to_image("2-0", str(TINY_SD20)).load("cpu", "float32")
     x0, noise, t = torch.randn(2, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([3, 500, 900])
     conds = denoiser.embed(["a dog", "a cat"])
 
     def score(noise, output, noisy, t):
         return (output - noise).abs().mean((1, 2, 3))
 
-    both = kernel.epsilon_errors(denoiser, x0, conds, t, noise, score, kernel.Batch(5))
+    both = kernel.errors(denoiser, x0, conds, t, noise, score, kernel.Batch(5))
     for k in (0, 1):
-        alone = kernel.epsilon_errors(denoiser, x0[k], conds, t, noise, score, kernel.Batch())
+        alone = kernel.errors(denoiser, x0[k], conds, t, noise, score, kernel.Batch())
         torch.testing.assert_close(both[:, k], alone, rtol=1e-5, atol=1e-6)
     assert len(both.flatten().unique()) == 12
 
@@ -114,7 +114,7 @@ def test_two_images_in_one_call_are_two_calls_of_one_image():
 def test_records_config_and_closing_lines(run, run_main):
     code, out, err = run(*SMALL, "--n_trials", 2)
     assert code == 0, err
-    assert "Price: 32 network evaluations an example, 256 in all" in out and "32 evaluations an example" in out
+    assert "Price: 32 network evaluations per example, 256 in all" in out and "32 evaluations per example" in out
     folder = Path("data/winoground/sd_v2-0_t250_2trials")
     saved = record(folder / "3.pt")
     assert all(errors.shape == (4, 2) for errors in saved.values())
@@ -135,7 +135,7 @@ def test_score_modes_share_the_text_score(run):
 
 def test_dry_run_writes_nothing(run, tmp_path):
     code, out, _ = run(*SMALL, "--dry_run")
-    assert code == 0 and "Price: 16 network evaluations an example, 128 in all" in out and not list(tmp_path.iterdir())
+    assert code == 0 and "Price: 16 network evaluations per example, 128 in all" in out and not list(tmp_path.iterdir())
 
 
 def test_workers_and_batch_sizes_do_not_change_numbers(run, monkeypatch):
@@ -218,7 +218,7 @@ def test_bad_input_is_one_line_before_any_work(argv, told, run, monkeypatch):
     def refuse(*args):
         raise AssertionError("a model was loaded before the input was checked")
 
-    monkeypatch.setattr(models, "load_sd", refuse)
+    monkeypatch.setattr(StableDiffusion, "load", refuse)
     torch.save(torch.randn(3, 4, 8, 8), "short.pt")
     code, _, err = run(*SMALL, *argv)
     assert code == 2 and err.count("\n") == 1 and all(words in err for words in told), err

@@ -25,9 +25,9 @@ def picture_file(text: str) -> Path:
     return Path(text)
 
 
-def read_grid(args):
-    """The Run and the Grid of the folder that the arguments of `add_run_argument` name. Raises ValueError as `tables` does."""
-    run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
+def read_grid(folder: Path, loss: str | None, prompt_path: str | None):
+    """The Run and the Grid of a folder, by the options of `add_run_argument`. Raises ValueError as `tables` does."""
+    run = tables.read_run(folder, loss, prompt_path=prompt_path)
     tell_unreadable(run)
     return run, tables.grid_of(run)
 
