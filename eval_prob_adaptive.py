@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Zero-shot classification with a text-to-image diffusion model: which prompt best predicts the noise added to an image?
 
-  offline, on the shipped model and images; README.md says what it prints:
+  offline, on the shipped model and images; docs/dit.md says what it prints:
     python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100
   the paper's experiment on Oxford-IIIT Pets with Stable Diffusion 2.0 (87.3 % mean per class in the paper):
     python eval_prob_adaptive.py --dataset pets --split test --to_keep 5 1 --n_samples 25 250 --loss l1 \\
@@ -31,7 +31,7 @@ def parse_args(argv=None):
     group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
                        "was trained on)")  # fmt: skip
     group.add_argument(
-        "--interpolation", default="bicubic", choices=transforms.INTERPOLATIONS, help="of the resize (default: bicubic)"
+        "--interpolation", default="bicubic", choices=transforms.INTERPOLATIONS, help="for resizing (default: bicubic)"
     )
     cli.add_strategy_options(parser)
     cli.add_run_options(parser)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Standard classification with a class-conditional DiT: which class best predicts the noise added to an image?
 
-offline, on the shipped model and images; README.md says what it prints:
+offline, on the shipped model and images; docs/dit.md says what it prints:
   python eval_prob_dit.py --model tiny --dataset fashion_mnist --cls all --imgs_to_eval 100
 all of ImageNet's classes with DiT-XL/2 at 256 px (77.5 % in the paper), adaptively:
   python eval_prob_dit.py --dataset imagenet --cls all --to_keep 100 10 1 --n_samples 10 50 250
@@ -31,7 +31,7 @@ def parse_args(argv=None):
     group.add_argument("--model_path", help="checkpoint or diffusers folder (default: pretrained_models/, downloaded once)")
     group.add_argument("--vae_path", help="VAE folder or hub id (default: the published one's)")
     group.add_argument("--image-size", "--img_size", dest="img_size", type=cli.at_least(1), metavar="PIXELS",
-                       help="a side (default: 256, or what a config.json beside the checkpoint says)")  # fmt: skip
+                       help="image size (default: 256, or what the config.json next to the checkpoint says)")  # fmt: skip
     cli.add_network_options(group)
     group = parser.add_argument_group("classes")
     group.add_argument("--cls", type=cli.class_ranges, metavar="CLASSES", help="7, 0-999, 6,11,13 or all (default: all)")
@@ -42,7 +42,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("method: a grid of timesteps for every class, or a strategy that drops classes")
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 4; tiny: 10)")
     group.add_argument("--loss", choices=list(scores.TERMS), default="l2",
-                       help="that the prediction goes by; vlb is kl, but nll at t = 0 (default: l2)")  # fmt: skip
+                       help="error that decides the prediction; vlb: kl, and nll at t = 0 (default: l2)")  # fmt: skip
     cli.add_noise_options(group)
     cli.add_strategy_options(parser, None, "stages where --to_keep is given, else the grid")
     cli.add_run_options(parser)
@@ -131,7 +131,7 @@ def choose_method(options: dict) -> tuple[strategy.Strategy, bool, str]:
     kept = [f"--{name}" for name in SAVED if options[name]]
     single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
     if len(kept) > 1:
-        raise ValueError(f"{' and '.join(kept)} say two things about what a class's file holds: give one of them")
+        raise ValueError(f"{' and '.join(kept)} contradict each other about what a class's file holds: give one of them")
     if kept and not single:
         raise ValueError(f"{kept[0]} is for folders of one class: give one --cls, or add --save_per_class")
     if bool(options["to_keep"]) != bool(options["n_samples"]):
@@ -239,13 +239,13 @@ def errors_of_class(run: Run, network, x0, c: int):
 
 def announce(run: Run):
     n, labels = len(run.label_of), run.dataset.labels[run.selected].tolist()
-    partial = f"these first {len(labels)} images hold {len(set(labels))} of {len(run.dataset.classes)} classes"
+    partial = f"the first {len(labels)} images cover {len(set(labels))} of {len(run.dataset.classes)} classes"
     candidates = set(run.label_of.values())
     lost = sum(label not in candidates for label in labels)
     notices = (
         run.dataset.notice,
         partial if run.options["imgs_to_eval"] and len(set(labels)) < len(run.dataset.classes) else None,
-        f"{lost} of {len(labels)} images are of none of the chosen classes and count as wrong" if lost and n > 1 else None,
+        f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong" if lost and n > 1 else None,
         run.strategy.notice(run.source.n_levels),
         run.notice,
     )

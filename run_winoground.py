@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compositional reasoning: does a model match two captions of the same words to their two images (Winoground)?
 
-  offline, on the shipped models and pairs; README.md says what they print:
+  offline, on the shipped models and pairs; docs/winoground.md says what they print:
     python run_winoground.py --model sd --version tiny --dataset tiny_pairs --t_interval 20
     python run_winoground.py --model openclip --version tiny --dataset tiny_pairs
   the paper's run with Stable Diffusion 2.0 (text score 38.5 in the paper) and its baseline (28.2):
@@ -30,7 +30,9 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     group = parser.add_argument_group("examples")
     group.add_argument("--dataset", default="winoground", choices=pairs.PAIR_DATASETS, help="default: winoground, from the hub")
-    group.add_argument("--data_dir", help="local folder with examples.jsonl and images/<stem>.png, of either or of your own set")
+    group.add_argument(
+        "--data_dir", help="local folder with examples.jsonl and images/<stem>.png, of one of these sets or of your own"
+    )
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="sd", choices=VERSIONS, help="kind of model (default: sd)")
     group.add_argument("--version", help="sd: 1-1 ... 2-1, tiny; clip: ViT-L/14, RN50, ...; openclip: an architecture of "
@@ -132,7 +134,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     """The model, and the settings that it is made of."""
     if options["pretrained"]:
         raise ValueError(
-            f"--pretrained {options['pretrained']} is for --model openclip: name other weights of sd with --model_path"
+            f"--pretrained {options['pretrained']} is for --model openclip: use --model_path for other weights of sd"
         )
     grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
     bank = cli.grid_noise_of(options)
@@ -152,7 +154,10 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
 
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
-    notices = (run.data.notice, "a contrastive model: an image or a caption is one evaluation" if contrastive else None)
+    notices = (
+        run.data.notice,
+        "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
+    )
     counts = (len(run.todo), len(run.done), len(run.data))
     cli.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
 

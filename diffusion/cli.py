@@ -72,7 +72,7 @@ def class_ranges(text: str) -> list[int] | None:
         if any(len(part) > 2 or part[0] > part[-1] for part in parts):
             raise ValueError
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of classes: write 7, 0-999, 6,11,13 or all") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of classes: write 7, 0-999, 6,11,13 or all") from None
     return sorted(chosen)
 
 
@@ -86,8 +86,8 @@ def add_data_options(parser, datasets, required=True):
     group.add_argument("--split", default="test", help="test, train, or a split of an hf dataset (default: test)")
     group.add_argument(
         "--data_dir",
-        help="folder of all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` the image folder itself, one "
-        "sub-folder a class; for `hf` a hub name or a local copy",
+        help="folder that holds all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` the image folder "
+        "itself, one sub-folder per class; for `hf` a hub name or a local copy",
     )
     group.add_argument("--download", action="store_true", help="fetch a missing dataset where torchvision can")
     group.add_argument("--config_name", help="configuration of an hf dataset that has several")
@@ -112,11 +112,13 @@ def add_sd_options(parser):
 def add_network_options(group):
     """How a network runs, whichever it is."""
     group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
-                       help="of the network; errors are float32 (default: auto: float16 on CUDA, else float32)")  # fmt: skip
+                       help="of the network; errors stay float32 (default: auto, float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group.add_argument("--batch_size", "-b", type=batch_size, metavar="N", help="network inputs per call; auto: as many as fit, "
                        "on a CPU as many as its caches like (default: 32)")  # fmt: skip
-    group.add_argument("--compile", action="store_true", help="torch.compile: a minute or more at the start, faster evaluations")
+    group.add_argument(
+        "--compile", action="store_true", help="use torch.compile: up to a minute or more at the start, faster evaluations"
+    )
 
 
 def add_noise_options(group):
@@ -133,7 +135,7 @@ def add_noise_options(group):
 def add_strategy_options(parser, default: str | None = "stages", told="stages"):
     """--strategy, and the options of every strategy in the table."""
     group = parser.add_argument_group("strategy")
-    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help="stages: the published one; race: a "
+    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help="stages: as published; race: a "
                        f"candidate is dropped as soon as it is significantly worse than the best (default: {told})")  # fmt: skip
     added = set()
     for strategy in STRATEGIES.values():
@@ -158,9 +160,11 @@ def _add_option(group, strategy, field):
 def add_run_options(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--extra", help="added to the dataset's name in the run folder")
-    group.add_argument("--seed", type=at_least(0), default=0, help="of the noise, and of a random choice of images (default: 0)")
+    group.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of the noise and of a random choice of images (default: 0)"
+    )
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
-    group.add_argument("--worker_idx", type=at_least(0), help="this process's number, from 0 (default: 0, or what SLURM says)")
+    group.add_argument("--worker_idx", type=at_least(0), help="number of this process, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
@@ -197,7 +201,9 @@ def grid_noise_of(options: dict) -> settings.GridNoise:
     """The noise of a grid. Raises ValueError for rows by position in batches of a size that is not known."""
     noise, size = settings.pick(settings.GridNoise, options), options["batch_size"]
     if noise.noise_path and not noise.randomize_noise and size == "auto":
-        raise ValueError("--noise_path without --randomize_noise goes by the position in the batch: give --batch_size a number")
+        raise ValueError(
+            "--noise_path without --randomize_noise depends on the position in the batch: give --batch_size a number"
+        )
     return settings.pick(settings.GridNoise, options, noise_rows=size or 1) if noise.noise_path else noise
 
 
@@ -230,8 +236,8 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
 def sharing_notice(options: dict) -> str | None:
     """Who shares the images, where a launcher and not a flag said so."""
     if team().size > 1:
-        return f"the images are shared by {team().size} processes of torchrun, which take them one by one"
+        return f"the images are shared by {team().size} processes of torchrun, which take them one at a time"
     share = options["worker_idx"], options["n_workers"]
     if share[1] == 1 or share != sharding.launched_share(os.environ):
         return None
-    return f"SLURM says that this is task {share[0]} of {share[1]}; --n_workers 1 for all images"
+    return f"SLURM says that this is task {share[0]} of {share[1]}; use --n_workers 1 for all images"

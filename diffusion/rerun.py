@@ -67,8 +67,8 @@ def check_images(past: Past, data, where) -> None:
 
 def open_images(past: Past, data_dir: str | None = None) -> datasets.ImageData:
     """The run's images with its transform, in data_dir or where the run found them. Raises ValueError or OSError."""
-    data = settings.pick(settings.Data, past.options, download=False)
-    data = settings.pick(settings.Data, settings.options_of(data), data_dir=data_dir or data.data_dir)
+    place = data_dir or past.options["data_dir"]
+    data = settings.pick(settings.Data, past.options, download=False, data_dir=place)
     dataset = datasets.open_images(data)
     check_images(past, dataset, f"{data.dataset} in {data.data_dir}")
     dataset.transform = _transform(past)

@@ -52,13 +52,15 @@ def check_config(folder: Path, identity: dict) -> None:
     path = folder / CONFIG
     if not path.exists():
         if any(folder.glob("*.pt")):
-            raise ValueError(f"{folder} holds records without a {CONFIG}, so others made them: name a new run with --extra")
+            raise ValueError(
+                f"{folder} holds records without a {CONFIG}, so another program made them: start a new run folder with --extra"
+            )
         return
     saved = read_config(folder)["identity"]
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
         told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
-        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or name a new run with --extra")
+        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or start a new run folder with --extra")
 
 
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:

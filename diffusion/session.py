@@ -145,7 +145,7 @@ class StopBetweenImages:
     def _request(self, number, frame):
         self.signal = number
         if team().leads:
-            print("\nstopping after the one in work (once more to stop at once)", file=sys.stderr)
+            print("\nstopping after the current one (press again to stop at once)", file=sys.stderr)
         self._restore()
 
     def _restore(self):
@@ -203,7 +203,7 @@ def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Ta
     tally.done = len(seen) - len(failures)
     left = [index for index in share.indices if index not in seen]
     if left and not signals:
-        failures |= {dataset.name(index): "its process was lost; the same command makes up for it" for index in left}
+        failures |= {dataset.name(index): "its process was lost; run the same command again" for index in left}
     return tally, failures, signals[0] if left and signals else None
 
 
@@ -228,9 +228,9 @@ def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dic
         print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
-        print(f"error: {len(failures)} {unit}s failed, all others are done: {listed}", file=sys.stderr)
+        print(f"error: {len(failures)} {unit}s failed, all others were evaluated: {listed}", file=sys.stderr)
     if stopped_by and team().leads:
-        print(f"Stopped by {signal.Signals(stopped_by).name}: the same command continues.", file=sys.stderr)
+        print(f"Stopped by {signal.Signals(stopped_by).name}: run the same command to continue.", file=sys.stderr)
     if stopped_by:
         return 128 + stopped_by
     return 1 if failures else 0
@@ -251,7 +251,7 @@ def run(main) -> int:
         return 128 + signal.SIGINT
     except RuntimeError as error:
         if lost_contact(error):
-            print("error: lost contact to the machine of rank 0: the same command continues", file=sys.stderr)
+            print("error: lost contact with the machine of rank 0: run the same command to continue", file=sys.stderr)
         elif type(error).__name__ == "OutOfMemoryError":
             print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         else:

@@ -101,12 +101,12 @@ class Stages(Strategy):
     """The paper's adaptive strategy: after each stage the k candidates with the lowest mean error so far go on (algorithm 2)."""
 
     to_keep: tuple[int, ...] = option((), "candidates that survive each stage, the last 1", "K", several=True)
-    n_samples: tuple[int, ...] = option((), "timesteps tried up to each stage", several=True)
+    n_samples: tuple[int, ...] = option((), "timesteps evaluated by the end of each stage", several=True)
     n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
 
     NAME: ClassVar = "stages"
     KEEPS_GRID: ClassVar = True
-    NOTE: ClassVar = "Had every image stopped at the end of a stage; evaluations are the mean."
+    NOTE: ClassVar = "If every image had stopped at the end of a stage; evaluations are means."
 
     def check(self, n_candidates: int, n_levels: int) -> None:
         schedule.check_stages(self.to_keep, self.n_samples, n_candidates, n_levels)
@@ -157,15 +157,15 @@ class Race(Strategy):
     As every round tests again, the best of nearly equal candidates is lost more often than alpha; scripts/replay.py measures it.
     """
 
-    alpha: float = option(0.05, "level of a round's tests against the best", "ALPHA", type=float)
-    min_samples: int = option(10, "pairs before the first candidate may be dropped", least=2)
-    round_size: int = option(5, "pairs in a later round, at least", least=1)
-    max_samples: int = option(250, "timesteps at most", least=2)
+    alpha: float = option(0.05, "significance level of a round's tests against the best", "ALPHA", type=float)
+    min_samples: int = option(10, "(timestep, noise) pairs that all see before the first is dropped", least=2)
+    round_size: int = option(5, "pairs per later round, at least", least=1)
+    max_samples: int = option(250, "most timesteps", least=2)
     n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
 
     NAME: ClassVar = "race"
     AT_MOST: ClassVar = True
-    NOTE: ClassVar = "Had every race ended after so many (timestep, noise) pairs; evaluations are the mean."
+    NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
     ROUND_EVALUATIONS: ClassVar = 32
 
     def __post_init__(self):

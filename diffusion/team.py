@@ -113,7 +113,7 @@ class Team:
     def _from_leader(self, key: str) -> bytes:
         found = self._wait({0: key})
         if not found:
-            sys.exit(f"error: rank {self.rank} has lost contact to rank 0: the same command continues")
+            sys.exit(f"error: rank {self.rank} has lost contact with rank 0: run the same command to continue")
         return found[0]
 
     def follow(self) -> None:
@@ -204,7 +204,7 @@ def _meet(store, rank: int, size: int, patience: float) -> str:
         if rank == 0:
             _answer(store, size, me)
         if time.monotonic() > deadline:
-            sys.exit(f"error: rank {rank} has waited {patience} s for the other {size - 1} processes to start")
+            sys.exit(f"error: rank {rank} waited {patience} s for the other {size - 1} processes to start")
         time.sleep(POLL)
     if rank == 0:
         return me

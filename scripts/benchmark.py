@@ -26,7 +26,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli, models, session, settings
-from diffusion.models import devices
+from diffusion.models import devices, dit, stable_diffusion
 from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import seeded_noise
 from diffusion.schedule import make_plan
@@ -65,7 +65,9 @@ def parse_args(argv=None):
     parser.add_argument("--model", default="tiny", choices=MODELS, help="default: tiny")
     parser.add_argument("--model_path", help="pipeline folder or hub id in place of the tiny model")
     parser.add_argument(
-        "--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller model was trained on)"
+        "--img_size",
+        type=cli.at_least(1),
+        help="image size in pixels (default: 512, or what a smaller or larger model was trained on)",
     )
     cli.add_network_options(parser)
     parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
@@ -83,7 +85,7 @@ def check(args) -> Subject:
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
     if args.model != "tiny" and args.model_path:
-        raise ValueError(f"--model {args.model} has its own weights: leave out --model_path, or leave out --model")
+        raise ValueError(f"--model {args.model} has its own weights: drop either --model_path or --model")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
     args.device = devices.resolve_device(args.device)
@@ -138,7 +140,6 @@ def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: boo
     """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
     import torch
 
-    from diffusion.models import dit
     from DiT.models import DiT
 
     with torch.device(device):
@@ -164,7 +165,6 @@ def random_sd2(dtype: str, device: str, latent_shape, compile: bool, plain: bool
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from diffusion.models import stable_diffusion
     from diffusion.models.denoiser import Conditions
 
     with torch.device(device):

@@ -54,7 +54,7 @@ def read(args) -> tuple[tables.Run, Images]:
     confidence.check_enough(images, args.folder)
     if args.confidence == "evaluations" and not images.costs_differ:
         raise ValueError(f"--confidence evaluations: every image of {args.folder} cost {images.evaluations[0]} evaluations; "
-                         "that says something of a race only (--strategy race)")  # fmt: skip
+                         "this confidence is for races only (--strategy race)")  # fmt: skip
     return run, images
 
 

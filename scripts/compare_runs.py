@@ -18,7 +18,7 @@ from diffusion.analysis import figures, tables
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("careful", type=Path, metavar="RUN", help="run folder that the other is held against")
+    parser.add_argument("careful", type=Path, metavar="RUN", help="reference run folder")
     parser.add_argument("fast", type=Path, metavar="OTHER", help="run folder of the same images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     return parser.parse_args(argv)
@@ -31,7 +31,7 @@ def common_images(careful, fast) -> list[tuple]:
     if not pairs:
         raise ValueError(f"{careful.folder} and {fast.folder} have no image in common")
     if careful.class_of != fast.class_of or any(a.label != b.label for a, b in pairs):
-        raise ValueError(f"{careful.folder} and {fast.folder} are about other classes: they do not compare")
+        raise ValueError(f"{careful.folder} and {fast.folder} have different classes and cannot be compared")
     return pairs
 
 

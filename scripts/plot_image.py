@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """One image of a run: the errors of its best classes against the timestep, and where winner and runner-up differ.
 
-from the records alone, with the image where the dataset is at hand:
+from the records alone, with the image if the dataset is available:
   python scripts/plot_image.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64 --image 7 -o image.png
-with a map, for which the run's model works on this image once more, on the run's own timesteps and noise:
+with a map, for which the run's model evaluates this image again, on the run's own timesteps and noise:
   python scripts/plot_image.py RUN --image 7 -o image.png --map
 
-Curves: a class's error less the winner's, thin at each timestep and thick as a running mean; below zero it beats the winner
+Curves: a class's error minus the winner's, thin at each timestep and thick as a running mean; below zero it beats the winner
 there. Map: squared errors in the latent, green where the winner's is below the runner-up's, pink where it is above.
 Writes the picture, and beside it a CSV of the curves and one of the map (<FILE>_map.csv).
 """
@@ -27,7 +27,11 @@ def parse_args(argv=None):
     parser.add_argument("--image", type=cli.at_least(0), required=True, metavar="INDEX", help="index of the image")
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
     parser.add_argument(
-        "--top", type=cli.at_least(2), default=5, metavar="N", help="classes: the best, and the true one (default: 5)"
+        "--top",
+        type=cli.at_least(2),
+        default=5,
+        metavar="N",
+        help="number of best classes to draw, besides the true one (default: 5)",
     )
     parser.add_argument("--map", action="store_true", help="also draw where winner and runner-up differ: needs the model")
     parser.add_argument("--data_dir", help="folder of the datasets (default: the run's)")
@@ -61,7 +65,7 @@ def by_class(rows: list[dict]) -> list[list[dict]]:
 
 
 def find_advantage(args, run, rows: list[int]):
-    """The image, and the runner-up's squared error less the winner's [h,w]; None for what is not at hand or not asked for."""
+    """The image, and the runner-up's squared error minus the winner's [h,w]; None for what is not at hand or not asked for."""
     past = rerun.Past(run.folder, run.config)
     try:
         dataset = rerun.open_images(past, args.data_dir)
@@ -69,7 +73,7 @@ def find_advantage(args, run, rows: list[int]):
     except (ValueError, OSError) as error:
         if args.map:
             raise
-        print(f"Note: without the image: {files.one_line(error)}", file=sys.stderr)
+        print(f"Note: drawn without the image: {files.one_line(error)}", file=sys.stderr)
         return None, None
     if not args.map:
         return image, None
@@ -103,7 +107,7 @@ def draw_curves(axis, rows: list[dict], label: str):
             continue
         axis.plot(t, difference, color=colour, linewidth=0.6, alpha=0.4)
         axis.plot(t, running_mean(difference, len(t) // 30), color=colour, linewidth=1.8, label=text)
-    axis.set(xlabel="timestep t", ylabel="error less the winner's", title="the best classes")
+    axis.set(xlabel="timestep t", ylabel="error minus the winner's", title="the best classes")
     axis.legend(fontsize=9)
     axis.grid(alpha=0.3)
 
@@ -124,7 +128,7 @@ def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str)
     if advantage is not None:
         scale = figures.overlay(axes[0, 2], image, advantage, np.abs(advantage).max() or 1.0)
         axes[0, 2].set_title("winner and runner-up")
-        figure.colorbar(scale, ax=axes[0, 2], shrink=0.8, label="runner-up's squared error less winner's")
+        figure.colorbar(scale, ax=axes[0, 2], shrink=0.8, label="runner-up's squared error minus the winner's")
     figure.suptitle(title)
     figures.save(figure, path)
 
@@ -133,7 +137,7 @@ def print_table(rows: list[dict]):
     """Mean differences with the standard error of what they vary over timesteps."""
     import numpy as np
 
-    print(f"  {'':24}{'mean error':>12}{'less winner':>13}{'std. error':>12}{'below winner at':>18}")
+    print(f"  {'':24}{'mean error':>12}{'minus winner':>13}{'std. error':>12}{'below winner at':>18}")
     for curve in by_class(rows):
         errors, difference = (np.array([row[key] for row in curve]) for key in ("error", "difference"))
         spread = difference.std(ddof=1) / len(difference) ** 0.5
@@ -158,8 +162,8 @@ def main(argv=None) -> int:
     print(f"{title}; {len(grid.t)} pairs of timestep and noise")
     print_table(lines)
     if advantage is not None:
-        places = f"{(advantage > 0).sum()} of {advantage.size} places"
-        print(f"Map: the winner's squared error is lower by {advantage.mean():.6f} in the mean, and at {places}")
+        places = f"{(advantage > 0).sum()} of {advantage.size} positions"
+        print(f"Map: the winner's squared error is lower by {advantage.mean():.6f} on average, and at {places}")
     print(f"Drawn, with its .csv beside it: {args.out}")
     return 0
 

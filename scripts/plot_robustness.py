@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Effective robustness: is a model better on shifted images than its accuracy on ordinary ones lets one expect?
+"""Effective robustness: is a model better on shifted images than its accuracy on ordinary ones suggests?
 
 the paper's figure 6, a run on each set (or a known accuracy: percent/number of images) beside the published points:
   python scripts/plot_robustness.py --benchmark imagenetA --in_dist data/imagenet/RUN --out_dist data/imagenetA/RUN -o robust.png
@@ -54,7 +54,7 @@ def known_accuracy(text: str, number):
     """number: what matched, percent and number of images."""
     p = float(number[1]) / 100
     if number[2] is None:
-        raise ValueError(f"{text} lacks the number of images, without which it has no interval: write {text}/50000 for 50,000")
+        raise ValueError(f"{text} lacks the number of images, which its interval needs: write {text}/50000 for 50,000")
     if p > 1:
         raise ValueError(f"{text}: an accuracy of more than 100 percent")
     return metrics.Estimate(p, *metrics.wilson(p, int(number[2])), int(number[2]))
@@ -173,7 +173,8 @@ def main(argv=None) -> int:
         figures.write_csv(args.out.with_suffix(".csv"), rows)
     print(f"{args.benchmark}: logit(y) = {line.intercept:.3f} + {line.slope:.3f} logit(x), {line.n} discriminative models")
     for name in left_out:
-        print(f"{name} has {100 * models[name][1]:.1f} % there, which no logit axis holds: not in the fit, drawn at the edge")
+        there = f"{100 * models[name][1]:.1f} %"
+        print(f"{name} has {there} there, which a logit axis cannot show: left out of the fit, drawn at the edge")
     print_rows(rows)
     print(f"Drawn: {args.out}, its points: {args.out.with_suffix('.csv')}")
     return 0

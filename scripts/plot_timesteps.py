@@ -3,12 +3,12 @@
 
 the paper's figures 3 and 4, of a run that eliminated nobody (--to_keep 1 --n_samples N, or a DiT run with --save_errors):
   python scripts/plot_timesteps.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64 -o figures
-and figure 2, the errors of one image by timestep and by noise (a run with --n_trials 4 has four noises a timestep):
+and figure 2, the errors of one image by timestep and by noise (a run with --n_trials 4 has four noises per timestep):
   python scripts/plot_timesteps.py RUN -o figures --image 7 --format svg
 
 Writes timesteps, strategies and image_<INDEX>, each as a picture and as a CSV of what is drawn. A timestep's errors are the mean
 over its noises. Strategies of three timesteps go on outward from them, where the paper repeats them with new noise.
-Intervals are over images: where all of them share one noise, as in a DiT run, its luck is not in them.
+Intervals are over images: where all of them share one noise, as in a DiT run, the luck of that noise is not in them.
 """
 
 import sys
@@ -128,8 +128,8 @@ def draw_image(path: Path, rows: list[dict], names: tuple[str, str], title: str)
     for noise in range(shown):
         axes[-1].plot(t[:, 0], cells[2][:, noise], linewidth=1)
     axes[-1].axhline(0, color="grey", linewidth=0.8)
-    axes[-1].set_title("runner-up less winner")
-    axes[0].set_ylabel("error less the mean at t" if n_trials > 1 else "error")
+    axes[-1].set_title("runner-up minus winner")
+    axes[0].set_ylabel("error minus the mean at t" if n_trials > 1 else "error")
     axes[0].legend(fontsize=9)
     for axis in axes:
         axis.set_xlabel("timestep t")
@@ -169,7 +169,9 @@ def print_image(rows: list[dict], names: tuple[str, str], title: str):
         by_noise = f"{spread.by_noise:14.6f}" if n_trials > 1 else f"{'-':>14}"
         print(f"  {name:30}{spread.by_t:16.6f}{by_noise}")
     if n_trials == 1:
-        print("  This run has one noise a timestep, so only the spread over timesteps is shown: --n_trials 4 keeps four noises.")
+        print(
+            "  This run has one noise per timestep, so only the spread over timesteps is shown: --n_trials 4 keeps four noises."
+        )
 
 
 # ---------------------------------------------------------------- the command

@@ -3,7 +3,7 @@
 
     python scripts/plot_winoground.py data/tiny_pairs/sd_vtiny_t20_1trials --example 0 --out example.png
 
-Runs the model of that run once more on this example, with the run's own timesteps and noise. A column is an image, a row a
+Runs that run's model again on this example, with the run's own timesteps and noise. A column is an image, a row a
 caption; green: this caption's error is the lower of the two there, pink: the other's.
 """
 
@@ -33,7 +33,7 @@ def read_run(folder: Path) -> rerun.Past:
         raise ValueError(f"{folder} does not exist: give a run folder")
     config = runlog.read_config(folder)
     if not config or config["identity"].get("model") != "sd":
-        raise ValueError(f"{folder} is no run of run_winoground.py --model sd: only such a run has maps of errors")
+        raise ValueError(f"{folder} is not a run of run_winoground.py --model sd: only such runs have error maps")
     return rerun.Past(folder, config)
 
 

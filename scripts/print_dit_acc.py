@@ -107,7 +107,7 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
     unknown = [c for c in folders if c not in label_of]
     if unknown:
-        raise ValueError(f"{folders[unknown[0]]}: {unknown[0]} is no class of {args.dataset}")
+        raise ValueError(f"{folders[unknown[0]]}: {unknown[0]} is not a class of {args.dataset}")
     names = shared_files(folders.values())
     check_images(folders.values(), names, dataset, args.dataset)
     print(f"Found {len(names)} shared files across all {len(folders)} subdirs.", flush=True)
@@ -173,7 +173,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         preds, labels, about = read(args)
         if not preds:
-            raise ValueError(f"{args.folders[0]}: there is no image whose records can all be read")
+            raise ValueError(f"{args.folders[0]}: no image has records that can all be read")
         result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
         if args.json:
             files.write_text(args.json, figures.to_json(result | about))

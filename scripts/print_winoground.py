@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
+from diffusion.datasets import pairs
 from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
 
@@ -67,12 +68,10 @@ def read_configs(folders) -> dict[Path, dict]:
 
 def open_data(args):
     """The set that the flags name, or that the runs say they are about. Raises ValueError when they do not agree on one."""
-    from diffusion.datasets import pairs
-
     configs = read_configs(args.folders)
     names = sorted({config["identity"]["dataset"] for config in configs.values()})
     if len(names) > 1:
-        raise ValueError(f"these runs are about {' and '.join(names)}: compare runs on one set")
+        raise ValueError(f"these runs are on {' and '.join(names)}: compare runs on the same set")
     if not (args.dataset or args.data_dir or names):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
     saved = next(iter(configs.values()))["options"].get("data_dir") if configs and args.dataset in (None, *names) else None
@@ -84,8 +83,6 @@ def open_data(args):
 
 def read_run(folder: Path, data, score_mode: str) -> Run:
     """Raises ValueError for a folder without records, or with records of examples that the set does not have."""
-    from diffusion.datasets import pairs
-
     scored = runlog.load_pairs(folder)
     if not scored:
         inner = sorted({path.parent for path in folder.glob("**/[0-9]*.pt")} - {folder})
@@ -137,8 +134,6 @@ def comparison_lines(table: dict, first: str, second: str) -> list[str]:
 
 
 def print_run(run: Run, scores: dict) -> None:
-    from diffusion.datasets import pairs
-
     print(f"Run folder: {run.folder}")
     print(f"Examples: {len(run.pairs)} of {run.n_expected or 'an unknown number'}")
     print("\n".join(pairs.score_lines(scores)))
@@ -175,8 +170,6 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    from diffusion.datasets import pairs
-
     with cli.bad_input():
         data = open_data(args)
         runs = [read_run(folder, data, args.score_mode) for folder in args.folders]

@@ -136,7 +136,7 @@ def confusion_table(run: RunSummary) -> Table:
 
 CURVE_NOTES = {
     "sums": "Not known: the records hold sums only. Run again with --save_errors (and another --extra).",
-    "full": "Had every candidate seen only so many (timestep, noise) pairs, spread evenly over the timesteps.",
+    "full": "If every candidate had seen only that many (timestep, noise) pairs, spread evenly over the timesteps.",
 } | {name: strategy.NOTE for name, strategy in STRATEGIES.items()}
 
 
@@ -149,13 +149,13 @@ def curve_table(run: RunSummary) -> Table:
 def groups_table(run: RunSummary) -> Table:
     rows = [[f"{group.fewest:,} to {group.most:,}", *told(group.accuracy)] for group in run.groups]
     columns = ["Evaluations", "Accuracy", "95 % interval", "n"]
-    note = "Images in groups of about one size by the evaluations that each took."
-    return Table("Accuracy by what an image needed", columns, rows, note, [group.accuracy for group in run.groups])
+    note = "Images in groups of about equal size, by the evaluations each took."
+    return Table("Accuracy by number of evaluations", columns, rows, note, [group.accuracy for group in run.groups])
 
 
 def mistakes_table(run: RunSummary) -> Table:
     rows = [[str(m.index), run.names[m.label], run.names[m.pred], margin_told(m)] for m in run.mistakes]
-    note = "Margin: error of the true class less that of the predicted one, on the pairs that both saw"
+    note = "Margin: error of the true class minus that of the predicted one, on the pairs that both saw"
     note += ", in standard errors (SE) of the paired difference." if run.kept != "sums" else ", in percent of the lower one."
     return Table("Most confident mistakes", ["Image", "True", "Predicted", "Margin"], rows, note)
 
@@ -194,7 +194,7 @@ def comparison_table(report: Report) -> Table:
         for c in found
     ]
     columns = ["Runs", "Points of top-1", "95 % interval", "n", "Only first / only second right", "p"]
-    note = "On the images that two runs share. Interval: Newcombe's for paired proportions; p: McNemar's exact test."
+    note = "On the images that both runs have. Interval: Newcombe's for paired proportions; p: McNemar's exact test."
     marks = [c.difference for c in found]
     widest = max((abs(bound) for d in marks for bound in (d.low, d.high)), default=1.0)
     return Table("Paired comparison", columns, rows, note, marks, (-widest, widest))
@@ -286,7 +286,7 @@ def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
         data = rerun.open_images(rerun.Past(run.folder, run.config), data_dir) if wrong else ()
         return [pages.data_uri(data.picture(m.index)) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
-        return f"Their images are not at hand: {files.one_line(error)}"
+        return f"Their images are not available: {files.one_line(error)}"
 
 
 # ---------------------------------------------------------------- html

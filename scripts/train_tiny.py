@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
     parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
-    parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images a step (default: {told(BATCH)})")
+    parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images per step (default: {told(BATCH)})")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
     args = parser.parse_args(argv)
     args.steps = args.steps or STEPS.get(args.part)

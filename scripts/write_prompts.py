@@ -5,7 +5,7 @@
     python scripts/write_prompts.py pets --out /tmp      # one of them, to another folder
     python scripts/write_prompts.py birds --classes names.txt --template "a photo of a {}, a type of bird."
 
-The last one is for your own data: names.txt holds one class name a line, in label order.
+The last one is for your own data: names.txt holds one class name per line, in label order.
 """
 
 import json
@@ -24,7 +24,7 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a name in prompts/classes.json, all, or with --classes a new name")
     parser.add_argument("-o", "--out", type=Path, default=PROMPTS, metavar="DIR", help="folder to write to (default: prompts/)")
-    parser.add_argument("--classes", type=Path, help="text file with your own class names, one a line, in label order")
+    parser.add_argument("--classes", type=Path, help="text file with your own class names, one per line, in label order")
     parser.add_argument("--template", help='with --classes: the prompt, {} for the name (default: "a photo of a {}.")')
     args = parser.parse_args(argv)
     if args.template and not args.classes:

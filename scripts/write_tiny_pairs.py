@@ -10,7 +10,7 @@ and two different colours:
   Relation  the items stay, each takes the other's colour: "a red bag and a blue sneaker", "a blue bag and a red sneaker"
   Both      the items change places, and each takes the other's colour, so that the colours stay where they are:
             "a red bag above a blue sneaker", "a red sneaker above a blue bag"
-(An item that moves with its colour, "a blue sneaker above a red bag", would be an object swap.) An example's two images have
+(An item that moved with its colour, "a blue sneaker above a red bag", would be an object swap.) An example's two images have
 the same two item pictures and the same offsets; no picture is used in two examples.
 """
 
@@ -22,7 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusion import cli, files, session
+from diffusion.datasets import ShippedClothes
 from diffusion.paths import SHIPPED, TINY_PAIRS
+from diffusion.training.scenes import COLOURS, NOUNS, PLACES, Item, draw_pair, pair_caption
 
 KINDS = ("Object", "Relation", "Both")
 PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9, and every ordered pair of the colours
@@ -83,8 +85,6 @@ def swap(kind: str, first, second) -> tuple:
 
 def compose(rng, kind: str, row: tuple, take) -> tuple[list, list[str], list[int]]:
     """(two images, two captions, the numbers of the item pictures) of one example. take(noun) -> number and picture."""
-    from diffusion.training.scenes import Item, draw_pair, pair_caption
-
     relation, nouns, colours = row
     numbers, pictures = zip(*map(take, nouns), strict=True)
     worn = (None, None) if kind == "Object" else colours
@@ -110,9 +110,6 @@ def picture_source(rng, clothes, nouns):
 def examples(seed: int):
     """The set in order of id: (line of examples.jsonl as a dict, its two images). Kinds take turns, so that any part is even."""
     import numpy as np
-
-    from diffusion.datasets import ShippedClothes
-    from diffusion.training.scenes import COLOURS, NOUNS, PLACES
 
     rng = np.random.default_rng(seed)
     take = picture_source(rng, ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw"), NOUNS)

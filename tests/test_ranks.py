@@ -246,13 +246,13 @@ def test_a_lost_process_is_left_out_and_a_living_one_is_awaited(teams, monkeypat
     monkeypatch.setattr(team_room, "_beat", lambda *of: None)
     leader, follower = teams()
     assert leader.gather("mine", lambda: False) == ["mine"]
-    with pytest.raises(SystemExit, match="rank 1 has lost contact to rank 0"):
+    with pytest.raises(SystemExit, match="rank 1 has lost contact with rank 0"):
         follower.follow()
 
 
 def test_processes_that_do_not_come_are_not_awaited_for_ever(teams, store):
     for rank in range(2):
-        with pytest.raises(SystemExit, match=f"rank {rank} has waited 0.3 s for the other 1 processes"):
+        with pytest.raises(SystemExit, match=f"rank {rank} waited 0.3 s for the other 1 processes"):
             Team(rank, 2, 0.3).store  # noqa: B018
     first, again = teams()[0], teams()[0]  # what the two above left in the store does no harm
     assert first.store.add("taken", 1) == again.store.add("taken", 1) == 1
@@ -276,7 +276,7 @@ def test_a_store_that_is_missing_or_gone_is_one_line(monkeypatch, capsys):
         raise error
 
     assert session.run(lambda: fail(DistNetworkError("reset"))) == 1
-    assert re.fullmatch("error: lost contact .*\n", capsys.readouterr().err)
+    assert re.fullmatch("error: lost contact with .*\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="another"):
         session.run(lambda: fail(RuntimeError("another")))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
@@ -438,7 +438,7 @@ def test_sigterm_stops_all_after_the_image_in_work(forked):
     for child in children:
         os.kill(child, signal.SIGTERM)
     assert forked.wait(children) == [128 + signal.SIGTERM] * 3
-    assert "Stopped by SIGTERM: the same command continues." in said()[1] and said(1) == said(2) == ("", "")
+    assert "Stopped by SIGTERM: run the same command to continue." in said()[1] and said(1) == said(2) == ("", "")
     assert 60 <= len(records()) < 1000
 
 

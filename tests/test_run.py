@@ -152,7 +152,7 @@ def test_a_signal_stops_after_the_image_in_work(number, run):
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 128 + number
-    assert f"Stopped by {number.name}: the same command continues." in err and "Traceback" not in err
+    assert f"Stopped by {number.name}: run the same command to continue." in err and "Traceback" not in err
     saved = records()
     assert 2 <= len(saved) < 1000 and f"n = {len(saved)}" in out
     code, out, _ = run(*RUN, "--dry_run")

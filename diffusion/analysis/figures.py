@@ -36,7 +36,7 @@ def tell_unreadable(run) -> None:
     """Names on stderr the records that do not count."""
     if run.unreadable:
         names = ", ".join(run.unreadable[:5]) + (", ..." if len(run.unreadable) > 5 else "")
-        print(f"Note: {run.folder}: {len(run.unreadable)} unreadable records are skipped: {names}", file=sys.stderr)
+        print(f"Note: {run.folder}: {len(run.unreadable)} unreadable records skipped: {names}", file=sys.stderr)
 
 
 def position_of(run, index: int) -> int:

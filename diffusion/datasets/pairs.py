@@ -175,7 +175,9 @@ def open_hub(token: str | None) -> PairData:
         folder = unpack(snapshot)
         if folder:
             return open_local(folder)
-    raise problem or ValueError(f"{REPOSITORY} has neither parquet files nor an images archive: give a local copy by --data_dir")
+    raise problem or ValueError(
+        f"{REPOSITORY} has neither parquet files nor an images archive: give a local copy with --data_dir"
+    )
 
 
 def _download(revision: str | None, patterns: list[str], token: str | None) -> Path:
@@ -187,11 +189,11 @@ def _download(revision: str | None, patterns: list[str], token: str | None) -> P
     except Exception as error:  # the client's own classes, and those of the two libraries that its versions use for HTTP
         if _is_refused(error):
             page = f"https://huggingface.co/datasets/{REPOSITORY}"
-            login = "log in with `hf auth login`, or set HF_TOKEN, or let TOKEN_PATH name a file with the token"
+            login = "log in with `hf auth login`, or set HF_TOKEN, or set TOKEN_PATH to a file with the token"
             raise ValueError(f"--dataset winoground: the hub refuses access: accept the licence at {page} and {login}") from None
-        instead = "give a local copy by --data_dir, or take --dataset tiny_pairs, which ships"
+        instead = "give a local copy with --data_dir, or take --dataset tiny_pairs, which ships"
         cause = one_line(_causes(error)[-1])
-        raise FileNotFoundError(f"--dataset winoground is not to be had from the hub: {instead} ({cause})") from None
+        raise FileNotFoundError(f"--dataset winoground cannot be fetched from the hub: {instead} ({cause})") from None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
