@@ -10,13 +10,13 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffusion import classify, cli, datasets, models, noise, paths, runlog, scores, session, settings, sharding, strategy
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
-from diffusion.models import devices
 
 
 def parse_args(argv=None):
@@ -43,22 +43,19 @@ class Run:
     """What was asked for, and what is known before any weights are loaded."""
 
     data: settings.Data
+    selection: settings.Selection
+    asked: settings.Prompts
     model: settings.TextToImage
+    bank: settings.Noise
     running: settings.Running
     strategy: strategy.Strategy
     loss: str
-    options: dict  # all of them, resolved
     dataset: Any
     prompts: Any
     source: Any  # of the weights
     noise: Any  # a source of noise
-    folder: Path
-    identity: dict  # what the numbers depend on
-    selected: list[int]  # over all workers
-    done: dict[int, tuple]  # outcomes of the records of `selected` that exist
-    todo: list[int]  # of this worker
 
-    @property
+    @cached_property
     def plan(self):
         return self.strategy.plan(self.source.n_levels)
 
@@ -66,42 +63,67 @@ class Run:
     def price(self) -> int:
         return self.strategy.price(self.plan, len(self.prompts.prompts))
 
+    @cached_property
+    def folder(self) -> Path:
+        return runlog.adaptive_folder(paths.log_dir(), self.data, self.running.extra, self.model, self.strategy, self.loss)
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the numbers depend on, and which images the folder is about."""
+        hashes = {
+            "images": self.dataset.fingerprint(),
+            "prompts": fingerprint(self.prompts.prompts, self.prompts.classidx),
+            "weights": self.source.identity(),
+            "noise": self.noise.identity(),
+            "subset": sharding.subset_identity(self.selection.subset_path, len(self.dataset)),
+        }
+        method = self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed}
+        return self.data.identity() | self.model.identity() | method | hashes
+
+    @property
+    def options(self) -> dict:
+        """All of them, resolved."""
+        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.strategy, self.running)
+        return settings.options_of(*parts) | {"loss": self.loss, "strategy": self.strategy.NAME}
+
+    @cached_property
+    def selected(self) -> list[int]:
+        """Indices of the images, over all workers."""
+        return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, self.bank.seed)
+
+    @cached_property
+    def done(self) -> dict[int, runlog.Outcome]:
+        """Outcomes of the records of `selected` that exist; the work adds to it."""
+        return runlog.load_outcomes({i: self.record_path(i) for i in self.selected})
+
+    @cached_property
+    def todo(self) -> list[int]:
+        """Of this worker."""
+        return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
+
+    def record_path(self, index: int) -> Path:
+        return runlog.record_path(self.folder, index, len(self.dataset))
+
 
 def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running = cli.data_of(options), cli.running_of(options)
-    selection, asked = settings.pick(settings.Selection, options), settings.pick(settings.Prompts, options)
-    bank = settings.pick(settings.Noise, options)
+    groups = (settings.Selection, settings.Prompts, settings.Noise)
+    selection, asked, bank = (settings.pick(group, options) for group in groups)
     strategy.from_options(options["strategy"], options)  # its own mistakes first
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
-    selected = sharding.select(len(dataset), selection.subset_path, selection.imgs_to_eval, bank.seed)
     source = models.text_to_image(options["version"], options["model_path"])
-    dtype, size = devices.resolve_dtype(options["dtype"], running.device), options["img_size"] or source.default_size
-    model = settings.pick(settings.TextToImage, options, dtype=dtype, img_size=size)
     chosen.check(len(prompts.prompts), source.n_levels)
-    shape = source.latent_shape(model.img_size)
-    dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
-    rows = noise.image_noise(bank.seed, bank.noise_path, len(chosen.plan(source.n_levels).t), shape, model.img_size)
-    folder = runlog.adaptive_folder(paths.log_dir(), data, running.extra, model, chosen, loss)
-    identity = data.identity() | model.identity() | chosen.identity() | {
-        "loss": loss,
-        "seed": bank.seed,
-        "images": dataset.fingerprint(),
-        "prompts": fingerprint(prompts.prompts, prompts.classidx),
-        "weights": source.identity(),
-        "noise": rows.identity(),
-        "subset": sharding.subset_identity(selection.subset_path, len(dataset)),
-    }  # fmt: skip
-    runlog.check_config(folder, identity)
-    done = runlog.load_outcomes({i: runlog.record_path(folder, i, len(dataset)) for i in selected})
-    todo = [i for i in sharding.shard(selected, running.worker_idx, running.n_workers) if i not in done]
-    resolved = settings.options_of(data, selection, model, asked, bank, chosen, running) | {"loss": loss}
-    resolved |= {"strategy": chosen.NAME}
-    return Run(
-        data, model, running, chosen, loss, resolved, dataset, prompts, source, rows, folder, identity, selected, done, todo
-    )
+    size = options["img_size"] or source.default_size
+    model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
+    dataset.transform = transforms.sd_transform(size, model.interpolation)
+    n_pairs = len(chosen.plan(source.n_levels).t)
+    rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, source.latent_shape(size), size)
+    run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
+    runlog.check_config(run.folder, run.identity)
+    return run
 
 
 def choose_method(options: dict, dataset: str, n_prompts: int):
@@ -146,7 +168,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = prepare(vars(args))
-    announce(run)
+        announce(run)
     if run.running.dry_run:
         return 0
     with cli.bad_input():
@@ -155,7 +177,7 @@ def main(argv=None) -> int:
     def work(index, image, label):
         result = classifier(image, index)
         record = runlog.record_of(result, range(len(result.class_of)), label)
-        runlog.save_record(runlog.record_path(run.folder, index, len(run.dataset)), record)
+        runlog.save_record(run.record_path(index), record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 

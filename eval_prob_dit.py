@@ -17,7 +17,6 @@ from typing import Any
 
 from diffusion import classify, cli, datasets, models, noise, paths, runlog, scores, session, settings, sharding, strategy
 from diffusion.datasets import DATASETS, transforms
-from diffusion.models import devices
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
 SAVED = {"spatial": "_spatial", "save_eps": "_eps", "save_eps_and_var": "_epsvar", "save_vb": ""}
@@ -54,22 +53,16 @@ class Run:
     """What was asked for, and what is known before any weights are loaded."""
 
     data: settings.Data
+    selection: settings.Selection
     model: settings.ClassConditional
+    bank: settings.GridNoise
     running: settings.Running
     strategy: strategy.Strategy
-    loss: str
-    saved: str  # what a record holds, as a name
-    options: dict  # all of them, resolved
+    kept: dict  # options on classes, and what a record holds
     dataset: Any
     source: Any  # of the weights
-    notice: str | None  # what is assumed of the weights
     label_of: dict[int, int]  # class id -> label, of the candidates
     noise: Any  # a source of noise
-    folders: dict[Any, Path]  # class id -> its folder; None -> that of records of all classes
-    identity: dict  # what the numbers depend on
-    selected: list[int]  # over all workers
-    done: dict[int, tuple]  # outcomes of the images of `selected` whose records exist
-    todo: list[int]  # of this worker
 
     @cached_property
     def plan(self):
@@ -80,54 +73,103 @@ class Run:
         return self.strategy.price(self.plan, len(self.label_of))
 
     @property
+    def loss(self) -> str:
+        return self.kept["loss"]
+
+    @property
+    def saved(self) -> str:
+        """What a record holds, as a name."""
+        return next((name for name in (*SAVED, "save_errors") if self.kept[name]), "sums")
+
+    @property
     def per_class(self) -> bool:
-        return None not in self.folders
+        """Whether every class has a folder of its own."""
+        return self.kept["save_per_class"] or len(self.label_of) == 1
+
+    @cached_property
+    def folders(self) -> dict[Any, Path]:
+        """Class id -> its folder; None -> that of records of all classes."""
+        return {c: self.folder_of(c) for c in (self.label_of if self.per_class else [None])}
+
+    def folder_of(self, c: int | None) -> Path:
+        """A grid keeps all four numbers, whichever loss is asked for, so only other strategies name it."""
+        classes = f"{len(self.label_of)}classes" if c is None else f"cls{c}"
+        named = self.loss != "l2" and not isinstance(self.strategy, strategy.Grid)
+        method = self.strategy.folder() + (f"_{self.loss}" if named else "")
+        ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
+        return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, self.model.img_size, classes, method, ending)
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the numbers depend on, and which images a folder is about."""
+        hashes = {
+            "images": self.dataset.fingerprint(),
+            "weights": self.source.identity(),
+            "noise": self.noise.identity(),
+            "subset": sharding.subset_identity(self.selection.subset_path, len(self.dataset)),
+        }
+        method = {"seed": self.bank.seed, "randomize_noise": self.bank.randomize_noise, "saved": self.saved}
+        several = {} if self.per_class else {"classes": list(self.label_of), "loss": self.loss}
+        return self.data.identity() | self.model.identity() | self.strategy.identity() | method | hashes | several
+
+    @property
+    def options(self) -> dict:
+        """All of them, resolved."""
+        parts = (self.data, self.selection, self.model, self.bank, self.strategy, self.running)
+        return settings.options_of(*parts) | self.kept | {"strategy": self.strategy.NAME}
+
+    @cached_property
+    def selected(self) -> list[int]:
+        """Indices of the images, over all workers."""
+        return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, seed=None)
+
+    @cached_property
+    def done(self) -> dict[int, runlog.Outcome]:
+        """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
+        if not self.per_class:
+            return runlog.load_outcomes({i: self.record_paths(i)[None] for i in self.selected})
+        whole = (i for i in self.selected if not self.missing(i))
+        return {i: self.per_class_outcome(int(self.dataset.labels[i])) for i in whole}
+
+    @cached_property
+    def todo(self) -> list[int]:
+        """Of this worker."""
+        return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
+
+    def record_paths(self, index: int) -> dict[Any, Path]:
+        """Class id (None: all of them) -> the file of this image; names are not padded, as published."""
+        return {c: folder / f"{index}.pt" for c, folder in self.folders.items()}
+
+    def missing(self, index: int) -> list[int]:
+        """Classes without a readable record of this image."""
+        return [c for c, path in self.record_paths(index).items() if not path.exists() or runlog.load_errors(path) is None]
+
+    def per_class_outcome(self, label: int) -> runlog.Outcome:
+        return runlog.Outcome(label, None, len(self.folders) * len(self.plan.t))
 
 
 def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    data, running = cli.data_of(options), cli.running_of(options)
-    selection, bank = settings.pick(settings.Selection, options), cli.grid_noise_of(options)
-    chosen, per_class, saved = choose_method(options)
+    data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
+    selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
     dataset = datasets.open_images(data)
     source = models.class_conditional(options["model"], options["model_path"], options["img_size"], options["vae_path"])
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     chosen.check(len(label_of), source.n_levels)
-    dtype = devices.resolve_dtype(options["dtype"], running.device)
-    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=source.default_size)
-    dataset.transform = transforms.adm_transform(model.img_size)
-    selected = sharding.select(len(dataset), selection.subset_path, selection.imgs_to_eval, seed=None)
-    shape, n_pairs = source.latent_shape(model.img_size), len(chosen.plan(source.n_levels).t)
-    rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size, bank.by_position)
-    classes = list(label_of)
-    per_class = per_class or len(classes) == 1
-    identity = data.identity() | model.identity() | chosen.identity() | {
-        "seed": bank.seed,
-        "randomize_noise": bank.randomize_noise,
-        "images": dataset.fingerprint(),
-        "weights": source.identity(),
-        "noise": rows.identity(),
-        "subset": sharding.subset_identity(selection.subset_path, len(dataset)),
-        "saved": saved,
-    }  # fmt: skip
-    identity |= {} if per_class else {"classes": classes, "loss": options["loss"]}
-    folders = {c: folder_of(options, data, running, model, chosen, saved, classes, c) for c in (classes if per_class else [None])}
-    for c, folder in folders.items():
-        runlog.check_config(folder, identity | {"cls": c})
+    size, dtype = source.default_size, cli.dtype_of(options, running)
+    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
+    dataset.transform = transforms.adm_transform(size)
+    n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(size)
+    rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
-    resolved = settings.options_of(data, selection, model, bank, chosen, running) | kept | {"strategy": chosen.NAME}
-    known = (dataset, source, source.notice(), label_of, rows, folders, identity, selected)
-    run = Run(data, model, running, chosen, options["loss"], saved, resolved, *known, {}, [])
-    run.done.update(find_done(run))
-    run.todo.extend(i for i in sharding.shard(selected, running.worker_idx, running.n_workers) if i not in run.done)
+    run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
+    for c, folder in run.folders.items():
+        runlog.check_config(folder, run.identity | {"cls": c})
     return run
 
 
-def choose_method(options: dict) -> tuple[strategy.Strategy, bool, str]:
-    """The strategy, whether a class has a folder of its own, and what a record holds.
-
-    Raises ValueError for options that exclude each other.
-    """
+def choose_method(options: dict) -> strategy.Strategy:
+    """The strategy. Raises ValueError for options that exclude each other."""
     kept = [f"--{name}" for name in SAVED if options[name]]
     single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
     if len(kept) > 1:
@@ -141,7 +183,7 @@ def choose_method(options: dict) -> tuple[strategy.Strategy, bool, str]:
         check_elimination(options, single)
     elif single and options["save_errors"]:
         raise ValueError("--save_errors needs several classes in one record: give --cls several, without --save_per_class")
-    return chosen, options["save_per_class"], next((n for n in (*SAVED, "save_errors") if options[n]), "sums")
+    return chosen
 
 
 def choose_strategy(options: dict) -> strategy.Strategy:
@@ -182,36 +224,6 @@ def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[
     return {c: label for c, label in label_of.items() if chosen is None or c in chosen}
 
 
-def folder_of(options: dict, data, running, model, chosen, saved: str, classes: list[int], c: int | None) -> Path:
-    """The run folder of class c, or of records of all classes. A grid keeps all four numbers, whichever loss is asked for."""
-    named = f"{len(classes)}classes" if c is None else f"cls{c}"
-    loss = f"_{options['loss']}" if options["loss"] != "l2" and not isinstance(chosen, strategy.Grid) else ""
-    ending = ("_randnoise" if options["randomize_noise"] else "") + SAVED.get(saved, "")
-    return runlog.dit_folder(paths.log_dir(), data, running.extra, model.img_size, named, chosen.folder() + loss, ending)
-
-
-def record_paths(run: Run, index: int) -> dict[Any, Path]:
-    """Class id (None: all of them) -> the file of this image; names are not padded, as published."""
-    return {c: folder / f"{index}.pt" for c, folder in run.folders.items()}
-
-
-def find_done(run: Run) -> dict[int, tuple]:
-    """Outcomes of the selected images whose every record exists and can be read."""
-    if not run.per_class:
-        return runlog.load_outcomes({i: record_paths(run, i)[None] for i in run.selected})
-    whole = (i for i in run.selected if not missing(run, i))
-    return {i: per_class_outcome(run, int(run.dataset.labels[i])) for i in whole}
-
-
-def missing(run: Run, index: int) -> list[int]:
-    """Classes without a readable record of this image."""
-    return [c for c, path in record_paths(run, index).items() if not path.exists() or runlog.load_errors(path) is None]
-
-
-def per_class_outcome(run: Run, label: int):
-    return runlog.Outcome(label, None, len(run.folders) * len(run.plan.t))
-
-
 # ---------------------------------------------------------------- one image
 
 
@@ -247,7 +259,7 @@ def announce(run: Run):
         partial if run.options["imgs_to_eval"] and len(set(labels)) < len(run.dataset.classes) else None,
         f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong" if lost and n > 1 else None,
         run.strategy.notice(run.source.n_levels),
-        run.notice,
+        run.source.notice(),
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
@@ -289,7 +301,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = prepare(vars(args))
-    announce(run)
+        announce(run)
     if run.running.dry_run:
         return 0
     with cli.bad_input():
@@ -300,15 +312,15 @@ def main(argv=None) -> int:
     def work(index, image, label):
         """All classes in one record."""
         record = record_of(run, classifier(image, index), label)
-        runlog.save_record(record_paths(run, index)[None], record)
+        runlog.save_record(run.record_paths(index)[None], record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
     def work_per_class(index, image, label):
-        x0, lacking = network.denoiser.encode(image), missing(run, index)
+        x0, lacking = network.denoiser.encode(image), run.missing(index)
         for c in lacking:
-            runlog.save_record(record_paths(run, index)[c], errors_of_class(run, network, x0, c))
-        run.done[index] = per_class_outcome(run, label)
+            runlog.save_record(run.record_paths(index)[c], errors_of_class(run, network, x0, c))
+        run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)

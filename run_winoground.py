@@ -20,7 +20,7 @@ from typing import Any
 from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding
 from diffusion.datasets import pairs, transforms
 from diffusion.metrics import PairScores
-from diffusion.models import clip, devices
+from diffusion.models import clip
 from diffusion.strategy import Grid
 
 VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the paper
@@ -139,8 +139,8 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
     bank = cli.grid_noise_of(options)
     source = models.text_to_image(options["version"], options["model_path"])
-    dtype, size = devices.resolve_dtype(options["dtype"], running.device), options["img_size"] or source.default_size
-    model = settings.pick(settings.TextToImage, options, dtype=dtype, img_size=size)
+    size = options["img_size"] or source.default_size
+    model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
     n_pairs, shape = len(grid.plan(source.n_levels).t), source.latent_shape(size)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     return Diffusion(source, model, grid, bank.seed, rows), (model, grid, bank)
@@ -210,7 +210,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = prepare(vars(args))
-    announce(run)
+        announce(run)
     if run.running.dry_run:
         return 0
     with cli.bad_input():

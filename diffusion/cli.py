@@ -197,6 +197,11 @@ def running_of(options: dict) -> settings.Running:
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
 
 
+def dtype_of(options: dict, running: settings.Running) -> str:
+    """The network's, by name."""
+    return devices.resolve_dtype(options["dtype"], running.device)
+
+
 def grid_noise_of(options: dict) -> settings.GridNoise:
     """The noise of a grid. Raises ValueError for rows by position in batches of a size that is not known."""
     noise, size = settings.pick(settings.GridNoise, options), options["batch_size"]
