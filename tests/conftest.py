@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 TINY_SD20 = GOLDEN / "tiny-sd20"
+SETTINGS = ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH")  # the caller's, which no test may see
 
 
 def load_script(name):
@@ -50,19 +51,56 @@ def write_run(folder, errors, t, labels, names=None):
     return folder
 
 
-def start(command, *argv):
-    """A command of ours as a process of its own with one thread."""
-    words = [sys.executable, str(ROOT / command), *map(str, argv)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def said(number=0):
+    """What process `number` of the last that `forked` started in this folder has printed: (stdout, stderr)."""
+    return Path(f"out.{number}").read_text(), Path(f"err.{number}").read_text()
 
 
-def wait_for_records(folder, n, child):
-    """Until the process has written n records into the folder."""
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*.pt"))) < n:
-        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
-        time.sleep(0.01)
+class Forked:
+    """Starts commands through tests/forking.py, in one thread each."""
+
+    def __init__(self):
+        words = [sys.executable, str(ROOT / "tests" / "forking.py")]
+        environment = {name: value for name, value in os.environ.items() if name not in SETTINGS} | {"OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        assert self.server.stdout.readline() == "ready\n"
+
+    def ask(self, **request):
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def start(self, environments, argv, command="eval_prob_adaptive"):
+        """A process for each environment -> their ids."""
+        argv = [str(word) for word in argv]
+        return self.ask(command=command, argv=argv, folder=str(Path.cwd()), environments=environments)
+
+    def wait(self, children):
+        """Their exit codes, once all have ended; negative for signals."""
+        return self.ask(wait=children)
+
+    def run(self, environments, argv, command="eval_prob_adaptive"):
+        return self.wait(self.start(environments, argv, command))
+
+    def wait_for_records(self, folder, n, children):
+        """Until the processes have written n records into the folder."""
+        deadline = time.monotonic() + 180
+        while not enough_records(folder, n):
+            over = all(self.ask(ended=children)) and not enough_records(folder, n)
+            assert not over and time.monotonic() < deadline, [said(i) for i in range(len(children))]
+            time.sleep(0.01)
+
+
+def enough_records(folder, n):
+    return len(list(folder.glob("*.pt"))) >= n
+
+
+@pytest.fixture(scope="session")
+def forked():
+    started = Forked()
+    yield started
+    started.server.stdin.close()
+    started.server.wait()
 
 
 @pytest.fixture
@@ -81,7 +119,7 @@ def tiny_dit(tmp_path_factory):
 def empty_folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, offline, without the caller's settings."""
     monkeypatch.chdir(tmp_path)
-    for name in ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH"):
+    for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

@@ -1,7 +1,8 @@
 """Starts our commands by forking from a process that has imported everything: a start takes a second instead of ten.
 
 Requests come as lines of JSON: {"command", "argv", "folder", "environments"} starts one process for each environment, its output
-in the folder's out.0, err.0, ..., and is answered with their ids; {"wait": ids} with their exit codes, negative for signals.
+in the folder's out.0, err.0, ..., and is answered with their ids; {"wait": ids} with their exit codes, negative for signals;
+{"ended": ids} at once with whether each has ended.
 The first line printed is `ready`. No thread runs here, a store's least of all: a lock that one holds would stay locked in a fork.
 """
 
@@ -9,19 +10,11 @@ import importlib
 import json
 import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import preload  # noqa: F401
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401
-from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
-import eval_prob_adaptive  # noqa: F401
-import eval_prob_dit  # noqa: F401
-import run_winoground  # noqa: F401
-from diffusion import models, noise, session  # noqa: F401
-from diffusion.datasets import loader  # noqa: F401
+from diffusion import session
 
 
 def start(number, environment, command, argv, folder):
@@ -44,17 +37,25 @@ def start(number, environment, command, argv, folder):
     os._exit(code or 0)
 
 
+def ended(child):
+    """Whether a child has ended; it can still be waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def answer(request):
+    if "wait" in request:
+        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in request["wait"]]
+    if "ended" in request:
+        return [ended(child) for child in request["ended"]]
+    environments = request.pop("environments")
+    return [start(i, environment, **request) for i, environment in enumerate(environments)]
+
+
 def main():
     torch.set_num_threads(1)
     print("ready", flush=True)
     for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            answer = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in request["wait"]]
-        else:
-            environments = request.pop("environments")
-            answer = [start(i, environment, **request) for i, environment in enumerate(environments)]
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 main()

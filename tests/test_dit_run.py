@@ -1,14 +1,16 @@
 """Whole runs of eval_prob_dit.py on a tiny real transformer with random weights: records, interruptions, other test sets."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script, start, wait_for_records
+from conftest import GOLDEN, TINY_SD20, load_script
 from PIL import Image
 from test_dit_model import TINY, randomised
 
@@ -202,13 +204,13 @@ def test_half_precision_networks_give_float32_terms_near_those_of_float32(dtype,
 
 
 @pytest.mark.parametrize("mode", [[], ["--save_per_class"]])
-def test_kill_9_and_continue(mode, run, tiny_dit):
+def test_kill_9_and_continue(mode, run, tiny_dit, forked):
     argv = [*CLOTHES, *GRID, "--imgs_to_eval", 30, *mode]
     watched = Path("data/fashion_mnist/DiT64x64_cls9_t200_1trials") if mode else FOLDER
-    child = start("eval_prob_dit.py", *tiny_dit, *argv)
-    wait_for_records(watched, 2, child)
-    child.kill()
-    child.communicate()
+    children = forked.start([{}], [*tiny_dit, *argv], "eval_prob_dit")
+    forked.wait_for_records(watched, 2, children)
+    os.kill(children[0], signal.SIGKILL)
+    forked.wait(children)
     code, out, err = run(*argv)
     assert code == 0 and re.search(r"Images: \d+ to do here, [1-9]\d* of 30 done before", out), err
     killed = Path("killed")

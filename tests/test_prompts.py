@@ -1,18 +1,14 @@
 """Prompt CSVs: what is read, what is refused, and that the shipped ones are what the script writes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, load_script
 
 from diffusion.datasets import DATASETS
 from diffusion.datasets.prompts import prompts_from_classes, read_prompts
 from diffusion.training.scenes import NOUNS
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "write_prompts.py"
 CLASSES = json.loads((ROOT / "prompts" / "classes.json").read_text(encoding="utf-8"))
 SHIPPED = sorted((ROOT / "prompts").glob("*_prompts.csv"))
 
@@ -23,8 +19,9 @@ def write(tmp_path, text, encoding="utf-8"):
     return path
 
 
-def run_script(*arguments, cwd):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+@pytest.fixture
+def run_script(run_main):
+    return lambda *argv: run_main(load_script("write_prompts").main, *argv)
 
 
 # ---------------------------------------------------------------- reading
@@ -108,10 +105,10 @@ def test_other_braces_in_names_and_templates_are_left_alone():
 # ---------------------------------------------------------------- the shipped files
 
 
-def test_the_shipped_csvs_are_what_the_script_writes(tmp_path):
+def test_the_shipped_csvs_are_what_the_script_writes(tmp_path, run_script):
     """From another folder, all at once: same names, same bytes."""
-    result = run_script("all", "--out", tmp_path / "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    code, _, err = run_script("all", "--out", tmp_path / "out")
+    assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in SHIPPED]
     for path in SHIPPED:
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
@@ -166,10 +163,10 @@ def test_imagenet_a_has_200_classes():
 # ---------------------------------------------------------------- the script on own classes
 
 
-def test_own_classes(tmp_path):
+def test_own_classes(tmp_path, run_script):
     (tmp_path / "names.txt").write_text("sea_horse\n\n ant \n")
-    result = run_script("mine", "--classes", "names.txt", "--template", "a {}!", "--out", "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    code, _, err = run_script("mine", "--classes", "names.txt", "--template", "a {}!", "--out", "out")
+    assert code == 0, err
     text = (tmp_path / "out" / "mine_prompts.csv").read_text()
     assert text == "prompt,classname,classidx\na sea horse!,sea_horse,0\na ant!,ant,1\n"
 
@@ -183,10 +180,10 @@ def test_own_classes(tmp_path):
         (["pets", "--template", "a {}"], "--template is for your own --classes"),
     ],
 )
-def test_bad_input_writes_nothing(arguments, message, tmp_path):
+def test_bad_input_writes_nothing(arguments, message, tmp_path, run_script):
     (tmp_path / "names.txt").write_text("ant\n")
-    result = run_script(*arguments, "--out", "out", cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    code, _, err = run_script(*arguments, "--out", "out")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()

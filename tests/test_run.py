@@ -1,6 +1,7 @@
 """Whole runs of eval_prob_adaptive.py on a tiny real model with random weights: bookkeeping, resuming, failures."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script, start, wait_for_records
+from conftest import TINY_SD20, load_script, said
 from PIL import Image
 
 import eval_prob_adaptive
@@ -146,12 +147,12 @@ def options(out):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_after_the_image_in_work(number, run):
-    child = start("eval_prob_adaptive.py", *RUN)
-    wait_for_records(FOLDER, 2, child)
-    child.send_signal(number)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == 128 + number
+def test_a_signal_stops_after_the_image_in_work(number, run, forked):
+    children = forked.start([{}], RUN)
+    forked.wait_for_records(FOLDER, 2, children)
+    os.kill(children[0], number)
+    assert forked.wait(children) == [128 + number]
+    out, err = said()
     assert f"Stopped by {number.name}: run the same command to continue." in err and "Traceback" not in err
     saved = records()
     assert 2 <= len(saved) < 1000 and f"n = {len(saved)}" in out
@@ -159,11 +160,11 @@ def test_a_signal_stops_after_the_image_in_work(number, run):
     assert code == 0 and f"{len(saved)} of 1000 done before" in out
 
 
-def test_kill_9_and_continue(run):
-    child = start("eval_prob_adaptive.py", *RUN, "--imgs_to_eval", "40")
-    wait_for_records(FOLDER, 3, child)
-    child.kill()
-    child.communicate()
+def test_kill_9_and_continue(run, forked):
+    children = forked.start([{}], [*RUN, "--imgs_to_eval", 40])
+    forked.wait_for_records(FOLDER, 3, children)
+    os.kill(children[0], signal.SIGKILL)
+    forked.wait(children)
     code, out, err = run(*RUN, "--imgs_to_eval", 40)
     assert code == 0, err
     killed = records()

@@ -1,14 +1,16 @@
 """Whole runs of run_winoground.py: the golden cases, bookkeeping, interruptions, bad input, and the shipped models."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script, start, wait_for_records
+from conftest import GOLDEN, TINY_SD20, load_script
 from PIL import Image
 
 import run_winoground
@@ -149,13 +151,13 @@ def test_workers_and_batch_sizes_do_not_change_numbers(run, monkeypatch):
             torch.testing.assert_close(errors, other[pair], rtol=1e-5, atol=0)
 
 
-def test_kill_9_and_continue(run):
+def test_kill_9_and_continue(run, forked):
     argv = [*SMALL, "--t_interval", 20]
     folder = Path("data/winoground/sd_v2-0_t20_1trials")
-    child = start("run_winoground.py", *argv)
-    wait_for_records(folder, 2, child)
-    child.kill()
-    child.communicate()
+    children = forked.start([{}], argv, "run_winoground")
+    forked.wait_for_records(folder, 2, children)
+    os.kill(children[0], signal.SIGKILL)
+    forked.wait(children)
     code, out, err = run(*argv)
     assert code == 0 and re.search(r"Examples: \d to do here, [2-8] of 8 done before", out), err
     assert sorted(int(path.stem) for path in folder.glob("*.pt")) == list(range(8)) and "n = 8" in out
