@@ -135,8 +135,10 @@ def test_what_is_expected_is_no_accident():
 
 
 def same(one, other):
-    """Two records hold the same, but for the seconds, and sums of squares that are no longer kept; floats to 1e-4, as this machine
-    may not be the one that wrote the other."""
+    """Two records hold the same, but for the seconds, and sums of squares that are no longer kept.
+
+    Floats to 1e-4, as this machine may not be the one that wrote the other.
+    """
     if isinstance(one, dict):
         keys, others = ({*record} - {"seconds", "squares"} for record in (one, other))
         return keys == others and all(same(one[key], other[key]) for key in keys)

@@ -378,7 +378,7 @@ def test_failures_of_every_process_are_told_by_the_first(forked, crew, tmp_path)
     argv = ["--dataset", "folder", "--data_dir", tmp_path / "pictures", *MODEL, "--to_keep", "1", "--n_samples", "3"]
     assert forked.run(crew(3), argv) == [1, 0, 0]
     out, err = said()
-    assert "error: 6 images failed, all others are done" in err and err.count(".png") >= 6 and "n = 6" in out
+    assert "error: 6 images failed, all others were evaluated" in err and err.count(".png") >= 6 and "n = 6" in out
     assert said(1) == said(2) == ("", "")
 
 
