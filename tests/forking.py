@@ -37,18 +37,27 @@ def start(number, environment, command, argv, folder):
     os._exit(code or 0)
 
 
-def ended(child):
-    """Whether a child has ended; it can still be waited for."""
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+codes = {}  # of children that have ended: process id -> exit code
+
+
+def ended(child, options=os.WNOHANG):
+    """Whether a child has ended, which without WNOHANG is waited for."""
+    if child not in codes:
+        number, status = os.waitpid(child, options)
+        codes.update({child: os.waitstatus_to_exitcode(status)} if number else {})
+    return child in codes
 
 
 def answer(request):
     if "wait" in request:
-        return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in request["wait"]]
+        return [codes[child] for child in request["wait"] if ended(child, 0)]
     if "ended" in request:
         return [ended(child) for child in request["ended"]]
     environments = request.pop("environments")
-    return [start(i, environment, **request) for i, environment in enumerate(environments)]
+    children = [start(i, environment, **request) for i, environment in enumerate(environments)]
+    for child in children:
+        codes.pop(child, None)  # an id may come again
+    return children
 
 
 def main():
