@@ -145,21 +145,13 @@ def announce(run: Run):
 
 def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json."""
-    before = runlog.read_config(run.folder) or {}
-    shape = run.source.latent_shape(run.model.img_size)
+    before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     network = session.start_network(run.source.load, run.prompts.prompts, shape, run.running, run.model.dtype, run.price,
-                                    before.get("batch_size_found"))  # fmt: skip
+                                    before)  # fmt: skip
     if session.team().leads:
-        more = {
-            "candidates": {"labels": run.prompts.classidx, "names": run.prompts.classnames},
-            "n_levels": len(network.denoiser.levels),
-            "error_space": network.denoiser.space,
-            "batch_size_found": network.found,
-        }
-        config = runlog.describe(
-            "eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options, len(run.selected), **more
-        )
-        runlog.write_config(run.folder, config)
+        candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
+        what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
+        runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
     return classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
                                run.noise, network.batch)  # fmt: skip
 

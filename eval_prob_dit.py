@@ -271,21 +271,15 @@ def announce(run: Run):
 
 def start(run: Run):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
-    before = runlog.read_config(next(iter(run.folders.values()))) or {}
-    shape = run.source.latent_shape(run.model.img_size)
+    before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
     network = session.start_network(run.source.load, list(run.label_of), shape, run.running, run.model.dtype, run.price,
-                                    before.get("batch_size_found"))  # fmt: skip
+                                    before)  # fmt: skip
     labels = list(run.label_of.values())
-    more = {
-        "candidates": {"labels": labels, "names": [run.dataset.classes[label] for label in labels]},
-        "n_levels": len(network.denoiser.levels),
-        "error_space": network.denoiser.space,
-        "batch_size_found": network.found,
-    }
+    candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
     kind = runlog.ONE_CLASS if run.per_class else runlog.CLASSIFICATION
     for c, folder in run.folders.items() if session.team().leads else ():
-        config = runlog.describe("eval_prob_dit", kind, run.identity | {"cls": c}, run.options, len(run.selected), **more)
-        runlog.write_config(folder, config)
+        what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
+        runlog.write_config(folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
     return network
 
 

@@ -174,8 +174,7 @@ def diffusion_matcher(run: Run):
 
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
-    before = (runlog.read_config(run.folder) or {}).get("batch_size_found")
-    captions = list(run.data.examples[0].captions)
+    captions, before = list(run.data.examples[0].captions), runlog.found_batch_size(run.folder)
     network = session.start_network(scorer.source.load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
@@ -186,7 +185,7 @@ def diffusion_matcher(run: Run):
         errors = kernel.errors(denoiser, x0, denoiser.embed(list(captions)), t, bank, scores.l2, network.batch)
         return errors.view(4, -1, scorer.grid.n_trials).unbind()  # [2,2,S], caption by caption
 
-    return match, {"n_levels": len(denoiser.levels), "error_space": denoiser.space, "batch_size_found": network.found}
+    return match, network.about
 
 
 def contrastive_matcher(run: Run):

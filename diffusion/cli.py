@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from diffusion import files, paths, settings, sharding
 from diffusion.models import devices
-from diffusion.strategy import STRATEGIES
+from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
 
@@ -146,14 +146,15 @@ def add_strategy_options(parser, default: str | None = "stages", told="stages"):
 
 
 def _add_option(group, strategy, field):
-    about, shared = field.metadata, sum(field.name in {f.name for f in fields(other)} for other in STRATEGIES.values()) > 1
-    default = "" if shared or field.default == () else f" (default: {field.default})"
+    about, owners = field.metadata, [s for s in STRATEGIES.values() if field.name in option_names(s)]
+    default = f" (default: {field.default})" if field.default != () else ""
+    only = f"{strategy.NAME}: {about['help']}{default}"
     group.add_argument(
         f"--{field.name}",
         type=about["type"] if about["least"] is None else at_least(about["least"]),
         nargs="+" if about["several"] else None,
         metavar=about["metavar"],
-        help=about["help"] if shared else f"{strategy.NAME}: {about['help']}{default}",
+        help=about["help"] if len(owners) > 1 else only,
     )
 
 

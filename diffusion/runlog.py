@@ -117,6 +117,11 @@ def read_config(folder: Path) -> dict | None:
         raise ValueError(f"{path} is not readable JSON ({error}): restore it, or name a new run with --extra") from None
 
 
+def found_batch_size(folder: Path) -> int | None:
+    """What --batch_size auto found at an earlier start of the run in this folder."""
+    return (read_config(folder) or {}).get("batch_size_found")
+
+
 def _as_now(config: dict) -> dict:
     """A config with what older ones do not say: the command, the kind of record, and which noise rows it took."""
     if "command" in config:

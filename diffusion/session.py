@@ -21,6 +21,12 @@ class Network(NamedTuple):
     batch: Any  # kernel.Batch
     found: int | None
 
+    @property
+    def about(self) -> dict:
+        """What config.json says of it."""
+        levels, space = len(self.denoiser.levels), self.denoiser.space
+        return {"n_levels": levels, "error_space": space, "batch_size_found": self.found}
+
 
 def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
     """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, compiles, and prints both.

@@ -241,17 +241,17 @@ class Grid(Strategy):
 STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race)}  # what --strategy offers
 
 
-def from_options(name: str, options: dict, defaults: dict | None = None) -> Strategy:
-    """The strategy of this name with the options that were given, those of `defaults` for others, else its own defaults.
+def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:
+    """The strategy of this name with the options that are not None in `given`, for others those of `defaults`, else its own.
 
     Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
     """
     own = option_names(STRATEGIES[name])
     for other in STRATEGIES.values():
         for flag in option_names(other):
-            if options.get(flag) is not None and flag not in own:
+            if given.get(flag) is not None and flag not in own:
                 raise ValueError(f"--{flag} is for --strategy {other.NAME}: add that, or leave --{flag} out")
-    return _build(STRATEGIES[name], (defaults or {}) | {flag: value for flag, value in options.items() if value is not None})
+    return _build(STRATEGIES[name], (defaults or {}) | {flag: value for flag, value in given.items() if value is not None})
 
 
 def of_identity(identity: dict) -> Strategy:

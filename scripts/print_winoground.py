@@ -60,8 +60,8 @@ def read_configs(folders) -> dict[Path, dict]:
         if not folder.is_dir():
             raise ValueError(f"{folder} does not exist: give a run folder")
         config = runlog.read_config(folder)
-        if config and config["identity"]["dataset"] not in PAIR_DATASETS:
-            raise ValueError(f"{folder} is a run on {config['identity']['dataset']}: give one of run_winoground.py")
+        if config and config["kind"] != runlog.PAIRS:
+            raise ValueError(f"{folder} is a run of {config['command']}.py: give one of run_winoground.py")
         configs |= {folder: config} if config else {}
     return configs
 

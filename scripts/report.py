@@ -56,16 +56,27 @@ def read(folder: Path, prompt_path):
         raise ValueError(f"{error}{hint(folder)}") from None
 
 
+HINTS = {
+    runlog.ONE_CLASS: ". It holds errors of one DiT class: give all class folders to scripts/print_dit_acc.py",
+    runlog.PAIRS: ". It holds captions and images: give it to scripts/print_winoground.py",
+}
+
+
 def hint(folder: Path) -> str:
-    """Which other script reads the folder, if one does."""
+    """Which other script reads the folder, if one does: by its config, or of a log of the reference by its records."""
+    config = runlog.read_config(folder)
+    return HINTS.get(config["kind"] if config else kind_of_records(folder), "")
+
+
+def kind_of_records(folder: Path) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in runlog.list_records(folder).values():
             if runlog.load_errors(path) is not None:
-                return ". It holds errors of one DiT class: give all class folders to scripts/print_dit_acc.py"
+                return runlog.ONE_CLASS
             if runlog.load_pair(path) is not None:
-                return ". It holds captions and images: give it to scripts/print_winoground.py"
-    return ""
+                return runlog.PAIRS
+    return None
 
 
 # ---------------------------------------------------------------- the tables

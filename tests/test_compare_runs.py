@@ -61,6 +61,6 @@ def test_bad_input(compare):
     save("a", 0, [[1.0] * 4] * 2, 0, 0)
     save("b", 1, [[1.0] * 4] * 2, 0, 0)
     save("c", 0, [[1.0] * 4] * 3, 0, 0)
-    for other, told in (("b", "no image in common"), ("c", "other classes"), ("d", "no readable record")):
+    for other, told in (("b", "no image in common"), ("c", "different classes"), ("d", "no readable record")):
         code, _, err = compare("a", other)
         assert code == 2 and err.count("\n") == 1 and told in err, err

@@ -54,7 +54,7 @@ def test_curves_are_the_records_less_the_winner(plot, errors):
     write_run(Path("run"), errors, [500, 500, 100, 100, 900, 900], [0, 3, 1], CLASSES)
     code, out, err = plot("run", "--image", 1, "--top", 2, "-o", "new/one.png")
     assert code == 0 and "image 1, dress: a $5 or $^_6$ bag wins" in out
-    assert "Note: without the image" in err and "config.json" in err and err.count("\n") == 1
+    assert "Note: drawn without the image" in err and "config.json" in err and err.count("\n") == 1
     rows = table("new/one.csv")
     assert [(row["class"], int(row["t"])) for row in rows] == [(CLASSES[k], t) for k in (0, 1, 3) for t in (100, 500, 900)]
     place = {500: 0, 100: 2, 900: 4}

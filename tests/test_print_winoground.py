@@ -38,7 +38,8 @@ def write_records(folder, records):
 
 def write_config(folder, dataset="winoground", data_dir=None, expected=8, **identity):
     config = {"identity": {"dataset": dataset} | identity, "options": {"data_dir": data_dir}, "images_expected": expected}
-    runlog.write_config(Path(folder), config)
+    command = {} if dataset == "fashion_mnist" else {"command": "run_winoground", "kind": runlog.PAIRS}
+    runlog.write_config(Path(folder), command | config)
 
 
 def make_set(folder, tags):
@@ -293,4 +294,4 @@ def test_runs_of_different_sets_are_refused(report, tmp_path):
     refuse(report(a, c), "c was made with other images")
     d = write_records(tmp_path / "d", {0: GROUP})
     write_config(d, dataset="fashion_mnist")
-    refuse(report(d), "d is a run on fashion_mnist", "run_winoground.py")
+    refuse(report(d), "d is a run of eval_prob_adaptive.py", "run_winoground.py")

@@ -372,7 +372,7 @@ def test_names_are_escaped(report):
 )
 def test_mistakes_without_their_images(changes, told, report):
     page = report(write_run("full", FULL, **changes))
-    assert "not at hand" in page and told in text_of(page) and check(page).images == []
+    assert "not available" in page and told in text_of(page) and check(page).images == []
     assert "10.39 SE on 4 pairs" in page
 
 
