@@ -56,7 +56,7 @@ def check_config(folder: Path, identity: dict) -> None:
                 f"{folder} holds records without a {CONFIG}, so another program made them: start a new run folder with --extra"
             )
         return
-    saved = read_config(folder)["identity"]
+    saved, identity = read_config(folder)["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
         told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
@@ -222,6 +222,12 @@ def load_pairs(folder: Path) -> dict[int, PairScores]:
     """Example id -> scores of every readable record `<id>.pt` in the folder, ascending."""
     loaded = ((example_id, load_pair(path)) for example_id, path in list_records(folder).items())
     return {example_id: scores for example_id, scores in loaded if scores is not None}
+
+
+def load_pair_records(folder: Path) -> dict[int, dict]:
+    """Example id -> the four tensors or logits of every readable record `<id>.pt` in the folder, ascending."""
+    loaded = ((i, _load(path, lambda record: pair_scores(record) and record)) for i, path in list_records(folder).items())
+    return {example_id: record for example_id, record in loaded if record is not None}
 
 
 def _load(path: Path, convert):

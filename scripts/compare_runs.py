@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, metrics, session
+from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import figures, tables
 
 
@@ -50,41 +50,92 @@ def relative_differences(pairs):
     return np.concatenate(found)
 
 
-def compare(careful, fast) -> dict:
-    """The figures of the table."""
-    pairs = common_images(careful, fast)
-    labels, preds, others = zip(*((a.label, a.pred, b.pred) for a, b in pairs), strict=True)
-    differences = relative_differences(pairs)
+def identical(one, other) -> bool:
+    """Whether two records of an image hold the same to the last bit: the prediction, and all errors or their sums."""
+    if one.pred != other.pred or one.t.tolist() != other.t.tolist():
+        return False
+    if one.errors is None or other.errors is None:
+        return one.means.tolist() == other.means.tolist()
+    return all(a.tolist() == b.tolist() for a, b in zip(one.errors, other.errors, strict=True))
+
+
+def figures_of(right, rights_other, agree, spent, same, differences) -> dict:
+    """The figures of the table, of paired lists [n]: right or wrong in each run, whether they agree, (evaluations, evaluations of
+    the other), whether records are identical; and of the relative differences of errors [m]."""
+    n = len(right)
     return {
-        "agreement": metrics.top1(others, preds),
-        "accuracy": metrics.top1(preds, labels),
-        "accuracy_other": metrics.top1(others, labels),
-        "p": metrics.mcnemar([p == y for p, y in zip(preds, labels, strict=True)],
-                             [p == y for p, y in zip(others, labels, strict=True)]).p_value,
-        "evaluations": sum(int(a.counts.sum()) for a, _ in pairs) / len(pairs),
-        "evaluations_other": sum(int(b.counts.sum()) for _, b in pairs) / len(pairs),
+        "agreement": metrics.proportion(agree),
+        "accuracy": metrics.proportion(right),
+        "accuracy_other": metrics.proportion(rights_other),
+        "p": metrics.mcnemar(right, rights_other).p_value,
+        "evaluations": sum(a for a, _ in spent) / n,
+        "evaluations_other": sum(b for _, b in spent) / n,
+        "identical": sum(same),
         "errors_compared": len(differences),
         "mean_relative_difference": float(differences.mean()) if len(differences) else None,
+    }
+
+
+def compare_images(careful, fast) -> dict:
+    pairs = common_images(careful, fast)
+    return figures_of(
+        [a.pred == a.label for a, _ in pairs],
+        [b.pred == b.label for _, b in pairs],
+        [a.pred == b.pred for a, b in pairs],
+        [(int(a.counts.sum()), int(b.counts.sum())) for a, b in pairs],
+        [identical(a, b) for a, b in pairs],
+        relative_differences(pairs),
+    )
+
+
+def compare_examples(careful: Path, fast: Path) -> dict:
+    """The same of two Winoground runs by their text scores. Raises ValueError without an example in common."""
+    import numpy as np
+
+    one, other = (runlog.load_pair_records(folder) for folder in (careful, fast))
+    pairs = [(one[i], other[i]) for i in sorted(one.keys() & other.keys())]
+    if not pairs:
+        raise ValueError(f"{careful} and {fast} have no example in common")
+    text, text_other = ([bool(runlog.pair_outcome(pair[k]).right) for pair in pairs] for k in (0, 1))
+    spent = [tuple(runlog.pair_outcome(record).evaluations for record in pair) for pair in pairs]
+    values = [[np.concatenate([np.ravel(v) for v in record.values()]).astype(float) for record in pair] for pair in pairs]
+    comparable = [(a, b) for a, b in values if a.shape == b.shape]  # else other timesteps
+    differences = np.concatenate([np.empty(0), *(np.abs(b - a) / np.abs(a) for a, b in comparable)])
+    agree, same = [x == y for x, y in zip(text, text_other, strict=True)], [a.tolist() == b.tolist() for a, b in values]
+    return figures_of(text, text_other, agree, spent, same, differences)
+
+
+def is_of_pairs(folder: Path) -> bool:
+    config = runlog.read_config(folder)
+    return bool(config) and config["kind"] == runlog.PAIRS
+
+
+def table_rows(result: dict, of_pairs: bool) -> dict:
+    difference = result["mean_relative_difference"]
+    prediction, accuracy, unit = ("text score", "text score", "example") if of_pairs else ("prediction", "accuracy", "image")
+    return {
+        f"same {prediction}": result["agreement"],
+        accuracy: result["accuracy"],
+        f"{accuracy} of the other": result["accuracy_other"],
+        "McNemar's exact p": f"{result['p']:.2g}",
+        f"evaluations per {unit}": f"{result['evaluations']:,.0f} and {result['evaluations_other']:,.0f}",
+        "identical to the last bit": f"{result['identical']:,} of {result['agreement'].n:,} records",
+        "relative difference of errors": "no error at the same timestep and noise" if difference is None else
+        f"mean {difference:.1e} over {result['errors_compared']:,}",
     }  # fmt: skip
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        result = compare(tables.read_run(args.careful), tables.read_run(args.fast))
+        of_pairs = is_of_pairs(args.careful) and is_of_pairs(args.fast)
+        if of_pairs:
+            result = compare_examples(args.careful, args.fast)
+        else:
+            result = compare_images(tables.read_run(args.careful), tables.read_run(args.fast))
         if args.json:
             files.write_text(args.json, figures.to_json(result))
-    difference = result["mean_relative_difference"]
-    rows = {
-        "same prediction": result["agreement"],
-        "accuracy": result["accuracy"],
-        "accuracy of the other": result["accuracy_other"],
-        "McNemar's exact p": f"{result['p']:.2g}",
-        "evaluations per image": f"{result['evaluations']:,.0f} and {result['evaluations_other']:,.0f}",
-        "relative difference of errors": "no error at the same timestep and noise" if difference is None else
-        f"mean {difference:.1e} over {result['errors_compared']:,}",
-    }  # fmt: skip
-    cli.print_table(f"{args.careful} and {args.fast}:", rows)
+    cli.print_table(f"{args.careful} and {args.fast}:", table_rows(result, of_pairs))
     return 0
 
 

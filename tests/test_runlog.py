@@ -130,6 +130,13 @@ def test_a_run_that_came_first_is_not_overwritten(tmp_path):
         runlog.write_config(tmp_path, config() | {"identity": IDENTITY | {"prompts": "xyz"}})
 
 
+def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
+    runlog.write_config(tmp_path, {"identity": {"steps": (1, 2)}, "images_expected": 3})
+    runlog.check_config(tmp_path, {"steps": (1, 2)})
+    with pytest.raises(ValueError, match="steps"):
+        runlog.check_config(tmp_path, {"steps": (1, 3)})
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     runlog.write_config(tmp_path, config())
     with pytest.raises(ValueError, match=r"prompts \(abc there, xyz now\), subset \(None there, s now\).*--extra"):
