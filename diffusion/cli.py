@@ -111,7 +111,7 @@ def add_sd_options(parser):
 
 def add_network_options(group):
     """How a network runs, whichever it is."""
-    group.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"],
+    group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES],
                        help="of the network; errors stay float32 (default: auto, float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group.add_argument("--batch_size", "-b", type=batch_size, metavar="N", help="network inputs per call; auto: as many as fit, "

@@ -189,6 +189,30 @@ def test_help_imports_nothing_heavy(command, help_of):
     assert re.search("python (scripts/|eval|run)", "\n".join(text))  # an example to copy
 
 
+TINY = ["--device", "cpu", "--dry_run"]
+DRY_RUNS = {
+    "eval_prob_adaptive.py": ["--version", "tiny", "--dataset", "fashion_mnist", *TINY],
+    "eval_prob_dit.py": ["--model", "tiny", "--dataset", "fashion_mnist", *TINY],
+    "run_winoground.py": ["--version", "tiny", "--dataset", "tiny_pairs", *TINY],
+}
+
+
+@pytest.mark.parametrize("command", DRY_RUNS)
+def test_a_dry_run_imports_nothing_heavy(command, tmp_path):
+    code = f"""
+        import runpy, sys
+        sys.argv, sys.path[:0] = ["x", *{DRY_RUNS[command]!r}], [{str(ROOT)!r}]
+        try:
+            runpy.run_path({str(ROOT / command)!r}, run_name="__main__")
+        except SystemExit as stop:
+            assert not stop.code, stop.code
+        print("heavy:", [m for m in {HEAVY!r} if m in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Price: " in done.stdout and done.stdout.splitlines()[-1] == "heavy: []"
+
+
 # ---------------------------------------------------------------- README and docs/
 
 
