@@ -1,0 +1,1 @@
+"""What reads run folders: tables of them, calibration, robustness, reports and figures."""
