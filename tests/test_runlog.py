@@ -88,22 +88,26 @@ def test_a_failing_save_leaves_the_old_record(tmp_path):
 
 
 def test_kill_in_the_middle_of_saves(tmp_path):
-    """kill -9 a process that overwrites three big records for ever: each is whole at the end."""
+    """kill -9 processes that overwrite three big records for ever, forked from one that has imported torch: each is whole."""
     code = (
-        "import sys, torch; from pathlib import Path; from diffusion import runlog\n"
-        "big = {'errors': {0: {'t': torch.zeros(300000), 'pred_errors': torch.zeros(300000)}}, 'pred': 1, 'label': 1}\n"
-        "print('ready', flush=True)\n"
-        "while True:\n    for i in range(3): runlog.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
+        "import os, sys, torch; from pathlib import Path; from diffusion import runlog\n"
+        "def overwrite():\n"
+        "    part = {'t': torch.zeros(300000), 'pred_errors': torch.zeros(300000)}\n"
+        "    big = {'errors': {0: part}, 'pred': 1, 'label': 1}\n"
+        "    while True:\n        for i in range(3): runlog.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
+        "for _ in range(3):\n"
+        "    child = os.fork() or overwrite()\n"
+        "    print(child, flush=True); os.waitpid(child, 0); print('ended', flush=True)\n"
     )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for delay in (0.05, 0.13, 0.31):
-        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
-        child.stdout.readline()
+        child = int(parent.stdout.readline())
         time.sleep(delay)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        os.kill(child, signal.SIGKILL)
+        assert parent.stdout.readline() == "ended\n"
         saved = list(tmp_path.glob("[0-9].pt"))
         assert all(runlog.load_record(path) is not None for path in saved)
-    assert saved
+    assert saved and parent.wait() == 0
 
 
 # ---------------------------------------------------------------- config.json
