@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY_SD20
-from diffusion.analysis.calibration import Fit
 from PIL import Image
 
 import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import classify
+from diffusion.analysis.calibration import Fit
 from diffusion.classify import Result
 from diffusion.datasets import load_prompts, open_dataset
 from diffusion.strategy import Grid, Race, Stages
