@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from dataclasses import fields
@@ -55,6 +56,13 @@ def at_least(low: int):
         return int(text)
 
     return integer
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
 
 
 def batch_size(text: str) -> int | str:

@@ -12,6 +12,7 @@ contrastive model (clip) needs none of them: it learns from the pictures and cap
 `checkpoints/` when interrupted.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -23,22 +24,32 @@ from diffusion import cli, session, settings
 from diffusion.training import clothes, loop
 from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
 
-STEPS = {"vae": 1800, "sd": 5500, "dit": 12000, "clip": 2000}
+STEPS = {"vae": 1800, "sd": 5500, "dit": 12000, "clip": 5500}
 BATCH = {"vae": 32, "sd": 256, "dit": 256, "clip": 256}
+LR = {"vae": 2e-3, "sd": 1.5e-3, "dit": 1.5e-3, "clip": 1e-3}
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the test images to cut")
+    parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
     parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
     parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images per step (default: {told(BATCH)})")
+    parser.add_argument("--lr", type=cli.positive, help=f"peak learning rate (default: {told(LR)})")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    parser.add_argument(
+        "--keep_every",
+        type=cli.at_least(1),
+        metavar="STEPS",
+        help="sd: also keep the model of every so many steps, in --checkpoint_dir",
+    )
     args = parser.parse_args(argv)
-    args.steps = args.steps or STEPS.get(args.part)
-    args.batch_size = args.batch_size or BATCH.get(args.part)
+    for name, defaults in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
+        setattr(args, name, getattr(args, name) or defaults.get(args.part))
+    if args.keep_every and args.part != "sd":
+        parser.error("--keep_every is for sd")
     return args
 
 
@@ -54,15 +65,27 @@ def told(defaults):
 
 
 def cut_images(args):
-    """The first 100 test images of every class, in their order, as torchvision's own files beside the model."""
+    """100 test images of every class, the first ones, and the validation images, as idx files beside the models."""
     import numpy as np
 
-    images, labels = (clothes.read_idx(args.data_dir, f"t10k-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
-    folder = args.out / "datasets" / "FashionMNIST" / "raw"
-    clothes.write_idx(folder / "t10k-images-idx3-ubyte", images[chosen])
-    clothes.write_idx(folder / "t10k-labels-idx1-ubyte", labels[chosen])
-    print(f"{folder}: {len(chosen)} images")
+    images, labels = read_images(args.data_dir, "t10k")
+    test = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
+    ship(args.out, "t10k", images[test], labels[test])
+    images, labels = read_images(args.data_dir, "train")
+    _, validation = clothes.set_aside(labels)
+    ship(args.out, "validation", images[validation], labels[validation])
+
+
+def read_images(folder, part):
+    """images [N,28,28] and labels [N] uint8 of "train" or "t10k"."""
+    return tuple(clothes.read_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+
+
+def ship(out, part, images, labels):
+    folder = out / "datasets" / "FashionMNIST" / "raw"
+    clothes.write_idx(folder / f"{part}-images-idx3-ubyte", images)
+    clothes.write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+    print(f"{folder}: {len(labels)} {part} images")
 
 
 # ---------------------------------------------------------------- the VAE
@@ -108,7 +131,7 @@ def train_vae(args, images, labels):
         kl = posterior.kl().float().sum() / posterior.mean.numel()
         return error.square().mean() + 20 * (1 - warmth) * colour.square().mean() + 2e-4 * warmth * kl
 
-    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=2e-3, ema=0.995)
+    checkpoint = loop.fit(modules, loss_at, how_of(args), ema=0.995)
     vae.eval()
     x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
     with torch.inference_mode():
@@ -227,12 +250,17 @@ def train_sd(args, images, labels):
         b = args.batch_size
         rows = clothes.mixed_rows(g, b, n_plain, n)
         said = torch.where(torch.rand(b, generator=g) < 0.05, n, rows)
+        distinct, caption = tokens[said].unique(dim=0, return_inverse=True)  # half of a batch are the same forty captions
         x0, noise = latents[rows], torch.randn(b, 4, 8, 8, generator=g)
         t = torch.randint(1000, (b,), generator=g)
-        text = modules["text_encoder"](tokens[said])[0]
+        text = modules["text_encoder"](distinct)[0][caption]
         return (modules["unet"](scheduler.add_noise(x0, noise, t), t, text).sample.float() - noise).square().mean()
 
-    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=1.5e-3, ema=0.999)
+    def keep(step, averaged):
+        now = copy.deepcopy((vae, averaged))  # what is saved is in half precision from then on
+        save_pipeline(Path(args.checkpoint_dir) / f"tiny-sd-{step}", now[0], tokenizer, scheduler, now[1])
+
+    checkpoint = loop.fit(modules, loss_at, how_of(args), ema=0.999, keep=keep)
     save_pipeline(args.out / "tiny-sd", vae, tokenizer, scheduler, modules)
     checkpoint.unlink(missing_ok=True)
 
@@ -251,6 +279,7 @@ def save_pipeline(out, vae, tokenizer, scheduler, modules):
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    out.mkdir(parents=True, exist_ok=True)
     draw_samples(pipeline, out / "samples.png")
     pipeline.to(torch.float16).save_pretrained(out)
     prefix_names(out / "text_encoder" / "model.safetensors")
@@ -318,7 +347,7 @@ def train_dit(args, images, labels):
         bound = process.errors(x0, x_t, t, noise, torch.cat([prediction.detach(), variance], dim=1))
         return (prediction - noise).square().mean() + 0.1 * torch.where(t == 0, bound[:, 3], bound[:, 2]).mean()
 
-    checkpoint = loop.fit(modules, loss_at, how_of(args), lr=1.5e-3, ema=0.999)
+    checkpoint = loop.fit(modules, loss_at, how_of(args), ema=0.999)
     save_dit(args.out / "tiny-dit", modules["dit"])
     checkpoint.unlink(missing_ok=True)
 
@@ -361,7 +390,7 @@ def train_clip(args, images, labels):
         x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
         return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
 
-    checkpoint = loop.fit(torch.nn.ModuleDict({"clip": model}), loss_at, how_of(args), lr=1e-3, ema=0.998)
+    checkpoint = loop.fit(torch.nn.ModuleDict({"clip": model}), loss_at, how_of(args), ema=0.998)
     save_clip(args.out / "tiny-clip", model, config)
     checkpoint.unlink(missing_ok=True)
 
@@ -410,9 +439,10 @@ def main(argv=None) -> int:
     import torch
 
     with cli.bad_input():
-        images, labels = (clothes.read_idx(args.data_dir, f"train-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        images, labels = read_images(args.data_dir, "train")
+    rows, _ = clothes.set_aside(labels)
     torch.manual_seed(args.seed)
-    {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images, labels)
+    {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images[rows], labels[rows])
     return 0
 
 

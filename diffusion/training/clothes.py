@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.training.scenes import CANVAS, COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
+from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
 
@@ -30,6 +30,17 @@ def write_idx(path, array):
     path.write_bytes(header + array.tobytes())
 
 
+def set_aside(labels, per_class=100, seed=0):
+    """(training, validation): the sorted rows of labels [N]; `per_class` rows of every class are for validation.
+
+    What is chosen (steps, learning rates, thresholds, calibration) is chosen on the validation images, so that the test images
+    are used once. They are the same for every seed of a training.
+    """
+    rng = np.random.default_rng(seed)
+    validation = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in np.unique(labels)])
+    return np.setdiff1d(np.arange(len(labels)), validation), np.sort(validation)
+
+
 # ---------------------------------------------------------------- pictures and captions
 
 TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of a {}.", "a photo of a {}, a type of clothing.")
@@ -42,8 +53,11 @@ def single_caption(rng, item):
 
 
 def random_item(rng, images, labels, coloured):
+    """Any picture, grey or in any colour that its noun is not held out in."""
     i = rng.integers(len(images))
-    return Item(images[i], NOUNS[labels[i]], str(rng.choice(list(COLOURS))) if coloured else None)
+    noun = NOUNS[labels[i]]
+    seen = [colour for colour in COLOURS if (colour, noun) not in HELD_OUT]
+    return Item(images[i], noun, str(rng.choice(seen)) if coloured else None)
 
 
 def random_scene(rng, images, labels):

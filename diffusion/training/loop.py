@@ -16,14 +16,17 @@ class Training:
     steps: int
     batch_size: int
     seed: int
+    lr: float
     checkpoint_dir: str
+    keep_every: int | None = None  # steps between the models that are kept on the way; None keeps the last
 
 
-def fit(modules, loss_at, how: Training, lr: float, ema: float) -> Path:
+def fit(modules, loss_at, how: Training, ema: float, keep=None) -> Path:
     """AdamW with warm-up and cosine decay under bfloat16 autocast; leaves the averaged weights in `modules` (a ModuleDict).
 
-    loss_at(step) draws its randomness from generators seeded by the step, so that a resumed run sees the same batches. Returns
-    the checkpoint file, which the caller removes once the model is saved.
+    loss_at(step) draws its randomness from generators seeded by the step, so that a resumed run sees the same batches.
+    keep(step, averaged modules) is called every `how.keep_every` steps. Returns the checkpoint file, which the caller removes
+    once the model is saved.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,13 +34,13 @@ def fit(modules, loss_at, how: Training, lr: float, ema: float) -> Path:
     from tqdm import trange
 
     average = AveragedModel(modules, multi_avg_fn=get_ema_multi_avg_fn(ema))
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=how.lr, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(1, (s + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * min(1, s / how.steps))) + 1e-3
     )
     parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
     # the name holds what a run depends on, so that another seed or length does not continue this one
-    checkpoint = Path(how.checkpoint_dir) / f"{how.part}_seed{how.seed}_{how.steps}x{how.batch_size}.pt"
+    checkpoint = Path(how.checkpoint_dir) / f"{how.part}_seed{how.seed}_{how.steps}x{how.batch_size}_lr{how.lr:g}.pt"
     start = restore(checkpoint, parts) if checkpoint.exists() else 0
     recent = None
     for step in (bar := trange(start, how.steps, initial=start, total=how.steps, mininterval=5)):
@@ -54,6 +57,8 @@ def fit(modules, loss_at, how: Training, lr: float, ema: float) -> Path:
         bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
         if (step + 1) % 500 == 0:
             save_checkpoint(checkpoint, {"step": step + 1} | {k: v.state_dict() for k, v in parts.items()})
+        if how.keep_every and (step + 1) % how.keep_every == 0 and step + 1 < how.steps:
+            keep(step + 1, average.module)
     modules.load_state_dict(average.module.state_dict())
     return checkpoint
 
