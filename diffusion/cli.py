@@ -12,7 +12,6 @@ from diffusion.models import devices
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
-
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 
 
@@ -64,6 +63,8 @@ def bad_input():
     team().follow()
     try:
         yield
+    except BrokenPipeError:  # nobody reads standard output any more, which is no input
+        raise
     except (ValueError, OSError) as error:
         sys.exit(fail(error))
     team().passed()
@@ -259,6 +260,25 @@ def grid_noise_of(options: dict) -> settings.GridNoise:
             "--noise_path without --randomize_noise depends on the position in the batch: give --batch_size a number"
         )
     return settings.pick(settings.GridNoise, options, noise_rows=size or 1) if noise.noise_path else noise
+
+
+def check_pairs(n_trials: int, n_timesteps: int, n_candidates: int, latent_shape) -> None:
+    """Raises ValueError for noise and errors of an image that this machine's memory cannot hold, before there are any.
+
+    n_timesteps: of the plan, or 1 where that is not made yet
+    """
+    n = n_trials * n_timesteps
+    needed, there = 4 * n * (math.prod(latent_shape) + n_candidates), memory()
+    if needed > there:
+        raise ValueError(
+            f"--n_trials {n_trials}: {n:,} (timestep, noise) pairs take {needed / 1e9:,.0f} GB for noise and errors, and "
+            f"this machine has {there / 1e9:,.0f} GB: give fewer"
+        )
+
+
+def memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def print_table(title: str, rows: dict) -> None:
