@@ -49,11 +49,8 @@ def predictions(means, labels_of_rows) -> dict[str, int]:
 
 def class_folders(args) -> dict[int, Path]:
     """Class id -> folder of its files, ascending. Raises ValueError when they are of several runs."""
-    named = (
-        args.folders
-        if len(args.folders) > 1 or runlog.CLASS_FOLDER.fullmatch(args.folders[0].name)
-        else args.folders[0].iterdir()
-    )
+    first = args.folders[0]
+    named = args.folders if len(args.folders) > 1 or runlog.CLASS_FOLDER.fullmatch(first.name) else first.iterdir()
     matches = [(match, path) for path in named if (match := runlog.CLASS_FOLDER.fullmatch(path.name))]
     runs = sorted({match[1] + "*" + match[3] for match, _ in matches})
     if len(runs) > 1:
@@ -75,8 +72,8 @@ def shared_files(folders) -> list[str]:
 def class_means(folders, name, unreadable: list[str]):
     """Means [K,Q] over an image's evaluations, one file at a time; None when one cannot be read or holds NaN.
 
-    Q is 4 where all files hold the four numbers, else 1: a published folder can have files with and without --save_vb. unreadable:
-    where the names of what cannot be read go. Raises ValueError for files that hold no errors.
+    Q is 4 where all files hold the four numbers, else 1: a published folder can have files with and without --save_vb.
+    unreadable: where the names of what cannot be read go. Raises ValueError for files that hold no errors.
     """
     import torch
 
