@@ -87,6 +87,9 @@ def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
     if args.timesteps > N_LEVELS:
         raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{N_LEVELS}")
+    needed = 4 * args.prompts * (args.timesteps + 77 * SD2_UNET["cross_attention_dim"])
+    if needed > cli.memory():
+        raise ValueError(f"--prompts {args.prompts}: these take {needed / 1e9:,.0f} GB, give fewer")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
     if args.model != "tiny" and args.model_path:
