@@ -1,4 +1,4 @@
-"""Files that load and are not this run's: records are counted, named and redone; a config.json that is wrong is refused by key."""
+"""Files that load and are not this run's: records are counted, named and redone, a config.json that is wrong is refused."""
 
 import json
 import os
