@@ -6,8 +6,9 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 
@@ -44,6 +45,26 @@ def csv_text(rows) -> str:
 def write_csv(path: str | Path, rows) -> None:
     """Rows of cells, the first of them the names of the columns; whole or absent. Raises OSError as `write` does."""
     write_text(path, csv_text(rows))
+
+
+def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})) -> dict:
+    """The object of a JSON file in UTF-8. kinds: key -> the type of its value, for the keys that it must have.
+
+    Raises ValueError that names the file, and the key where one is missing or of another type; OSError for a file that cannot be
+    read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, but a {type(content).__name__}")
+    for key, kind in kinds.items():
+        if key not in content:
+            raise ValueError(f"{path} has no {key!r}")
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not bool):  # True is an int, too
+            raise ValueError(f"{path}: {key!r} is {json.dumps(content[key])[:60]}, not of type {kind.__name__}")
+    return content
 
 
 def fingerprint(*parts) -> str:
