@@ -9,12 +9,32 @@
 """
 
 import sys
+
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion import classify, cli, datasets, models, noise, paths, runlog, scores, session, settings, sharding, strategy
+from diffusion import (
+    classify,
+    cli,
+    datasets,
+    models,
+    noise,
+    paths,
+    records,
+    runlog,
+    scores,
+    session,
+    settings,
+    sharding,
+    strategy,
+)
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
 
@@ -92,9 +112,17 @@ class Run:
         return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, self.bank.seed)
 
     @cached_property
+    def unreadable(self) -> list[str]:
+        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
+        return []
+
+    @cached_property
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
-        return runlog.load_outcomes({i: self.record_path(i) for i in self.selected})
+        classidx, labels = self.prompts.classidx, self.dataset.labels
+        wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t)
+        paths = {i: self.record_path(i) for i in self.selected}
+        return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
 
     @cached_property
     def todo(self) -> list[int]:
@@ -115,12 +143,15 @@ def prepare(options: dict) -> Run:
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
     source = models.text_to_image(options["version"], options["model_path"])
-    chosen.check(len(prompts.prompts), source.n_levels)
     size = options["img_size"] or source.default_size
+    shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
+    cli.check_pairs(n_trials, 1, len(prompts.prompts), shape)
+    chosen.check(len(prompts.prompts), source.n_levels)
     model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
     dataset.transform = transforms.sd_transform(size, model.interpolation)
     n_pairs = len(chosen.plan(source.n_levels).t)
-    rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, source.latent_shape(size), size)
+    cli.check_pairs(n_trials, n_pairs // n_trials, len(prompts.prompts), shape)
+    rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
     runlog.check_config(run.folder, run.identity)
     return run
@@ -138,13 +169,15 @@ def choose_method(options: dict, dataset: str, n_prompts: int):
 def announce(run: Run):
     """Prints what will be done and its price."""
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe()}
-    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels))
     counts = (len(run.todo), len(run.done), len(run.selected))
+    redone = runlog.unreadable_told(run.unreadable, "redone")
+    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), redone)
     cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
 
 
 def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json."""
+    runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     network = session.start_network(run.source.load, run.prompts.prompts, shape, run.running, run.model.dtype, run.price,
                                     before)  # fmt: skip
@@ -152,6 +185,8 @@ def start(run: Run) -> classify.Classifier:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
+    else:
+        run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     return classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
                                run.noise, network.batch)  # fmt: skip
 
@@ -174,7 +209,8 @@ def main(argv=None) -> int:
         return run.done[index]
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
-    return session.close(session.accuracy_lines(run.done.values()), run.done, f"scripts/print_acc.py {run.folder}", *ended)
+    lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,33 @@ the published run of one class, for scripts/print_dit_acc.py:
 """
 
 import sys
+
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from diffusion import classify, cli, datasets, models, noise, paths, runlog, scores, session, settings, sharding, strategy
+from diffusion import (
+    classify,
+    cli,
+    datasets,
+    models,
+    noise,
+    paths,
+    records,
+    runlog,
+    scores,
+    session,
+    settings,
+    sharding,
+    strategy,
+)
 from diffusion.datasets import DATASETS, transforms
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
@@ -124,10 +145,17 @@ class Run:
         return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, seed=None)
 
     @cached_property
+    def unreadable(self) -> list[str]:
+        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
+        return []
+
+    @cached_property
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
         if not self.per_class:
-            return runlog.load_outcomes({i: self.record_paths(i)[None] for i in self.selected})
+            wanted = records.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t)
+            paths, labels = {i: self.record_paths(i)[None] for i in self.selected}, self.dataset.labels
+            return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
         whole = (i for i in self.selected if not self.missing(i))
         return {i: self.per_class_outcome(int(self.dataset.labels[i])) for i in whole}
 
@@ -142,7 +170,14 @@ class Run:
 
     def missing(self, index: int) -> list[int]:
         """Classes without a readable record of this image."""
-        return [c for c, path in self.record_paths(index).items() if not path.exists() or runlog.load_errors(path) is None]
+        return [c for c, path in self.record_paths(index).items() if not self.is_whole(path)]
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether the file of a class exists and holds what this run keeps of an image."""
+        latent = self.source.latent_shape(self.model.img_size)
+        kept = {"spatial": latent[1:], "save_eps": latent, "save_eps_and_var": (2 * latent[0], *latent[1:]), "save_vb": (4,)}
+        shape = (len(self.plan.t) // self.strategy.n_trials, self.strategy.n_trials, *kept.get(self.saved, ()))
+        return os.path.lexists(path) and runlog.load_errors(path, shape, self.unreadable) is not None
 
     def per_class_outcome(self, label: int) -> runlog.Outcome:
         return runlog.Outcome(label, None, len(self.folders) * len(self.plan.t))
@@ -155,11 +190,14 @@ def prepare(options: dict) -> Run:
     dataset = datasets.open_images(data)
     source = models.class_conditional(options["model"], options["model_path"], options["img_size"], options["vae_path"])
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
+    size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
+    shape = source.latent_shape(size)
+    cli.check_pairs(n_trials, 1, len(label_of), shape)
     chosen.check(len(label_of), source.n_levels)
-    size, dtype = source.default_size, cli.dtype_of(options, running)
-    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
+    model = settings.pick(settings.ClassConditional, options, dtype=cli.dtype_of(options, running), img_size=size)
     dataset.transform = transforms.adm_transform(size)
-    n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(size)
+    n_pairs = len(chosen.plan(source.n_levels).t)
+    cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
@@ -253,6 +291,7 @@ def announce(run: Run):
     n, labels = len(run.label_of), run.dataset.labels[run.selected].tolist()
     partial = f"the first {len(labels)} images cover {len(set(labels))} of {len(run.dataset.classes)} classes"
     candidates = set(run.label_of.values())
+    counts = (len(run.todo), len(run.done), len(run.selected))
     lost = sum(label not in candidates for label in labels)
     notices = (
         run.dataset.notice,
@@ -260,10 +299,10 @@ def announce(run: Run):
         f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong" if lost and n > 1 else None,
         run.strategy.notice(run.source.n_levels),
         run.source.notice(),
+        runlog.unreadable_told(run.unreadable, "redone"),
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
-    counts = (len(run.todo), len(run.done), len(run.selected))
     options = run.options | {"cls": f"{n} of {run.source.num_classes}"}
     about = {"weights": run.source.describe()}
     cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST)
@@ -271,13 +310,18 @@ def announce(run: Run):
 
 def start(run: Run):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
+    for folder in run.folders.values():
+        runlog.make_ready(folder)
     before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
     network = session.start_network(run.source.load, list(run.label_of), shape, run.running, run.model.dtype, run.price,
                                     before)  # fmt: skip
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
     kind = runlog.ONE_CLASS if run.per_class else runlog.CLASSIFICATION
-    for c, folder in run.folders.items() if session.team().leads else ():
+    for c, folder in run.folders.items():
+        if not session.team().leads:
+            folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+            continue
         what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
         runlog.write_config(folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
     return network
@@ -319,7 +363,8 @@ def main(argv=None) -> int:
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
-    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(run)}", *ended)
+    in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
+    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(run)}", ended, in_folder=in_folder)
 
 
 def report_arguments(run: Run) -> str:

@@ -13,6 +13,12 @@ image that is easy to predict beats the other whatever the caption says; --score
 """
 
 import sys
+
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +79,17 @@ class Diffusion:
     def price(self) -> int:
         return 4 * len(self.plan.t)
 
+    @property
+    def record_shape(self) -> tuple[int, ...]:
+        """Of each of a record's four tensors."""
+        return len(self.plan.t) // self.grid.n_trials, self.grid.n_trials
+
     def identity(self) -> dict:
         made_of = {"seed": self.seed, "noise": self.noise.identity(), "weights": self.source.identity()}
         return self.model.identity() | self.grid.identity() | made_of
 
     def folder(self) -> str:
-        return f"sd_v{self.model.version}_{self.grid.folder()}"
+        return f"sd_v{self.model.version.replace('/', '_')}_{self.grid.folder()}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Contrastive:
     model: settings.Contrastive
 
     price = 4
+    record_shape = ()
 
     def identity(self) -> dict:
         return {"version": self.model.version, "weights": self.source.identity()}
@@ -109,6 +121,7 @@ class Run:
     folder: Path
     identity: dict  # what the numbers depend on
     done: dict[int, Any]  # example id -> outcome of its record
+    unreadable: list[str]  # names of files in the place of records that are none of this run's, which are redone
     todo: list[int]  # positions in data.examples, of this worker
 
 
@@ -122,12 +135,13 @@ def prepare(options: dict) -> Run:
     ending = "_randnoise" if options["randomize_noise"] else ""
     folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     runlog.check_config(folder, identity)
-    done = runlog.load_pair_outcomes({e.id: folder / f"{e.id}.pt" for e in data.examples})
+    unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
+    done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
     mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
     asked = {name: options[name] for name in ("dataset", "data_dir", "model")}
     resolved = asked | settings.options_of(*used, running) | {"score_mode": options["score_mode"]}
     todo = [i for i in mine if data.examples[i].id not in done]
-    return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, todo)
+    return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, unreadable, todo)
 
 
 def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
@@ -141,12 +155,21 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     source = models.text_to_image(options["version"], options["model_path"])
     size = options["img_size"] or source.default_size
     model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
-    n_pairs, shape = len(grid.plan(source.n_levels).t), source.latent_shape(size)
+    shape = source.latent_shape(size)
+    cli.check_pairs(grid.n_trials, 1, 4, shape)
+    n_pairs = len(grid.plan(source.n_levels).t)
+    cli.check_pairs(grid.n_trials, n_pairs // grid.n_trials, 4, shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     return Diffusion(source, model, grid, bank.seed, rows), (model, grid, bank)
 
 
+IDLE = ("t_interval", "n_trials", "noise_path", "randomize_noise", "img_size", "interpolation", "seed", "dtype", "batch_size",
+        "compile")  # fmt: skip
+
+
 def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
+    """The same of a model that has no timesteps, no noise and its own images, and runs in float32."""
+    cli.refuse_idle(options, IDLE, f"with --model {options['model']}")
     model = settings.pick(settings.Contrastive, options)
     source = clip.find(model.model, model.version, model.model_path, model.pretrained)
     return Contrastive(source, model), (model,)
@@ -157,6 +180,7 @@ def announce(run: Run):
     notices = (
         run.data.notice,
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
+        runlog.unreadable_told(run.unreadable, "redone"),
     )
     counts = (len(run.todo), len(run.done), len(run.data))
     cli.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
@@ -213,10 +237,13 @@ def main(argv=None) -> int:
     if run.running.dry_run:
         return 0
     with cli.bad_input():
+        runlog.make_ready(run.folder)
         match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
         if session.team().leads:
             config = runlog.describe("run_winoground", runlog.PAIRS, run.identity, run.options, len(run.data), **more)
             runlog.write_config(run.folder, config)
+        else:
+            run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
@@ -227,7 +254,7 @@ def main(argv=None) -> int:
 
     ended = session.work_through(run.running, run.data, run.todo, run.done, work)
     lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
-    return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", *ended, unit="example")
+    return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
 
 
 if __name__ == "__main__":

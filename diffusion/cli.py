@@ -12,12 +12,33 @@ from diffusion.models import devices
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
+MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse with the module docstring as it stands, and errors of one line."""
+    """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
+
+    The namespace also holds `given`: the names of the options that stood in the command.
+    """
 
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._given = set()
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._given = set()
+        namespace, rest = super().parse_known_args(args, namespace)
+        namespace.given = frozenset(self._given)
+        return namespace, rest
+
+    def _get_values(self, action, arg_strings):
+        """Of argparse: the one place that all values pass, before their types. An empty one is mostly an unset shell variable."""
+        self._given.add(action.dest)
+        if any(not text.strip() for text in arg_strings):
+            raise argparse.ArgumentError(
+                action, "the value is empty (a shell variable that is not set?): give one, or leave it out"
+            )
+        return super()._get_values(action, arg_strings)
 
     def error(self, message):
         team().follow()
@@ -42,20 +63,34 @@ def bad_input():
     team().follow()
     try:
         yield
+    except BrokenPipeError:  # nobody reads standard output any more, which is no input
+        raise
     except (ValueError, OSError) as error:
         sys.exit(fail(error))
     team().passed()
 
 
-def at_least(low: int):
-    """An argparse type: an integer not below `low`."""
+def refuse_idle(options: dict, names, mode: str) -> None:
+    """Raises ValueError for the first of these options that was given and does nothing in this mode."""
+    idle = next((name for name in names if name in options["given"]), None)
+    if idle:
+        raise ValueError(f"--{idle} does nothing {mode}: leave it out")
+
+
+def at_least(low: int, high: int | None = None):
+    """An argparse type: an integer not below `low`, nor above `high` where that is given."""
 
     def integer(text):
         if int(text) < low:
             raise argparse.ArgumentTypeError(f"must be {low} or more, not {text}")
+        if high is not None and int(text) > high:
+            raise argparse.ArgumentTypeError(f"must be {high} or less, not {text}")
         return int(text)
 
     return integer
+
+
+seed = at_least(0, 2**64 - 1)  # an argparse type: what torch's generators take
 
 
 def positive(text: str) -> float:
@@ -76,12 +111,20 @@ def class_ranges(text: str) -> list[int] | None:
         return None
     try:
         parts = [[int(n) for n in part.split("-")] for part in text.split(",")]
-        chosen = {i for part in parts for i in range(part[0], part[-1] + 1)}
         if any(len(part) > 2 or part[0] > part[-1] for part in parts):
             raise ValueError
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of classes: write 7, 0-999, 6,11,13 or all") from None
-    return sorted(chosen)
+    if sum(part[-1] + 1 - part[0] for part in parts) > MOST_CLASSES:
+        raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST_CLASSES:,} classes, which no model has: write fewer")
+    return sorted({i for part in parts for i in range(part[0], part[-1] + 1)})
+
+
+def name_part(text: str) -> str:
+    """An argparse type: text that may be part of a folder's name, so that no run leaves LOG_DIR."""
+    if any(sign in "/\\" or not sign.isprintable() for sign in text):
+        raise argparse.ArgumentTypeError(f"{text!r} becomes part of a folder's name: leave out slashes and control characters")
+    return text
 
 
 # ---------------------------------------------------------------- option groups
@@ -168,10 +211,8 @@ def _add_option(group, strategy, field):
 
 def add_run_options(parser):
     group = parser.add_argument_group("run")
-    group.add_argument("--extra", help="added to the dataset's name in the run folder")
-    group.add_argument(
-        "--seed", type=at_least(0), default=0, help="seed of the noise and of a random choice of images (default: 0)"
-    )
+    group.add_argument("--extra", type=name_part, help="added to the dataset's name in the run folder")
+    group.add_argument("--seed", type=seed, default=0, help="seed of the noise and of a random choice of images (default: 0)")
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
     group.add_argument("--worker_idx", type=at_least(0), help="number of this process, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
@@ -219,6 +260,25 @@ def grid_noise_of(options: dict) -> settings.GridNoise:
             "--noise_path without --randomize_noise depends on the position in the batch: give --batch_size a number"
         )
     return settings.pick(settings.GridNoise, options, noise_rows=size or 1) if noise.noise_path else noise
+
+
+def check_pairs(n_trials: int, n_timesteps: int, n_candidates: int, latent_shape) -> None:
+    """Raises ValueError for noise and errors of an image that this machine's memory cannot hold, before there are any.
+
+    n_timesteps: of the plan, or 1 where that is not made yet
+    """
+    n = n_trials * n_timesteps
+    needed, there = 4 * n * (math.prod(latent_shape) + n_candidates), memory()
+    if needed > there:
+        raise ValueError(
+            f"--n_trials {n_trials}: {n:,} (timestep, noise) pairs take {needed / 1e9:,.0f} GB for noise and errors, and "
+            f"this machine has {there / 1e9:,.0f} GB: give fewer"
+        )
+
+
+def memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def print_table(title: str, rows: dict) -> None:

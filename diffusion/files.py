@@ -1,32 +1,119 @@
 """Files that are whole or absent, short hashes of what they hold, and an error as one line."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # not a Unix: what a killed process left then stays
+    fcntl = None
 
-def write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `write` calls a file until it is whole
+
+
+class _Raw(io.FileIO):
+    """A file that remembers why it could not be written: libraries make other errors of it."""
+
+    problem: OSError | None = None
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.problem = error
+            raise
+
+
+def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: bool = True) -> None:
     """fill(file) writes a file beside this path, which is synced and renamed: whatever kills the process, it is whole or absent.
 
-    Makes the folder. Raises OSError where it cannot be written, and leaves an older file as it was.
+    Raises OSError with path and cause where it cannot be written, and leaves an older file as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
+    raw = None
     try:
-        with open(temporary, "wb") as file:
+        raw = _open_locked(temporary)
+        with io.BufferedRandom(raw) as file:  # past the writer, numpy takes the descriptor and loses the cause
             fill(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        cause = (raw and raw.problem) or error
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno or 0, cause.strerror or one_line(cause), str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that is gone this fails too, and must not hide the cause
+            temporary.unlink()
+
+
+def _open_locked(path: Path) -> _Raw:
+    """A new file, locked; anew where another process took it for one that was left, before the lock was there."""
+    raw = _Raw(path, "w+b")
+    if _lock(raw, 0) and os.fstat(raw.fileno()).st_nlink == 0:
+        raw.close()
+        raw = _Raw(path, "w+b")
+        _lock(raw, 0)
+    return raw
+
+
+def _lock(file, how: int) -> bool:
+    """Marks a file as being written for as long as it is open and its process lives. False where that cannot be had."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | how)
+    except OSError:  # held by another process, or a file system without locks
+        return False
+    return True
+
+
+def remove_temporaries(folder: Path, before: float) -> None:
+    """Removes what processes that were killed left of `write` in this folder.
+
+    before: modification time in seconds since the epoch by the file system's clock; what is younger stays, and so does what a
+    living process, here or on another machine, has open. A file system without locks keeps everything.
+    """
+    for path in Path(folder).glob(".*.tmp") if fcntl else ():
+        with contextlib.suppress(OSError):  # another process was faster
+            if TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < before:
+                with open(path, "rb+") as file:
+                    if _lock(file, fcntl.LOCK_NB):
+                        path.unlink()
+
+
+def try_writing(folder: Path) -> float:
+    """Writes and removes a small file where the folder is, or would be made; its modification time.
+
+    Raises OSError with path and cause where that fails.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    trial = place / f".trial.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(trial, "wb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            return os.stat(trial).st_mtime
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -44,6 +131,26 @@ def csv_text(rows) -> str:
 def write_csv(path: str | Path, rows) -> None:
     """Rows of cells, the first of them the names of the columns; whole or absent. Raises OSError as `write` does."""
     write_text(path, csv_text(rows))
+
+
+def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})) -> dict:
+    """The object of a JSON file in UTF-8. kinds: key -> the type of its value, for the keys that it must have.
+
+    Raises ValueError that names the file, and the key where one is missing or of another type; OSError for a file that cannot be
+    read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, but a {type(content).__name__}")
+    for key, kind in kinds.items():
+        if key not in content:
+            raise ValueError(f"{path} has no {key!r}")
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not bool):  # True is an int, too
+            raise ValueError(f"{path}: {key!r} is {json.dumps(content[key])[:60]}, not of type {kind.__name__}")
+    return content
 
 
 def fingerprint(*parts) -> str:
@@ -66,5 +173,7 @@ def hash_files(root: Path, files) -> str:
 
 
 def one_line(error: BaseException | str) -> str:
-    """What an exception says without its line breaks, or its type where it says nothing."""
+    """What an exception says without its line breaks, or its type where it says nothing; of a file `path: cause`."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return " ".join(f"{error.filename}: {error.strerror}".split())
     return " ".join(str(error).split()) or type(error).__name__

@@ -67,7 +67,7 @@ def check_images(past: Past, data, where) -> None:
 
 def open_images(past: Past, data_dir: str | None = None) -> datasets.ImageData:
     """The run's images with its transform, in data_dir or where the run found them. Raises ValueError or OSError."""
-    place = data_dir or past.options["data_dir"]
+    place = data_dir or past.options.get("data_dir")
     data = settings.pick(settings.Data, past.options, download=False, data_dir=place)
     dataset = datasets.open_images(data)
     check_images(past, dataset, f"{data.dataset} in {data.data_dir}")

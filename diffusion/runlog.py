@@ -3,16 +3,21 @@
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import re
+import typing
+import uuid
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion import files
+from diffusion import files, records, settings
 from diffusion.metrics import PairScores, pair_correct
 from diffusion.paths import ROOT
 
 CONFIG = "config.json"
+CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a DiT
 CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kinds of record
 
 
@@ -44,19 +49,39 @@ def dataset_folder(root: Path, dataset: str, extra: str | None) -> Path:
 # ---------------------------------------------------------------- config.json
 
 
+def config_path(folder: Path) -> Path:
+    """Where the run in this folder has its config.json: in it, but for the folders of one class of a DiT.
+
+    The published scripts take every file of a class folder for a record. So that of <LOG_DIR>/<dataset>/<class folder>[/<split>]
+    is below <LOG_DIR>/.configs/<dataset>/.
+    """
+    path = Path(os.path.abspath(folder))
+    level = next((n for n, name in enumerate(reversed(path.parts[-2:])) if CLASS_FOLDER.fullmatch(name)), None)
+    if level is None or level + 1 >= len(path.parents):
+        return Path(folder) / CONFIG
+    root = path.parents[level + 1]
+    return root / ".configs" / path.relative_to(root) / CONFIG
+
+
+def _find_config(folder: Path) -> Path | None:
+    """None for a run of the reference, and for a folder that is gone; before, class folders held their own."""
+    places = (config_path(folder), Path(folder) / CONFIG)
+    return next((path for path in places if os.path.lexists(path)), None) if Path(folder).is_dir() else None
+
+
 def check_config(folder: Path, identity: dict) -> None:
     """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
 
     identity: every option and hash that the numbers depend on, as JSON values.
     """
-    path = folder / CONFIG
-    if not path.exists():
+    saved = read_config(folder)
+    if saved is None:
         if any(folder.glob("*.pt")):
             raise ValueError(
                 f"{folder} holds records without a {CONFIG}, so another program made them: start a new run folder with --extra"
             )
         return
-    saved, identity = read_config(folder)["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
+    saved, identity = saved["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
         told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
@@ -99,22 +124,43 @@ def _git_commit() -> str | None:
 def write_config(folder: Path, config: dict) -> None:
     """Creates the folder and writes config.json whole. A run that continues keeps the first description of itself, but for
     `images_expected`, as more images may be asked for, and what the first one did not know."""
-    if (folder / CONFIG).exists():
+    saved = read_config(folder)
+    if saved:
         check_config(folder, config["identity"])  # once more: another run may have come first
-        saved = read_config(folder)
-        config = config | saved | {"images_expected": max(saved["images_expected"], config["images_expected"])}
-    files.write_text(folder / CONFIG, json.dumps(config, indent=1) + "\n")
+        config = config | saved | {"images_expected": max(saved.get("images_expected", 0), config["images_expected"])}
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(config_path(folder), json.dumps(config, indent=1) + "\n")
+    if config_path(folder) != folder / CONFIG:
+        (folder / CONFIG).unlink(missing_ok=True)  # where it was before
 
 
 def read_config(folder: Path) -> dict | None:
-    """The folder's config.json, or None for a run of the reference. Raises ValueError when it is not JSON."""
-    path = Path(folder) / CONFIG
-    if not path.exists():
+    """The folder's config.json, or None for a run of the reference.
+
+    Raises ValueError, naming the file and the key, for one that is not JSON or not what a run writes, OSError for one that cannot
+    be read.
+    """
+    path = _find_config(folder)
+    if path is None:
         return None
     try:
-        return _as_now(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not readable JSON ({error}): restore it, or name a new run with --extra") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({files.one_line(error)}): {RESTORE}") from None
+    wrong = records.wrong_key(config, _option_types())
+    if wrong:
+        raise ValueError(f"{path} is no config.json of a run ({wrong}): {RESTORE}")
+    return _as_now(config)
+
+
+RESTORE = "restore it, or name a new run with --extra"
+
+
+def _option_types() -> dict:
+    """Name -> type or types, of the options that are read back."""
+    groups = (settings.Data, settings.Selection, settings.Prompts, settings.TextToImage, settings.ClassConditional,
+              settings.GridNoise)  # fmt: skip
+    return {name: typing.get_args(hint) or hint for group in groups for name, hint in typing.get_type_hints(group).items()}
 
 
 def found_batch_size(folder: Path) -> int | None:
@@ -150,7 +196,7 @@ def images_expected(folders: list[Path], ignore=()) -> int | None:
         differing = [name for name in first if name not in ignore and config["identity"].get(name) != first[name]]
         if differing:
             raise ValueError(f"{folders[0]} and {folder} differ in {', '.join(differing)}: they are different runs")
-    return max(config["images_expected"] for config in configs)
+    return max((config["images_expected"] for config in configs if "images_expected" in config), default=None)
 
 
 # ---------------------------------------------------------------- records
@@ -161,21 +207,36 @@ def record_path(folder: Path, index: int, dataset_length: int) -> Path:
     return folder / f"{index:0{len(str(dataset_length - 1))}d}.pt"
 
 
+def make_ready(folder: Path) -> None:
+    """Before a model is loaded: raises OSError where this folder cannot be written; removes what killed processes left in it."""
+    begun = files.try_writing(folder)
+    for place in {folder, config_path(folder).parent}:
+        files.remove_temporaries(place, begun)
+
+
 def save_record(path: Path, record: dict) -> None:
-    """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there."""
+    """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there.
+
+    Raises OSError with path and cause, also for a run folder that is gone. A folder of the record's name is renamed.
+    """
     import torch
 
-    files.write(path, lambda file: torch.save(record, file))
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.folder"))
+    files.write(path, lambda file: torch.save(record, file), make_folder=False)
 
 
-def load_record(path: Path) -> dict | None:
-    """A record of ours or of the reference (whose `pred` is a numpy integer), or None with a warning when it is unreadable."""
-    return _load(path, lambda record: record | {"pred": int(record["pred"]), "label": int(record["label"])})
+def load_record(path: Path, unreadable: list | None = None) -> dict | None:
+    """A record of ours or of the reference (whose `pred` is a numpy integer), or None when it is unreadable.
+
+    unreadable: where its name and the reason go; without it a warning tells.
+    """
+    return _load(path, records.check_classification, unreadable)
 
 
-def load_errors(path: Path):
-    """A class's errors of one image, float32 [T,n_trials,...], or None with a warning when the file is unreadable."""
-    return _load(path, lambda errors: errors.float())
+def load_errors(path: Path, shape: tuple[int, ...] | None = None, unreadable: list | None = None):
+    """A class's errors of one image, float32 [T,n_trials,...], or None when the file is unreadable or of another shape."""
+    return _load(path, lambda values: records.check_tensor(values, shape), unreadable)
 
 
 def pair_scores(record: dict) -> PairScores:
@@ -207,38 +268,63 @@ def pair_outcome(record: dict) -> PairOutcome:
     return PairOutcome(pair_scores(record), sum(getattr(record[name], "numel", lambda: 1)() for name in PairScores._fields))
 
 
-def load_pair(path: Path) -> PairScores | None:
-    """The scores in an example's record, or None with a warning when it is unreadable."""
-    return _load(path, pair_scores)
+def load_pair(path: Path, unreadable: list | None = None) -> PairScores | None:
+    """The scores in an example's record, or None when it is unreadable."""
+    return _load(path, pair_scores, unreadable)
 
 
-def load_pair_outcomes(paths: dict[int, Path]) -> dict[int, PairOutcome]:
-    """Example id -> outcome of every readable record among these paths that exist."""
-    loaded = ((example_id, _load(path, pair_outcome)) for example_id, path in paths.items() if path.exists())
+def load_pair_outcomes(paths: dict[int, Path], shape: tuple[int, ...], unreadable: list | None = None) -> dict[int, PairOutcome]:
+    """Example id -> outcome of every readable record of tensors of this shape among these paths that exist."""
+
+    def convert(record):
+        for name in PairScores._fields:
+            records.check_tensor(record[name], shape)
+        return pair_outcome(record)
+
+    loaded = ((example_id, _load(path, convert, unreadable)) for example_id, path in paths.items() if os.path.lexists(path))
     return {example_id: outcome for example_id, outcome in loaded if outcome is not None}
 
 
-def load_pairs(folder: Path) -> dict[int, PairScores]:
+def load_pairs(folder: Path, unreadable: list | None = None) -> dict[int, PairScores]:
     """Example id -> scores of every readable record `<id>.pt` in the folder, ascending."""
-    loaded = ((example_id, load_pair(path)) for example_id, path in list_records(folder).items())
+    loaded = ((example_id, load_pair(path, unreadable)) for example_id, path in list_records(folder).items())
     return {example_id: scores for example_id, scores in loaded if scores is not None}
 
 
-def load_pair_records(folder: Path) -> dict[int, dict]:
+def load_pair_records(folder: Path, unreadable: list | None = None) -> dict[int, dict]:
     """Example id -> the four tensors or logits of every readable record `<id>.pt` in the folder, ascending."""
-    loaded = ((i, _load(path, lambda record: pair_scores(record) and record)) for i, path in list_records(folder).items())
+
+    def convert(record):
+        return pair_scores(record) and record
+
+    loaded = ((i, _load(path, convert, unreadable)) for i, path in list_records(folder).items())
     return {example_id: record for example_id, record in loaded if record is not None}
 
 
-def _load(path: Path, convert):
+def _load(path: Path, convert, unreadable: list | None = None):
     import torch
 
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError("not a file")
         with torch.serialization.safe_globals(_numpy_scalar_parts()):
             return convert(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises whatever a broken zip or pickle makes of itself
-        warnings.warn(f"{path} is unreadable and will not count ({type(error).__name__})", stacklevel=3)
+        reason = f"lacks {error}" if isinstance(error, KeyError) else files.one_line(error)
+        reason = reason if len(reason) < 80 else type(error).__name__  # torch's own are paragraphs
+        if unreadable is None:
+            warnings.warn(f"{path} is unreadable and will not count ({reason})", stacklevel=3)
+        else:
+            unreadable.append(f"{path.name} ({reason})")
         return None
+
+
+def unreadable_told(unreadable: list[str], ending: str) -> str | None:
+    """One line that counts records and names the first few; None without any. ending: what becomes of them."""
+    if not unreadable:
+        return None
+    more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return f"{len(unreadable)} unreadable record{'s' * (len(unreadable) > 1)}, {ending}: {', '.join(unreadable[:5])}{more}"
 
 
 def record_of(result, keys, label: int) -> dict:
@@ -280,17 +366,30 @@ class Outcome(NamedTuple):
 
 def outcome(record: dict) -> Outcome:
     """Of a record with every candidate's errors, or of a DiT's with sums over a grid."""
-    if "sums" in record:
+    if "classes" in record:
         evaluations = len(record["classes"]) * len(record["t"])
     else:
         evaluations = record.get("evaluations") or sum(len(c["pred_errors"]) for c in record["errors"].values())
     return Outcome(record["label"], record["pred"], evaluations)
 
 
-def load_outcomes(paths: dict[int, Path]) -> dict[int, Outcome]:
-    """index -> outcome of every readable record among these paths that exist."""
-    loaded = ((index, load_record(path)) for index, path in paths.items() if path.exists())
-    return {index: outcome(record) for index, record in loaded if record is not None}
+def load_outcomes(paths: dict[int, Path], check=None, unreadable: list | None = None) -> dict[int, Outcome]:
+    """index -> outcome of every readable record among these paths that exist.
+
+    check(index, record) raises ValueError for a record that is not this run's, which then is as good as unreadable.
+    """
+
+    def outcome_at(index, path):
+        def convert(record):
+            record = records.check_classification(record)
+            if check:
+                check(index, record)
+            return outcome(record)
+
+        return _load(path, convert, unreadable)
+
+    loaded = ((index, outcome_at(index, path)) for index, path in paths.items() if os.path.lexists(path))
+    return {index: outcome for index, outcome in loaded if outcome is not None}
 
 
 def list_records(folder: Path) -> dict[int, Path]:

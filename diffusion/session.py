@@ -8,7 +8,7 @@ import time
 import warnings
 from typing import Any, NamedTuple
 
-from diffusion import metrics
+from diffusion import files, metrics, startup
 from diffusion.datasets import loader
 from diffusion.team import lost_contact, team
 
@@ -159,26 +159,36 @@ class StopBetweenImages:
             signal.signal(number, handler)
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work) -> tuple[Tally, dict, int | None]:
+class Ended(NamedTuple):
+    """How the loop over images ended: failures {name: problem}, the number of the signal that stopped it before its end, and
+    what could not be written, which stopped it too."""
+
+    tally: Tally
+    failures: dict
+    signal: int | None = None
+    unwritten: str | None = None
+
+
+def work_through(running, dataset, todo: list[int], done: dict, work) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
-    An image that could not be read, or whose errors are not finite, is a failure; the others go on. running: settings.Running;
-    done: outcomes of earlier runs, to which work adds. Returns the tally, the failures {name: problem}, and the number of the
-    signal that stopped the work before its end, or None. Under torchrun all processes work on the todo of rank 0, which returns
-    the end of the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
+    An image that could not be read, or whose errors are not finite, is a failure; the others go on. A record that cannot be
+    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds. Under torchrun all
+    processes work on the todo of rank 0, which returns the end of the whole run, with everyone's outcomes in `done`; the failures
+    are then its to tell.
     """
     share, before = team().share(todo), set(done)
     with StopBetweenImages() as stop:
-        tally, seen, failures = _work(running, dataset, share, done, work, stop)
+        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, stop)
         new = {key: outcome for key, outcome in done.items() if key not in before}
-        ends = team().gather((seen, failures, stop.signal, new), lambda: stop.signal)
+        ends = team().gather((seen, failures, stop.signal, new, unwritten), lambda: stop.signal)
     if not team().leads:
-        return tally, {}, stop.signal
+        return Ended(tally, {}, stop.signal)
     return _whole_run(dataset, share, tally, ends, done)
 
 
-def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict]:
-    """This process's part: the tally, the indices that it has finished, and the failures among them."""
+def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict, str | None]:
+    """This process's part: the tally, the indices that it has finished, the failures among them, and what was not written."""
     tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
     with progress(len(share)) as bar:
@@ -190,27 +200,30 @@ def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[
                     tally.add(work(index, image, label))
             except FloatingPointError as error:
                 failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
+            except OSError as error:
+                return tally, seen, failures, files.one_line(error)
             seen.append(index)
             bar.set_postfix(tally.postfix(), refresh=False)
             bar.update(share.finish() - bar.n)
             if stop.signal:
                 break
-    return tally, seen, failures
+    return tally, seen, failures, None
 
 
-def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> tuple[Tally, dict, int | None]:
-    """The end of a run from those of its processes: (indices finished, failures, signal, outcomes) each."""
+def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> Ended:
+    """The end of a run from those of its processes: (indices finished, failures, signal, outcomes, not written) each."""
     seen, failures, signals = set(), {}, []
-    for finished, failed, number, outcomes in ends:
+    unwritten = next((problem for *_, problem in ends if problem), None)
+    for finished, failed, number, outcomes, _ in ends:
         seen |= set(finished)
         failures |= failed
         signals += [number] if number else []
         done |= outcomes
     tally.done = len(seen) - len(failures)
     left = [index for index in share.indices if index not in seen]
-    if left and not signals:
+    if left and not (signals or unwritten):
         failures |= {dataset.name(index): "its process was lost; run the same command again" for index in left}
-    return tally, failures, signals[0] if left and signals else None
+    return Ended(tally, failures, signals[0] if left and signals else None, unwritten)
 
 
 def accuracy_lines(outcomes) -> list[str]:
@@ -221,45 +234,97 @@ def accuracy_lines(outcomes) -> list[str]:
     return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
 
 
-def close(lines: list[str], done: dict, report: str, tally: Tally, failures: dict, stopped_by: int | None, unit="image") -> int:
+def close(lines: list[str], done: dict, report: str, ended: Ended, unit="image", in_folder: int | None = None) -> int:
     """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
 
-    done: index -> outcome of every finished image. Returns the exit code.
+    done: index -> outcome of every finished image of this command; in_folder: how many the folder has, where these may be more.
+    Returns the exit code.
     """
+    tally, failures, stopped_by, unwritten = ended
     for line in lines:
         print(line)
     if done:
         timing = f", {tally.seconds / tally.done:.2f} s per {unit} ({tally.done} in {tally.seconds:.0f} s)" if tally.done else ""
         print(f"Cost: {sum(o.evaluations for o in done.values()) / len(done):,.0f} evaluations per {unit}{timing}")
+        if in_folder and in_folder > len(done):
+            print(f"Note: these lines are about the {len(done):,} {unit}s of this command, the report about all {in_folder:,} "
+                  "records of the folder")  # fmt: skip
         print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} {unit}s failed, all others were evaluated: {listed}", file=sys.stderr)
+    if unwritten:
+        print(f"error: a record could not be written, run the same command again to continue: {unwritten}", file=sys.stderr)
     if stopped_by and team().leads:
         print(f"Stopped by {signal.Signals(stopped_by).name}: run the same command to continue.", file=sys.stderr)
     if stopped_by:
         return 128 + stopped_by
-    return 1 if failures else 0
+    return 1 if failures or unwritten else 0
 
 
 def run(main) -> int:
     """The command's exit code; Ctrl-C outside the loop over images, while weights load, is no traceback either.
 
     Of torchrun's processes only rank 0 prints; of the others one hears when something goes wrong that rank 0 does not know of.
+    A reader that has read enough, such as `head`, ends the command as it does others of the shell: silently, as by SIGPIPE.
     """
+    _open_closed_streams()
+    if startup.quiet:  # until now Ctrl-C ended the process
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
     try:
-        return main()
+        code = _run(main)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _tell(f"error: {files.one_line(error)}", 1)
     except KeyboardInterrupt:
-        print("Interrupted: the same command starts again.", file=sys.stderr)
-        return 128 + signal.SIGINT
+        _let_go()
+        return _tell("Interrupted: the same command starts again.", 128 + signal.SIGINT)
+    finally:
+        _let_go()
+        _flush()
+
+
+def _run(main) -> int:
+    try:
+        return main()
     except RuntimeError as error:
         if lost_contact(error):
-            print("error: lost contact with the machine of rank 0: run the same command to continue", file=sys.stderr)
-        elif type(error).__name__ == "OutOfMemoryError":
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        else:
-            raise
-        return 1
+            return _tell("error: lost contact with the machine of rank 0: run the same command to continue", 1)
+        if type(error).__name__ == "OutOfMemoryError":
+            return _tell(f"error: {str(error).splitlines()[0]}", 1)
+        raise
+
+
+def _let_go() -> None:
+    """The rest is the interpreter's end, in which Ctrl-C has nothing to save."""
+    if startup.quiet:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _flush() -> None:
+    """Standard output, as far as somebody reads it; of what is left the interpreter would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Where the shell closed standard input, output or error, nothing is read or written; no other file may take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.files import fingerprint
+from diffusion.files import fingerprint, one_line
 
 
 def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, seed: int | None) -> list[int]:
@@ -24,22 +24,32 @@ def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, see
 
 
 def read_subset(path: str, n_images: int) -> list[int]:
-    """A .npy file of dataset indices, in its order."""
+    """A .npy file of dataset indices, in its order. Raises ValueError for anything else."""
     make = "make one with scripts/write_subset.py"
     if not Path(path).is_file():
-        raise ValueError(f"--subset_path {path} does not exist: {make}")
-    try:
-        subset = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"--subset_path {path} is not a .npy file of indices ({error}): {make}") from None
-    if subset.ndim != 1 or not np.issubdtype(subset.dtype, np.integer):
+        raise ValueError(f"--subset_path {path} {'is no file' if Path(path).exists() else 'does not exist'}: {make}")
+    subset = _map_array(path, make)
+    if subset.ndim != 1 or subset.dtype.kind not in "iu":  # a duration is an integer to numpy's issubdtype
         raise ValueError(f"--subset_path {path} holds {subset.dtype} {list(subset.shape)}, not a list of integers: {make}")
-    outside = [int(i) for i in subset if not 0 <= i < n_images]
-    if outside:
+    if not subset.size:
+        raise ValueError(f"--subset_path {path} holds no index, so that no image would be evaluated: {make}")
+    outside = subset[(subset < 0) | (subset >= n_images)]
+    if outside.size:
         raise ValueError(f"--subset_path {path} holds index {outside[0]}, but the dataset has {n_images} images: {make}")
     if len(np.unique(subset)) < len(subset):
         raise ValueError(f"--subset_path {path} names an image twice: {make}")
     return subset.tolist()
+
+
+def _map_array(path: str, make: str) -> np.ndarray:
+    """The array in a .npy file, mapped and not read, so that a header may ask for any size. Raises ValueError for other files."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(6) != b"\x93NUMPY":  # np.load reads zip archives and pickles too
+                raise ValueError("it does not begin as one")
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # whatever a damaged header makes of the parser
+        raise ValueError(f"--subset_path {path} is not a .npy file of indices ({one_line(error)}): {make}") from None
 
 
 def subset_identity(path: str | None, n_images: int) -> str | None:

@@ -25,7 +25,12 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, models, session, settings
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
+from diffusion import cli, files, models, session, settings
 from diffusion.models import devices, dit, stable_diffusion
 from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import seeded_noise
@@ -498,7 +503,7 @@ def main(argv=None) -> int:
     report(result)
     if args.json:
         with cli.bad_input():
-            args.json.write_text(json.dumps(result, indent=1) + "\n")
+            files.write_text(args.json, json.dumps(result, indent=1) + "\n")
     return 0
 
 

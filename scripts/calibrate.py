@@ -21,7 +21,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, files, metrics, session
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
+from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import calibration, confidence, figures, tables
 from diffusion.analysis.confidence import Confidence, Images
 
@@ -49,6 +54,8 @@ def parse_args(argv=None):
 
 def read(args) -> tuple[tables.Run, Images]:
     """Raises ValueError when nothing can be fitted."""
+    if not args.csv:
+        cli.refuse_idle(vars(args), ["confidence"], "without --csv, whose probabilities it chooses")
     run = tables.read_run(args.folder, prompt_path=args.prompt_path)
     images = confidence.read_images(run)
     confidence.check_enough(images, args.folder)
@@ -76,7 +83,7 @@ def print_run(run: tables.Run, images: Images) -> None:
     if fewer:
         print(f"{100 * fewer:.0f}% of all candidates were dropped early; the gaps to them are taken as unbiased and normal")
     if run.unreadable:
-        print(f"Skipped: {len(run.unreadable)} unreadable records: {', '.join(run.unreadable)}")
+        print(runlog.unreadable_told(run.unreadable, "not counted"))
     print(f"Top-1 accuracy: {metrics.top1(images.preds, images.labels)}")
 
 

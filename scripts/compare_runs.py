@@ -12,6 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import figures, tables
 
@@ -36,7 +41,7 @@ def common_images(careful, fast) -> list[tuple]:
 
 
 def relative_differences(pairs):
-    """|fast - careful| / careful of every error that both have at the same timestep: float64 [n], empty without any."""
+    """The relative difference of every error that both have at the same timestep: float64 [n], empty without any."""
     import numpy as np
 
     found = [np.empty(0)]
@@ -46,8 +51,17 @@ def relative_differences(pairs):
             continue  # sums, or another order of evaluation, in which seeded noise belongs to other timesteps
         for a, b in zip(one.errors, other.errors, strict=True):
             n = min(len(a), len(b))
-            found.append(np.abs(b[:n].astype(np.float64) - a[:n]) / a[:n])
+            found.append(relative(a[:n], b[:n]))
     return np.concatenate(found)
+
+
+def relative(careful, fast):
+    """|fast - careful| / |careful| of errors [n], float64; where that is zero relative to the other's, and 0 where both are."""
+    import numpy as np
+
+    one, other = np.abs(careful.astype(np.float64)), np.abs(fast.astype(np.float64))
+    scale = np.where(one > 0, one, np.where(other > 0, other, 1))
+    return np.abs(fast.astype(np.float64) - careful) / scale
 
 
 def identical(one, other) -> bool:
@@ -76,7 +90,13 @@ def figures_of(right, rights_other, agree, spent, same, differences) -> dict:
     }
 
 
+def tell_unreadable(names: list[str]) -> None:
+    if told := runlog.unreadable_told(names, "not compared"):
+        print(f"Note: {told}", file=sys.stderr)
+
+
 def compare_images(careful, fast) -> dict:
+    tell_unreadable(careful.unreadable + fast.unreadable)
     pairs = common_images(careful, fast)
     return figures_of(
         [a.pred == a.label for a, _ in pairs],
@@ -92,7 +112,9 @@ def compare_examples(careful: Path, fast: Path) -> dict:
     """The same of two Winoground runs by their text scores. Raises ValueError without an example in common."""
     import numpy as np
 
-    one, other = (runlog.load_pair_records(folder) for folder in (careful, fast))
+    unreadable = []
+    one, other = (runlog.load_pair_records(folder, unreadable) for folder in (careful, fast))
+    tell_unreadable(unreadable)
     pairs = [(one[i], other[i]) for i in sorted(one.keys() & other.keys())]
     if not pairs:
         raise ValueError(f"{careful} and {fast} have no example in common")
@@ -100,7 +122,7 @@ def compare_examples(careful: Path, fast: Path) -> dict:
     spent = [tuple(runlog.pair_outcome(record).evaluations for record in pair) for pair in pairs]
     values = [[np.concatenate([np.ravel(v) for v in record.values()]).astype(float) for record in pair] for pair in pairs]
     comparable = [(a, b) for a, b in values if a.shape == b.shape]  # else other timesteps
-    differences = np.concatenate([np.empty(0), *(np.abs(b - a) / np.abs(a) for a, b in comparable)])
+    differences = np.concatenate([np.empty(0), *(relative(a, b) for a, b in comparable)])
     agree, same = [x == y for x, y in zip(text, text_other, strict=True)], [a.tolist() == b.tolist() for a, b in values]
     return figures_of(text, text_other, agree, spent, same, differences)
 

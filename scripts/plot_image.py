@@ -17,6 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, rerun, session
 from diffusion.analysis import curves, figures
 
@@ -148,6 +153,8 @@ def print_table(rows: list[dict]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
+        if not args.map:
+            cli.refuse_idle(vars(args), ["device"], "without --map")
         run, grid = figures.read_grid(args.folder, args.loss, args.prompt_path)
         position = figures.position_of(run, args.image)
         figures.check_several(grid, run.folder)

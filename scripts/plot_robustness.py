@@ -16,6 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, metrics, session
 from diffusion.analysis import figures, robustness, tables
 from diffusion.analysis.pages import percent_and_interval

@@ -9,6 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import figures
 
@@ -21,18 +26,21 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def merge(folders) -> dict:
-    """index -> outcome over all folders. Raises ValueError for an empty folder and for folders of different runs."""
-    merged = {}
+def merge(folders) -> tuple[dict, list[str]]:
+    """index -> outcome over all folders, and the names of what is unreadable.
+
+    Raises ValueError for an empty folder and for folders of different runs.
+    """
+    merged, unreadable = {}, []
     for folder in folders:
-        outcomes = runlog.load_outcomes(runlog.list_records(folder))
+        outcomes = runlog.load_outcomes(runlog.list_records(folder), unreadable=unreadable)
         if not outcomes:
             raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
         for index, outcome in outcomes.items():
             if merged.get(index, outcome) != outcome:
                 raise ValueError(f"image {index} has two results among these folders: they are different runs")
             merged[index] = outcome
-    return dict(sorted(merged.items()))
+    return dict(sorted(merged.items())), unreadable
 
 
 def summarise(outcomes: dict, n_expected: int | None) -> dict:
@@ -58,12 +66,14 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         n_expected = runlog.images_expected(args.folders)
-        outcomes = merge(args.folders)
+        outcomes, unreadable = merge(args.folders)
         result = summarise(outcomes, n_expected)
         write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
+    if told := runlog.unreadable_told(unreadable, "not counted"):
+        print(told)
     print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 

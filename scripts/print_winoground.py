@@ -15,6 +15,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import pairs
@@ -48,6 +53,7 @@ class Run:
     n_expected: int | None
     pairs: dict[int, Any]  # example id -> four scores
     right: dict[int, Any]  # example id -> text, image, group
+    unreadable: list[str]  # names of records that do not count
 
 
 # ---------------------------------------------------------------- reading
@@ -69,12 +75,14 @@ def read_configs(folders) -> dict[Path, dict]:
 def open_data(args):
     """The set that the flags name, or that the runs say they are about. Raises ValueError when they do not agree on one."""
     configs = read_configs(args.folders)
-    names = sorted({config["identity"]["dataset"] for config in configs.values()})
+    names = sorted({name for config in configs.values() if (name := config["identity"].get("dataset"))})
     if len(names) > 1:
         raise ValueError(f"these runs are on {' and '.join(names)}: compare runs on the same set")
     if not (args.dataset or args.data_dir or names):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
-    saved = next(iter(configs.values()))["options"].get("data_dir") if configs and args.dataset in (None, *names) else None
+    saved = (
+        next(iter(configs.values())).get("options", {}).get("data_dir") if configs and args.dataset in (None, *names) else None
+    )
     data = pairs.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
     for folder, config in configs.items():
         rerun.check_images(rerun.Past(folder, config), data, "this set")
@@ -83,7 +91,8 @@ def open_data(args):
 
 def read_run(folder: Path, data, score_mode: str) -> Run:
     """Raises ValueError for a folder without records, or with records of examples that the set does not have."""
-    scored = runlog.load_pairs(folder)
+    unreadable = []
+    scored = runlog.load_pairs(folder, unreadable)
     if not scored:
         inner = sorted({path.parent for path in folder.glob("**/[0-9]*.pt")} - {folder})
         hint = f"; did you mean {inner[0]}?" if inner else ": give a run folder"
@@ -91,7 +100,7 @@ def read_run(folder: Path, data, score_mode: str) -> Run:
     unknown = sorted(set(scored) - {example.id for example in data.examples})
     if unknown:
         raise ValueError(f"{folder} has a record of example {unknown[0]}, which this set lacks: give its --dataset or --data_dir")
-    return Run(folder, runlog.images_expected([folder]), scored, pairs.correct(scored, score_mode))
+    return Run(folder, runlog.images_expected([folder]), scored, pairs.correct(scored, score_mode), unreadable)
 
 
 # ---------------------------------------------------------------- two runs
@@ -136,6 +145,8 @@ def comparison_lines(table: dict, first: str, second: str) -> list[str]:
 def print_run(run: Run, scores: dict) -> None:
     print(f"Run folder: {run.folder}")
     print(f"Examples: {len(run.pairs)} of {run.n_expected or 'an unknown number'}")
+    if told := runlog.unreadable_told(run.unreadable, "not counted"):
+        print(told)
     print("\n".join(pairs.score_lines(scores)))
 
 

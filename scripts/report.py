@@ -9,11 +9,15 @@ report.html opens from disk, in light and dark mode, and loads nothing; md, csv 
 """
 
 import sys
-import warnings
 from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
 
 from diffusion import cli, files, rerun, runlog, session
 from diffusion.analysis import figures, pages, summary, tables
@@ -69,13 +73,12 @@ def hint(folder: Path) -> str:
 
 
 def kind_of_records(folder: Path) -> str | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for path in runlog.list_records(folder).values():
-            if runlog.load_errors(path) is not None:
-                return runlog.ONE_CLASS
-            if runlog.load_pair(path) is not None:
-                return runlog.PAIRS
+    unreadable = []  # by one of the two at least
+    for path in runlog.list_records(folder).values():
+        if runlog.load_errors(path, unreadable=unreadable) is not None:
+            return runlog.ONE_CLASS
+        if runlog.load_pair(path, unreadable) is not None:
+            return runlog.PAIRS
     return None
 
 
@@ -252,12 +255,8 @@ def about_table(run: RunSummary) -> Table:
 
 def unreadable_told(run: RunSummary) -> str:
     """One line about records that do not count; nothing without any."""
-    names = run.unreadable
-    if not names:
-        return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    count = f"{len(names)} unreadable record{'s' * (len(names) > 1)}"
-    return f"Run {run.number}: {count}, not counted: {', '.join(names[:5])}{more}"
+    told = runlog.unreadable_told(run.unreadable, "not counted")
+    return f"Run {run.number}: {told}" if told else ""
 
 
 def heading(report: Report) -> str:
@@ -365,6 +364,8 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     path = args.out / f"report.{args.format}"
     with cli.bad_input():
+        if args.format != "html":
+            cli.refuse_idle(vars(args), ["data_dir"], f"with --format {args.format}, which has no pictures")
         runs = read_all(args)
         summary.check_alike(runs)
         report = summary.make_report(runs)

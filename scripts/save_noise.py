@@ -9,6 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, session
 
 
@@ -18,7 +23,7 @@ def parse_args(argv=None):
     parser.add_argument("--n", type=cli.at_least(1), default=1024, help="rows: timesteps times trials (default: 1024)")
     parser.add_argument("--channels", type=cli.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
     parser.add_argument("--downscale", type=cli.at_least(1), default=8, help="pixels per latent element (default: 8)")
-    parser.add_argument("--seed", type=cli.at_least(0), default=42, help="default: 42, the published one")
+    parser.add_argument("--seed", type=cli.seed, default=42, help="default: 42, the published one")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: noise_<img_size>.pt")
     return parser.parse_args(argv)
 
@@ -27,10 +32,16 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     if args.img_size % args.downscale:
         return cli.fail(f"--img_size {args.img_size} must be a multiple of --downscale {args.downscale}")
+    side = args.img_size // args.downscale
+    needed = 4 * args.n * args.channels * side**2
+    if needed > cli.memory():
+        return cli.fail(
+            f"--n {args.n}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and this machine has "
+            f"{cli.memory() / 1e9:,.0f} GB: give fewer rows or a smaller size"
+        )
     import torch
 
     torch.manual_seed(args.seed)
-    side = args.img_size // args.downscale
     noise = torch.randn(args.n, args.channels, side, side)
     path = args.out or f"noise_{args.img_size}.pt"
     with cli.bad_input():

@@ -15,6 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, session
 from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes
 from diffusion.paths import PROMPTS
@@ -49,7 +54,7 @@ def published_table(entry: dict) -> PromptTable:
 def own_table(path: Path, template: str | None) -> PromptTable:
     """Raises ValueError for an unreadable or empty file, and for a template without {}."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--classes {path} cannot be read ({error})") from error
     return prompts_from_classes(names, template or "a photo of a {}.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script, said
+from conftest import TINY_SD20, load_script, said, staged_record
 from PIL import Image
 
 import eval_prob_adaptive
@@ -80,8 +80,8 @@ def test_resume_redoes_only_what_is_missing_or_broken(run):
     missing.unlink()
     broken.write_bytes(b"half")
     times = [path.stat().st_mtime_ns for path in kept]
-    with pytest.warns(UserWarning, match="unreadable"):
-        code, out, _ = run(*RUN, "--imgs_to_eval", 4, "--load_stats")
+    code, out, _ = run(*RUN, "--imgs_to_eval", 4, "--load_stats")
+    assert f"Note: 1 unreadable record, redone: {broken.name} (" in out
     assert code == 0 and "Images: 2 to do here, 2 of 4 done before" in out and "n = 4" in out
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert_same(records(), first)
@@ -290,7 +290,8 @@ def test_print_acc_refuses_folders_of_other_settings(run, run_main, tmp_path, mo
 def test_print_acc_refuses_folders_that_contradict_each_other(run_main, tmp_path):
     for name, pred in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
-        runlog.save_record(tmp_path / name / "0.pt", {"errors": {}, "pred": pred, "label": 1})
+        record = staged_record([1, 2], {1: [0.5], 2: [0.5]}, [5], pred, 1)
+        runlog.save_record(tmp_path / name / "0.pt", record)
     code, _, err = run_main(load_script("print_acc").main, tmp_path / "a", tmp_path / "b")
     assert code == 2 and "image 0 has two results" in err
 

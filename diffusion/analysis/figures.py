@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from diffusion import files
+from diffusion import files, runlog
 from diffusion.analysis import tables
 
 FORMATS = (".png", ".svg")
@@ -34,9 +34,8 @@ def read_grid(folder: Path, loss: str | None, prompt_path: str | None):
 
 def tell_unreadable(run) -> None:
     """Names on stderr the records that do not count."""
-    if run.unreadable:
-        names = ", ".join(run.unreadable[:5]) + (", ..." if len(run.unreadable) > 5 else "")
-        print(f"Note: {run.folder}: {len(run.unreadable)} unreadable records skipped: {names}", file=sys.stderr)
+    if told := runlog.unreadable_told(run.unreadable, "not counted"):
+        print(f"Note: {run.folder}: {told}", file=sys.stderr)
 
 
 def position_of(run, index: int) -> int:

@@ -1,6 +1,5 @@
 """Run folders as arrays: the errors that every candidate of every image kept, and which class each candidate stands for."""
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +33,7 @@ class Scored:
 @dataclass(frozen=True)
 class Run:
     """A run folder. class_of: label of each of the K candidates; names: label -> class name (its number where it has none);
-    unreadable: names of records that do not count."""
+    unreadable: names of records that do not count, with the reason."""
 
     folder: Path
     config: dict
@@ -84,24 +83,28 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
     """All records of a folder, ours or the reference's.
 
     loss: of a DiT's numbers (default: the run's own); part: all, even or odd indices; prompt_path: the CSV of a folder whose
-    config.json does not name its candidates. Raises ValueError for a folder without a readable record, and for errors of two
-    image sizes.
+    config.json does not name its candidates. Raises ValueError for a folder without a readable record, for errors of two image
+    sizes, and for a loss or prompts that would change nothing.
     """
     folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:
         raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
-    loss = loss or config["identity"].get("loss", "l2")
+    if prompt_path and "candidates" in config:
+        raise ValueError(f"--prompt_path: {folder} names its candidates itself, in config.json: leave the option out")
+    asked, loss = loss, loss or config["identity"].get("loss", "l2")
     parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
     images, unreadable, keys = [], [], []
     for index, path in runlog.list_records(folder).items():
         if index % 2 in parity:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the caller counts and names what is unreadable
-                record = runlog.load_record(path)
+            record = runlog.load_record(path, unreadable)
             if record is None:
-                unreadable.append(path.name)
                 continue
             keys = keys or _candidates(record)
+            if _candidates(record) != keys:
+                unreadable.append(f"{path.name} (it is about other candidates)")
+                continue
+            if asked and "classes" not in record:
+                raise ValueError(f"--loss {asked}: the records of {folder} hold one loss, {loss}: leave the option out")
             images.append(_scored(index, record, loss))
     if not images:
         raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")

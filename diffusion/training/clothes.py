@@ -1,10 +1,10 @@
 """Fashion-MNIST's files, and the captioned pictures that the shipped models learn from. torch is imported for batches."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
+from diffusion.datasets import reading
 from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
@@ -13,14 +13,12 @@ from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, 
 def read_idx(folder, stem):
     """One idx file, plain or gzipped, as a uint8 array without its header (images [N,28,28], labels [N]).
 
-    Raises FileNotFoundError when the folder has neither form.
+    Raises FileNotFoundError when the folder has neither form, ValueError naming a file that is damaged.
     """
     path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
     if path is None:
         raise FileNotFoundError(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir")
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
+    return reading.read_idx(path, 3 if "idx3" in stem else 1)
 
 
 def write_idx(path, array):
