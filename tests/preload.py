@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401
 from torchvision import transforms  # noqa: F401
