@@ -104,7 +104,9 @@ BESIDE = (
         ("write_prompts", "--classes"): {"positional": "mine"},
         ("write_subset", "--per_class"): {"--n": False},
         ("run_winoground", "--pretrained"): {"--model": "openclip", "--version": "ViT-H-14", "--t_interval": False},
-        ("eval_prob_adaptive", "--template"): {"--dry_run": False},
+        (None, "--template"): {"--dry_run": False},  # tokens are made when the tokenizer is there
+    (None, "--prompt_path"): {"--dry_run": False},
+    (None, "--extra"): {"--dry_run": False},  # the folder is made before the weights are read
         (None, "--config_name"): HUB,
         (None, "--image_column"): HUB,
         (None, "--label_column"): HUB,
@@ -452,7 +454,8 @@ WANTED = {
     (None, "--batch_size", "huge"): "no batch is larger than the work",
     (None, "--n_workers", "huge"): "the first of many workers has one image",
     (None, "--round_size", "huge"): "one round over all",
-    ("eval_prob_dit", "--cls", "outside"): None,
+    ("eval_prob_adaptive", "--model_path", "model_index.json missing"): "its parts are Stable Diffusion's, and say the rest",
+    ("eval_prob_adaptive", "--model_path", "model_index.json no keys"): "its parts are Stable Diffusion's, and say the rest",
 }
 
 
