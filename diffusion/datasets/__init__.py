@@ -347,6 +347,8 @@ def _check_labels(name: str, data: ImageData) -> str | None:
     """What to say of classes without images. Raises ValueError for a label of no class, OSError for a set without images."""
     if not len(data):
         raise FileNotFoundError("no images")
+    if len(data.labels) != len(data):
+        raise FileNotFoundError(f"{len(data)} images and {len(data.labels)} labels")
     n = len(data.classes)
     wrong = np.flatnonzero((data.labels < 0) | (data.labels >= n))
     if len(wrong):

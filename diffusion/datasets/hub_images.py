@@ -115,8 +115,8 @@ def _open_saved(root: Path, split: str, config_name: str | None):
         parts, notice = dict(saved), None
     else:
         name = str(saved.split or "test")
-        parts = {"test" if split.partition("[")[0] == "test" else name: saved}
-        notice = None if name == "test" else f"{root} is one table, saved from the split {name}"
+        called = "test" if split.partition("[")[0] == "test" else name
+        parts, notice = {called: saved}, None if called == name else f"{root} is one table, saved from the split {name}"
     _check_config(root, config_name, next(iter(parts.values())).info.config_name)
     return _part(root, parts, split), notice
 
