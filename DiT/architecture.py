@@ -14,7 +14,7 @@ CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", 
 SHIFT_KEY = "frequency_shift"  # argument of `DiT`, and entry of a config.json of either format
 DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PRECISIONS = ("fp32", "bf16", "fp16")  # diffusers' variants that are the same weights, the best first
-LARGEST = {"depth": 10_000, "": 10**6}  # of a size in a config.json: more is a mistake that arithmetic would not survive
+LARGEST = {"depth": 1000, "": 10**6}  # of a size in a config.json: more is a mistake that arithmetic would not survive
 
 # Paper, table 1: size -> depth, hidden size, attention heads
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}

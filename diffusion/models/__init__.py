@@ -63,8 +63,8 @@ def check_captions(source, captions: Sequence[tuple[str, str]], names: Sequence)
     return [line for line in (tokens.pairs_notice(found, names), found.notice()) if line]
 
 
-def check_memory(source, img_size: int, device: str, dtype: str, n_inputs: int = 1) -> None:
-    """Raises ValueError where the image's first feature maps, or those of n_inputs to the network, cannot fit on the device.
+def check_memory(source, img_size: int, device: str, dtype: str, batch_size: int | str, evaluations: int) -> None:
+    """Raises ValueError where the first feature maps of an image, or of a batch for the network, cannot fit on the device.
 
     The first block holds three maps at once: its input, for the shortcut, what was normalised, and what is activated. That is a
     lower bound, so that nothing is refused that might run. Fewer inputs are tried by the kernel itself where CUDA says that
@@ -77,6 +77,7 @@ def check_memory(source, img_size: int, device: str, dtype: str, n_inputs: int =
     devices.check_memory(3 * 4 * encoder, device, f"an image of {img_size} pixels a side", smaller)
     bytes_per_input = 3 * network * (4 if dtype == "float32" else 2)
     devices.check_memory(bytes_per_input, device, f"one network input of {img_size} pixels a side", smaller)
-    if device.startswith("cpu"):
+    if device.startswith("cpu") and batch_size != "auto":
+        n_inputs = min(batch_size, evaluations)
         what = f"a batch of {n_inputs} network inputs"
         devices.check_memory(n_inputs * bytes_per_input, device, what, "take a smaller --batch_size")

@@ -43,7 +43,7 @@ def tokenize(encode: Callable, prompts: Sequence[str], limit: int, n_known: int 
 def check_vocabulary(tokenizer, prompts: Sequence[str], source: str) -> None:
     """Raises ValueError where a tokenizer of transformers' knows nothing of a prompt: its vocabulary is missing."""
     unknown = tokenizer.unk_token_id
-    for prompt, ids in zip(prompts, tokenizer(list(prompts), add_special_tokens=False).input_ids, strict=True):
+    for prompt, ids in zip(prompts, tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids, strict=True):
         if set(ids) <= {unknown}:
             raise ValueError(f"{source}: its tokenizer knows nothing of {prompt!r}: its vocabulary is missing or another model's")
 
