@@ -170,14 +170,17 @@ class Run:
 
     def missing(self, index: int) -> list[int]:
         """Classes without a readable record of this image."""
-        return [c for c, path in self.record_paths(index).items() if not self.is_whole(path)]
+        return [c for c, path in self.record_paths(index).items() if not self.is_whole(c, path)]
 
-    def is_whole(self, path: Path) -> bool:
+    def is_whole(self, c: int, path: Path) -> bool:
         """Whether the file of a class exists and holds what this run keeps of an image."""
         latent = self.source.latent_shape(self.model.img_size)
         kept = {"spatial": latent[1:], "save_eps": latent, "save_eps_and_var": (2 * latent[0], *latent[1:]), "save_vb": (4,)}
         shape = (len(self.plan.t) // self.strategy.n_trials, self.strategy.n_trials, *kept.get(self.saved, ()))
-        return os.path.lexists(path) and runlog.load_errors(path, shape, self.unreadable) is not None
+        problems = []
+        whole = os.path.lexists(path) and runlog.load_errors(path, shape, problems) is not None
+        self.unreadable.extend(f"class {c}: {problem}" for problem in problems)
+        return whole
 
     def per_class_outcome(self, label: int) -> runlog.Outcome:
         return runlog.Outcome(label, None, len(self.folders) * len(self.plan.t))

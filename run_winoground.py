@@ -164,7 +164,8 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     return Diffusion(source, model, grid, bank.seed, rows), (model, grid, bank)
 
 
-IDLE = ("t_interval", "n_trials", "noise_path", "randomize_noise", "img_size", "interpolation", "seed", "dtype", "batch_size",
+# of a contrastive model; not randomize_noise, which names its folder, as published
+IDLE = ("t_interval", "n_trials", "noise_path", "img_size", "interpolation", "seed", "dtype", "batch_size",
         "compile")  # fmt: skip
 
 

@@ -25,9 +25,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._given = set()
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, *words, **named):
         self._given = set()
-        namespace, rest = super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(*words, **named)
         namespace.given = frozenset(self._given)
         return namespace, rest
 

@@ -54,14 +54,14 @@ def parse_args(argv=None):
 
 def read(args) -> tuple[tables.Run, Images]:
     """Raises ValueError when nothing can be fitted."""
-    if not args.csv:
-        cli.refuse_idle(vars(args), ["confidence"], "without --csv, whose probabilities it chooses")
     run = tables.read_run(args.folder, prompt_path=args.prompt_path)
     images = confidence.read_images(run)
     confidence.check_enough(images, args.folder)
     if args.confidence == "evaluations" and not images.costs_differ:
         raise ValueError(f"--confidence evaluations: every image of {args.folder} cost {images.evaluations[0]} evaluations; "
                          "this confidence is for races only (--strategy race)")  # fmt: skip
+    if not args.csv:
+        cli.refuse_idle(vars(args), ["confidence"], "without --csv, whose probabilities it chooses")
     return run, images
 
 

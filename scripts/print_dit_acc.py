@@ -7,7 +7,6 @@ folders of one class each, in one parent, as the reference writes them; labels c
   python scripts/print_dit_acc.py data/imagenet --dataset imagenet
 """
 
-import re
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ if __name__ == "__main__":
 from diffusion import cli, datasets, files, metrics, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
-
-CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")
 
 
 def parse_args(argv=None):
@@ -52,8 +49,9 @@ def predictions(means, labels_of_rows) -> dict[str, int]:
 
 def class_folders(args) -> dict[int, Path]:
     """Class id -> folder of its files, ascending. Raises ValueError when they are of several runs."""
-    named = args.folders if len(args.folders) > 1 or CLASS_FOLDER.fullmatch(args.folders[0].name) else args.folders[0].iterdir()
-    matches = [(match, path) for path in named if (match := CLASS_FOLDER.fullmatch(path.name))]
+    first = args.folders[0]
+    named = args.folders if len(args.folders) > 1 or runlog.CLASS_FOLDER.fullmatch(first.name) else first.iterdir()
+    matches = [(match, path) for path in named if (match := runlog.CLASS_FOLDER.fullmatch(path.name))]
     runs = sorted({match[1] + "*" + match[3] for match, _ in matches})
     if len(runs) > 1:
         parent = matches[0][1].parent
@@ -71,23 +69,25 @@ def shared_files(folders) -> list[str]:
     return sorted(shared, key=lambda name: int(Path(name).stem))
 
 
-def class_means(folders, name):
+def class_means(folders, name, unreadable: list[str]):
     """Means [K,Q] over an image's evaluations, one file at a time; None when one cannot be read or holds NaN.
 
-    Raises ValueError for files that hold no errors.
+    Q is 4 where all files hold the four numbers, else 1: a published folder can have files with and without --save_vb.
+    unreadable: where the names of what cannot be read go. Raises ValueError for files that hold no errors.
     """
     import torch
 
     means = []
     for folder in folders:
-        errors = runlog.load_errors(folder / name)
+        errors = runlog.load_errors(folder / name, unreadable=unreadable)
         if errors is None:
             return None
-        if errors.ndim not in (2, 3, 4):
+        if errors.ndim not in (2, 3, 4) or (errors.ndim == 3 and errors.shape[2] != 4):
             raise ValueError(f"{folder / name} holds predictions, not errors: use folders of squared errors or of --save_vb")
         # [T,n], [T,n,4], or an error map [T,n,h,w] whose mean is the squared error
         means.append(errors.double().mean((0, 1)).view(-1) if errors.ndim < 4 else errors.double().mean().view(1))
-    means = torch.stack(means)
+    q = min(map(len, means))
+    means = torch.stack([mean[:q] for mean in means])
     return means if means.isfinite().all() else None  # a NaN would win or lose by how argmin sorts it
 
 
@@ -117,9 +117,10 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     check_images(folders.values(), names, dataset, args.dataset)
     print(f"Found {len(names)} shared files across all {len(folders)} subdirs.", flush=True)
     rows = [label_of[c] for c in folders]
-    found = ((int(Path(name).stem), class_means(folders.values(), name)) for name in names)
+    unreadable = []
+    found = ((int(Path(name).stem), class_means(folders.values(), name, unreadable)) for name in names)
     read = [(predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
-    about = {"classes": len(folders), "n_expected": expected, "left_out": len(names) - len(read)}
+    about = {"classes": len(folders), "n_expected": expected, "left_out": len(names) - len(read), "unreadable": unreadable}
     return [preds for preds, _ in read], [label for _, label in read], about
 
 
@@ -132,18 +133,25 @@ def record_predictions(record: dict, label_of) -> dict[str, int] | None:
         return {"its own loss, by elimination": record["pred"]}
     if not record["sums"].isfinite().all():
         return None
-    rows = [label_of[c] for c in record["classes"].tolist()]
-    return predictions(record["sums"] / len(record["t"]), rows)
+    rows = [label_of.get(c) for c in record["classes"].tolist()]
+    return None if None in rows else predictions(record["sums"] / len(record["t"]), rows)
+
+
+FOR_CLASS_FOLDERS = ("split", "data_dir", "download", "config_name", "image_column", "label_column")
 
 
 def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
     config = runlog.read_config(folder)
-    dataset = args.dataset or (config and config["identity"]["dataset"])
+    past = config and config["identity"].get("dataset")
+    if past and args.dataset not in (None, past):
+        raise ValueError(f"--dataset {args.dataset}: {folder} is a run on {past}: leave the option out")
+    cli.refuse_idle(vars(args), FOR_CLASS_FOLDERS, "with records of all classes, which hold their labels")
+    dataset = args.dataset or past
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     preds, labels, evaluations, n_classes = [], [], 0, 0
-    paths = runlog.list_records(folder).values()
-    for record in map(runlog.load_record, paths):
+    paths, unreadable = runlog.list_records(folder).values(), []
+    for record in (runlog.load_record(path, unreadable) for path in paths):
         told = record and record_predictions(record, label_of)
         if told:
             preds.append(told)
@@ -151,11 +159,19 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
             evaluations += runlog.outcome(record).evaluations
             n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
     left_out = len(paths) - len(preds)
-    about = {"classes": n_classes, "n_expected": config and config["images_expected"], "left_out": left_out}
+    about = {"classes": n_classes, "n_expected": config and config.get("images_expected"), "left_out": left_out}
+    about["unreadable"] = unreadable
     return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
 
 
 # ---------------------------------------------------------------- the command
+
+
+def accuracies(preds: list[dict[str, int]], labels: list[int]) -> dict:
+    """Column -> accuracy over the images that have it, in the published order."""
+    columns = dict.fromkeys(name for told in sorted(preds, key=len, reverse=True) for name in told)
+    having = {name: [(told[name], label) for told, label in zip(preds, labels, strict=True) if name in told] for name in columns}
+    return {name: metrics.top1(*zip(*pairs, strict=True)) for name, pairs in having.items()}
 
 
 def read(args) -> tuple[list, list, dict]:
@@ -179,12 +195,16 @@ def main(argv=None) -> int:
         preds, labels, about = read(args)
         if not preds:
             raise ValueError(f"{args.folders[0]}: no image has records that can all be read")
-        result = {name: metrics.top1([p[name] for p in preds], labels) for name in preds[0]}
+        result = accuracies(preds, labels)
         if args.json:
             files.write_text(args.json, figures.to_json(result | about))
     for name, estimate in result.items():
         print(f"Accuracy for {name}: {estimate}")
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
+    if any(estimate.n < len(preds) for estimate in result.values()):
+        print("Note: the folder holds two kinds of records; each accuracy is over the n images that have its numbers")
+    if told := runlog.unreadable_told(about["unreadable"], "not counted"):
+        print(told)
     if about["left_out"]:
         print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
     if "evaluations_per_image" in about:

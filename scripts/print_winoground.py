@@ -80,9 +80,8 @@ def open_data(args):
         raise ValueError(f"these runs are on {' and '.join(names)}: compare runs on the same set")
     if not (args.dataset or args.data_dir or names):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
-    saved = (
-        next(iter(configs.values())).get("options", {}).get("data_dir") if configs and args.dataset in (None, *names) else None
-    )
+    first = next(iter(configs.values()), {})
+    saved = first.get("options", {}).get("data_dir") if args.dataset in (None, *names) else None
     data = pairs.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
     for folder, config in configs.items():
         rerun.check_images(rerun.Past(folder, config), data, "this set")
