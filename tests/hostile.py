@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from conftest import ROOT
-from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUN_KINDS, bad_name
+from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUN_KINDS, RUNS, bad_name
 
 from diffusion import cli
 from diffusion.analysis import figures
@@ -105,8 +105,8 @@ BESIDE = (
         ("write_subset", "--per_class"): {"--n": False},
         ("run_winoground", "--pretrained"): {"--model": "openclip", "--version": "ViT-H-14", "--t_interval": False},
         (None, "--template"): {"--dry_run": False},  # tokens are made when the tokenizer is there
-    (None, "--prompt_path"): {"--dry_run": False},
-    (None, "--extra"): {"--dry_run": False},  # the folder is made before the weights are read
+        (None, "--prompt_path"): {"--dry_run": False},
+        (None, "--extra"): {"--dry_run": False},  # the folder is made before the weights are read
         (None, "--config_name"): HUB,
         (None, "--image_column"): HUB,
         (None, "--label_column"): HUB,
@@ -401,7 +401,7 @@ def rows_of(command: str, action: argparse.Action):
         if (command, option or action.dest, fault) in OPEN or (None, option, fault) in OPEN:
             continue
         told = tuple(action.option_strings) or (str(action.metavar), action.dest)
-        told += tuple(part for part in (value, value.rpartition("/")[2]) if len(part) > 4)
+        told += tuple(part for part in (value, *value.rpartition("/")[::2]) if len(part) > 1)
         if action.nargs == 0:
             argv = (*line(command, {}), f"{option}={value}")
         else:
@@ -438,6 +438,8 @@ OPEN = {
     ("benchmark", "--repeats", "huge"),
     ("train_tiny", "--steps", "huge"),
     ("train_tiny", "--keep_every", "huge"),
+    ("train_tiny", "--batch_size", "huge"),
+    ("benchmark", "--batch_size", "huge"),
     ("train_tiny", "--data_dir", "no name"),
     ("write_tiny_pairs", "--seed", "zero"),
     ("train_tiny", "--seed", "zero"),
@@ -447,16 +449,27 @@ OPEN = {
 WANTED = {
     (None, "--seed", "zero"): "a seed",
     (None, "--worker_idx", "zero"): "workers count from 0",
-    (None, "--image", "zero"): "images count from 0",
     (None, "--example", "zero"): "examples count from 0",
     (None, "--imgs_to_eval", "huge"): "all images, and there are fewer",
     (None, "--top", "huge"): "all classes, and there are fewer",
     (None, "--batch_size", "huge"): "no batch is larger than the work",
     (None, "--n_workers", "huge"): "the first of many workers has one image",
     (None, "--round_size", "huge"): "one round over all",
+    ("write_subset", "--seed", "huge"): "numpy's seeds have no largest",
+    ("write_tiny_pairs", "--seed", "huge"): "numpy's seeds have no largest",
+    ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "model_index.json missing"): "its parts are Stable Diffusion's, and say the rest",
     ("eval_prob_adaptive", "--model_path", "model_index.json no keys"): "its parts are Stable Diffusion's, and say the rest",
 }
+
+
+SHIPPED = "the shipped images stand in for the folder, as in the run, and a notice says so"
+WANTED |= {
+    (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
+}
+ANEW = "draws an example evaluated anew, by config.json alone"
+WANTED |= {("plot_winoground", "folder", fault): ANEW for fault in RUNS if fault.startswith(("records", "no records"))}
+WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_dit_acc")}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:
@@ -539,7 +552,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
     ("eval_prob_dit", {"--save_errors": None, "--save_per_class": None}, ["--save_errors"]),
     ("eval_prob_dit", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
-    ("eval_prob_dit", {"--randomize_noise": None}, ["--randomize_noise"]),
     ("eval_prob_dit", {"--img_size": "128"}, ["--img_size", "--image-size"]),
     ("eval_prob_dit", {"--t_interval": "3"}, ["--t_interval"]),
     ("eval_prob_dit", {"--dataset": "mnist", "--data_dir": "@set mnist", "--split": "validation"}, ["--split"]),

@@ -329,7 +329,7 @@ FILE_SETS = ("pets", "flowers", "food", "aircraft", "mnist", "fashion_mnist")  #
 DATA_SETS = {
     f"{name} {fault}": damaged(name, content)
     for name in FILE_SETS
-    for fault, content in (("emptied", b""), ("cut", 20), ("of text", b"a b c d e f\n" * 40), ("of bytes", b"\xff\xfe" * 300))
+    for fault, content in (("emptied", b""), ("cut", 10), ("of text", b"a b c d e f\n" * 40), ("of bytes", b"\xff\xfe" * 300))
 }
 
 
@@ -541,7 +541,7 @@ KINDS = {
 MADE_BY = {  # the world's runs: command, words, its folder
     "grid run": (
         "eval_prob_adaptive",
-        "--version tiny --dataset fashion_mnist --imgs_to_eval 12 --to_keep 1 --n_samples 4 --loss l1",
+        "--version tiny --dataset fashion_mnist --imgs_to_eval 24 --to_keep 1 --n_samples 2 --loss l1",
     ),
     "dit run": ("eval_prob_dit", "--model tiny --dataset fashion_mnist --imgs_to_eval 6 --t_interval 250 --save_errors"),
     "pairs run": ("run_winoground", "--version tiny --dataset tiny_pairs --data_dir {world}/pairs --t_interval 250"),
