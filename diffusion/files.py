@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -101,6 +102,8 @@ def try_writing(folder: Path) -> float:
 
     Raises OSError with path and cause where that fails.
     """
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(folder)  # a name that is too long, or lies below a file, could not be made either
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     trial = place / f".trial.{uuid.uuid4().hex}.tmp"
     try:
@@ -114,6 +117,13 @@ def try_writing(folder: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
+
+
+def try_file(path: Path) -> None:
+    """Raises OSError with path and cause where `write` could not make this file."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try_writing(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:

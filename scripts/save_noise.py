@@ -36,7 +36,7 @@ def main(argv=None) -> int:
     needed = 4 * args.n * args.channels * side**2
     if needed > cli.memory():
         return cli.fail(
-            f"--n {args.n}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and this machine has "
+            f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and this machine has "
             f"{cli.memory() / 1e9:,.0f} GB: give fewer rows or a smaller size"
         )
     import torch

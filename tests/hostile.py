@@ -26,7 +26,7 @@ class Row:
     """A command line that is wrong in one place. Words that begin with @ lie in the world.
 
     told: the error has to hold one of these; code: of the exit; wanted: why the line is right after all, and has to end well;
-    parsed: the option's type and choices take the value, so that the command begins
+    light: it ends before anything needs torch
     """
 
     command: str
@@ -35,7 +35,7 @@ class Row:
     told: tuple[str, ...]
     code: int = 2
     wanted: str | None = None
-    parsed: bool = True
+    light: bool = False
     environment: dict = field(default_factory=dict)
 
     @property
@@ -408,7 +408,8 @@ def rows_of(command: str, action: argparse.Action):
             short = next((o for o in action.option_strings if o in GOOD[command]), option)
             argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
         why = wanted(command, option or action.dest, fault)
-        yield Row(command, name, argv, told, wanted=why, parsed=takes(parser_of(command), action, value))
+        light = ("--dry_run" in argv and kind_of(command, action) not in KINDS) or not takes(parser_of(command), action, value)
+        yield Row(command, name, argv, told, wanted=why, light=light)
 
 
 def takes(parser, action, value: str) -> bool:
@@ -458,6 +459,9 @@ WANTED = {
     ("write_subset", "--seed", "huge"): "numpy's seeds have no largest",
     ("write_tiny_pairs", "--seed", "huge"): "numpy's seeds have no largest",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
+    ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
+    ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
+    ("eval_prob_adaptive", "--model_path", "sample size as a text"): "a size that says nothing, as where there is none",
     ("eval_prob_adaptive", "--model_path", "model_index.json missing"): "its parts are Stable Diffusion's, and say the rest",
     ("eval_prob_adaptive", "--model_path", "model_index.json no keys"): "its parts are Stable Diffusion's, and say the rest",
 }

@@ -40,7 +40,7 @@ LIMITS = {"memory": 4 << 30, "seconds": 20}  # beyond what the server has; of CP
 
 @pytest.fixture(scope="session")
 def light():
-    """Starts commands from a process without torch, which a word that the parser refuses needs not: a fork takes a tenth."""
+    """Starts commands from a process without torch, which most command lines do not come to: a fork takes a tenth."""
     started = Forked(*hostile.COMMANDS)
     yield started
     started.end()
@@ -108,7 +108,7 @@ def marked(row: Row):
 
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS])
 def test_bad_input_is_one_line(row, world, forked, light):
-    fault = outcome(row, world, forked if row.parsed else light)
+    fault = outcome(row, world, light if row.light else forked)
     if fault and "HOSTILE_LOG" in os.environ:
         with open(os.environ["HOSTILE_LOG"], "a") as file:
             print(f"{row.id}\t{fault}", file=file)
