@@ -98,6 +98,8 @@ def test_set_aside_takes_as_many_of_every_class_and_nothing_twice():
     assert np.bincount(labels[validation]).tolist() == [20] * 10
     assert sorted([*training, *validation]) == list(range(3000))
     assert np.array_equal(clothes.set_aside(labels, per_class=20)[1], validation)
+    with pytest.raises(ValueError, match="set aside for validation"):
+        clothes.set_aside(labels, per_class=np.bincount(labels).min())
 
 
 @needs_the_full_set
