@@ -440,7 +440,7 @@ def main(argv=None) -> int:
 
     with cli.bad_input():
         images, labels = read_images(args.data_dir, "train")
-    rows, _ = clothes.set_aside(labels)
+        rows, _ = clothes.set_aside(labels)
     torch.manual_seed(args.seed)
     {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images[rows], labels[rows])
     return 0
