@@ -36,8 +36,8 @@ def main(argv=None) -> int:
     needed = 4 * args.n * args.channels * side**2
     if needed > cli.memory():
         return cli.fail(
-            f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and this machine has "
-            f"{cli.memory() / 1e9:,.0f} GB: give fewer rows or a smaller size"
+            f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and "
+            f"this machine has {cli.memory() / 1e9:,.0f} GB: give fewer rows or a smaller size"
         )
     import torch
 

@@ -49,7 +49,7 @@ TINY = {"--dataset": "fashion_mnist", "--imgs_to_eval": "1"}
 SD = {"--version": "tiny", **TINY}
 GRID = {"positional": "@grid run"}
 
-GOOD = {  # option -> its words, None for a flag; the shortest that has something to do
+GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortest that has something to do
     "eval_prob_adaptive": SD | {"--to_keep": "1", "--n_samples": "2", "--loss": "l1", "--dry_run": None},
     "eval_prob_dit": {"--model": "tiny", **TINY, "--t_interval": "500", "--dry_run": None},
     "run_winoground": {
@@ -61,12 +61,13 @@ GOOD = {  # option -> its words, None for a flag; the shortest that has somethin
     },
     "benchmark": {"--prompts": "2", "--timesteps": "2", "--repeats": "1"},
     "calibrate": GRID,
-    "compare_runs": {"positional": "@grid run|@grid run"},
+    "compare_runs": {"positional": ("@grid run", "@grid run")},
     "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
     "plot_robustness": {"--benchmark": "imagenetv2", "--in_dist": "77.1/50000", "--out_dist": "65.2/10000", "-o": "out.png"},
     "plot_timesteps": GRID | {"-o": "out"},
     "plot_winoground": {"positional": "@pairs run", "--example": "0", "-o": "out.png"},
     "print_acc": GRID,
+    "print_combos": {"positional": "@combos run"},
     "print_dit_acc": {"positional": "@dit run"},
     "print_winoground": {"positional": "@pairs run"},
     "replay": GRID,
@@ -129,18 +130,20 @@ def beside(command: str, option: str) -> dict:
 
 
 def line(command: str, changes: dict) -> tuple[str, ...]:
-    """The words of the good command line with these options changed: False takes one away, a tuple is several words."""
-    options = GOOD[command] | {k: v for k, v in changes.items() if k == "positional" or k in all_options(command)}
-    words = []
-    for option, value in sorted(options.items(), key=lambda item: item[0] != "positional"):
-        several = (
-            value if isinstance(value, tuple) else () if value is None else tuple(value.split("|")) if value is not False else ()
-        )
-        if option == "positional":
-            words += several
-        elif value is not False:
-            words += [option, *several]
+    """The words of the good command line with these options changed, where the command has them; False takes one away."""
+    if command not in GOOD:
+        raise LookupError(f"{command}: add a short command line that works to GOOD in tests/hostile.py")
+    known = {"positional"} | all_options(command)
+    options = GOOD[command] | {option: value for option, value in changes.items() if option in known}
+    words = [*words_of(options.pop("positional", None))]
+    for option, value in options.items():
+        words += () if value is False else (option, *words_of(value))
     return tuple(words)
+
+
+def words_of(value) -> tuple[str, ...]:
+    """None: of a flag, or of no positionals."""
+    return () if value is None else value if isinstance(value, tuple) else (value,)
 
 
 # ---------------------------------------------------------------- the parsers
@@ -207,6 +210,7 @@ NAMED = {
     "folders": "grid run",
     "careful": "grid run",
     "fast": "grid run",
+    ("print_combos", "folders"): "combos run",
     ("print_dit_acc", "folders"): "dit run",
     ("print_winoground", "folders"): "pairs run",
     ("plot_winoground", "folder"): "pairs run",
@@ -427,7 +431,7 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
     """The words for an option with this value; of several positionals the others stay."""
     if action.option_strings:
         return (value,)
-    words = GOOD[command]["positional"].split("|")
+    words = words_of(GOOD[command]["positional"])
     place = [a.dest for a in actions(command) if not a.option_strings].index(action.dest)
     return tuple(value if i == place else word for i, word in enumerate(words))
 
@@ -587,8 +591,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("calibrate", {"--confidence": "evaluations"}, ["--confidence"]),
     ("calibrate", {"positional": "@pairs run"}, ["@pairs run"]),
     ("calibrate", {"positional": "@images"}, ["@images"]),
-    ("compare_runs", {"positional": "@grid run|@pairs run"}, ["@pairs run", "@grid run"]),
-    ("compare_runs", {"positional": "@pairs run|@dit run"}, ["@pairs run", "@dit run"]),
+    ("compare_runs", {"positional": ("@grid run", "@pairs run")}, ["@pairs run", "@grid run"]),
+    ("compare_runs", {"positional": ("@pairs run", "@dit run")}, ["@pairs run", "@dit run"]),
     ("plot_image", {"positional": "@pairs run"}, ["@pairs run"]),
     ("plot_image", {"--image": "10000"}, ["--image"]),
     ("plot_image", {"--loss": "vlb"}, ["--loss"]),
@@ -601,8 +605,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_winoground", {"--example": "7"}, ["--example"]),
     ("plot_winoground", {"positional": "@grid run"}, ["@grid run"]),
     ("print_acc", {"positional": "@pairs run"}, ["@pairs run"]),
-    ("print_acc", {"positional": "@grid run|@grid run"}, ["@grid run"]),
-    ("print_acc", {"positional": "@grid run|@dit run"}, ["@dit run", "@grid run"]),
+    ("print_acc", {"positional": ("@grid run", "@grid run")}, ["@grid run"]),
+    ("print_acc", {"positional": ("@grid run", "@dit run")}, ["@dit run", "@grid run"]),
     ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_dit_acc", {"--split": "train"}, ["--split"]),
     ("print_winoground", {"positional": "@grid run"}, ["@grid run"]),
@@ -612,7 +616,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("replay", {"--stages": "5 1 / 2 400"}, ["--stages"]),
     ("replay", {"--race": "2 2 1"}, ["--race"]),
     ("report", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
-    ("report", {"positional": "@grid run|@pairs run"}, ["@pairs run"]),
+    ("report", {"positional": ("@grid run", "@pairs run")}, ["@pairs run"]),
     ("report", {"--format": "csv", "--data_dir": "@folder"}, ["--data_dir"]),
     ("save_noise", {"--img_size": "65"}, ["--img_size"]),
     ("save_noise", {"--n": "1000000000"}, ["--n"]),

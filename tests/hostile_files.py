@@ -536,6 +536,7 @@ KINDS = {
     "grid run": ("", ANY_FILE | RUNS),
     "dit run": ("", ANY_FILE | RUNS),
     "pairs run": ("", ANY_FILE | RUNS),
+    "combos run": ("", ANY_FILE | RUNS),
 }
 
 MADE_BY = {  # the world's runs: command, words, its folder
@@ -545,6 +546,7 @@ MADE_BY = {  # the world's runs: command, words, its folder
     ),
     "dit run": ("eval_prob_dit", "--model tiny --dataset fashion_mnist --imgs_to_eval 6 --t_interval 250 --save_errors"),
     "pairs run": ("run_winoground", "--version tiny --dataset tiny_pairs --data_dir {world}/pairs --t_interval 250"),
+    "combos run": ("eval_prob_adaptive", "--version tiny --dataset tiny_combos --imgs_to_eval 2 --to_keep 1 --n_samples 1"),
 }
 
 

@@ -59,7 +59,7 @@ def test_labels_order_and_images(name, tmp_path):
 
 
 def test_every_dataset_with_own_files_is_covered():
-    assert set(LABELS) | {"folder", "hf"} == set(DATASETS)
+    assert set(LABELS) | {"folder", "hf", "tiny_combos"} == set(DATASETS)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_fashion_mnist_prefers_the_full_copy(tmp_path):
 
 
 def test_fashion_mnist_falls_back_to_the_shipped_images_and_says_so(tmp_path, monkeypatch):
-    layouts.idx(tmp_path / "shipped" / "datasets", "FashionMNIST", test_labels=(4, 0, 8))
-    monkeypatch.setattr("diffusion.datasets.SHIPPED", tmp_path / "shipped")
+    layouts.idx(tmp_path / "shipped", "FashionMNIST", test_labels=(4, 0, 8))
+    monkeypatch.setattr("diffusion.datasets.shipped.CLOTHES", tmp_path / "shipped" / "FashionMNIST" / "raw")
     dataset = open_dataset("fashion_mnist", "test", None, tmp_path)
     assert "3 shipped test images" in dataset.notice
     assert dataset.labels.tolist() == [4, 0, 8]

@@ -31,13 +31,16 @@ def saved_set(root):
     return root
 
 
+OWN = {"folder": own_folder, "hf": saved_set}
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_default_recipe_runs(name, run_main, tmp_path):
     root = tmp_path / "sets"
     if name in layouts.WRITERS:
         layouts.WRITERS[name](root)
-    else:
-        {"folder": own_folder, "hf": saved_set}[name](root)
+    elif name in OWN:
+        OWN[name](root)
     code, out, err = run_main(
         eval_prob_adaptive.main, "--dataset", name, "--data_dir", root, "--model_path", TINY_SD20, "--img_size", 64, "--dry_run"
     )

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.datasets import imagenet_variants, listed
+from diffusion.datasets import imagenet_variants, listed, shipped
 from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
 from diffusion.datasets.pictures import fit
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
 from diffusion.datasets.reading import IdxImages
 from diffusion.files import one_line
-from diffusion.paths import PROMPTS, SHIPPED
+from diffusion.paths import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -180,21 +180,19 @@ def _class_folders(name: str, torchvision: str, place: str, unlabelled=frozenset
     return _fetched(torchvision, read)
 
 
-class ShippedClothes(IdxImages):
-    """The Fashion-MNIST test images that ship with the project, from idx files: images [N,28,28] uint8, targets [N]."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder, "t10k")
-        self.notice = f"using the {len(self):,} shipped test images (no full copy under --data_dir / DATASET_ROOT)"
-
-
 def _fashion_mnist(root: Path, split: str, download: bool):
-    """The full set where it is, else the shipped part of the test set."""
+    """The full set where it is, else the shipped part of the test set; the validation images ship."""
+    if split == "validation":
+        return shipped.Clothes(split)
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     complete = all((root / "FashionMNIST" / "raw" / f"{part}-ubyte").is_file() for part in parts)
     if complete or download or split == "train":
         return _idx("FashionMNIST")(root, split, download)
-    return ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw")
+    return shipped.Clothes(split)
+
+
+def _tiny_combos(root: Path, split: str, download: bool):
+    return shipped.Combos(split)
 
 
 def _folder(root: Path, split: str, download: bool):
@@ -211,6 +209,7 @@ BOTH = ("train", "test")
 SHORT = Recipe((5, 1), (50, 500), "l2")
 LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
 LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
+COMBOS = Recipe((20, 5, 1), (5, 20, 50), "l1")
 IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
 
 
@@ -267,6 +266,10 @@ DATASETS: dict[str, DatasetSpec] = {
         "FashionMNIST/raw/ with the four idx files, unpacked",
         Recipe((5, 1), (10, 50), "l1"),
         "fashion_mnist",
+        splits=("train", "validation", "test"),
+    ),
+    "tiny_combos": DatasetSpec(
+        _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
     ),
     "caltech101": _torchvision(
         _class_folders("caltech101", "Caltech101", "caltech101/101_ObjectCategories", {"BACKGROUND_Google"}),

@@ -43,12 +43,13 @@ def read_idx(path: str | Path, n_dims: int) -> np.ndarray:
 class IdxImages:
     """Images [N,28,28] uint8 and targets [N] of the idx files t10k-... or train-... in a folder. Raises as `read_idx`."""
 
-    def __init__(self, folder: Path, part: str, notice: str | None = None):
+    notice: str | None = None
+
+    def __init__(self, folder: Path, part: str):
         self.data = read_idx(folder / f"{part}-images-idx3-ubyte", 3)
         self.targets = read_idx(folder / f"{part}-labels-idx1-ubyte", 1)
         if len(self.data) != len(self.targets):
             raise ValueError(f"{folder}: {len(self.data):,} images and {len(self.targets):,} labels in {part}-*-ubyte")
-        self.notice = notice
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -32,8 +32,10 @@ def set_aside(labels, per_class=100, seed=0):
     """(training, validation): the sorted rows of labels [N]; `per_class` rows of every class are for validation.
 
     What is chosen (steps, learning rates, thresholds, calibration) is chosen on the validation images, so that the test images
-    are used once. They are the same for every seed of a training.
+    are used once. They are the same for every seed of a training. Raises ValueError for a class with no more images than that.
     """
+    if np.bincount(labels).min() <= per_class:
+        raise ValueError(f"--data_dir: {per_class} images of every class are set aside for validation, and one has no more")
     rng = np.random.default_rng(seed)
     validation = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in np.unique(labels)])
     return np.setdiff1d(np.arange(len(labels)), validation), np.sort(validation)
