@@ -149,9 +149,9 @@ def check_network(source: str, unet: dict, text: dict, latent_channels: int) -> 
         hub.check_sizes(f"--model_path {source}: {UNET}", sample_size=size)
     wrong = [f"{UNET} has {key!r}" for key in MORE_INPUTS if unet.get(key)]
     if (unet["in_channels"], unet.get("out_channels", latent_channels)) != (latent_channels, latent_channels):
-        wrong.append("VAE and U-Net differ in channels")
+        wrong.append(f"vae/config.json and {UNET} differ in channels")
     if unet["cross_attention_dim"] != text["hidden_size"]:
-        wrong.append("text encoder and U-Net differ in width")
+        wrong.append(f"{TEXT} and {UNET} differ in width")
     if wrong:
         raise ValueError(
             f"model {source!r} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x: {wrong[0]}"
