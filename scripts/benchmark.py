@@ -25,7 +25,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, models, session, settings
+from diffusion import cli, files, models, session, settings
 from diffusion.models import devices, dit, stable_diffusion
 from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import seeded_noise
@@ -119,7 +119,7 @@ def sd_subject(args) -> Subject:
 def dit_subject(args) -> Subject:
     if args.model == "tiny-dit":
         found = models.class_conditional("tiny")
-        config = json.loads((found.file.parent / "config.json").read_text())
+        config = files.read_json(found.file.parent / "config.json")
         size, source, classes = found.default_size, found.describe(), found.num_classes
     else:
         from DiT.architecture import SHAPES
