@@ -129,7 +129,7 @@ def sd_subject(args) -> Subject:
 def dit_subject(args) -> Subject:
     if args.model == "tiny-dit":
         found = models.class_conditional("tiny")
-        config = json.loads((found.file.parent / "config.json").read_text())
+        config = files.read_json(found.file.parent / "config.json")
         size, source, classes = found.default_size, found.describe(), found.num_classes
     else:
         from DiT.architecture import SHAPES

@@ -214,18 +214,7 @@ def test_another_number_of_levels_is_the_models_own(n, run_main):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, n, dtype=torch.float64) ** 2
     levels = source.load("cpu", "float32").levels
     torch.testing.assert_close(levels.signal.double(), (1 - betas).cumprod(0).sqrt(), rtol=1e-3, atol=1e-6)
-    argv = [
-        "--dataset",
-        "fashion_mnist",
-        "--img_size",
-        64,
-        "--model_path",
-        "m",
-        "--imgs_to_eval",
-        1,
-        "--to_keep",
-        1,
-    ]
+    argv = ["--dataset", "fashion_mnist", "--img_size", 64, "--model_path", "m", "--imgs_to_eval", 1, "--to_keep", 1]
     code, out, err = run_main(eval_prob_adaptive.main, *argv, "--n_samples", 4)
     assert code == 0 and f"{n} noise levels" in out, err
     record = torch.load(next(Path("data").rglob("*.pt")), weights_only=True)
@@ -409,8 +398,8 @@ def test_memory_is_what_the_machine_has():
 # ---------------------------------------------------------------- devices
 
 
-NOWHERE = ["meta", "mps", "xpu", "xla", "hpu", "lazy", "vulkan", "privateuseone", "ipu", "mkldnn", "opengl", "fpga", "ort", "hip", "ve",
-           "maia", "mtia"]  # fmt: skip
+NOWHERE = ["meta", "mps", "xpu", "xla", "hpu", "lazy", "vulkan", "privateuseone", "ipu", "mkldnn", "opengl", "fpga", "ort",
+           "hip", "ve", "maia", "mtia"]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*no longer used as device type")
