@@ -111,7 +111,7 @@ def check(args) -> Subject:
 
 def sd_subject(args) -> Subject:
     if args.model == "sd2":
-        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon")
+        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon", (128, 320), 77, 49408)
     else:
         source = models.text_to_image("tiny", args.model_path)
     size = args.img_size or source.default_size
