@@ -153,6 +153,7 @@ def prepare(options: dict) -> Run:
     cli.check_pairs(n_trials, n_pairs // n_trials, len(prompts.prompts), shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
+    models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     runlog.check_config(run.folder, run.identity)
     return run
 
@@ -179,6 +180,8 @@ def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json."""
     runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
+    if notice := models.check_prompts(run.source, run.prompts.prompts, run.prompts.classidx, run.prompts.classnames):
+        print(f"Note: {notice}", flush=True)
     network = session.start_network(run.source.load, run.prompts.prompts, shape, run.running, run.model.dtype, run.price,
                                     before)  # fmt: skip
     if session.team().leads:

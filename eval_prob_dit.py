@@ -204,6 +204,7 @@ def prepare(options: dict) -> Run:
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
+    models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
         runlog.check_config(folder, run.identity | {"cls": c})
     return run

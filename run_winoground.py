@@ -160,6 +160,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     n_pairs = len(grid.plan(source.n_levels).t)
     cli.check_pairs(grid.n_trials, n_pairs // grid.n_trials, 4, shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
+    models.check_memory(source, size, running.device, model.dtype, running.batch_size, 4 * n_pairs)
     return Diffusion(source, model, grid, bank.seed, rows), (model, grid, bank)
 
 
@@ -190,6 +191,13 @@ def announce(run: Run):
 # ---------------------------------------------------------------- one example
 
 
+def tell_captions(run: Run) -> None:
+    """Captions that are cut, or that the model cannot tell apart. Raises ValueError where it can tell none apart."""
+    captions, names = zip(*((example.captions, example.id) for example in run.data.examples), strict=True)
+    for notice in models.check_captions(run.scorer.source, captions, names):
+        print(f"Note: {notice}", flush=True)
+
+
 def diffusion_matcher(run: Run):
     """Loads the model; returns (images, captions) -> record of raw errors, float32 [T,n_trials] a pair, and what config.json
     says of it."""
@@ -199,6 +207,7 @@ def diffusion_matcher(run: Run):
 
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
+    tell_captions(run)
     captions, before = list(run.data.examples[0].captions), runlog.found_batch_size(run.folder)
     network = session.start_network(scorer.source.load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
@@ -217,6 +226,7 @@ def contrastive_matcher(run: Run):
     """The same of CLIP or OpenCLIP, whose record holds logits."""
     import torch
 
+    tell_captions(run)
     model = run.scorer.source.load(run.running.device)
     run.data.transform = model.preprocess
 

@@ -13,6 +13,8 @@ VAE_FACTOR = 8  # image pixels per latent element
 CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", "num_classes")
 SHIFT_KEY = "frequency_shift"  # argument of `DiT`, and entry of a config.json of either format
 DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+PRECISIONS = ("fp32", "bf16", "fp16")  # diffusers' variants that are the same weights, the best first
+LARGEST = {"depth": 1000, "": 10**6}  # of a size in a config.json: more is a mistake that arithmetic would not survive
 
 # Paper, table 1: size -> depth, hidden size, attention heads
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -43,7 +45,24 @@ def locate(path, model, image_size, folder="pretrained_models"):
         for name in DIFFUSERS_FILES:
             if (folder / name).is_file():
                 return folder / name
+        if folder.is_dir() and (file := only_variant(folder)):
+            return file
     raise FileNotFoundError(f"{path}: neither a checkpoint file nor a folder with {' or '.join(DIFFUSERS_FILES)}")
+
+
+def only_variant(folder):
+    """The checkpoint of a folder that has it only as a variant, such as diffusion_pytorch_model.fp16.safetensors; None without.
+
+    Raises ValueError for several variants of which none is a precision: these may be different weights.
+    """
+    stem, formats = DIFFUSERS_FILES[0].partition(".")[0], [name.rpartition(".")[2] for name in DIFFUSERS_FILES]
+    found = {(path.suffixes[0][1:], path.suffix[1:]): path for path in sorted(folder.glob(f"{stem}.*.*"))}
+    found = {key: path for key, path in found.items() if key[1] in formats and len(path.suffixes) == 2 and path.is_file()}
+    kinds = {variant for variant, _ in found}
+    variant = next((name for name in PRECISIONS if name in kinds), None) or (kinds.pop() if len(kinds) == 1 else None)
+    if kinds and variant is None:
+        raise ValueError(f"{folder}: several variants ({', '.join(sorted(kinds))}) and no {DIFFUSERS_FILES[0]}: keep one of them")
+    return next((found[variant, form] for form in formats if (variant, form) in found), None)
 
 
 def default_size(path):
@@ -69,15 +88,22 @@ def architecture(file, model, image_size):
 def read_config(config_file):
     """A config.json of ours or of diffusers -> (keyword arguments of `DiT`, whether it is diffusers')."""
     try:
-        raw = json.loads(config_file.read_text())
+        raw = json.loads(config_file.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict):
+            raise ValueError(f"it holds no JSON object, but a {type(raw).__name__}")
         is_diffusers = "_class_name" in raw
         config = diffusers_config(raw) if is_diffusers else {key: raw[key] for key in CONFIG_KEYS}
         if any(type(value) is not int or value < 1 for value in config.values()):
             raise ValueError(f"sizes have to be positive integers, not {config}")
+        if large := [key for key, value in config.items() if value > LARGEST.get(key, LARGEST[""])]:
+            raise ValueError(f"{large[0]!r} is {config[large[0]]}, which is no size")
+        width, side = config["hidden_size"], config["input_size"]
+        if width % config["num_heads"] or width % 4 or side % config["patch_size"]:
+            raise ValueError(f"sizes do not divide: hidden_size by num_heads and by 4, input_size by patch_size, of {config}")
         return config | stated_shift(raw), is_diffusers
     except KeyError as error:
         raise ValueError(f"{config_file}: no {error} in it") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{config_file}: {brief(error)}") from None
 
 

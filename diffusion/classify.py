@@ -174,15 +174,18 @@ def _check_loss(loss: str, known) -> None:
 
 def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size) -> Classifier:
     """Checks what can be checked, then loads the weights."""
+    source.latent_shape(img_size)
     strategy = strategy or Race()
     labels = list(range(len(candidates))) if labels is None else list(labels)
     if len(labels) != len(candidates):
         raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
     strategy.check(len(candidates), source.n_levels)
-    source.latent_shape(img_size)
-    device = devices.resolve_device(device)
-    denoiser = source.load(device, devices.resolve_dtype(dtype, device))
+    device, plan = devices.resolve_device(device), strategy.plan(source.n_levels)
+    dtype = devices.resolve_dtype(dtype, device)
+    models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))
+    models.check_prompts(source, candidates, labels, candidates)
+    denoiser = source.load(device, dtype)
     from diffusion import kernel
 
-    plan, batch = strategy.plan(source.n_levels), kernel.Batch(batch_size)
+    batch = kernel.Batch(batch_size)
     return Classifier(denoiser, denoiser.embed(candidates), labels, strategy, plan, loss, Seeded(seed), batch, transform)

@@ -2,14 +2,16 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 try:
@@ -100,6 +102,8 @@ def try_writing(folder: Path) -> float:
 
     Raises OSError with path and cause where that fails.
     """
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(folder)  # a name that is too long, or lies below a file, could not be made either
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     trial = place / f".trial.{uuid.uuid4().hex}.tmp"
     try:
@@ -113,6 +117,13 @@ def try_writing(folder: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
+
+
+def try_file(path: Path) -> None:
+    """Raises OSError with path and cause where `write` could not make this file."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try_writing(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -130,6 +141,26 @@ def csv_text(rows) -> str:
 def write_csv(path: str | Path, rows) -> None:
     """Rows of cells, the first of them the names of the columns; whole or absent. Raises OSError as `write` does."""
     write_text(path, csv_text(rows))
+
+
+def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})) -> dict:
+    """The object of a JSON file in UTF-8. kinds: key -> the type of its value, for the keys that it must have.
+
+    Raises ValueError that names the file, and the key where one is missing or of another type; OSError for a file that cannot be
+    read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, but a {type(content).__name__}")
+    for key, kind in kinds.items():
+        if key not in content:
+            raise ValueError(f"{path} has no {key!r}")
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not bool):  # True is an int, too
+            raise ValueError(f"{path}: {key!r} is {json.dumps(content[key])[:60]}, not of type {kind.__name__}")
+    return content
 
 
 def fingerprint(*parts) -> str:

@@ -4,6 +4,9 @@ A source is called with an image's index and the shape [S,C,h,w] of its bank; `i
 config. torch is imported when noise is drawn or read.
 """
 
+import os
+import shlex
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -77,21 +80,63 @@ def image_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int
 def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_size: int):
     """The first `rows` rows of a file written by scripts/save_noise.py, float32 [rows,C,h,w].
 
-    Raises ValueError when the file is missing, unreadable, of another shape or too short.
+    Raises ValueError when the file is missing, unreadable, of another kind or shape, too short, or does not hold standard normal
+    noise.
     """
     import torch
 
     channels, side, _ = latent_shape
-    make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)} --out {path}"
+    name = shlex.quote(path if not os.path.lexists(path) else f"noise_{img_size}.pt")  # no advice to overwrite what is there
+    make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)} --out {name}"
     make += f" --channels {channels} --downscale {img_size // side}" if (channels, img_size // side) != (4, 8) else ""
     if not Path(path).is_file():
-        raise ValueError(f"--noise_path {path} does not exist; make it with: {make}")
+        kind = "is no file" if os.path.lexists(path) else "does not exist"
+        raise ValueError(f"--noise_path {path} {kind}; make one with: {make}")
     try:
-        noise = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what will be refused
+            noise = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken zip or pickle raises whatever it runs into
-        raise ValueError(f"--noise_path {path} cannot be read ({type(error).__name__}); make it with: {make}") from None
-    if not torch.is_tensor(noise) or noise.shape[1:] != latent_shape or len(noise) < rows:
-        found = list(noise.shape) if torch.is_tensor(noise) else type(noise).__name__
-        needed = f"[{rows} or more, {', '.join(map(str, latent_shape))}]"
-        raise ValueError(f"--noise_path {path} holds {found}, needed is {needed}; make it with: {make}")
-    return noise[:rows].float()
+        raise ValueError(f"--noise_path {path} cannot be read ({type(error).__name__}); make one with: {make}") from None
+    if problem := _kind_problem(noise) or _shape_problem(noise, rows, latent_shape):
+        raise ValueError(f"--noise_path {path} holds {problem}; make one with: {make}")
+    noise = noise[:rows].detach().float()
+    if problem := _value_problem(noise):
+        raise ValueError(f"--noise_path {path} holds {problem}; make one with: {make}")
+    return noise
+
+
+def _kind_problem(noise) -> str | None:
+    """What a file holds that is no dense tensor of floating numbers on the CPU."""
+    import torch
+
+    if not torch.is_tensor(noise):
+        return f"{type(noise).__name__}, needed is a tensor"
+    kinds = [str(noise.dtype).removeprefix("torch."), str(noise.layout).removeprefix("torch."), noise.device.type]
+    if noise.is_nested or noise.layout != torch.strided or noise.device.type != "cpu" or not noise.is_floating_point():
+        return f"a tensor of {', '.join(kinds)}, needed is one of float32, dense"
+    return None
+
+
+def _shape_problem(noise, rows: int, latent_shape) -> str | None:
+    if noise.shape[1:] == latent_shape and len(noise) >= rows:
+        return None
+    return f"{list(noise.shape)}, needed is [{rows} or more, {', '.join(map(str, latent_shape))}]"
+
+
+def _value_problem(noise) -> str | None:
+    """What float32 noise [S,C,h,w] has that standard normal noise does not. The bounds are wide: a law of another scale is meant,
+    and not chance."""
+    import torch
+
+    finite = torch.isfinite(noise).flatten(1).all(1)
+    if not finite.all():
+        return f"numbers that are not finite, in row {int(finite.int().argmin())} first"
+    constant = (noise == noise[:, :1, :1, :1]).flatten(1).all(1)
+    if constant.any() and noise[0].numel() > 1:
+        return f"one and the same number all over row {int(constant.int().argmax())}, needed is standard normal noise"
+    deviation, mean = torch.std_mean(noise.double())
+    slack = 6 / noise.numel() ** 0.5  # six standard errors of the mean
+    if abs(mean) > 0.1 + slack or not 0.8 - slack < deviation < 1.25 + slack:
+        return f"numbers with mean {mean:.2g} and standard deviation {deviation:.2g}, needed is standard normal noise (0 and 1)"
+    return None

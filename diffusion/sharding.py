@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.files import fingerprint
+from diffusion.files import fingerprint, one_line
 
 
 def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, seed: int | None) -> list[int]:
@@ -24,22 +24,51 @@ def select(n_images: int, subset_path: str | None, imgs_to_eval: int | None, see
 
 
 def read_subset(path: str, n_images: int) -> list[int]:
-    """A .npy file of dataset indices, in its order."""
+    """A .npy file of dataset indices, in its order. Raises ValueError for anything else."""
     make = "make one with scripts/write_subset.py"
     if not Path(path).is_file():
-        raise ValueError(f"--subset_path {path} does not exist: {make}")
+        raise ValueError(f"--subset_path {path} {'is no file' if Path(path).exists() else 'does not exist'}: {make}")
     try:
-        subset = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"--subset_path {path} is not a .npy file of indices ({error}): {make}") from None
-    if subset.ndim != 1 or not np.issubdtype(subset.dtype, np.integer):
-        raise ValueError(f"--subset_path {path} holds {subset.dtype} {list(subset.shape)}, not a list of integers: {make}")
-    outside = [int(i) for i in subset if not 0 <= i < n_images]
-    if outside:
-        raise ValueError(f"--subset_path {path} holds index {outside[0]}, but the dataset has {n_images} images: {make}")
-    if len(np.unique(subset)) < len(subset):
-        raise ValueError(f"--subset_path {path} names an image twice: {make}")
+        subset = _read_integers(path, n_images)
+        _check_indices(subset, n_images)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--subset_path {path} {one_line(error)}: {make}") from None
     return subset.tolist()
+
+
+def _read_integers(path: str, most: int) -> np.ndarray:
+    """The list in a .npy file. Its header says how long it is: more than `most` are refused before they are read."""
+    with open(path, "rb") as file:
+        shape, dtype = _read_header(file)
+        if len(shape) != 1 or dtype.kind not in "iu":  # a duration is an integer to numpy's issubdtype
+            raise ValueError(f"holds {dtype} {list(shape)}, not a list of integers")
+        if shape[0] < 1:
+            raise ValueError("holds no index, so that no image would be evaluated")
+        if shape[0] > most:
+            raise ValueError(f"holds {shape[0]} indices, but the dataset has {most} images")
+        data = file.read(shape[0] * dtype.itemsize)
+    if len(data) < shape[0] * dtype.itemsize:
+        raise ValueError(f"is cut off: it ends before its {shape[0]} indices do")
+    return np.frombuffer(data, dtype)
+
+
+def _read_header(file) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of a .npy file; np.load would also open archives and pickles."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(file)
+    except Exception as error:  # whatever a foreign header makes of numpy's parser
+        raise ValueError(f"is not a .npy file of indices ({one_line(error)})") from error
+    return shape, dtype
+
+
+def _check_indices(subset: np.ndarray, n_images: int) -> None:
+    outside = subset[(subset < 0) | (subset >= n_images)]
+    if outside.size:
+        raise ValueError(f"holds index {outside[0]}, but the dataset has {n_images} images")
+    if len(np.unique(subset)) < len(subset):
+        raise ValueError("names an image twice")
 
 
 def subset_identity(path: str | None, n_images: int) -> str | None:

@@ -42,11 +42,13 @@ def parse_args(argv=None):
 # ---------------------------------------------------------------- points
 
 
-def estimate_of(text: str, benchmark: str):
+def estimate_of(flag: str, text: str, benchmark: str):
     """The Estimate of a run folder, or of `77.5/50000`. Raises ValueError for neither."""
     number = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
     if number and not Path(text).exists():
-        return known_accuracy(text, number)
+        return known_accuracy(f"{flag} {text}", number)
+    if not Path(text).is_dir():
+        raise ValueError(f"{flag} {text} is neither a run folder nor an accuracy such as 77.5/50000")
     run = tables.read_run(text)
     figures.tell_unreadable(run)
     dataset = run.config["identity"].get("dataset", benchmark)
@@ -59,7 +61,7 @@ def known_accuracy(text: str, number):
     """number: what matched, percent and number of images."""
     p = float(number[1]) / 100
     if number[2] is None:
-        raise ValueError(f"{text} lacks the number of images, which its interval needs: write {text}/50000 for 50,000")
+        raise ValueError(f"{text} lacks the number of images, which its interval needs: write {number[1]}/50000 for 50,000")
     if p > 1:
         raise ValueError(f"{text}: an accuracy of more than 100 percent")
     return metrics.Estimate(p, *metrics.wilson(p, int(number[2])), int(number[2]))
@@ -71,7 +73,7 @@ def user_rows(args, line) -> list[dict]:
         raise ValueError(f"--in_dist names {len(args.in_dist)} and --out_dist {len(args.out_dist)}: give one of each per model")
     rows = []
     for ordinary, shifted in zip(args.in_dist, args.out_dist, strict=True):
-        x, y = estimate_of(ordinary, "imagenet"), estimate_of(shifted, args.benchmark)
+        x, y = estimate_of("--in_dist", ordinary, "imagenet"), estimate_of("--out_dist", shifted, args.benchmark)
         above = robustness.effective_robustness(line, x, y)
         name = "/".join(Path(shifted).parts[-2:])
         row = {"kind": "yours", "name": name, "in_dist": x, "out_dist": y, "expected": y.value - above.value, "above": above}

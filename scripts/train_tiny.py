@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, session, settings
+from diffusion import cli, files, session, settings
 from diffusion.training import clothes, loop
 from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
 
@@ -43,7 +43,7 @@ def parse_args(argv=None):
     parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
     parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images per step (default: {told(BATCH)})")
     parser.add_argument("--lr", type=cli.positive, help=f"peak learning rate (default: {told(LR)})")
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    parser.add_argument("--seed", type=cli.seed, default=0, help="default: 0")
     parser.add_argument(
         "--keep_every",
         type=cli.at_least(1),
@@ -444,8 +444,10 @@ def main(argv=None) -> int:
     import torch
 
     with cli.bad_input():
+        for folder in (args.out, Path(args.checkpoint_dir)):
+            files.try_writing(folder)
         images, labels = read_images(args.data_dir, "train")
-    rows, _ = clothes.set_aside(labels)
+        rows, _ = clothes.set_aside(labels)
     torch.manual_seed(args.seed)
     {"vae": train_vae, "sd": train_sd, "dit": train_dit, "clip": train_clip}[args.part](args, images[rows], labels[rows])
     return 0

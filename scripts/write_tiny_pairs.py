@@ -27,8 +27,8 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, session
-from diffusion.datasets import ShippedClothes
-from diffusion.paths import SHIPPED, TINY_PAIRS
+from diffusion.datasets import shipped
+from diffusion.paths import TINY_PAIRS
 from diffusion.training.scenes import COLOURS, NOUNS, PLACES, Item, draw_pair, pair_caption
 
 KINDS = ("Object", "Relation", "Both")
@@ -117,7 +117,7 @@ def examples(seed: int):
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    take = picture_source(rng, ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw"), NOUNS)
+    take = picture_source(rng, shipped.Clothes("test"), NOUNS)
     plans = [plan(rng, list(PLACES), NOUNS, list(COLOURS)) for _ in KINDS]
     rows = ((kind, row) for turn in zip(*plans, strict=True) for kind, row in zip(KINDS, turn, strict=True))
     for example_id, (kind, row) in enumerate(rows):

@@ -19,6 +19,9 @@ TINY_SD20 = GOLDEN / "tiny-sd20"
 SETTINGS = ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH")  # the caller's, which no test may see
 
 
+NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of numpy's, torch's and arrow's
+
+
 def load_script(name):
     """A file of scripts/ as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
@@ -57,11 +60,11 @@ def said(number=0):
 
 
 class Forked:
-    """Starts commands through tests/forking.py, in one thread each."""
+    """Starts commands through tests/forking.py, in one thread each; modules: what that imports first."""
 
-    def __init__(self):
-        words = [sys.executable, str(ROOT / "tests" / "forking.py")]
-        environment = {name: value for name, value in os.environ.items() if name not in SETTINGS} | {"OMP_NUM_THREADS": "1"}
+    def __init__(self, *modules):
+        words = [sys.executable, str(ROOT / "tests" / "forking.py"), *modules]
+        environment = {name: value for name, value in os.environ.items() if name not in SETTINGS} | NO_THREADS
         self.server = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.server.stdout.readline() == "ready\n"
 
@@ -78,6 +81,10 @@ class Forked:
     def wait(self, children):
         """Their exit codes, once all have ended; negative for signals."""
         return self.ask(wait=children)
+
+    def end(self):
+        self.server.stdin.close()
+        self.server.wait()
 
     def run(self, environments, argv, command="eval_prob_adaptive"):
         return self.wait(self.start(environments, argv, command))
@@ -97,10 +104,9 @@ def enough_records(folder, n):
 
 @pytest.fixture(scope="session")
 def forked():
-    started = Forked()
+    started = Forked("preload")
     yield started
-    started.server.stdin.close()
-    started.server.wait()
+    started.end()
 
 
 @pytest.fixture

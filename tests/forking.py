@@ -1,27 +1,42 @@
-"""Starts our commands by forking from a process that has imported everything: a start takes a second instead of ten.
+"""Starts our commands by forking from a process that has imported what it was told to: a start takes a second instead of ten.
 
 Requests come as lines of JSON: {"command", "argv", "folder", "environments"} starts one process for each environment, its output
 in the folder's out.0, err.0, ..., and is answered with their ids; {"wait": ids} with their exit codes, negative for signals;
-{"ended": ids} at once with whether each has ended.
+{"ended": ids} at once with whether each has ended; {"load": modules} imports more, scripts too, for all that start later.
+With "limits" a process gets so many bytes of memory beside what this one has, and so many seconds of CPU time.
 The first line printed is `ready`. No thread runs here, a store's least of all: a lock that one holds would stay locked in a fork.
 """
 
 import importlib
 import json
 import os
+import resource
+import signal
 import sys
+from pathlib import Path
 
-import preload  # noqa: F401
-import torch
+ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT), str(ROOT / "scripts")]
 
-from diffusion import session
+from diffusion import session  # noqa: E402
 
 
-def start(number, environment, command, argv, folder):
+def limit(memory, seconds):
+    """What this process may take; going beyond is a failure of the command, and no danger to the machine."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(10 * seconds)  # for what waits without working
+
+
+def start(number, environment, command, argv, folder, limits=None):
     """Forks; the id of the child, which runs the command as its script would."""
     child = os.fork()
     if child:
         return child
+    if limits:
+        limit(**limits)
     os.chdir(folder)
     os.environ.update(environment)
     for descriptor, name in ((1, "out"), (2, "err")):
@@ -35,6 +50,10 @@ def start(number, environment, command, argv, folder):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
+
+
+def load(modules):
+    return [importlib.import_module(name).__name__ for name in modules]
 
 
 codes = {}  # of children that have ended: process id -> exit code
@@ -53,6 +72,8 @@ def answer(request):
         return [codes[child] for child in request["wait"] if ended(child, 0)]
     if "ended" in request:
         return [ended(child) for child in request["ended"]]
+    if "load" in request:
+        return load(request["load"])
     environments = request.pop("environments")
     children = [start(i, environment, **request) for i, environment in enumerate(environments)]
     for child in children:
@@ -61,7 +82,7 @@ def answer(request):
 
 
 def main():
-    torch.set_num_threads(1)
+    load(sys.argv[1:])
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

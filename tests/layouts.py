@@ -20,6 +20,15 @@ def save_picture(path: Path, seed: int = 0, **kwargs) -> None:
     picture(seed, **kwargs).save(path)
 
 
+def forget_sums(monkeypatch) -> None:
+    """torchvision knows the sums of the real files, which tiny ones cannot have."""
+    from torchvision.datasets import cifar, flowers102, stl10
+
+    for module in (cifar, flowers102, stl10):
+        monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: Path(path).is_file(), raising=False)
+    monkeypatch.setattr(stl10.STL10, "_check_integrity", lambda self: (Path(self.root) / "stl10_binary/test_X.bin").is_file())
+
+
 def _pickle(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(content))
@@ -68,7 +77,7 @@ def idx(root: Path, name: str, test_labels=(7, 2), train_labels=(1,)) -> None:
 def pets(root: Path) -> None:
     """Three classes; cats are capitalised, dogs are not, and the class number counts without regard to case."""
     base = root / "oxford-iiit-pet"
-    lines = {"Abyssinian": "1 1 1", "american_bulldog": "2 2 1", "Bengal": "3 1 2"}
+    lines = {"Abyssinian": "1 1 1", "american_bulldog": "2 2 1", "Bengal": "6 1 2"}
     for name in lines:
         for number in (1, 101):
             save_picture(base / "images" / f"{name}_{number}.jpg", number)
@@ -104,12 +113,12 @@ def aircraft(root: Path) -> None:
     base = root / "fgvc-aircraft-2013b" / "data"
     for number in range(4):
         save_picture(base / "images" / f"{number:07d}.jpg", number)
-    (base / "variants.txt").write_text("707-320\nF-16A/B\nYak-42\n")
     (base / "images_variant_trainval.txt").write_text("0000000 Yak-42\n")
     (base / "images_variant_test.txt").write_text("0000003 Yak-42\n0000001 707-320\n0000002 F-16A/B\n")
 
 
 def caltech101(root: Path) -> None:
+    """Three of the 101 classes, and the folder that is none."""
     for name in ("yin_yang", "accordion", "Faces", "BACKGROUND_Google"):
         for number in (1, 2):
             save_picture(root / "caltech101" / "101_ObjectCategories" / name / f"image_{number:04d}.jpg", number)

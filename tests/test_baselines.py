@@ -316,8 +316,8 @@ def test_a_batch_is_a_mixture_of_items_and_scenes():
 
 def test_the_training_writes_what_load_clip_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (40, 28, 28), dtype=np.uint8))
-    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(40, dtype=np.uint8) % 10)
+    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1040, 28, 28), dtype=np.uint8))
+    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1040) % 10).astype(np.uint8))
     script, out = load_script("train_tiny"), tmp_path / "out" / "tiny-clip"
     argv = ["clip", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 8]
     script.main([*map(str, argv), "--checkpoint_dir", str(tmp_path / "checkpoints")])

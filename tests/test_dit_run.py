@@ -314,8 +314,8 @@ def test_the_shipped_model_on_a_few_images(run_main):
 
 def test_the_training_writes_what_the_command_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (20, 28, 28), dtype=np.uint8))
-    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10)
+    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1020, 28, 28), dtype=np.uint8))
+    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1020) % 10).astype(np.uint8))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tiny-sd").symlink_to(paths.TINY_SD)
     argv = ["dit", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 4]

@@ -1,5 +1,7 @@
 """Which images are evaluated and with which noise: independent of sharding, batch and order."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -43,11 +45,101 @@ def test_bad_subsets(tmp_path, content, told):
         sharding.select(10, str(tmp_path / "s.npy"), None, 0)
 
 
-def test_missing_and_broken_subset_files(tmp_path):
-    (tmp_path / "s.npy").write_bytes(b"no array")
-    for path in ("none.npy", "s.npy"):
-        with pytest.raises(ValueError, match=r"--subset_path.*write_subset"):
-            sharding.read_subset(str(tmp_path / path), 10)
+def npy(header, data=b""):
+    """A .npy file of version 1 with this text as its header."""
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def archive(tmp_path, save):
+    path = tmp_path / "other.npz"
+    save(path, np.arange(3))
+    return path.read_bytes()
+
+
+HUGE = "{'descr': '<i8', 'fortran_order': False, 'shape': (%s,), }\n"
+FOREIGN = {
+    "empty": b"",
+    "text": b"no array",
+    "PK": b"PK",
+    "zip signature": b"PK\x03\x04" + bytes(40),
+    "empty zip": b"PK\x05\x06" + bytes(18),
+    "pickle": b"\x80\x04\x95" + bytes(20),
+    "magic alone": b"\x93NUMPY",
+    "version": b"\x93NUMPY\x09\x09" + bytes(20),
+    "no header": b"\x93NUMPY\x01\x00\xff\xff",
+    "header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+    "header no dict": npy("[1, 2]\n"),
+    "header an expression": npy("{'descr': __import__('os')}\n"),
+    "header nested": npy("(" * 20_000 + "\n"),
+    "no type": npy("{'descr': 'nonsense', 'fortran_order': False, 'shape': (2,), }\n", bytes(16)),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,), }\n", bytes(16)),
+    "shape negative": npy(HUGE % -2, bytes(16)),
+    "shape a word": npy(HUGE % "'a'", bytes(16)),
+    "shape 10^12": npy(HUGE % 10**12, bytes(16)),
+    "shape 10^30": npy(HUGE % 10**30, bytes(16)),
+    "shape 2^61": npy(HUGE % (2**61 + 2), bytes(16)),  # 16 bytes, modulo 2^64
+    "cut": npy(HUGE % 3, bytes(16)),
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "npz", "compressed npz", "folder", "missing", "pipe"])
+def test_files_that_are_no_subset(tmp_path, kind):
+    """Nothing is waited for, nothing is allocated, and the line names flag and file."""
+    path = tmp_path / "s.npy"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind != "missing":
+        zipped = {"npz": np.savez, "compressed npz": np.savez_compressed}
+        path.write_bytes(FOREIGN[kind] if kind in FOREIGN else archive(tmp_path, zipped[kind]))
+    with pytest.raises(ValueError) as caught:
+        sharding.read_subset(str(path), 10)
+    assert f"--subset_path {path}" in str(caught.value) and "write_subset.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_file_is_called_so(tmp_path):
+    (tmp_path / "s.npy").write_bytes(FOREIGN["cut"])
+    with pytest.raises(ValueError, match="is cut off: it ends before its 3 indices do"):
+        sharding.read_subset(str(tmp_path / "s.npy"), 10)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.array([1, 2], "m8[s]"),
+        np.array([1, 2], "M8[s]"),
+        np.array([True, False]),
+        np.array([1.0, 2.0]),
+        np.array([1, 2], complex),
+        np.array(["1", "2"]),
+        np.array([b"1"]),
+        np.array([(1, 2)], [("a", int), ("b", int)]),
+        np.array(3),
+        np.array([], int),
+        np.empty((0, 3), int),
+        np.ones((2, 2), int),
+        np.array([2**64 - 1], np.uint64),
+        np.array([2**63 - 1]),
+        np.array([-(2**63)]),
+        np.array([10], np.uint8),
+        np.zeros(11, np.int8),
+    ],
+    ids=lambda a: f"{a.dtype}{list(a.shape)}",
+)
+def test_arrays_that_are_no_indices_of_ten_images(tmp_path, content):
+    np.save(tmp_path / "s.npy", content)
+    with pytest.raises(ValueError, match=r"--subset_path .*s\.npy (holds|names) .*write_subset"):
+        sharding.select(10, str(tmp_path / "s.npy"), None, 0)
+
+
+@pytest.mark.parametrize("dtype", ["<i8", ">i8", "<i2", "u1", "<u8"])
+def test_integers_of_any_size_and_order_are_indices(tmp_path, dtype):
+    np.save(tmp_path / "s.npy", np.array([7, 0, 3], dtype))
+    indices = sharding.select(10, str(tmp_path / "s.npy"), None, 0)
+    assert indices == [7, 0, 3] and all(type(i) is int for i in indices)
 
 
 def test_noise_is_a_function_of_seed_and_index():

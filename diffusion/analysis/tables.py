@@ -108,7 +108,7 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
             images.append(_scored(index, record, loss))
     if not images:
         raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
-    return Run(folder, config, *_classes(config, keys, prompt_path), images, unreadable)
+    return Run(folder, config, *_classes(folder, config, keys, prompt_path), images, unreadable)
 
 
 def grid_of(run: Run) -> Grid:
@@ -150,7 +150,7 @@ def _scored(index: int, record: dict, loss: str) -> Scored:
     return Scored(t=t, means=means, counts=np.array([len(e) for e in errors]), errors=errors, **about)
 
 
-def _classes(config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
+def _classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
     """The label that each candidate stands for, and the names of labels: from config.json, else from a prompt CSV."""
     if "candidates" in config:
         class_of, names = config["candidates"]["labels"], config["candidates"]["names"]
@@ -160,5 +160,6 @@ def _classes(config: dict, keys: list[int], prompt_path=None) -> tuple[list[int]
     else:
         return keys, {key: str(key) for key in keys}
     if len(class_of) != len(keys):
-        raise ValueError(f"{prompt_path or 'config.json'} names {len(class_of)} candidates and the records {len(keys)}")
+        source = prompt_path or Path(folder) / "config.json"
+        raise ValueError(f"{source} names {len(class_of)} candidates and the records {len(keys)}")
     return class_of, dict(zip(class_of, names, strict=True))

@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.datasets import imagenet_variants
+from diffusion.datasets import imagenet_variants, listed, shipped
+from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
+from diffusion.datasets.pictures import fit
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
+from diffusion.datasets.reading import IdxImages
 from diffusion.files import one_line
-from diffusion.paths import PROMPTS, SHIPPED
+from diffusion.paths import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,19 @@ class ImageData:
         return len(self.raw)
 
     def __getitem__(self, index: int):
-        """Raises OSError naming the index, and the file where there is one, for an image that cannot be decoded."""
+        """Raises OSError naming the index, and the file where there is one, for an image that cannot be decoded or is unfit."""
         image, label = self._decode(index)
         return (image if self.transform is None else self.transform(image)), int(label)
 
     def picture(self, index: int):
-        """The PIL image as it is stored, without the transform. Raises OSError as an item does."""
+        """The PIL image with 8 bits a channel, without the transform. Raises OSError as an item does."""
         return self._decode(index)[0]
 
     def _decode(self, index: int):
         try:
             image, label = self.raw[index]
             image.load()  # some datasets hand out a file that is not decoded yet
+            image = fit(image)
         except Exception as error:  # for broken and oversized files Pillow raises nearly anything
             raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {one_line(error)}") from error
         return image, label
@@ -120,74 +124,79 @@ def _file_of(raw, index: int) -> str:
 # ---------------------------------------------------------------- builders
 
 
+def _torchvision_set(name: str, root: Path, **options):
+    """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, name)(str(root), **options)
+    except Exception as error:  # for files that are damaged its readers raise nearly anything
+        raise OSError(one_line(error)) from error
+
+
 def _with_train_flag(name: str):
     """torchvision datasets that take train=True or False."""
+    return lambda root, split, download: _torchvision_set(name, root, train=split == "train", download=download)
+
+
+def _with_split(name: str):
+    """torchvision datasets that take split="test" or "train"."""
+    return lambda root, split, download: _torchvision_set(name, root, split=split, download=download)
+
+
+def _flowers(root: Path, split: str, download: bool):
+    flowers = _with_split("Flowers102")(root, split, download)
+    listed.check_files(flowers._image_files, root / "flowers-102" / "setid.mat")
+    return flowers
+
+
+def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
+    """Sets that torchvision only fetches; read(root, split) opens them, and checks what torchvision takes for granted."""
 
     def build(root: Path, split: str, download: bool):
-        from torchvision import datasets
-
-        return getattr(datasets, name)(str(root), train=split == "train", download=download)
+        if download:
+            _torchvision_set(torchvision, root, download=True)
+        return read(root, split)
 
     return build
 
 
-def _with_split(name: str, train: str = "train", **fixed):
-    """torchvision datasets that take split="test" or, for our "train", the name given here."""
-
-    def build(root: Path, split: str, download: bool):
-        from torchvision import datasets
-
-        return getattr(datasets, name)(str(root), split=train if split == "train" else split, download=download, **fixed)
-
-    return build
+def _idx(name: str):
+    """MNIST and its kin, as torchvision lays them out: <name>/raw/{train,t10k}-..."""
+    return _fetched(name, lambda root, split: IdxImages(root / name / "raw", "train" if split == "train" else "t10k"))
 
 
-def _caltech101(root: Path, split: str, download: bool):
-    from torchvision.datasets import Caltech101
-
-    # checked first because torchvision would create folders, and takes the background folder's presence for granted
-    background = root / "caltech101" / "101_ObjectCategories" / "BACKGROUND_Google"
-    if not download and not background.is_dir():
-        raise FileNotFoundError(f"no {background}")
-    return Caltech101(str(root), download=download)
+def _listed(name: str, torchvision: str, read: Callable):
+    """Sets with lists of their images: read(root, split, class names)."""
+    return _fetched(torchvision, lambda root, split: read(root, split, class_names(name)))
 
 
-def _eurosat(root: Path, split: str, download: bool):
-    from torchvision.datasets import EuroSAT
+def _class_folders(name: str, torchvision: str, place: str, unlabelled=frozenset()):
+    """Sets of class folders below `place`, all images in one split."""
 
-    return EuroSAT(str(root), download=download)
+    def read(root: Path, split: str):
+        return open_known(root / place, {c: i for i, c in enumerate(class_names(name))}, unlabelled=unlabelled)
 
-
-class ShippedClothes:
-    """The Fashion-MNIST test images that ship with the project, from idx files: images [N,28,28] uint8, targets [N]."""
-
-    def __init__(self, folder: Path):
-        self.data = np.frombuffer((folder / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28)
-        self.targets = np.frombuffer((folder / "t10k-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
-        self.notice = f"using the {len(self):,} shipped test images (no full copy under --data_dir / DATASET_ROOT)"
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int):
-        from PIL import Image
-
-        return Image.fromarray(self.data[index]), int(self.targets[index])
+    return _fetched(torchvision, read)
 
 
 def _fashion_mnist(root: Path, split: str, download: bool):
-    """The full set where it is, else the shipped part of the test set."""
+    """The full set where it is, else the shipped part of the test set; the validation images ship."""
+    if split == "validation":
+        return shipped.Clothes(split)
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     complete = all((root / "FashionMNIST" / "raw" / f"{part}-ubyte").is_file() for part in parts)
     if complete or download or split == "train":
-        return _with_train_flag("FashionMNIST")(root, split, download)
-    return ShippedClothes(SHIPPED / "datasets" / "FashionMNIST" / "raw")
+        return _idx("FashionMNIST")(root, split, download)
+    return shipped.Clothes(split)
+
+
+def _tiny_combos(root: Path, split: str, download: bool):
+    return shipped.Combos(split)
 
 
 def _folder(root: Path, split: str, download: bool):
-    from torchvision.datasets import ImageFolder
-
-    return ImageFolder(str(root))
+    return open_own(root)
 
 
 def _hub(root: Path, split: str, download: bool, **columns):
@@ -200,6 +209,7 @@ BOTH = ("train", "test")
 SHORT = Recipe((5, 1), (50, 500), "l2")
 LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
 LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
+COMBOS = Recipe((20, 5, 1), (5, 20, 50), "l1")
 IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
 
 
@@ -227,44 +237,54 @@ DATASETS: dict[str, DatasetSpec] = {
         "stl10",
     ),
     "pets": _torchvision(
-        _with_split("OxfordIIITPet", train="trainval"),
+        _listed("pets", "OxfordIIITPet", listed.open_pets),
         "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/ with trainval.txt and test.txt",
         Recipe((5, 1), (25, 250), "l1"),
         "pets",
     ),
     "flowers": _torchvision(
-        _with_split("Flowers102"),
+        _flowers,
         "flowers-102/jpg/*.jpg, flowers-102/imagelabels.mat and flowers-102/setid.mat",
         LONG_L1,
         "flowers",
     ),
     "food": _torchvision(
-        _with_split("Food101"),
+        _listed("food", "Food101", listed.open_food),
         "food-101/images/<class>/*.jpg and food-101/meta/ with train.json and test.json",
         LONG,
         "food",
     ),
     "aircraft": _torchvision(
-        _with_split("FGVCAircraft", train="trainval", annotation_level="variant"),
-        "fgvc-aircraft-2013b/data/ with images/, variants.txt and images_variant_test.txt",
+        _listed("aircraft", "FGVCAircraft", listed.open_aircraft),
+        "fgvc-aircraft-2013b/data/ with images/ and images_variant_test.txt (train: images_variant_trainval.txt)",
         LONG,
         "aircraft",
     ),
-    "mnist": _torchvision(_with_train_flag("MNIST"), "MNIST/raw/ with the four idx files, unpacked", SHORT, "mnist"),
+    "mnist": _torchvision(_idx("MNIST"), "MNIST/raw/ with the four idx files, unpacked", SHORT, "mnist"),
     "fashion_mnist": _torchvision(
         _fashion_mnist,
         "FashionMNIST/raw/ with the four idx files, unpacked",
         Recipe((5, 1), (10, 50), "l1"),
         "fashion_mnist",
+        splits=("train", "validation", "test"),
+    ),
+    "tiny_combos": DatasetSpec(
+        _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
     ),
     "caltech101": _torchvision(
-        _caltech101,
-        "caltech101/101_ObjectCategories/<class>/image_0001.jpg ... (BACKGROUND_Google among them)",
+        _class_folders("caltech101", "Caltech101", "caltech101/101_ObjectCategories", {"BACKGROUND_Google"}),
+        "caltech101/101_ObjectCategories/<class>/image_0001.jpg ...",
         LONG,
         "caltech101",
         splits=("test",),  # neither set has an official split: all images
     ),
-    "eurosat": _torchvision(_eurosat, "eurosat/2750/<class>/*.jpg", SHORT, "eurosat", splits=("test",)),
+    "eurosat": _torchvision(
+        _class_folders("eurosat", "EuroSAT", "eurosat/2750"),
+        "eurosat/2750/<class>/*.jpg",
+        SHORT,
+        "eurosat",
+        splits=("test",),
+    ),
     "imagenet": _own_files(
         imagenet_variants.open_imagenet,
         "imagenet/val/<WordNet id>/*.JPEG",
@@ -280,7 +300,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "imagenetA": _own_files(
         imagenet_variants.open_imagenet_a,
         "imagenet-a/<WordNet id>/*.jpg",
-        IMAGENET,
+        Recipe((100, 50, 10, 1), (50, 100, 500, 1000), "l2"),  # ours: of its 200 classes half go on, as of ImageNet's
         "imagenetA_prompts.csv",
     ),
     "objectnet": _own_files(
@@ -310,15 +330,38 @@ def open_dataset(
 ) -> ImageData:
     """Open one split. `root` holds all datasets; for "folder" it is the dataset, for "hf" the dataset or its hub name.
 
-    Raises ValueError for an unknown name, split or column, FileNotFoundError for missing data; both in one line.
+    Raises ValueError for an unknown name, split or column and for damaged files, strangers' folders and impossible labels,
+    FileNotFoundError for missing data; all in one line.
     """
     spec = _check(name, split, download, config_name or image_column or label_column)
     columns = {"config_name": config_name, "image_column": image_column, "label_column": label_column} if name == "hf" else {}
     try:
         raw = spec.build(Path(root).expanduser(), split, download, **columns)
-    except (OSError, RuntimeError) as error:  # torchvision's two ways to say that files are missing or damaged
+        data = ImageData(raw, transform, class_names(name, raw))
+        data.notice = "; ".join(filter(None, (data.notice, _check_labels(name, data)))) or None
+    except OSError as error:
         raise FileNotFoundError(_missing(name, spec, root, download, error)) from error
-    return ImageData(raw, transform, class_names(name, raw))
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("--") else f"--dataset {name}: {error}") from error
+    return data
+
+
+def _check_labels(name: str, data: ImageData) -> str | None:
+    """What to say of classes without images. Raises ValueError for a label of no class, OSError for a set without images."""
+    if not len(data):
+        raise FileNotFoundError("no images")
+    if len(data.labels) != len(data):
+        raise FileNotFoundError(f"{len(data)} images and {len(data.labels)} labels")
+    n = len(data.classes)
+    wrong = np.flatnonzero((data.labels < 0) | (data.labels >= n))
+    if len(wrong):
+        raise ValueError(f"image {wrong[0]} has the label {data.labels[wrong[0]]}, and the {n} classes are 0..{n - 1}")
+    expected, found = set(labels_of_classes(name, n).values()), set(data.labels.tolist())
+    lacking = [data.classes[label] for label in sorted(expected - found)]
+    if not lacking:
+        return None
+    named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+    return f"images of {len(expected) - len(lacking)} of {len(expected)} classes, none of {named}: all stay candidates"
 
 
 def open_images(data) -> ImageData:
@@ -369,7 +412,7 @@ def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
         ids = imagenet_variants.objectnet_classes().values()
         return dict(sorted((i, label) for label, several in enumerate(ids) for i in several))
     if name == "imagenetA":
-        return {i: i for i in sorted(read_prompts(PROMPTS / "imagenetA_prompts.csv").classidx)}
+        return {i: i for i in imagenet_variants.hard_classes()}
     return {i: i for i in range(n_classes)}
 
 

@@ -1,14 +1,20 @@
 """Hugging Face datasets of labelled images, from the hub or from a local folder: which columns, which labels."""
 
+import json
 from pathlib import Path
 
+from diffusion.datasets.folders import walk
+from diffusion.datasets.reading import reading
 from diffusion.files import one_line
+
+MOST_CLASSES = 100_000  # integers beyond it are ids, not class numbers: each would be a prompt of its own
 
 
 class HubImages:
     """One split of a Hugging Face dataset. `classes`: names of the labels; `targets`: the labels as integers."""
 
-    def __init__(self, table, image_column: str | None, label_column: str | None):
+    def __init__(self, table, image_column: str | None, label_column: str | None, notice: str | None = None):
+        self.notice = notice
         self.image_column = _image_column(table, image_column)
         label_column = _label_column(table, label_column)
         self.classes, self.targets = _read_labels(table, label_column)
@@ -57,12 +63,15 @@ def _read_labels(table, column: str) -> tuple[list[str], list[int]]:
     from datasets import ClassLabel
 
     values, feature = list(table[column]), table.features[column]
-    if values and all(isinstance(value, str) for value in values):
+    if values and all(isinstance(value, str) and value.strip() for value in values):
         names = sorted(set(values))
         place = {name: i for i, name in enumerate(names)}
         return names, [place[value] for value in values]
     if not values or not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ValueError(f"--label_column {column}: this split has rows without a label (neither a name nor an integer >= 0)")
+        what = "rows without a label (neither a name nor an integer >= 0)" if values else "no rows"
+        raise ValueError(f"--label_column {column}: this split has {what}")
+    if max(values) >= MOST_CLASSES:
+        raise ValueError(f"--label_column {column}: {max(values)} is no class number, which count from 0: name another column")
     names = list(feature.names) if isinstance(feature, ClassLabel) else [str(i) for i in range(max(values) + 1)]
     return names, [int(value) for value in values]
 
@@ -70,21 +79,77 @@ def _read_labels(table, column: str) -> tuple[list[str], list[int]]:
 def open_hub(root: Path, split: str, config_name: str | None, image_column: str | None, label_column: str | None) -> HubImages:
     """`root`: a folder written by save_to_disk, a folder of parquet files or of images, or a name on the hub.
 
-    Raises ValueError for an unknown split or column and for data that cannot be read, OSError when nothing is there.
+    `split` may be a slice such as train[:100]. Raises ValueError for an unknown split, configuration or column and for data that
+    cannot be read, OSError when nothing is there.
     """
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        table, notice = _open_saved(root, split, config_name)
+    else:
+        table, notice = _load(root, split, config_name), None
+    return HubImages(table, image_column, label_column, notice)
+
+
+def _load(root: Path, split: str, config_name: str | None):
+    """What load_dataset finds: files on disk, or a name on the hub."""
     import datasets
 
-    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        table = datasets.load_from_disk(str(root))
+    if root.is_dir():
+        list(walk(str(root), {}))  # which refuses links that lead round in a circle, or to images twice
+    try:
+        return datasets.load_dataset(root.as_posix(), config_name, split=split)
+    except OSError:
+        raise
+    except Exception as error:  # an unknown split, a set of several configurations, a broken file
+        raise ValueError(f"--data_dir {root} --split {split}: {one_line(error)}") from error
+
+
+# ---------------------------------------------------------------- what save_to_disk wrote
+
+
+def _open_saved(root: Path, split: str, config_name: str | None):
+    """(table, what to say). A single table has no name but the one that it was saved under; "test", the default, is it too."""
+    import datasets
+
+    saved = _load_saved(root)
+    if isinstance(saved, datasets.DatasetDict):
+        parts, notice = dict(saved), None
     else:
-        try:
-            table = datasets.load_dataset(root.as_posix(), config_name, split=split)
-        except OSError:
-            raise
-        except Exception as error:  # an unknown split, a set of several configurations, a broken file
-            raise ValueError(f"--data_dir {root} --split {split}: {one_line(error)}") from error
-    if isinstance(table, datasets.DatasetDict):
-        if split not in table:
-            raise ValueError(f"--split {split}: {root} has {', '.join(table)}")
-        table = table[split]
-    return HubImages(table, image_column, label_column)
+        name = str(saved.split or "test")
+        called = "test" if split.partition("[")[0] == "test" else name
+        parts, notice = {called: saved}, None if called == name else f"{root} is one table, saved from the split {name}"
+    _check_config(root, config_name, next(iter(parts.values())).info.config_name)
+    return _part(root, parts, split), notice
+
+
+def _load_saved(root: Path):
+    """Raises ValueError naming the file that is damaged, or the folder where the library does not say which."""
+    import datasets
+
+    for path in sorted((*root.glob("*.json"), *root.glob("*/*.json"))):
+        with reading(path):
+            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise ValueError("no JSON object")
+    try:
+        return datasets.load_from_disk(str(root))
+    except Exception as error:
+        raise ValueError(f"--data_dir {root} cannot be read as save_to_disk writes it ({one_line(error)})") from error
+
+
+def _check_config(root: Path, asked: str | None, saved: str | None) -> None:
+    if asked is not None and asked != saved:
+        held = f"the configuration {saved}" if saved else "one configuration without a name"
+        raise ValueError(f"--config_name {asked}: {root} was saved to disk with {held}: leave it out")
+
+
+def _part(root: Path, parts: dict, split: str):
+    """The split, or the slices of splits, by the library's own rules. Raises ValueError for what is none of the parts."""
+    import datasets
+
+    try:
+        wanted = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(table) for name, table in parts.items()})
+    except Exception:  # a dozen kinds for what does not parse
+        raise ValueError(
+            f"--split {split}: {root} has {', '.join(parts)}, and slices of them such as {min(parts)}[:100]"
+        ) from None
+    pieces = [parts[piece.splitname].select(range(piece.from_, piece.to)) for piece in wanted]
+    return datasets.concatenate_datasets(pieces)

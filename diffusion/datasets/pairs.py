@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import metrics
+from diffusion.datasets.pictures import fit
 from diffusion.files import one_line
 from diffusion.metrics import Estimate, PairCorrect, PairScores
 from diffusion.paths import TINY_PAIRS, hub_token
@@ -78,13 +79,17 @@ class PairData:
 
 
 def _decode(example: Example, k: int):
-    """Image k of the example, decoded, in the mode of its file: the transform decides what becomes of alpha and palettes."""
-    from PIL import Image
+    """Image k of the example, decoded, upright, in its file's mode: the transform decides what becomes of alpha and palettes."""
+    from PIL import Image, ImageOps
 
     path = example.images[k]
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError("there is no such file")
         with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             image.load()
+            image = fit(image)
     except Exception as error:  # for broken and oversized files Pillow raises nearly anything
         raise OSError(f"image {k} of example {example.id} ({path}) cannot be read: {one_line(error)}") from error
     return image

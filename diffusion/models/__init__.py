@@ -1,10 +1,14 @@
 """Sources of weights: one function finds them, one file a family. Nothing heavy is imported before weights are loaded.
 
 A source knows, before any weights are read: `default_size` in pixels, `n_levels` of its law of noise, `latent_shape(img_size)`,
-`identity()` of the weights, `describe()` for a person; and `load(device, dtype, compile, plain)` gives its `Denoiser`.
+`identity()` of the weights, `describe()` for a person; and `load(device, dtype, compile, plain)` gives its `Denoiser`. It may
+also know `tokens(prompts)`, which shows prompts that it cannot tell apart, and `largest_maps(img_size)`, which shows sizes that
+no memory holds.
 """
 
-from diffusion.models import hub
+from collections.abc import Sequence
+
+from diffusion.models import devices, hub, tokens
 from diffusion.models.dit import DiTSource
 from diffusion.models.stable_diffusion import StableDiffusion
 
@@ -36,3 +40,44 @@ def family_of(model_path: str):
 def class_conditional(model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None):
     """The source of a class-conditional model's weights. Raises ValueError or OSError as `DiTSource.find`."""
     return DiTSource.find(model, model_path, img_size, vae_path)
+
+
+# ---------------------------------------------------------------- checks before weights are read
+
+
+def check_prompts(source, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> str | None:
+    """A line on prompts that are cut. Raises ValueError for prompts of two classes that are one and the same to the model."""
+    if not hasattr(source, "tokens"):
+        return None
+    found = source.tokens(prompts)
+    tokens.check_classes(found, prompts, labels, names)
+    return found.notice()
+
+
+def check_captions(source, captions: Sequence[tuple[str, str]], names: Sequence) -> list[str]:
+    """Lines on captions that are cut, and on examples whose two captions are one and the same to the model. Raises ValueError
+    where they are in all examples. names: of the examples."""
+    if not hasattr(source, "tokens"):
+        return []
+    found = source.tokens([caption for pair in captions for caption in pair])
+    return [line for line in (tokens.pairs_notice(found, names), found.notice()) if line]
+
+
+def check_memory(source, img_size: int, device: str, dtype: str, batch_size: int | str, evaluations: int) -> None:
+    """Raises ValueError where the first feature maps of an image, or of a batch for the network, cannot fit on the device.
+
+    The first block holds three maps at once: its input, for the shortcut, what was normalised, and what is activated; the image
+    [3,H,W] stays beside them. That is a lower bound, so that nothing is refused that might run. Fewer inputs are tried by the
+    kernel itself where CUDA says that memory is short.
+    """
+    if not hasattr(source, "largest_maps"):
+        return
+    encoder, network = source.largest_maps(img_size)
+    smaller = f"take a smaller --img_size than {img_size}"
+    devices.check_memory(3 * 4 * (encoder + img_size**2), device, f"an image of {img_size} pixels a side", smaller)
+    bytes_per_input = 3 * network * (4 if dtype == "float32" else 2)
+    devices.check_memory(bytes_per_input, device, f"one network input of {img_size} pixels a side", smaller)
+    if device.startswith("cpu") and batch_size != "auto":
+        n_inputs = min(batch_size, evaluations)
+        what = f"a batch of {n_inputs} network inputs"
+        devices.check_memory(n_inputs * bytes_per_input, device, what, f"take a smaller --batch_size, or {smaller[5:]}")

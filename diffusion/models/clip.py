@@ -5,12 +5,14 @@ import difflib
 import json
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.datasets.transforms import to_rgb
-from diffusion.files import hash_files
+from diffusion.files import hash_files, read_json
+from diffusion.models import hub
+from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.paths import TINY_CLIP
 
 # OpenAI's names -> open_clip's
@@ -22,7 +24,7 @@ OPENAI = {
     "ViT-L/14@336px": "ViT-L-14-336",
 }
 PAPER_TAGS = {"ViT-H-14": "laion2b_s32b_b79k"}  # the only OpenCLIP of the paper's tables
-CONFIG_KEYS = {"embed_dim", "vision_cfg", "text_cfg"}
+CONFIG_KEYS = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
 WEIGHTS = ("{}.safetensors", "{}.pt", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # {}: the config's stem
 
 
@@ -45,6 +47,12 @@ class ClipSource:
             return self.describe()
         root = self.config.parent
         return hash_files(root, [self.config, Path(self.pretrained), *(root / "tokenizer").glob("*")])
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """What the text encoder is given of texts. Reads no weights; raises ValueError for a tokenizer that does not do."""
+        text = _model_config(self.config)["text_cfg"] if self.config else {}
+        encode, length = _encoder(self)
+        return tokenize(encode, texts, length, text.get("vocab_size"), self.describe())
 
     def load(self, device: str) -> "Scorer":
         """As `load_clip`."""
@@ -120,10 +128,11 @@ def _published(architecture: str, tag: str) -> ClipSource:
 def _find_local(root: Path) -> ClipSource:
     if not root.is_dir():
         raise ValueError(f"--model_path {root} is no folder: give one with an open_clip config <name>.json and <name>.pt")
-    configs = [path for path in sorted(root.glob("*.json")) if _model_config(path).keys() >= CONFIG_KEYS]
+    configs = [path for path in sorted(root.glob("*.json")) if _model_config(path).keys() >= CONFIG_KEYS.keys()]
     if len(configs) != 1:
         found = " and ".join(path.name for path in configs) or "no .json"
         raise ValueError(f"--model_path {root}: {found} with {', '.join(sorted(CONFIG_KEYS))}, and one is needed")
+    check_config(configs[0])
     names = [name.format(configs[0].stem) for name in WEIGHTS]
     weights = next((root / name for name in names if (root / name).is_file()), None)
     if weights is None:
@@ -133,16 +142,29 @@ def _find_local(root: Path) -> ClipSource:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
-        raise ValueError(f"--model_path: {path} is not readable JSON ({error})") from None
-    return content if isinstance(content, dict) else {}
+        raise ValueError(f"--model_path: {error}") from None
 
 
 def _model_config(path: Path) -> dict:
     """The architecture in a .json: the whole of it, or its `model_cfg` in folders from the hub (open_clip_config.json)."""
     content = _read_json(path)
-    return content.get("model_cfg", content)
+    inner = content.get("model_cfg", content)
+    if not isinstance(inner, dict):
+        raise ValueError(f"--model_path: {path}: 'model_cfg' is no JSON object")
+    return inner
+
+
+def check_config(path: Path) -> None:
+    """Raises ValueError, naming file and key, for entries of another type than open_clip needs."""
+    config = _model_config(path)
+    wrong = [key for key, kind in CONFIG_KEYS.items() if type(config[key]) is not kind]
+    if wrong or not isinstance(_read_json(path).get("preprocess_cfg", {}), dict):
+        key = (wrong or ["preprocess_cfg"])[0]
+        raise ValueError(f"--model_path: {path}: {key!r} is not of type {CONFIG_KEYS.get(key, dict).__name__}")
+    sizes = {key: config["text_cfg"][key] for key in ("context_length", "vocab_size") if key in config["text_cfg"]}
+    hub.check_sizes(f"--model_path: {path}: text_cfg", embed_dim=config["embed_dim"], **sizes)
 
 
 # ---------------------------------------------------------------- the model
@@ -162,7 +184,7 @@ def load_clip(files: ClipSource, device: str) -> Scorer:
     model = (_fetch_published if files.config is None else _read_local)(files).to(device).eval()
     recipe = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     preprocess = Compose([to_rgb, recipe])  # RGB first, as published: a palette could only be resized to the nearest pixel
-    tokenize = _tokenizer(files)
+    encode, length = _encoder(files)
 
     @torch.inference_mode()
     def embed_images(images):
@@ -172,7 +194,7 @@ def load_clip(files: ClipSource, device: str) -> Scorer:
     @torch.inference_mode()
     def embed_texts(texts):
         with unfused_attention():
-            return torch.cat([model.encode_text(ids.to(device), normalize=True) for ids in tokenize(texts).split(64)])
+            return torch.cat([model.encode_text(ids.to(device), normalize=True) for ids in encode(texts, length).split(64)])
 
     @torch.inference_mode()
     def logits(images, texts):  # without the bias of SigLIP models, which moves all scores alike
@@ -229,16 +251,34 @@ def _register(files: ClipSource) -> None:
         open_clip.add_model_config(path)
 
 
-def _tokenizer(files: ClipSource) -> Callable:
-    """list of strings -> ids [B,L]: by the folder's `tokenizer/` (Hugging Face's layout), else by open_clip's for this model."""
+def _encoder(files: ClipSource) -> tuple[Callable, int]:
+    """(strings, length) -> ids [B,length], and the length that the model takes: by the folder's `tokenizer/` (Hugging Face's
+    layout), else by open_clip's for this model. Raises ValueError for a folder that is damaged, or knows nothing of a string."""
     folder = files.config and files.config.parent / "tokenizer"
     if not (folder and folder.is_dir()):
         import open_clip
 
-        return open_clip.get_tokenizer(files.architecture)
+        if files.config:
+            _register(files)
+        tokenizer = open_clip.get_tokenizer(files.architecture)
+        return lambda texts, length: tokenizer(texts, context_length=length), tokenizer.context_length
+    tokenizer = _folder_tokenizer(folder)
+    settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+
+    def encode(texts, length):
+        check_vocabulary(tokenizer, texts, str(folder))
+        return tokenizer(texts, max_length=length, **settings).input_ids
+
+    return encode, _model_config(files.config)["text_cfg"].get("context_length", 77)
+
+
+def _folder_tokenizer(folder: Path):
+    """open_clip's own wrapper needs transformers 4 in open_clip 2.30."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)  # open_clip's own wrapper needs transformers 4 in open_clip 2.30
-    length = _model_config(files.config)["text_cfg"].get("context_length", 77)
-    settings = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return lambda texts: tokenizer(texts, **settings).input_ids
+    for path in sorted(folder.glob("*.json")):
+        _read_json(path)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the reader of damaged files raises whatever it runs into
+        raise ValueError(f"--model_path: {folder} cannot be read as a tokenizer ({hub.told(error)})") from None

@@ -1,7 +1,9 @@
-"""Which device and which number format, found without importing torch where that is possible: a dry run should be quick."""
+"""Which device, how much memory, which number format: without importing torch where that is possible, so a dry run is quick."""
 
 import ctypes
+import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +18,33 @@ def resolve_device(name: str | None) -> str:
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # PyTorch raises either for a device that it was built without
-        raise ValueError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}): try --device cpu") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (torch.ones(1, device=name) + 1).item()  # meta makes tensors, too, but computes nothing
+    except Exception as error:  # every backend that is not there has its own way of saying so
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason[:160]}): try --device cpu") from None
     return name
+
+
+def memory(device: str) -> int | None:
+    """Bytes of memory that the device has in all; None where it does not say."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.startswith("cpu") else None
+    except (AttributeError, OSError, ValueError):  # not a Unix
+        return None
+
+
+def check_memory(n_bytes: int, device: str, what: str, advice: str) -> None:
+    """Raises ValueError, before anything is allocated, where what takes at least n_bytes is more than the device can hold."""
+    most = memory(device)
+    if most is not None and n_bytes > most:
+        sizes = f"at least {n_bytes / 1e9:,.1f} GB of memory, and {device} has {most / 1e9:,.1f} GB"
+        raise ValueError(f"{what} takes {sizes}: {advice}")
 
 
 def _may_have_gpu() -> bool:

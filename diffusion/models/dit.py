@@ -3,12 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion.files import hash_files
+from diffusion.files import hash_files, read_json
 from diffusion.models import devices, hub
 from diffusion.paths import TINY_DIT, TINY_SD
 
 VAE = "stabilityai/sd-vae-ft-ema"  # the one that the published checkpoints were trained with
 VAE_LAYOUT = "the folder of an AutoencoderKL"
+LAW = {  # of the published networks, in diffusers' words
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,8 @@ class DiTSource:
     num_classes: int
     latent_channels: int
     in_diffusers_layout: bool
+    vae_width: int  # channels of the VAE's first feature map
+    token_elements: int  # of the transformer's tokens, per position of the latent
     n_levels: int = 1000
 
     @classmethod
@@ -44,18 +55,22 @@ class DiTSource:
         unit = architecture.VAE_FACTOR * config["patch_size"]
         if img_size % unit:
             raise ValueError(f"--image-size {img_size} must be a multiple of {unit} for this model")
+        check_scheduler(file.parent)
         channels = config.get("in_channels", 4)
         vae = vae_path or VAE
+        vae_revision, vae_width = check_vae(vae, channels, architecture.VAE_FACTOR)
         return cls(
             path=model_path,
             file=file,
             model=model,
             default_size=img_size,
             vae=vae,
-            vae_revision=check_vae(vae, channels, architecture.VAE_FACTOR),
+            vae_revision=vae_revision,
             num_classes=config.get("num_classes", 1000),
             latent_channels=channels,
             in_diffusers_layout=in_diffusers_layout,
+            vae_width=vae_width,
+            token_elements=config["hidden_size"] // config["patch_size"] ** 2,
         )
 
     def describe(self) -> str:
@@ -83,6 +98,11 @@ class DiTSource:
         side = img_size // VAE_FACTOR
         return self.latent_channels, side, side
 
+    def largest_maps(self, img_size: int) -> tuple[int, int]:
+        """Elements of the VAE's first feature map for an image, and of the transformer's tokens for a latent."""
+        _, h, w = self.latent_shape(img_size)
+        return self.vae_width * img_size**2, self.token_elements * h * w
+
     def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
         """The Denoiser. The transformer runs in dtype (a name); its VAE and the terms of the bound stay float32.
 
@@ -95,15 +115,25 @@ class DiTSource:
         return denoiser_of(network, encode, device, dtype, compile, plain)
 
 
-def check_vae(vae: str, channels: int, factor: int) -> str | None:
-    """The hub's commit of the VAE. Raises ValueError for one whose latents are not those of the network."""
-    path = hub.fetch(vae, "config.json", "--vae_path", VAE_LAYOUT)
-    config = hub.read_config(vae, "config.json", "--vae_path", VAE_LAYOUT)
-    if "block_out_channels" not in config:
-        raise ValueError(f"--vae_path {vae}: its config.json describes no AutoencoderKL")
-    if 2 ** (len(config["block_out_channels"]) - 1) != factor or config.get("latent_channels", 4) != channels:
+def check_vae(vae: str, channels: int, factor: int) -> tuple[str | None, int]:
+    """The hub's commit of the VAE, and the channels of its first feature map. Raises ValueError for one whose latents are not
+    those of the network."""
+    config = hub.vae_config(vae, "config.json", "--vae_path", VAE_LAYOUT)
+    if (config["downscale"], config["latent_channels"]) != (factor, channels):
         raise ValueError(f"--vae_path {vae}: a DiT needs {channels} latent channels at an eighth of the image's side")
-    return hub.revision_of(vae, path)
+    path = hub.fetch(vae, "config.json", "--vae_path", VAE_LAYOUT)
+    return hub.revision_of(vae, path), config["block_out_channels"][0]
+
+
+def check_scheduler(transformer: Path) -> None:
+    """Raises ValueError where the scheduler beside a pipeline's transformer has another law of noise than DiT's."""
+    path = transformer.parent / "scheduler" / "scheduler_config.json"
+    if transformer.name != "transformer" or not path.is_file():
+        return
+    stated = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False} | read_json(path)
+    other = next((key for key, value in LAW.items() if stated.get(key) != value), None)
+    if other:
+        raise ValueError(f"{path}: {other!r} is {stated.get(other)!r}, and the levels of a DiT are those of {LAW[other]!r}")
 
 
 def denoiser_of(network, encode, device: str, dtype: str, compile: bool = False, plain: bool = False):

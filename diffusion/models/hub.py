@@ -3,23 +3,36 @@
 torch and diffusers are imported when weights are read, so that names and sizes are checked without them.
 """
 
-import json
-from collections.abc import Callable
+import math
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
-from diffusion.files import hash_files
+from diffusion.files import hash_files, one_line, read_json
+
+LARGEST = 10**6  # of any size in a config file: more is a mistake, and arithmetic on it would end nowhere
+PRECISIONS = ("fp32", "bf16", "fp16")  # variants that hold the same weights, the best first
 
 
-def read_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder") -> dict:
-    """A JSON file of the source. Raises ValueError as `fetch`, and for a file that is none."""
+def read_config(source: str, name: str, kinds: Mapping[str, type] = MappingProxyType({}), flag: str = "--model_path",
+                layout: str = "a model's folder") -> dict:  # fmt: skip
+    """A JSON file of the source. Raises ValueError as `fetch`, and as `read_json` for a file that is none or lacks a key."""
     path = fetch(source, name, flag, layout)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, kinds)
     except ValueError as error:
-        raise ValueError(f"{flag} {source}: {name} is not readable JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{flag} {source}: {name} holds no JSON object")
-    return content
+        raise ValueError(f"{flag}: {error}") from None
+
+
+def check_sizes(where: str, **sizes) -> None:
+    """Raises ValueError for a size, or a list of them, that is no whole number from 1 on. where: the file that says so."""
+    for name, value in sizes.items():
+        parts = value if isinstance(value, list) and value else [value]
+        if not all(type(part) is int and 1 <= part <= LARGEST for part in parts):
+            raise ValueError(f"{where}: {name!r} is {value!r}, which is no size")
 
 
 def fetch(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder") -> Path:
@@ -72,27 +85,102 @@ def revision_of(source: str, path: Path) -> str | None:
 def identity(source: str, revision: str | None, parts=(".",)) -> str:
     """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used."""
     if revision:
-        return f"{source} at commit {revision}"
+        variants = sorted({variant for part in parts if (variant := variant_of(source, revision, part))})
+        return f"{source} at commit {revision}" + (f", variant {' and '.join(variants)}" if variants else "")
     root, kinds = Path(source), (".safetensors", ".bin", ".json", ".txt")
     return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
 
 
+def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder") -> dict:
+    """The config of an AutoencoderKL, with its latent_channels, and `downscale`: image pixels per latent element, along a side.
+
+    Raises ValueError as `read_config`, and for a VAE whose latents `vae_encoder` would not make as they should be.
+    """
+    config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {"block_out_channels": list}, flag, layout)
+    where = f"{flag} {source}: {name}"
+    check_sizes(where, **{key: config[key] for key in ("block_out_channels", "latent_channels", "in_channels")})
+    odd = [key for key in ("shift_factor", "latents_mean", "latents_std") if config.get(key) not in (None, 0)]
+    if config["in_channels"] != 3 or odd:
+        raise ValueError(f"{where} describes no VAE of Stable Diffusion's kind ({odd[0] if odd else 'in_channels'} is set)")
+    scale = config.get("scaling_factor", 1)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise ValueError(f"{where}: 'scaling_factor' is {scale!r}, and has to be a number above 0")
+    return config | {"downscale": 2 ** (len(config["block_out_channels"]) - 1)}
+
+
 # ---------------------------------------------------------------- weights
+
+# model.safetensors, diffusion_pytorch_model.fp16.bin, model.fp16-00001-of-00002.safetensors
+WEIGHTS = re.compile(
+    r"(model|pytorch_model|diffusion_pytorch_model)(\.(?P<variant>(?!safetensors|bin)[\w-]+?))?"
+    r"(-\d{5}-of-\d{5})?\.(safetensors|bin)"
+)
 
 
 def pretrained(cls, source: str, device: str, **how):
     """A model of diffusers' or transformers' class, in eval mode. Raises ValueError or OSError for weights that do not do."""
-    place = "/".join(filter(None, (source, how.get("subfolder"))))
+    part = how.get("subfolder")
+    place = "/".join(filter(None, (source, part)))
+    variant = variant_of(source, how.get("revision"), part)
     try:
-        model, info = cls.from_pretrained(source, output_loading_info=True, **how)
-    except (OSError, ValueError):
-        raise
+        model, info = cls.from_pretrained(source, output_loading_info=True, variant=variant, **how)
     except Exception as error:  # a damaged file makes of itself whatever the reader runs into
-        raise ValueError(f"{place}: its weights are damaged ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{place}: its weights are missing or damaged ({told(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:  # which transformers would leave at random values
         raise ValueError(f"{place}: {len(missing)} weights are missing, {missing[0]} the first")
     return model.to(device).eval().requires_grad_(False)
+
+
+def told(error: Exception) -> str:
+    """An exception of a library as part of a line."""
+    return f"{type(error).__name__}: {textwrap.shorten(one_line(error), 200)}"
+
+
+def variant_of(source: str, revision: str | None, part: str | None = None) -> str | None:
+    """`fp16` where a part's weights are saved as that variant only (model.fp16.safetensors); None where they have plain names.
+
+    Raises ValueError where there are several variants that are not the same weights in other precisions.
+    """
+    found = _variants(_files_here(source, revision), part)
+    if revision and None not in found:  # the cache may hold others than the hub, or none yet
+        found = _variants(_files_on_hub(source, revision), part) or found
+    if not found or None in found:
+        return None
+    same = [precision for precision in PRECISIONS if precision in found]
+    if not same and len(found) > 1:
+        place, several = "/".join(filter(None, (source, part))), ", ".join(sorted(found))
+        raise ValueError(f"{place} has weights only as the variants {several}: keep one of them, or give one the plain name")
+    return same[0] if same else found.pop()
+
+
+def _variants(paths, part: str | None) -> set[str | None]:
+    """What a part's files of weights are called; None for plain names."""
+    folder = Path(part or ".")
+    matches = (WEIGHTS.fullmatch(path.name) for path in paths if path.parent == folder)
+    return {match["variant"] for match in matches if match}
+
+
+def _files_here(source: str, revision: str | None) -> list[Path]:
+    """Relative to the source, a local folder or what the hub's cache holds of it."""
+    root = Path(source)
+    if revision:
+        import huggingface_hub
+
+        root = Path(huggingface_hub.snapshot_download(source, revision=revision, local_files_only=True))
+    return [path.relative_to(root) for path in (*root.glob("*"), *root.glob("*/*"))]
+
+
+@lru_cache
+def _files_on_hub(source: str, revision: str) -> tuple[Path, ...]:
+    """Of a repository; none where the hub is out of reach."""
+    import huggingface_hub
+
+    try:
+        info = huggingface_hub.model_info(source, revision=revision, timeout=10)
+    except Exception:  # of many kinds; what is cached is then what there is
+        return ()
+    return tuple(Path(file.rfilename) for file in info.siblings)
 
 
 def vae_encoder(source: str, device: str, **where) -> Callable:

@@ -1,14 +1,42 @@
 """Stable Diffusion 1.x, 2.x and any pipeline of their layout, through diffusers' own classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from diffusion.models import devices, hub
+from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.paths import TINY_SD
 
-CONFIGS = ("vae/config.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+UNET, TEXT, SCHEDULER = "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"
+NEEDED = {  # keys without which nothing is known, and their types
+    UNET: {"block_out_channels": list, "in_channels": int, "cross_attention_dim": int},
+    TEXT: {"hidden_size": int},
+    SCHEDULER: {"_class_name": str, "num_train_timesteps": int},
+}
+# keys of a U-Net that wants more than latent, level and text
+MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # no safety checker, no feature extractor
 LAYOUT = f"a pipeline folder with {', '.join(PARTS)}"
+# diffusers' schedulers of a discrete DDPM (Ho et al. 2020): however they sample, their configs name its betas in one way
+DDPM_SCHEDULERS = (
+    *("DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
+    *("PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+    *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler"),
+    *("DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSinglestepScheduler"),
+    *(
+        "DPMSolverSDEScheduler",
+        "UniPCMultistepScheduler",
+        "SASolverScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+        "RePaintScheduler",
+    ),
+)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+MOST_LEVELS = 100_000  # a hundred times the usual; more is a mistake
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "x0"}  # diffusers' names -> ours
 
 
@@ -24,6 +52,9 @@ class StableDiffusion:
     default_size: int  # pixels a side
     n_levels: int
     prediction: str  # of SPACES, what the network predicts
+    widths: tuple[int, int]  # channels of the VAE's and of the U-Net's first feature map
+    text_places: int  # that the text encoder has for tokens, with those for begin and end
+    n_tokens: int  # that the text encoder has embeddings of
 
     # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -41,24 +72,27 @@ class StableDiffusion:
 
         Raises ValueError when the source is neither a local pipeline folder nor reachable, and for another layout.
         """
-        vae, unet, text, scheduler = (hub.read_config(source, name, layout=LAYOUT) for name in CONFIGS)
-        channels, downscale = vae.get("latent_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1)
-        widths = unet["cross_attention_dim"], text["hidden_size"]
-        if unet["in_channels"] != channels or widths[0] != widths[1] or unet.get("addition_embed_type"):
-            raise ValueError(f"model {source!r} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x")
+        vae = hub.vae_config(source, "vae/config.json", layout=LAYOUT)
+        unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], layout=LAYOUT) for name in NEEDED)
+        check_network(source, unet, text, vae["latent_channels"])
+        check_scheduler(f"--model_path {source}: {SCHEDULER}", scheduler)
+        check_tokenizer(source)
         return cls(
             source=source,
-            revision=hub.revision_of(source, hub.fetch(source, CONFIGS[1])),
-            latent_channels=channels,
-            downscale=downscale,
+            revision=hub.revision_of(source, hub.fetch(source, UNET)),
+            latent_channels=vae["latent_channels"],
+            downscale=vae["downscale"],
             unet_downscale=2 ** (len(unet["block_out_channels"]) - 1),
-            default_size=default_size(unet.get("sample_size"), downscale),
-            n_levels=scheduler.get("num_train_timesteps", 1000),
-            prediction=prediction_of(scheduler.get("prediction_type", "epsilon")),
+            default_size=default_size(unet.get("sample_size"), vae["downscale"]),
+            n_levels=scheduler["num_train_timesteps"],
+            prediction=prediction_of(scheduler.get("prediction_type", "epsilon"), f"--model_path {source}: {SCHEDULER}"),
+            widths=(vae["block_out_channels"][0], unet["block_out_channels"][0]),
+            text_places=text.get("max_position_embeddings", 77),
+            n_tokens=text.get("vocab_size", 49408),
         )
 
     def describe(self) -> str:
-        return self.source
+        return self.source + (f" ({self.n_levels} noise levels)" if self.n_levels != 1000 else "")
 
     def identity(self) -> str:
         """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts in use."""
@@ -71,6 +105,17 @@ class StableDiffusion:
             low, high = img_size // unit * unit, -(-img_size // unit) * unit
             raise ValueError(f"--img_size {img_size} must be a multiple of {unit} for this model: take {low or high} or {high}")
         return self.latent_channels, img_size // self.downscale, img_size // self.downscale
+
+    def largest_maps(self, img_size: int) -> tuple[int, int]:
+        """Elements of the first feature map, which is among the largest: of the VAE for an image, of the U-Net for a latent."""
+        _, h, w = self.latent_shape(img_size)
+        return self.widths[0] * img_size**2, self.widths[1] * h * w
+
+    def tokens(self, prompts: Sequence[str]) -> Tokens:
+        """What the text encoder is given of prompts. Reads the tokenizer only; raises ValueError for one that does not do."""
+        tokenizer, limit = load_tokenizer(self.source, self.text_places, revision=self.revision)
+        check_vocabulary(tokenizer, prompts, self.source)
+        return tokenize(partial(encode, tokenizer), prompts, limit, self.n_tokens, self.source)
 
     def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
         """The Denoiser. The U-Net runs in dtype (a name); VAE and text encoder, used once per image and per run, stay float32.
@@ -89,8 +134,52 @@ class StableDiffusion:
         # any of diffusers' discrete schedulers would do: only betas are read
         scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", **where)
         encode = hub.vae_encoder(self.source, device, subfolder="vae", **where)
-        embed = text_embedder(self.source, device, unet.dtype, torch.float32, **where)
+        embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, **where)
         return denoiser_of(unet, scheduler.alphas_cumprod, self.prediction, encode, embed, device, compile, plain)
+
+
+def check_network(source: str, unet: dict, text: dict, latent_channels: int) -> None:
+    """Raises ValueError for sizes that are none, and for a U-Net that is not fed a latent, a level and these texts alone."""
+    names = ("block_out_channels", "in_channels", "cross_attention_dim")
+    hub.check_sizes(f"--model_path {source}: {UNET}", **{name: unet[name] for name in names})
+    texts = {name: text[name] for name in ("hidden_size", "vocab_size", "max_position_embeddings") if name in text}
+    hub.check_sizes(f"--model_path {source}: {TEXT}", **texts)
+    size = unet.get("sample_size")
+    if isinstance(size, int):
+        hub.check_sizes(f"--model_path {source}: {UNET}", sample_size=size)
+    wrong = [f"{UNET} has {key!r}" for key in MORE_INPUTS if unet.get(key)]
+    if (unet["in_channels"], unet.get("out_channels", latent_channels)) != (latent_channels, latent_channels):
+        wrong.append(f"vae/config.json and {UNET} differ in channels")
+    if unet["cross_attention_dim"] != text["hidden_size"]:
+        wrong.append(f"{TEXT} and {UNET} differ in width")
+    if wrong:
+        raise ValueError(
+            f"model {source!r} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x: {wrong[0]}"
+        )
+
+
+def check_scheduler(where: str, config: dict) -> None:
+    """Raises ValueError where a scheduler's config is not the law of noise of a discrete DDPM, or does not state it in full."""
+    kind, n_levels, betas = config["_class_name"], config["num_train_timesteps"], config.get("trained_betas")
+    if kind not in DDPM_SCHEDULERS or config.get("use_flow_sigmas"):
+        raise ValueError(f"{where}: {kind} is no scheduler of a discrete DDPM, whose noise levels are all that can be used here")
+    if not 2 <= n_levels <= MOST_LEVELS:
+        raise ValueError(f"{where}: 'num_train_timesteps' is {n_levels}, and has to be in 2..{MOST_LEVELS}")
+    if betas is not None:
+        if not isinstance(betas, list) or len(betas) != n_levels or not all(map(_is_beta, betas)):
+            raise ValueError(f"{where}: 'trained_betas' are not {n_levels} numbers between 0 and 1")
+        return
+    for key in ("beta_start", "beta_end"):
+        if not _is_beta(config.get(key)):
+            raise ValueError(f"{where}: {key!r} is {config.get(key)!r}, and has to be a number between 0 and 1")
+    if config.get("beta_schedule") not in BETA_SCHEDULES or config["beta_start"] > config["beta_end"]:
+        raise ValueError(f"{where}: 'beta_schedule' is {config.get('beta_schedule')!r} from {config['beta_start']} to "
+                         f"{config['beta_end']}, and has to rise by one of {', '.join(BETA_SCHEDULES)}")  # fmt: skip
+
+
+def _is_beta(value) -> bool:
+    """From 1e-7 on: below that float32 knows no noise."""
+    return isinstance(value, int | float) and 1e-7 <= value < 1
 
 
 def default_size(sample_size, downscale: int) -> int:
@@ -101,28 +190,61 @@ def default_size(sample_size, downscale: int) -> int:
     return 512
 
 
-def prediction_of(prediction_type: str) -> str:
+def prediction_of(prediction_type: str, where: str = "this checkpoint") -> str:
     """Raises ValueError for what diffusers' schedulers of this kind do not know."""
-    if prediction_type not in PREDICTIONS:
+    if prediction_type not in list(PREDICTIONS):  # a list, in which anything can be looked for
         known = ", ".join(PREDICTIONS)
-        raise ValueError(f"this checkpoint predicts {prediction_type!r}; what can be turned into epsilon is {known}")
+        raise ValueError(f"{where} predicts {prediction_type!r}; what can be turned into epsilon is {known}")
     return PREDICTIONS[prediction_type]
 
 
-def text_embedder(source: str, device: str, dtype, weights_dtype, **where):
-    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the tokenizer's length, no mask."""
+# ---------------------------------------------------------------- texts
+
+
+def check_tokenizer(source: str) -> None:
+    """Raises ValueError where a local folder's tokenizer is missing, not readable, or has no sensible limit."""
+    root = Path(source) / "tokenizer"
+    if not Path(source).is_dir():
+        return  # what is not fetched yet is checked when it is
+    if not (root / "tokenizer.json").is_file():
+        hub.fetch(source, "tokenizer/vocab.json", layout=LAYOUT)
+        hub.fetch(source, "tokenizer/merges.txt", layout=LAYOUT)
+    configs = {path.name: hub.read_config(source, f"tokenizer/{path.name}") for path in sorted(root.glob("*.json"))}
+    limit = configs.get("tokenizer_config.json", {}).get("model_max_length")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 3 or limit % 1):
+        raise ValueError(f"--model_path {source}: tokenizer/tokenizer_config.json: 'model_max_length' is {limit!r}, which is no "
+                         "number of tokens")  # fmt: skip
+
+
+def load_tokenizer(source: str, places: int, **where):
+    """The tokenizer, and the tokens that a prompt may have: its own limit, or the text encoder's places where it has none."""
+    from transformers import CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
+    except Exception as error:  # the reader of damaged files raises whatever it runs into
+        raise ValueError(f"{source}/tokenizer cannot be read ({hub.told(error)})") from None
+    return tokenizer, int(min(tokenizer.model_max_length, places))
+
+
+def encode(tokenizer, prompts: list[str], length: int):
+    """Token ids int64 [K,length], padded and cut."""
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+
+
+def text_embedder(source: str, device: str, dtype, weights_dtype, places: int, **where):
+    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask."""
     import torch
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     from diffusion.models.denoiser import Conditions
 
     text_encoder = hub.pretrained(CLIPTextModel, source, device, torch_dtype=weights_dtype, subfolder="text_encoder", **where)
-    tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
+    tokenizer, limit = load_tokenizer(source, places, **where)
 
     @torch.inference_mode()
     def embed(prompts):
-        length = tokenizer.model_max_length
-        tokens = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        tokens = encode(tokenizer, prompts, limit)
         return Conditions(sequence=torch.cat([text_encoder(ids.to(device))[0] for ids in tokens.split(64)]).to(dtype))
 
     return embed

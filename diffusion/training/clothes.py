@@ -1,10 +1,10 @@
 """Fashion-MNIST's files, and the captioned pictures that the shipped models learn from. torch is imported for batches."""
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 
+from diffusion.datasets import reading
 from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
@@ -13,14 +13,12 @@ from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, 
 def read_idx(folder, stem):
     """One idx file, plain or gzipped, as a uint8 array without its header (images [N,28,28], labels [N]).
 
-    Raises FileNotFoundError when the folder has neither form.
+    Raises FileNotFoundError when the folder has neither form, ValueError naming a file that is damaged.
     """
     path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
     if path is None:
         raise FileNotFoundError(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir")
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dims = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dims)
+    return reading.read_idx(path, 3 if "idx3" in stem else 1)
 
 
 def write_idx(path, array):
@@ -34,8 +32,10 @@ def set_aside(labels, per_class=100, seed=0):
     """(training, validation): the sorted rows of labels [N]; `per_class` rows of every class are for validation.
 
     What is chosen (steps, learning rates, thresholds, calibration) is chosen on the validation images, so that the test images
-    are used once. They are the same for every seed of a training.
+    are used once. They are the same for every seed of a training. Raises ValueError for a class with no more images than that.
     """
+    if np.bincount(labels).min() <= per_class:
+        raise ValueError(f"--data_dir: {per_class} images of every class are set aside for validation, and one has no more")
     rng = np.random.default_rng(seed)
     validation = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in np.unique(labels)])
     return np.setdiff1d(np.arange(len(labels)), validation), np.sort(validation)

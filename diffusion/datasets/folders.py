@@ -1,0 +1,142 @@
+"""Pictures in class folders: which files count, and which label the name of their folder gives them."""
+
+import os
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+
+from diffusion.datasets.pictures import open_rgb
+
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif"}
+JUNK_FOLDERS = {"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
+JUNK_FILES = {"Thumbs.db", "desktop.ini"}
+SPLITS = {"train", "test", "val", "valid", "validation"}
+
+
+class LabelledFiles:
+    """Map-style dataset of (RGB PIL image, label): `samples` is a list of (path, label), `notice` what the user is told.
+
+    `border` pixels are cut off each side; `upright` turns images as their EXIF orientation says, which the published sets were
+    read without. Raises FileNotFoundError where there are no samples.
+    """
+
+    def __init__(self, samples: list[tuple[str, int]], border: int = 0, upright: bool = False, notice: str | None = None):
+        if not samples:
+            raise FileNotFoundError("no images in these folders")
+        self.samples = samples
+        self.targets = [label for _, label in samples]
+        self.border = border
+        self.upright = upright
+        self.notice = notice
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int):
+        path, label = self.samples[index]
+        image = open_rgb(path, self.upright)  # RGB before any crop or resize, as torchvision's image folders do
+        if self.border:
+            width, height = image.size
+            image = image.crop((self.border, self.border, width - self.border, height - self.border))
+        return image, label
+
+
+def open_own(root: Path) -> LabelledFiles:
+    """A user's folder: `classes` are the names of its sub-folders, sorted.
+
+    Raises ValueError for a class without pictures, for links that lead to a folder twice, and where the folders are splits;
+    OSError where there is nothing.
+    """
+    found, notices = read_folders(root)
+    if found and set(found) <= SPLITS:
+        names = ", ".join(found)
+        raise ValueError(f"{root} holds {names}, which are splits and no classes: name one, --data_dir {root / min(found)}")
+    empty = [name for name, files in found.items() if not files]
+    if empty:
+        raise ValueError(f"{root / empty[0]} holds no pictures ({' '.join(sorted(SUFFIXES))}): remove it, or put some into it")
+    samples = [(path, label) for label, files in enumerate(found.values()) for path in files]
+    images = LabelledFiles(samples, upright=True, notice="; ".join(notices) or None)
+    images.classes = list(found)
+    return images
+
+
+def open_known(
+    root: Path, label_of: Mapping[str, int], border: int = 0, unlabelled: Set[str] | None = frozenset()
+) -> LabelledFiles:
+    """Class folders of known names, in the order of these names as strings: 0, 1, 10, ..., 2.
+
+    unlabelled: folders that belong to the set and have no label; None: there may be any, and how many is told. Raises ValueError
+    for the folder of a stranger, OSError where there is nothing.
+    """
+    found, notices = read_folders(root)
+    strangers = [name for name in found if name not in label_of]
+    if unlabelled is None and strangers:
+        notices.append(f"{len(strangers)} folders without a class of these were left out, such as {strangers[0]}")
+    wrong = [name for name in strangers if unlabelled is not None and name not in unlabelled]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+        raise ValueError(f"{root / wrong[0]}{more} is the folder of no class of this set: move it elsewhere")
+    samples = [(path, label_of[name]) for name, files in found.items() if name in label_of for path in files]
+    return LabelledFiles(samples, border, notice="; ".join(notices) or None)
+
+
+# ---------------------------------------------------------------- what lies in them
+
+
+def read_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """(class folder -> paths of its pictures, both sorted; what was left out, in words).
+
+    Raises ValueError for a symbolic link to a folder that is read anyway, and for a name that is no UTF-8.
+    """
+    folders, files = _entries(root)
+    names, junk = [n for n in folders if not is_junk(n)], [n for n in folders if is_junk(n)]
+    beside = [name for name in files if is_picture(name)]
+    seen, found, others = {os.path.realpath(root): str(root)}, {}, []
+    for name in names:
+        _check_name(root, name)
+        paths = [os.path.join(place, file) for place, files in sorted(walk(str(root / name), seen)) for file in files]
+        found[name] = [path for path in paths if is_picture(path)]
+        others += [path for path in paths if not is_picture(path)]
+    notices = [f"ignored folders: {', '.join(junk)}"] if junk else []
+    for kind, which in (("pictures beside the class folders", beside), ("files that are no pictures by their names", others)):
+        notices += [f"ignored {len(which)} {kind}, such as {which[0]}"] if which else []
+    return found, notices
+
+
+def is_junk(name: str) -> bool:
+    """What systems and tools leave behind: hidden files and folders, and a few by name."""
+    return name.startswith(".") or name in JUNK_FOLDERS | JUNK_FILES
+
+
+def is_picture(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def walk(folder: str, seen: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its files, sorted) of this folder and all below it, without junk.
+
+    seen: real path of every folder read so far -> the way to it; it grows. Raises ValueError for a folder in it, OSError for one
+    that cannot be read.
+    """
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        first = seen.setdefault(os.path.realpath(place), place)
+        if first != place:
+            raise ValueError(f"{place} leads to {first} again by a symbolic link, and its pictures would count twice: remove it")
+        folders[:] = [name for name in folders if not is_junk(name)]
+        yield place, sorted(name for name in files if not is_junk(name))
+
+
+def _raise(error: OSError):
+    raise error
+
+
+def _entries(root: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of (folders, files that are not junk)."""
+    _, folders, files = next(os.walk(root, onerror=_raise))
+    return sorted(folders), sorted(name for name in files if not is_junk(name))
+
+
+def _check_name(root: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{root} holds a folder whose name is no UTF-8 ({name!a}): rename it") from None

@@ -1,0 +1,84 @@
+"""What a text encoder is given of prompts: rows of token ids. Prompts with equal rows are one and the same to the model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of K prompts.
+
+    rows: one per prompt, all of one length; limit: that length, with the tokens for begin and end
+    cut: how many of the prompts are longer; source: whose tokenizer it is
+    """
+
+    rows: list[tuple[int, ...]]
+    cut: int
+    limit: int
+    source: str
+
+    def notice(self) -> str | None:
+        """A line for the user where not everything that was written is read."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut} of {len(self.rows)} prompts are longer than the model's limit of {self.limit} tokens, and are cut there"
+        )
+
+
+def tokenize(encode: Callable, prompts: Sequence[str], limit: int, n_known: int | None, source: str) -> Tokens:
+    """encode(prompts, length) -> ids [K,length], padded and cut; n_known: embeddings that the text encoder has, where known.
+
+    A prompt was cut where its row begins differently when it may be longer. Raises ValueError for ids without an embedding.
+    """
+    rows, longer = ([tuple(row) for row in encode(list(prompts), length).tolist()] for length in (limit, 4 * limit))
+    largest = max((max(row) for row in rows), default=0)
+    if n_known is not None and largest >= n_known:
+        raise ValueError(f"{source}: its tokenizer has a token {largest}, and its text encoder knows {n_known} from 0 on: they "
+                         "belong to different models")  # fmt: skip
+    cut = sum(long[:limit] != row for row, long in zip(rows, longer, strict=True))
+    return Tokens(rows, cut, limit, source)
+
+
+def check_vocabulary(tokenizer, prompts: Sequence[str], source: str) -> None:
+    """Raises ValueError where a tokenizer of transformers' knows nothing of a prompt: its vocabulary is missing."""
+    unknown = tokenizer.unk_token_id
+    for prompt, ids in zip(prompts, tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids, strict=True):
+        if set(ids) <= {unknown}:
+            raise ValueError(f"{source}: its tokenizer knows nothing of {prompt!r}: its vocabulary is missing or another model's")
+
+
+def check_classes(tokens: Tokens, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> None:
+    """Raises ValueError for equal rows of two classes, between which the model cannot tell. One class may have equal ones."""
+    first = {}
+    for k, row in enumerate(tokens.rows):
+        other = first.setdefault(row, k)
+        if labels[other] != labels[k]:
+            one, two = (f"class {labels[i]} ({names[i]})" for i in (other, k))
+            raise ValueError(f"{one} and {two} are one and the same to the model: {_reason(tokens, prompts[other], prompts[k])}")
+
+
+def _reason(tokens: Tokens, one: str, other: str) -> str:
+    if one == other:
+        return f"both have the prompt {one!r}; give each class its own with --prompt_path or --template"
+    if tokens.cut:
+        return f"it reads {tokens.limit} tokens, in which {_start(one)} and {_start(other)} do not differ: shorten the prompts of --prompt_path or --template"
+    return f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}; change --prompt_path or --template"
+
+
+def _start(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 60 else prompt[:57] + "...")
+
+
+def pairs_notice(tokens: Tokens, names: Sequence) -> str | None:
+    """Rows 2i and 2i+1 are the two captions of example names[i]. A line on those that the model cannot tell apart, which can
+    only tie. Raises ValueError where these are all of them."""
+    same = [str(name) for i, name in enumerate(names) if tokens.rows[2 * i] == tokens.rows[2 * i + 1]]
+    if not same:
+        return None
+    told = "are one and the same to the model"
+    if len(same) == len(names):
+        reason = f"its tokenizer is damaged, or they differ only after {tokens.limit} tokens"
+        raise ValueError(f"{tokens.source}: the two captions of every example, {same[0]} the first, {told}: {reason}")
+    some = ", ".join(same[:5]) + (", ..." if len(same) > 5 else "")
+    return f"the two captions of {len(same)} of {len(names)} examples {told}, which can only tie them: {some}"

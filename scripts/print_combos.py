@@ -1,0 +1,87 @@
+#!/usr/bin/env python
+"""Runs on tiny_combos: combinations of colour and item that training left out, apart from the others, and what is wrong.
+
+python scripts/print_combos.py data/tiny_combos/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
+python scripts/print_combos.py RUN OTHER_RUN      # two models on the same images, by McNemar's exact test
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusion import cli, metrics, runlog, session
+from diffusion.datasets.shipped import PAIRS
+from diffusion.training.scenes import HELD_OUT
+
+GROUPS = {"held out": True, "seen": False}
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; two are compared")
+    args = parser.parse_args(argv)
+    if len(args.folders) > 2:
+        parser.error("give one run folder, or two to compare")
+    return args
+
+
+def read(folder: Path) -> dict[int, runlog.Outcome]:
+    """Raises ValueError for a folder of another data set, or without records."""
+    config = runlog.read_config(folder) or {}
+    dataset = config.get("identity", {}).get("dataset")
+    if dataset != "tiny_combos":
+        raise ValueError(f"{folder} is a run on {dataset or 'an unknown data set'}: give a run on tiny_combos")
+    outcomes = runlog.load_outcomes(runlog.list_records(folder))
+    if not outcomes:
+        raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
+    return outcomes
+
+
+def fault(label: int, pred: int) -> str | None:
+    """What a prediction is wrong in: colour, item, both; None for a right one."""
+    colour, item = (a != b for a, b in zip(PAIRS[label], PAIRS[pred], strict=True))
+    return {(True, False): "colour", (False, True): "item", (True, True): "both"}.get((colour, item))
+
+
+def part_of(outcomes: dict, held_out: bool) -> dict[int, str | None]:
+    """Index -> fault, of the images whose class was or was not held out."""
+    return {i: fault(o.label, o.pred) for i, o in outcomes.items() if (PAIRS[o.label] in HELD_OUT) == held_out}
+
+
+def line(name: str, faults: dict) -> str:
+    """Accuracy of one group, and its faults; a run cut short may have none of its images."""
+    if not faults:
+        return f"{name}: no images"
+    wrong = Counter(faults.values())
+    told = ", ".join(f"{kind} {wrong[kind]}" for kind in ("colour", "item", "both"))
+    return f"{name}: {metrics.proportion([f is None for f in faults.values()])}; wrong: {told}"
+
+
+def compared(name: str, first: dict, second: dict) -> str:
+    """McNemar's exact test on the images that both runs have."""
+    shared = sorted(first.keys() & second.keys())
+    right = [[part[i] is None for i in shared] for part in (first, second)]
+    test = metrics.mcnemar(*right)
+    told = f"only the first is right on {test.only_first}, only the second on {test.only_second} of {len(shared)}"
+    return f"{name}: {told}, p = {test.p_value:.2g}"
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        runs = [read(folder) for folder in args.folders]
+    parts = [{name: part_of(outcomes, held_out) for name, held_out in GROUPS.items()} for outcomes in runs]
+    for folder, part in zip(args.folders, parts, strict=True):
+        print(folder)
+        for name, faults in part.items():
+            print(f"  {line(name, faults)}")
+    if len(parts) == 2:
+        for name in GROUPS:
+            print(compared(name, parts[0][name], parts[1][name]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(session.run(main))

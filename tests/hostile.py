@@ -1,0 +1,659 @@
+"""The table of bad inputs, one Row each, made from the parsers of all commands: what an option names says how it can be wrong.
+
+A new option of a known type is covered by that. One whose value is a path or a text has to be named in NAMED, or `kind_of` fails.
+"""
+
+import argparse
+import importlib
+import sys
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from conftest import ROOT
+from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUN_KINDS, RUNS, bad_name
+
+from diffusion import cli
+from diffusion.analysis import figures
+from diffusion.strategy import STRATEGIES, option_names
+
+ENTRIES = ("eval_prob_adaptive", "eval_prob_dit", "run_winoground")
+SCRIPTS = tuple(sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+COMMANDS = ENTRIES + SCRIPTS
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command line that is wrong in one place. Words that begin with @ lie in the world.
+
+    told: the error has to hold one of these; code: of the exit; wanted: why the line is right after all, and has to end well;
+    light: it ends before anything needs torch
+    """
+
+    command: str
+    name: str
+    argv: tuple[str, ...]
+    told: tuple[str, ...]
+    code: int = 2
+    wanted: str | None = None
+    light: bool = False
+    environment: dict = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.command} {self.name}"
+
+
+# ---------------------------------------------------------------- command lines that work
+
+TINY = {"--dataset": "fashion_mnist", "--imgs_to_eval": "1"}
+SD = {"--version": "tiny", **TINY}
+GRID = {"positional": "@grid run"}
+
+GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortest that has something to do
+    "eval_prob_adaptive": SD | {"--to_keep": "1", "--n_samples": "2", "--loss": "l1", "--dry_run": None},
+    "eval_prob_dit": {"--model": "tiny", **TINY, "--t_interval": "500", "--dry_run": None},
+    "run_winoground": {
+        "--version": "tiny",
+        "--dataset": "tiny_pairs",
+        "--data_dir": "@pairs",
+        "--t_interval": "500",
+        "--dry_run": None,
+    },
+    "benchmark": {"--prompts": "2", "--timesteps": "2", "--repeats": "1"},
+    "calibrate": GRID,
+    "compare_runs": {"positional": ("@grid run", "@grid run")},
+    "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
+    "plot_robustness": {"--benchmark": "imagenetv2", "--in_dist": "77.1/50000", "--out_dist": "65.2/10000", "-o": "out.png"},
+    "plot_timesteps": GRID | {"-o": "out"},
+    "plot_winoground": {"positional": "@pairs run", "--example": "0", "-o": "out.png"},
+    "print_acc": GRID,
+    "print_combos": {"positional": "@combos run"},
+    "print_dit_acc": {"positional": "@dit run"},
+    "print_winoground": {"positional": "@pairs run"},
+    "replay": GRID,
+    "report": GRID | {"-o": "out"},
+    "save_noise": {"--img_size": "64", "--n": "2", "-o": "out.pt"},
+    "train_tiny": {
+        "positional": "vae",
+        "--data_dir": "@idx/FashionMNIST/raw",
+        "--steps": "1",
+        "--batch_size": "2",
+        "-o": "out",
+        "--checkpoint_dir": "kept",
+    },
+    "write_prompts": {"positional": "pets", "-o": "out"},
+    "write_subset": {"--dataset": "fashion_mnist", "--n": "5", "-o": "out.npy"},
+    "write_tiny_pairs": {"-o": "out"},
+}
+
+# commands whose work takes too long to be done for a row: theirs are refused before it or left out, and no good line is run
+LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
+
+# what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
+HUB = {"--dataset": "hf", "--data_dir": "@table", "--template": "a photo of a {}."}
+BESIDE = (
+    {
+        (None, "--data_dir"): {"--dataset": "mnist"},
+        ("run_winoground", "--data_dir"): {},
+        ("print_winoground", "--data_dir"): {},
+        ("train_tiny", "--data_dir"): {},
+        ("report", "--data_dir"): {},
+        ("plot_image", "--data_dir"): {"--map": None},
+        ("plot_image", "--device"): {"--map": None},
+        ("print_dit_acc", "--data_dir"): {"--dataset": "mnist"},
+        ("write_prompts", "--template"): {"--classes": "@classes.txt"},
+        ("write_prompts", "--classes"): {"positional": "mine"},
+        ("write_subset", "--per_class"): {"--n": False},
+        ("run_winoground", "--pretrained"): {"--model": "openclip", "--version": "ViT-H-14", "--t_interval": False},
+        (None, "--template"): {"--dry_run": False},  # tokens are made when the tokenizer is there
+        (None, "--prompt_path"): {"--dry_run": False},
+        (None, "--extra"): {"--dry_run": False},  # the folder is made before the weights are read
+        (None, "--config_name"): HUB,
+        (None, "--image_column"): HUB,
+        (None, "--label_column"): HUB,
+        ("train_tiny", "--keep_every"): {"positional": "sd"},
+        (None, "--model_path"): {"--dry_run": False},  # weights are read when they are loaded
+        (None, "--vae_path"): {"--dry_run": False},
+        (None, "--device"): {},
+    }
+    | {
+        (entry, f"--{name}"): {"--strategy": "race", "--to_keep": False, "--n_samples": False, "--t_interval": False}
+        for entry in ENTRIES[:2]
+        for name in sorted(set(option_names(STRATEGIES["race"])) - set(option_names(STRATEGIES["stages"])))
+    }
+)
+
+
+def beside(command: str, option: str) -> dict:
+    exact = BESIDE.get((command, option))
+    return (BESIDE.get((None, option), {}) if option in all_options(command) else {}) if exact is None else exact
+
+
+def line(command: str, changes: dict) -> tuple[str, ...]:
+    """The words of the good command line with these options changed, where the command has them; False takes one away."""
+    if command not in GOOD:
+        raise LookupError(f"{command}: add a short command line that works to GOOD in tests/hostile.py")
+    known = {"positional"} | all_options(command)
+    options = GOOD[command] | {option: value for option, value in changes.items() if option in known}
+    words = [*words_of(options.pop("positional", None))]
+    for option, value in options.items():
+        words += () if value is False else (option, *words_of(value))
+    return tuple(words)
+
+
+def words_of(value) -> tuple[str, ...]:
+    """None: of a flag, or of no positionals."""
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+# ---------------------------------------------------------------- the parsers
+
+_parsers: dict[str, argparse.ArgumentParser] = {}
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser that a command makes in its parse_args, before it reads a word."""
+    if command not in _parsers:
+        sys.path.append(str(ROOT / "scripts"))
+        try:
+            module = importlib.import_module(command)
+        finally:
+            sys.path.remove(str(ROOT / "scripts"))
+        _parsers[command] = _caught(module.parse_args)
+    return _parsers[command]
+
+
+def _caught(parse_args) -> argparse.ArgumentParser:
+    class Caught(Exception):
+        pass
+
+    def stop(parser, *_):
+        raise Caught(parser)
+
+    whole = cli.Parser.parse_args
+    cli.Parser.parse_args = stop
+    try:
+        parse_args([])
+    except Caught as caught:
+        return caught.args[0]
+    finally:
+        cli.Parser.parse_args = whole
+    raise AssertionError(f"{parse_args.__module__}.parse_args makes no cli.Parser")
+
+
+def actions(command: str) -> list[argparse.Action]:
+    """All options and positionals but --help and what is hidden."""
+    found = parser_of(command)._actions
+    return [a for a in found if not isinstance(a, argparse._HelpAction) and a.help != argparse.SUPPRESS]
+
+
+def all_options(command: str) -> set[str]:
+    return {option for action in actions(command) for option in action.option_strings}
+
+
+# ---------------------------------------------------------------- what an option names
+
+# by the name of the option, or of (command, option): a kind of KINDS, of TEXTS, or one of OUTPUTS
+NAMED = {
+    "subset_path": "subset",
+    "prompt_path": "prompts",
+    "noise_path": "noise",
+    "model_path": "pipeline",
+    ("eval_prob_dit", "model_path"): "dit",
+    "vae_path": "vae",
+    "classes": "class list",
+    "data_dir": "root",
+    ("run_winoground", "data_dir"): "pairs folder",
+    ("print_winoground", "data_dir"): "pairs folder",
+    ("train_tiny", "data_dir"): "idx folder",
+    "folder": "grid run",
+    "folders": "grid run",
+    "careful": "grid run",
+    "fast": "grid run",
+    ("print_combos", "folders"): "combos run",
+    ("print_dit_acc", "folders"): "dit run",
+    ("print_winoground", "folders"): "pairs run",
+    ("plot_winoground", "folder"): "pairs run",
+    "in_dist": "accuracy",
+    "out_dist": "accuracy",
+    "split": "split",
+    "config_name": "configuration",
+    "image_column": "column",
+    "label_column": "column",
+    "version": "version",
+    "model": "version",
+    "pretrained": "version",
+    "device": "device",
+    "template": "template",
+    "extra": "extra",
+    "stages": "setting",
+    "race": "setting",
+    ("write_prompts", "dataset"): "version",
+    "json": "file to write",
+    "csv": "file to write",
+    "fit": "file to write",
+    ("save_noise", "out"): "file to write",
+    ("write_subset", "out"): ".npy to write",
+    "out": "folder to write",
+    "checkpoint_dir": "folder to write",
+}
+
+TYPES = {
+    int: "integer",
+    float: "number",
+    cli.positive: "number",
+    cli.batch_size: "integer",
+    cli.class_ranges: "classes",
+    figures.picture_file: "picture to write",
+}
+
+
+def kind_of(command: str, action: argparse.Action) -> str:
+    """What an option's value is. Raises LookupError where neither its choices nor its type nor its name say so."""
+    if action.nargs == 0:
+        return "flag"
+    if action.choices:
+        return "choice"
+    if action.type in TYPES:
+        return TYPES[action.type]
+    if getattr(action.type, "__qualname__", "").startswith("at_least."):
+        return "integer"
+    kind = NAMED.get((command, action.dest)) or NAMED.get(action.dest)
+    if kind is None:
+        option = (action.option_strings or [action.dest])[0]
+        raise LookupError(
+            f"{command} {option}: add a line to TYPES (its type) or NAMED (what its text names) in tests/hostile.py"
+        )
+    return kind
+
+
+# ---------------------------------------------------------------- values that are wrong
+
+INTEGERS = {
+    "empty": "",
+    "a word": "x",
+    "a fraction": "1.5",
+    "nan": "nan",
+    "inf": "inf",
+    "negative": "-1",
+    "zero": "0",
+    "other digits": "²",
+    "huge": "9" * 20,
+    "too long": "9" * 5000,
+}
+NUMBERS = {
+    "empty": "",
+    "a word": "x",
+    "nan": "nan",
+    "inf": "inf",
+    "minus inf": "-inf",
+    "negative": "-0.5",
+    "zero": "0",
+    "huge": "1e400",
+    "a comma": "0,05",
+}
+LONG_NAME = "n" * 300
+TEXTS = {
+    "classes": {
+        "empty": "",
+        "a word": "x",
+        "backwards": "7-3",
+        "negative": "-1",
+        "open": "3-",
+        "outside": "10",
+        "a comma": "1,,2",
+        "a fraction": "1.5",
+        "far too many": "0-9999999999",
+        "other digits": "²",
+    },
+    "split": {"empty": "", "unknown": "nonsense", "a slice": "train[:2]", "a path": "../test", "other letters": "tést"},
+    "configuration": {"empty": "", "unknown": "nonsense"},
+    "column": {"empty": "", "unknown": "nonsense"},
+    "version": {"empty": "", "unknown": "nonsense", "a path": "../nonsense", "other letters": "tíny", "long": LONG_NAME},
+    "device": {"empty": "", "unknown": "nonsense", "no such": "cuda:99", "without memory": "meta", "negative": "cuda:-1"},
+    "template": {"empty": "", "no place": "a photo", "past the limit": "word " * 90 + "{}"},
+    "extra": {"empty": "", "outside": "/../../escaped", "a path": "/a/b", "long": LONG_NAME, "only dots": "/.."},
+    "setting": {
+        "empty": "",
+        "a word": "x",
+        "no numbers": "/",
+        "negative": "-1",
+        "nan": "nan 10 5",
+        "huge": "9" * 20,
+        "too many": "1 2 3 4 5 6",
+    },
+    "accuracy": {
+        "empty": "",
+        "a word": "x",
+        "over 100": "150/10",
+        "negative": "-5/10",
+        "nan": "nan/10",
+        "of none": "50/0",
+        "no number": "50",
+        "of a word": "50/x",
+        "a fraction": "50/1.5",
+        "a picture": "@images/a/0.png",
+        "no records": "@folder",
+    },
+}
+OUTPUTS = {
+    "file to write": {
+        "empty": "",
+        "directory": "@folder",
+        "below a file": "@text.txt/x.json",
+        "long": LONG_NAME,
+        "no place": "/proc/none/x",
+    },
+    "picture to write": {
+        "empty": "",
+        "directory": "@taken.png",
+        "below a file": "@text.txt/x.png",
+        "long": f"{LONG_NAME}.png",
+        "no place": "/proc/none/x.png",
+        "no suffix": "x",
+        "another suffix": "x.gif",
+        "only a suffix": ".png",
+    },
+    ".npy to write": {
+        "empty": "",
+        "directory": "@taken.npy",
+        "below a file": "@text.txt/x.npy",
+        "long": f"{LONG_NAME}.npy",
+        "no place": "/proc/none/x.npy",
+        "another suffix": "x.txt",
+    },
+    "folder to write": {
+        "empty": "",
+        "a file": "@text.txt",
+        "below a file": "@text.txt/x",
+        "long": LONG_NAME,
+        "no place": "/proc/none/x",
+    },
+    "root": {"empty": "", "missing": "@none", "a file": "@text.txt", "no sets": "@folder"},
+    "idx folder": {"empty": "", "missing": "@none", "a file": "@text.txt", "no files": "@folder"},
+}
+
+
+def choices(action) -> dict[str, str]:
+    first = str(next(iter(action.choices)))
+    other_case = first.upper() if first.upper() != first else first.lower()
+    found = {"empty": "", "unknown": "nonsense", "a space": f"{first} ", "other letters": "ñ", "other case": other_case}
+    return {fault: value for fault, value in found.items() if value not in action.choices}
+
+
+def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
+    """fault -> value, all that can be wrong with an option by itself."""
+    kind = kind_of(command, action)
+    if kind == "choice":
+        return choices(action)
+    if kind in KINDS:
+        faults = KINDS[kind][1] if first_with(kind) == command or kind in RUN_KINDS else ANY_FILE
+        return {"no name": "", "missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
+    return {"integer": INTEGERS, "number": NUMBERS, "flag": {"a value": "yes"}}.get(kind) or (TEXTS | OUTPUTS)[kind]
+
+
+@lru_cache
+def first_with(kind: str) -> str:
+    """The first command that reads this kind of file: it meets all faults, the others, which use the same reader, a few."""
+    return next(command for command in COMMANDS for action in actions(command) if kind_of(command, action) == kind)
+
+
+def rows_of(command: str, action: argparse.Action):
+    option = next((o for o in action.option_strings if o.startswith("--")), None)
+    for fault, value in bad_values(command, action).items():
+        name = f"{option or action.dest} {fault}"
+        if (command, option or action.dest, fault) in OPEN or (None, option, fault) in OPEN:
+            continue
+        told = tuple(action.option_strings) or (str(action.metavar), action.dest)
+        told += tuple(part for part in (value, *value.rpartition("/")[::2]) if len(part) > 1)
+        if action.nargs == 0:
+            argv = (*line(command, {}), f"{option}={value}")
+        else:
+            short = next((o for o in action.option_strings if o in GOOD[command]), option)
+            argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
+        why = wanted(command, option or action.dest, fault)
+        light = ("--dry_run" in argv and kind_of(command, action) not in KINDS) or not takes(parser_of(command), action, value)
+        yield Row(command, name, argv, told, wanted=why, light=light)
+
+
+def takes(parser, action, value: str) -> bool:
+    """Whether argparse goes on with this value."""
+    if action.nargs == 0 or action.type is cli.class_ranges:  # whose values may be too many to make here
+        return action.nargs != 0
+    try:
+        parser._check_value(action, parser._get_value(action, value))
+    except argparse.ArgumentError:
+        return False
+    return True
+
+
+def positional(command: str, action, value: str) -> tuple[str, ...]:
+    """The words for an option with this value; of several positionals the others stay."""
+    if action.option_strings:
+        return (value,)
+    words = words_of(GOOD[command]["positional"])
+    place = [a.dest for a in actions(command) if not a.option_strings].index(action.dest)
+    return tuple(value if i == place else word for i, word in enumerate(words))
+
+
+# ---------------------------------------------------------------- what is right after all
+
+# values that ask for work without an end, or for a device that some machines have: no row. (command, option, fault)
+OPEN = {
+    ("benchmark", "--repeats", "huge"),
+    ("train_tiny", "--steps", "huge"),
+    ("train_tiny", "--keep_every", "huge"),
+    ("train_tiny", "--batch_size", "huge"),
+    ("benchmark", "--batch_size", "huge"),
+    ("train_tiny", "--data_dir", "no name"),
+    ("write_tiny_pairs", "--seed", "zero"),
+    ("train_tiny", "--seed", "zero"),
+}
+
+# (command or None for all, option, fault) -> why the command takes it
+WANTED = {
+    (None, "--seed", "zero"): "a seed",
+    (None, "--worker_idx", "zero"): "workers count from 0",
+    (None, "--example", "zero"): "examples count from 0",
+    (None, "--imgs_to_eval", "huge"): "all images, and there are fewer",
+    (None, "--top", "huge"): "all classes, and there are fewer",
+    (None, "--batch_size", "huge"): "no batch is larger than the work",
+    (None, "--n_workers", "huge"): "the first of many workers has one image",
+    (None, "--round_size", "huge"): "one round over all",
+    ("write_subset", "--seed", "huge"): "numpy's seeds have no largest",
+    ("write_tiny_pairs", "--seed", "huge"): "numpy's seeds have no largest",
+    ("write_prompts", "--template", "past the limit"): "the limit is a model's",
+    ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
+    ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
+    ("eval_prob_adaptive", "--model_path", "sample size as a text"): "a size that says nothing, as where there is none",
+    ("eval_prob_adaptive", "--model_path", "model_index.json missing"): "its parts are Stable Diffusion's, and say the rest",
+    ("eval_prob_adaptive", "--model_path", "model_index.json no keys"): "its parts are Stable Diffusion's, and say the rest",
+}
+
+
+SHIPPED = "the shipped images stand in for the folder, as in the run, and a notice says so"
+WANTED |= {
+    (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
+}
+ANEW = "draws an example evaluated anew, by config.json alone"
+WANTED |= {("plot_winoground", "folder", fault): ANEW for fault in RUNS if fault.startswith(("records", "no records"))}
+WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_dit_acc")}
+
+
+def wanted(command: str, option: str, fault: str) -> str | None:
+    return WANTED.get((command, option, fault)) or WANTED.get((None, option, fault))
+
+
+# ---------------------------------------------------------------- rows that no parser tells of
+
+
+def data_set_rows():
+    """Every data set where its files are not, and each whose files beside pictures are damaged."""
+    for name in [*LAID_OUT, "cifar10", "cifar100", "stl10"]:
+        if name == "fashion_mnist":  # the shipped images stand in for it, which a notice says
+            continue
+        recipe = {"--dataset": name, "--to_keep": "1", "--n_samples": "2"}
+        for fault, value in OUTPUTS["root"].items():
+            argv = line("eval_prob_adaptive", recipe | {"--data_dir": value})
+            yield Row("eval_prob_adaptive", f"--dataset {name}, --data_dir {fault}", argv, ("--data_dir", f"--dataset {name}"))
+    for fault in DATA_SETS:
+        name, told = fault.split()[0], ("--dataset", "data_dir")
+        argv = line("eval_prob_adaptive", {"--dataset": name, "--data_dir": f"@{bad_name('data set', fault)}"})
+        yield Row("eval_prob_adaptive", f"data set {fault}", argv, told)
+
+
+def own_set_rows():
+    """Folders of images and tables of the datasets library, broken."""
+    for kind, name in (("image folder", "folder"), ("table", "hf")):
+        for fault in ("no name", "missing", *KINDS[kind][1]):
+            value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name(kind, fault)}")
+            more = {"--dataset": name, "--data_dir": value, "--template": "a {}"}
+            yield Row(
+                "eval_prob_adaptive",
+                f"{kind} {fault}",
+                line("eval_prob_adaptive", more),
+                ("--data_dir", "--dataset", value or "-"),
+            )
+
+
+def clip_rows():
+    for fault in ("no name", "missing", *KINDS["clip"][1]):
+        value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name('clip', fault)}")
+        more = {"--model": "openclip", "--model_path": value, "--t_interval": False, "--dry_run": False}
+        yield Row("run_winoground", f"openclip {fault}", line("run_winoground", more), ("--model_path", value or "-"))
+
+
+AT_ODDS = [  # command, words beside the good line, one of what has to be told
+    ("eval_prob_adaptive", {"--template": "a {}", "--prompt_path": "@prompts.csv"}, ["--template"]),
+    ("eval_prob_adaptive", {"--strategy": "race"}, ["--to_keep"]),
+    ("eval_prob_adaptive", {"--alpha": "0.1"}, ["--alpha"]),
+    ("eval_prob_adaptive", {"--to_keep": ("2", "1")}, ["--n_samples"]),
+    ("eval_prob_adaptive", {"--to_keep": ("2",)}, ["--to_keep"]),
+    ("eval_prob_adaptive", {"--to_keep": ("11", "1"), "--n_samples": ("1", "2")}, ["--to_keep"]),
+    ("eval_prob_adaptive", {"--n_samples": "1001"}, ["--n_samples"]),
+    ("eval_prob_adaptive", {"--n_samples": "1001", "--n_trials": "2"}, ["--n_samples"]),
+    ("eval_prob_adaptive", {"--n_trials": "1000000000"}, ["--n_trials"]),
+    ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--img_size": "65"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--img_size": "8"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--worker_idx": "1"}, ["--worker_idx"]),
+    ("eval_prob_adaptive", {"--worker_idx": "2", "--n_workers": "2"}, ["--worker_idx"]),
+    ("eval_prob_adaptive", {"--config_name": "x"}, ["--config_name"]),
+    ("eval_prob_adaptive", {"--dataset": "eurosat", "--data_dir": "@set eurosat", "--split": "train"}, ["--split"]),
+    ("eval_prob_adaptive", {"--dataset": "imagenet", "--data_dir": "@set imagenet", "--download": None}, ["--download"]),
+    ("eval_prob_adaptive", {"--dataset": "hf"}, ["--data_dir"]),
+    ("eval_prob_adaptive", {"--dataset": "folder"}, ["--data_dir"]),
+    ("eval_prob_adaptive", HUB | {"--split": "nonsense"}, ["--split"]),
+    ("eval_prob_adaptive", HUB | {"--split": "train[:2]"}, ["--split"]),
+    ("eval_prob_adaptive", HUB | {"--split": ""}, ["--split"]),
+    ("eval_prob_adaptive", HUB | {"--config_name": "plain"}, ["--config_name"]),
+    ("eval_prob_adaptive", HUB | {"--image_column": "label"}, ["--image_column"]),
+    ("eval_prob_adaptive", HUB | {"--label_column": "image"}, ["--label_column"]),
+    ("eval_prob_adaptive", {"--dataset": "folder", "--data_dir": "@looped", "--template": "a {}"}, ["again", "link"]),
+    ("eval_prob_adaptive", {"--version": "2-2"}, ["--version"]),
+    ("eval_prob_adaptive", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("eval_prob_dit", {"--to_keep": "1", "--n_samples": "2"}, ["--t_interval"]),
+    ("eval_prob_dit", {"--strategy": "race"}, ["--t_interval"]),
+    ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),
+    ("eval_prob_dit", {"--spatial": None, "--save_vb": None, "--cls": "1"}, ["--spatial"]),
+    ("eval_prob_dit", {"--save_vb": None}, ["--save_vb"]),
+    ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
+    ("eval_prob_dit", {"--save_errors": None, "--save_per_class": None}, ["--save_errors"]),
+    ("eval_prob_dit", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
+    ("eval_prob_dit", {"--img_size": "128"}, ["--img_size", "--image-size"]),
+    ("eval_prob_dit", {"--t_interval": "3"}, ["--t_interval"]),
+    ("eval_prob_dit", {"--dataset": "mnist", "--data_dir": "@set mnist", "--split": "validation"}, ["--split"]),
+    ("eval_prob_dit", {"--dataset": "objectnet", "--data_dir": "@set objectnet"}, ["--dataset"]),
+    ("eval_prob_dit", {"--n_trials": "1000000000"}, ["--n_trials"]),
+    *[
+        ("run_winoground", {"--model": "openclip", "--t_interval": False, flag: value}, [flag])
+        for flag, value in (
+            ("--t_interval", "500"),
+            ("--n_trials", "2"),
+            ("--noise_path", "@noise.pt"),
+            ("--randomize_noise", None),
+            ("--img_size", "64"),
+            ("--interpolation", "bicubic"),
+            ("--dtype", "float16"),
+            ("--compile", None),
+        )
+    ],
+    ("run_winoground", {"--pretrained": "openai"}, ["--pretrained"]),
+    ("run_winoground", {"--t_interval": "3"}, ["--t_interval"]),
+    ("run_winoground", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
+    ("run_winoground", {"--model": "clip", "--version": "tiny", "--t_interval": False}, ["--version"]),
+    ("run_winoground", {"--img_size": "16000"}, ["--img_size"]),
+    ("run_winoground", {"--n_trials": "1000000000"}, ["--n_trials"]),
+    ("benchmark", {"--model": "sd2", "--model_path": "@folder"}, ["--model_path"]),
+    ("benchmark", {"--model": "tiny-dit", "--img_size": "64"}, ["--img_size"]),
+    ("benchmark", {"--timesteps": "1001"}, ["--timesteps"]),
+    ("calibrate", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
+    ("calibrate", {"--confidence": "evaluations"}, ["--confidence"]),
+    ("calibrate", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("calibrate", {"positional": "@images"}, ["@images"]),
+    ("compare_runs", {"positional": ("@grid run", "@pairs run")}, ["@pairs run", "@grid run"]),
+    ("compare_runs", {"positional": ("@pairs run", "@dit run")}, ["@pairs run", "@dit run"]),
+    ("plot_image", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("plot_image", {"--image": "10000"}, ["--image"]),
+    ("plot_image", {"--loss": "vlb"}, ["--loss"]),
+    ("plot_image", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
+    ("plot_image", {"--data_dir": "@folder"}, ["--data_dir"]),
+    ("plot_robustness", {"--in_dist": ("50/10", "60/10")}, ["--in_dist"]),
+    ("plot_timesteps", {"--image": "10000"}, ["--image"]),
+    ("plot_timesteps", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("plot_timesteps", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
+    ("plot_winoground", {"--example": "7"}, ["--example"]),
+    ("plot_winoground", {"positional": "@grid run"}, ["@grid run"]),
+    ("print_acc", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("print_acc", {"positional": ("@grid run", "@grid run")}, ["@grid run"]),
+    ("print_acc", {"positional": ("@grid run", "@dit run")}, ["@dit run", "@grid run"]),
+    ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("print_dit_acc", {"--split": "train"}, ["--split"]),
+    ("print_winoground", {"positional": "@grid run"}, ["@grid run"]),
+    ("replay", {"--loss": "l1"}, ["--loss"]),
+    ("replay", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
+    ("replay", {"--stages": "5 2 / 1 4"}, ["--stages"]),
+    ("replay", {"--stages": "5 1 / 2 400"}, ["--stages"]),
+    ("replay", {"--race": "2 2 1"}, ["--race"]),
+    ("report", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
+    ("report", {"positional": ("@grid run", "@pairs run")}, ["@pairs run"]),
+    ("report", {"--format": "csv", "--data_dir": "@folder"}, ["--data_dir"]),
+    ("save_noise", {"--img_size": "65"}, ["--img_size"]),
+    ("save_noise", {"--n": "1000000000"}, ["--n"]),
+    ("save_noise", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("train_tiny", {"positional": "vae", "--keep_every": "5"}, ["--keep_every"]),
+    ("write_prompts", {"positional": "nonsense"}, ["nonsense"]),
+    ("write_prompts", {"--template": "a {}"}, ["--template"]),
+    ("write_prompts", {"positional": "../outside", "--classes": "@classes.txt"}, ["../outside", "DATASET"]),
+    ("write_subset", {"--per_class": "2"}, ["--per_class"]),
+    ("write_subset", {"--n": "1001"}, ["--n"]),
+    ("write_subset", {"--n": False, "--per_class": "500"}, ["--per_class"]),
+]
+
+
+def at_odds_rows():
+    for command, more, told in AT_ODDS:
+        words = " ".join(
+            f"{k} {v if v and v is not True else ''}".strip() for k, v in more.items() if k != "positional" and v is not False
+        )
+        name = f"at odds: {more.get('positional', '')} {words}".replace("  ", " ")
+        yield Row(command, f"at odds: {name}", line(command, more), tuple(told))
+
+
+def environment_rows():
+    """What the environment names wrongly."""
+    for command in ENTRIES:
+        for fault, value in {"a file": "@text.txt", "below a file": "@text.txt/x", "no place": "/proc/none"}.items():
+            argv = line(command, {"--dry_run": False})
+            yield Row(command, f"LOG_DIR {fault}", argv, ("LOG_DIR", value), environment={"LOG_DIR": value})
+    for command in ENTRIES[:2]:
+        argv = line(command, {"--dataset": "mnist", "--to_keep": "1"} if command == ENTRIES[0] else {"--dataset": "mnist"})
+        yield Row(command, "DATASET_ROOT missing", argv, ("DATASET_ROOT",), environment={"DATASET_ROOT": "@none"})
+        slurm = {"SLURM_ARRAY_TASK_ID": "x"}
+        yield Row(command, "SLURM's number a word", line(command, {}), ("SLURM_ARRAY_TASK_ID",), environment=slurm)
+
+
+def all_rows() -> list[Row]:
+    """The table."""
+    found = [row for command in COMMANDS for action in actions(command) for row in rows_of(command, action)]
+    return [*found, *data_set_rows(), *own_set_rows(), *clip_rows(), *at_odds_rows(), *environment_rows()]
