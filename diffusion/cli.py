@@ -77,13 +77,13 @@ def refuse_idle(options: dict, names, mode: str) -> None:
         raise ValueError(f"--{idle} does nothing {mode}: leave it out")
 
 
-def at_least(low: int, high: int | None = None):
-    """An argparse type: an integer not below `low`, nor above `high` where that is given."""
+def at_least(low: int, high: int = 2**63 - 1):
+    """An argparse type: an integer not below `low`, nor above `high`, which is numpy's largest where it is not given."""
 
     def integer(text):
         if int(text) < low:
             raise argparse.ArgumentTypeError(f"must be {low} or more, not {text}")
-        if high is not None and int(text) > high:
+        if int(text) > high:
             raise argparse.ArgumentTypeError(f"must be {high} or less, not {text}")
         return int(text)
 
@@ -270,17 +270,8 @@ def check_pairs(n_trials: int, n_timesteps: int, n_candidates: int, latent_shape
     n_timesteps: of the plan, or 1 where that is not made yet
     """
     n = n_trials * n_timesteps
-    needed, there = 4 * n * (math.prod(latent_shape) + n_candidates), memory()
-    if needed > there:
-        raise ValueError(
-            f"--n_trials {n_trials}: {n:,} (timestep, noise) pairs take {needed / 1e9:,.0f} GB for noise and errors, and "
-            f"this machine has {there / 1e9:,.0f} GB: give fewer"
-        )
-
-
-def memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 4 * n * (math.prod(latent_shape) + n_candidates)
+    devices.check_memory(needed, "cpu", f"--n_trials {n_trials}, {n:,} (timestep, noise) pairs,", "give fewer")
 
 
 def print_table(title: str, rows: dict) -> None:

@@ -69,6 +69,13 @@ def _parts(record: dict) -> list[tuple]:
     return [(candidate["t"], candidate["pred_errors"]) for candidate in record["errors"].values()]
 
 
+def check_pairs(record: Any, names: Sequence[str]) -> list:
+    """What an example's record holds under these names. Raises TypeError or KeyError for another kind of record."""
+    if not isinstance(record, dict):
+        raise TypeError(f"holds a {type(record).__name__}, not the record of an example")
+    return [record[name] for name in names]
+
+
 def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
     """The float tensor of a file, float32; of this shape where that is known, and then finite. Raises TypeError or ValueError."""
     import torch
@@ -84,22 +91,18 @@ def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
 
 # ---------------------------------------------------------------- config.json
 
-PARTS = {"identity": dict, "options": dict, "candidates": dict, "versions": dict, "images_expected": int, "n_levels": int,
+PARTS = {"options": dict, "candidates": dict, "versions": dict, "images_expected": int, "n_levels": int,
          "batch_size_found": int, "command": str, "kind": str, "error_space": str}  # fmt: skip
 NAMED = {"dataset": str, "split": str, "model": str, "strategy": str, "loss": str, "saved": str, "to_keep": list,
          "n_samples": list, "classes": list, "n_trials": int, "t_interval": int, "max_samples": int, "min_samples": int,
          "round_size": int, "seed": int, "alpha": float, "img_size": int}  # fmt: skip
 
 
-def wrong_key(config: Any, option_types: dict) -> str | None:
+def wrong_key(config: dict, option_types: dict) -> str | None:
     """What of a config.json could not have been written by a run, in words; None where all can be relied on.
 
-    option_types: name -> type or types of the options that are read back
+    config: with an identity; option_types: name -> type or types of the options that are read back
     """
-    if not isinstance(config, dict):
-        return f"it holds a {type(config).__name__}"
-    if "identity" not in config:
-        return "identity is missing"
     wrong = _wrong_types(config, PARTS) or _wrong_types(config["identity"], NAMED, "identity.")
     wrong = wrong or _wrong_types(config.get("options") or {}, option_types, "options.")
     return wrong or _wrong_candidates(config.get("candidates"))

@@ -144,9 +144,9 @@ def read_config(folder: Path) -> dict | None:
     if path is None:
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON ({files.one_line(error)}): {RESTORE}") from None
+        config = files.read_json(path, {"identity": dict})
+    except ValueError as error:
+        raise ValueError(f"{error}: {RESTORE}") from None
     wrong = records.wrong_key(config, _option_types())
     if wrong:
         raise ValueError(f"{path} is no config.json of a run ({wrong}): {RESTORE}")
@@ -277,8 +277,8 @@ def load_pair_outcomes(paths: dict[int, Path], shape: tuple[int, ...], unreadabl
     """Example id -> outcome of every readable record of tensors of this shape among these paths that exist."""
 
     def convert(record):
-        for name in PairScores._fields:
-            records.check_tensor(record[name], shape)
+        for values in records.check_pairs(record, PairScores._fields):
+            records.check_tensor(values, shape)
         return pair_outcome(record)
 
     loaded = ((example_id, _load(path, convert, unreadable)) for example_id, path in paths.items() if os.path.lexists(path))

@@ -90,6 +90,8 @@ def check(args) -> Subject:
         raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{N_LEVELS}")
     if args.prompts > MOST_PROMPTS:
         raise ValueError(f"--prompts {args.prompts} is more than {MOST_PROMPTS:,}: speed is per evaluation, so take fewer")
+    n_bytes = 4 * args.prompts * (args.timesteps + 77 * SD2_UNET["cross_attention_dim"])
+    devices.check_memory(n_bytes, "cpu", f"--prompts {args.prompts}", "give fewer")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
     if args.json:

@@ -11,6 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, metrics, runlog, session
 from diffusion.datasets.shipped import PAIRS
 from diffusion.training.scenes import HELD_OUT

@@ -15,6 +15,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, session
+from diffusion.models import devices
 
 
 def parse_args(argv=None):
@@ -33,11 +34,9 @@ def main(argv=None) -> int:
     if args.img_size % args.downscale:
         return cli.fail(f"--img_size {args.img_size} must be a multiple of --downscale {args.downscale}")
     side = args.img_size // args.downscale
-    needed = 4 * args.n * args.channels * side**2
-    if needed > cli.memory():
-        size = f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}"
-        there = f"{needed / 1e9:,.0f} GB, and this machine has {cli.memory() / 1e9:,.0f} GB"
-        return cli.fail(f"{size}: this noise takes {there}: give fewer rows or a smaller size")
+    with cli.bad_input():
+        size = f"noise of --n {args.n}, --channels {args.channels}, --img_size {args.img_size}"
+        devices.check_memory(4 * args.n * args.channels * side**2, "cpu", size, "give fewer rows or a smaller size")
     import torch
 
     torch.manual_seed(args.seed)

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, TINY_SD20, load_script
 
 from diffusion import cli
+from diffusion.models import devices
 
 ENTRIES = sorted(path.stem for path in ROOT.glob("*.py"))
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
@@ -78,7 +79,7 @@ def test_what_was_given_is_known_apart_from_defaults():
 TINY = ["--version", "tiny", "--dataset", "fashion_mnist"]
 TINY_DIT = ["--model", "tiny", "--dataset", "fashion_mnist"]
 PAIRS = ["--version", "tiny", "--dataset", "tiny_pairs"]
-HUGE = (10**9, 10**15, 10**30)
+HUGE = (10**9, 10**15, 2**63 - 1)
 
 
 @pytest.mark.parametrize("number", HUGE)
@@ -102,11 +103,23 @@ def test_what_no_memory_holds_is_told_before_it_is_allocated(command, argv, numb
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("number", [2**63, 10**30, 10**400, "9" * 5000])
+@pytest.mark.parametrize("command", ENTRIES + SCRIPTS)
+def test_no_option_takes_an_integer_that_numpy_does_not(command, number, monkeypatch, capsys):
+    module = module_of(command)
+    for action in with_values(parser_of(module, monkeypatch)):
+        if getattr(action.type, "__qualname__", "").startswith("at_least"):
+            with pytest.raises(SystemExit) as stop:
+                module.parse_args([f"{action.option_strings[0]}={number}"])
+            err = capsys.readouterr().err
+            assert stop.value.code == 2 and err.count("\n") == 1 and action.option_strings[0] in err, err
+
+
 def test_the_limit_is_the_memory_of_this_machine(monkeypatch):
     """32 pairs of 4 x 8 x 8 elements and 10 errors each, all of four bytes."""
-    monkeypatch.setattr(cli, "memory", lambda: 32 * (256 + 10) * 4)
+    monkeypatch.setattr(devices, "memory", lambda device: 32 * (256 + 10) * 4)
     cli.check_pairs(8, 4, 10, (4, 8, 8))
-    with pytest.raises(ValueError, match="--n_trials 8: 40 "):
+    with pytest.raises(ValueError, match="--n_trials 8, 40 "):
         cli.check_pairs(8, 5, 10, (4, 8, 8))
 
 
