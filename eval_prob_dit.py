@@ -214,6 +214,8 @@ def choose_method(options: dict) -> strategy.Strategy:
     """The strategy. Raises ValueError for options that exclude each other."""
     kept = [f"--{name}" for name in SAVED if options[name]]
     single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
+    if single:
+        cli.refuse_idle(options, ["loss"], "with a folder per class, which holds errors and no prediction")
     if len(kept) > 1:
         raise ValueError(f"{' and '.join(kept)} contradict each other about what a class's file holds: give one of them")
     if kept and not single:

@@ -155,7 +155,9 @@ def add_selection_options(group, which="a seeded choice of N images; a larger N 
 
 def add_sd_options(parser):
     group = parser.add_argument_group("model")
-    group.add_argument("--version", default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny, or any with --model_path (default: 2-0)")
+    group.add_argument(
+        "--version", type=name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny, or any with --model_path (default: 2-0)"
+    )
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
     add_network_options(group)
 

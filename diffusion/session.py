@@ -281,7 +281,8 @@ def run(main) -> int:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
     except OSError as error:
-        return _tell(f"error: {files.one_line(error)}", 1)
+        where = "" if error.filename else "standard output: "  # whatever else is written here says its name
+        return _tell(f"error: {where}{files.one_line(error)}", 1)
     except KeyboardInterrupt:
         _let_go()
         return _tell("Interrupted: the same command starts again.", 128 + signal.SIGINT)

@@ -35,10 +35,9 @@ def main(argv=None) -> int:
     side = args.img_size // args.downscale
     needed = 4 * args.n * args.channels * side**2
     if needed > cli.memory():
-        return cli.fail(
-            f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}: this noise takes {needed / 1e9:,.0f} GB, and "
-            f"this machine has {cli.memory() / 1e9:,.0f} GB: give fewer rows or a smaller size"
-        )
+        size = f"--n {args.n}, --channels {args.channels}, --img_size {args.img_size}"
+        there = f"{needed / 1e9:,.0f} GB, and this machine has {cli.memory() / 1e9:,.0f} GB"
+        return cli.fail(f"{size}: this noise takes {there}: give fewer rows or a smaller size")
     import torch
 
     torch.manual_seed(args.seed)

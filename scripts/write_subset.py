@@ -11,6 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, datasets, files, session
 from diffusion.datasets import DATASETS
 

@@ -21,6 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
 from diffusion import cli, files, session
 from diffusion.datasets import shipped
 from diffusion.paths import TINY_PAIRS

@@ -1,0 +1,300 @@
+"""Files that load and are not this run's: records are counted, named and redone, a config.json that is wrong is refused."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GOLDEN, TINY_SD20, load_script
+
+import eval_prob_adaptive
+import eval_prob_dit
+import run_winoground
+from diffusion import runlog
+
+CLOTHES = ["--dataset", "fashion_mnist"]
+ADAPTIVE = [*CLOTHES, "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 2, "--to_keep", 1, "--n_samples", 2]
+PAIRS = ["--model_path", TINY_SD20, "--img_size", 64, "--t_interval", 500, "--data_dir", GOLDEN / "data" / "winoground"]
+GRID = [*CLOTHES, "--t_interval", 500, "--imgs_to_eval", 2]
+OF_PAIRS = {name: torch.tensor(1.0) for name in ("c0_i0", "c0_i1", "c1_i0", "c1_i1")}
+
+
+def tensors(value):
+    """A record without its time, as values that are equal only bit by bit."""
+    if isinstance(value, dict):
+        return {key: tensors(part) for key, part in value.items() if key != "seconds"}
+    return value.tolist() if torch.is_tensor(value) else value
+
+
+def folder_in_its_place(path):
+    path.unlink()
+    path.mkdir()
+    (path / "mine.txt").write_text("kept")
+
+
+def pipe_in_its_place(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def dangling_link_in_its_place(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def changed(change):
+    def write(path):
+        torch.save(change(torch.load(path, weights_only=True)), path)
+
+    return write
+
+
+def without(*names):
+    return changed(lambda record: {key: value for key, value in record.items() if key not in names})
+
+
+def first_candidate(change):
+    """change: the {t, pred_errors} of candidate 0 -> what takes its place."""
+    return changed(lambda record: record | {"errors": record["errors"] | {0: change(record["errors"][0])}})
+
+
+ANY = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[:200]),
+    "folder": folder_in_its_place,
+    "pipe": pipe_in_its_place,
+    "dangling link": dangling_link_in_its_place,
+    "text": changed(lambda record: "text"),
+    "list": changed(lambda record: [1, 2]),
+    "empty dict": changed(lambda record: {}),
+    "integers": changed(lambda record: torch.arange(4)),
+}
+CLASSIFIED = ANY | {
+    "no pred": without("pred"),
+    "no label": without("label"),
+    "text as pred": changed(lambda record: record | {"pred": "ankle boot"}),
+    "pred of another set": changed(lambda record: record | {"pred": 10}),
+    "another label": changed(lambda record: record | {"label": (record["label"] + 1) % 10}),
+    "of pairs": changed(lambda record: OF_PAIRS),
+    "of one class": changed(lambda record: torch.ones(2, 1)),
+}
+ERRORS = CLASSIFIED | {
+    "no errors": without("errors"),
+    "errors of nobody": changed(lambda record: record | {"errors": {}}),
+    "a list of errors": changed(lambda record: record | {"errors": [1.0]}),
+    "one candidate less": changed(lambda record: record | {"errors": {k: e for k, e in record["errors"].items() if k < 9}}),
+    "no t": first_candidate(lambda errors: {"pred_errors": errors["pred_errors"]}),
+    "other timesteps": first_candidate(lambda errors: errors | {"t": errors["t"] + 1}),
+    "more timesteps": first_candidate(lambda errors: {key: value.repeat(2) for key, value in errors.items()}),
+    "t and errors of two lengths": first_candidate(lambda errors: errors | {"t": errors["t"][:1]}),
+    "nan": first_candidate(lambda errors: errors | {"pred_errors": errors["pred_errors"] * torch.nan}),
+    "errors as integers": first_candidate(lambda errors: errors | {"pred_errors": errors["pred_errors"].long()}),
+}
+SUMS = CLASSIFIED | {
+    "no classes": without("classes"),
+    "no sums": without("sums"),
+    "no t": without("t"),
+    "one class less": changed(lambda record: record | {"classes": record["classes"][1:], "sums": record["sums"][1:]}),
+    "classes without sums": changed(lambda record: record | {"sums": record["sums"][1:]}),
+    "sums of squares only": changed(lambda record: record | {"sums": record["sums"][:, :1]}),
+    "other timesteps": changed(lambda record: record | {"t": record["t"] + 1}),
+    "infinite": changed(lambda record: record | {"sums": record["sums"] / 0}),
+}
+ONE_CLASS = ANY | {
+    "of a classification": changed(lambda errors: {"errors": {}, "pred": 1, "label": 1}),
+    "other timesteps": changed(lambda errors: errors[:1]),
+    "more noises": changed(lambda errors: errors.repeat(1, 2)),
+    "of --save_vb": changed(lambda errors: errors[..., None].repeat(1, 1, 4)),
+    "nan": changed(lambda errors: errors * torch.nan),
+}
+OF_EXAMPLE = ANY | {
+    "three pairs": without("c1_i0"),
+    "scalars": changed(lambda record: OF_PAIRS),
+    "other timesteps": changed(lambda record: {name: errors[:1] for name, errors in record.items()}),
+    "nan": changed(lambda record: record | {"c0_i1": record["c0_i1"] * torch.nan}),
+    "of a classification": changed(lambda record: {"errors": {}, "pred": 1, "label": 1}),
+}
+
+
+@pytest.fixture
+def check(run_main):
+    """check(main, argv, kinds): each kind of foreign file, in place of a record, is counted, named and redone to the bit."""
+
+    def run(main, argv, kinds):
+        code, _, err = run_main(main, *argv)
+        assert code == 0, err
+        path = sorted(Path("data").rglob("*.pt"))[0]
+        before = path.read_bytes()
+        for kind, spoil in kinds.items():
+            spoil(path)
+            code, out, err = run_main(main, *argv)
+            told = re.search(r"Note: 1 unreadable record, redone: (?:class \d: )?(\S+) \(.+\)\n", out)
+            assert code == 0 and told and told[1] == path.name and "1 to do here" in out, (kind, out, err)
+            redone = torch.load(path, weights_only=True)
+            path.write_bytes(before)
+            assert tensors(redone) == tensors(torch.load(path, weights_only=True)), kind
+        assert [kept.read_text() for kept in Path("data").rglob("mine.txt")] == ["kept"]  # a folder is moved aside
+
+    return run
+
+
+def test_records_of_all_errors(check):
+    check(eval_prob_adaptive.main, ADAPTIVE, ERRORS)
+
+
+def test_records_of_sums(check, tiny_dit):
+    check(eval_prob_dit.main, [*tiny_dit, *GRID], SUMS)
+
+
+def test_records_of_one_class(check, tiny_dit):
+    check(eval_prob_dit.main, [*tiny_dit, *GRID, "--cls", "3,5", "--save_per_class"], ONE_CLASS)
+
+
+def test_records_of_pairs(check):
+    check(run_winoground.main, PAIRS, OF_EXAMPLE)
+
+
+# ---------------------------------------------------------------- what reads them
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(ERRORS.keys() - {"another label", "pred of another set", "other timesteps", "nan", "more timesteps"})
+)
+def test_scripts_count_and_name_what_they_cannot_read(kind, run_main):
+    """What only the run can know, such as the data set's labels, they take as it is."""
+    run_main(eval_prob_adaptive.main, *ADAPTIVE, "--extra", "x")
+    folder = next(Path("data").rglob("*.pt")).parent
+    paths = sorted(folder.glob("*.pt"))
+    ERRORS[kind](paths[1])
+    for script, *more in (["print_acc"], ["report", "-o", "out", "--format", "md"], ["print_dit_acc"]):
+        code, out, err = run_main(load_script(script).main, folder, *more)
+        if kind == "one candidate less" and script != "report":
+            continue  # accuracies need none of them
+        assert code == 0 and f"1 unreadable record, not counted: {paths[1].name} (" in out and err == "", (script, out, err)
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def identity(**more):
+    return lambda config: config | {"identity": config["identity"] | more}
+
+
+def options(**more):
+    return lambda config: config | {"options": config["options"] | more}
+
+
+CONFIGS = {
+    "a list": lambda config: [],
+    "a number": lambda config: 7,
+    "null": lambda config: None,
+    "text": lambda config: "text",
+    "empty": lambda config: {},
+    "no identity": lambda config: {key: value for key, value in config.items() if key != "identity"},
+    "identity as a list": lambda config: config | {"identity": []},
+    "options as text": lambda config: config | {"options": "x"},
+    "images_expected as text": lambda config: config | {"images_expected": "2"},
+    "images_expected as null": lambda config: config | {"images_expected": None},
+    "command as a number": lambda config: config | {"command": 3},
+    "candidates as a list": lambda config: config | {"candidates": [1]},
+    "candidates without names": lambda config: config | {"candidates": {"labels": [0]}},
+    "more labels than names": lambda config: config | {"candidates": {"labels": [0, 1], "names": ["a"]}},
+    "labels as text": lambda config: config | {"candidates": {"labels": ["0"], "names": ["a"]}},
+    "n_levels as text": lambda config: config | {"n_levels": "1000"},
+    "to_keep as text": identity(to_keep="1"),
+    "to_keep of text": identity(to_keep=["1"]),
+    "n_trials as a list": identity(n_trials=[1]),
+    "dataset as a number": identity(dataset=3),
+    "loss as a number": identity(loss=1),
+    "data_dir as a number": options(data_dir=3),
+    "img_size as text": options(img_size="64"),
+    "version as a list": options(version=["2-0"]),
+}
+BROKEN = {"nothing": b"", "half": b'{"identity": {', "no text": b"\xff\xfe\x00", "deep": b"[" * 100_000}
+
+
+def test_a_config_that_is_wrong_is_refused_by_file_and_key(run_main):
+    run_main(eval_prob_adaptive.main, *ADAPTIVE)
+    path = next(Path("data").rglob("config.json"))
+    folder, config = path.parent, json.loads(path.read_text())
+    contents = {kind: json.dumps(change(config)).encode() for kind, change in CONFIGS.items()} | BROKEN
+    before = {record: record.read_bytes() for record in folder.glob("*.pt")}
+    for kind, content in contents.items():
+        path.write_bytes(content)
+        commands = [(eval_prob_adaptive.main, ADAPTIVE)]
+        commands += [
+            (load_script(name).main, [folder])
+            for name in ("print_acc", "print_dit_acc", "print_winoground", "replay", "calibrate")
+        ]
+        commands += [(load_script("report").main, [folder, "-o", "out"]), (load_script("compare_runs").main, [folder, folder])]
+        commands += [(load_script("plot_image").main, [folder, "--image", 1, "-o", "x.png"])]
+        for main, argv in commands:
+            code, _, err = run_main(main, *argv)
+            assert code == 2 and err.count("\n") == 1 and str(path) in err, (kind, argv, err)
+        assert path.read_bytes() == content and before == {record: record.read_bytes() for record in folder.glob("*.pt")}
+        assert not Path("out").exists()
+
+
+# ---------------------------------------------------------------- folders of one class
+
+
+def test_a_class_folder_holds_nothing_but_records(run_main, tiny_dit):
+    """The published print_dit_acc.py takes the stem of every file there for a number, and every folder beside it for a class."""
+    argv = [*tiny_dit, *GRID, "--cls", "3,5", "--save_per_class"]
+    assert run_main(eval_prob_dit.main, *argv)[0] == 0
+    folders = sorted(Path("data/fashion_mnist").iterdir())
+    assert [folder.name for folder in folders] == [f"DiT64x64_cls{c}_t500_1trials" for c in (3, 5)]
+    assert [sorted(int(file.split(".")[0]) for file in os.listdir(folder)) for folder in folders] == [[0, 1]] * 2
+    assert runlog.read_config(folders[1])["identity"]["cls"] == 5
+    code, _, err = run_main(eval_prob_dit.main, *argv, "--seed", 1)
+    assert code == 2 and "seed (0 there, 1 now)" in err
+
+
+@pytest.mark.parametrize("place", ["fashion_mnist/{}", "imagenet_x/{}/test", "a/b/objectnet/{}"])
+def test_where_configs_of_class_folders_are(place, tmp_path, monkeypatch):
+    """Whatever the path that a folder is named by; a folder that was removed takes its config with it."""
+    folder = tmp_path / place.format("DiT256x256_cls7_t4_1trials")
+    config = {"identity": {"cls": 7}, "images_expected": 3}
+    runlog.write_config(folder, config)
+    assert list(folder.iterdir()) == []
+    monkeypatch.chdir(folder)
+    assert runlog.read_config(Path()) == runlog.read_config(Path("../" + folder.name)) == runlog.read_config(folder)
+    assert runlog.read_config(folder)["identity"] == {"cls": 7}
+    monkeypatch.chdir(tmp_path)
+    folder.rmdir()
+    assert runlog.read_config(folder) is None
+    runlog.check_config(folder, {"cls": 8})
+    runlog.write_config(folder, {"identity": {"cls": 8}, "images_expected": 3})
+    assert runlog.read_config(folder)["identity"] == {"cls": 8}
+
+
+def test_the_config_of_an_old_class_folder_is_read_and_moved(tmp_path):
+    folder = tmp_path / "fashion_mnist" / "DiT64x64_cls7_t4_1trials"
+    folder.mkdir(parents=True)
+    config = {"identity": {"cls": 7}, "images_expected": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert runlog.read_config(folder)["images_expected"] == 3
+    runlog.write_config(folder, config | {"images_expected": 5})
+    assert list(folder.iterdir()) == [] and runlog.read_config(folder)["images_expected"] == 5
+
+
+print_dit_acc = load_script("print_dit_acc")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_folder_of_two_kinds_of_records(first, run_main):
+    """Published folders with --save_vb and without have one name: L2 is over all images, the rest over those that have it."""
+    for c in (0, 1):
+        folder = Path(f"runs/DiT64x64_cls{c}_t500_1trials")
+        folder.mkdir(parents=True)
+        for index in range(3):
+            four = torch.rand(2, 1, 4) + c
+            torch.save(four if index == first else four[..., 0], folder / f"{index}.pt")
+    code, out, err = run_main(print_dit_acc.main, "runs", *CLOTHES)
+    n = dict(re.findall(r"Accuracy for (\S+): .* n = (\d)\)", out))
+    assert code == 0 and n == {"L2": "3", "L1": "1", "VLB": "1", "L2+VLB": "1"} and "two kinds" in out, out + err
+    torch.save(torch.rand(2, 1), f"runs/DiT64x64_cls1_t500_1trials/{first}.pt")  # now no image has all four of both classes
+    code, out, err = run_main(print_dit_acc.main, "runs", *CLOTHES)
+    assert code == 0 and "L2: " in out and "VLB" not in out, err
