@@ -62,8 +62,10 @@ def _reason(tokens: Tokens, one: str, other: str) -> str:
     if one == other:
         return f"both have the prompt {one!r}; give each class its own with --prompt_path or --template"
     if tokens.cut:
-        return f"it reads {tokens.limit} tokens, in which {_start(one)} and {_start(other)} do not differ: shorten the prompts of --prompt_path or --template"
-    return f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}; change --prompt_path or --template"
+        same = f"it reads {tokens.limit} tokens, in which {_start(one)} and {_start(other)} do not differ"
+        return f"{same}: shorten the prompts of --prompt_path or --template"
+    same = f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}"
+    return f"{same}; change --prompt_path or --template"
 
 
 def _start(prompt: str) -> str:
