@@ -111,7 +111,7 @@ def check(args) -> Subject:
 
 def sd_subject(args) -> Subject:
     if args.model == "sd2":
-        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon")
+        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon", (128, 320), 77, 49408)
     else:
         source = models.text_to_image("tiny", args.model_path)
     size = args.img_size or source.default_size
@@ -129,7 +129,7 @@ def sd_subject(args) -> Subject:
 def dit_subject(args) -> Subject:
     if args.model == "tiny-dit":
         found = models.class_conditional("tiny")
-        config = json.loads((found.file.parent / "config.json").read_text())
+        config = files.read_json(found.file.parent / "config.json")
         size, source, classes = found.default_size, found.describe(), found.num_classes
     else:
         from DiT.architecture import SHAPES

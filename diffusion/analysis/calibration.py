@@ -6,7 +6,6 @@ Needs numpy and scipy, reads no run: `confidence` does.
 import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,8 @@ class Fit:
     def read(cls, path) -> "Fit":
         """Raises ValueError, one line, for a file that is no fit."""
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
+            fields = files.read_json(path)
+            if set(fields) != set(cls.__dataclass_fields__):
                 raise ValueError(f"it does not hold {', '.join(cls.__dataclass_fields__)}")
             fit = cls(**fields)
             fit._check()

@@ -66,18 +66,18 @@ def check_captions(source, captions: Sequence[tuple[str, str]], names: Sequence)
 def check_memory(source, img_size: int, device: str, dtype: str, batch_size: int | str, evaluations: int) -> None:
     """Raises ValueError where the first feature maps of an image, or of a batch for the network, cannot fit on the device.
 
-    The first block holds three maps at once: its input, for the shortcut, what was normalised, and what is activated. That is a
-    lower bound, so that nothing is refused that might run. Fewer inputs are tried by the kernel itself where CUDA says that
-    memory is short.
+    The first block holds three maps at once: its input, for the shortcut, what was normalised, and what is activated; the image
+    [3,H,W] stays beside them. That is a lower bound, so that nothing is refused that might run. Fewer inputs are tried by the
+    kernel itself where CUDA says that memory is short.
     """
     if not hasattr(source, "largest_maps"):
         return
     encoder, network = source.largest_maps(img_size)
     smaller = f"take a smaller --img_size than {img_size}"
-    devices.check_memory(3 * 4 * encoder, device, f"an image of {img_size} pixels a side", smaller)
+    devices.check_memory(3 * 4 * (encoder + img_size**2), device, f"an image of {img_size} pixels a side", smaller)
     bytes_per_input = 3 * network * (4 if dtype == "float32" else 2)
     devices.check_memory(bytes_per_input, device, f"one network input of {img_size} pixels a side", smaller)
     if device.startswith("cpu") and batch_size != "auto":
         n_inputs = min(batch_size, evaluations)
         what = f"a batch of {n_inputs} network inputs"
-        devices.check_memory(n_inputs * bytes_per_input, device, what, "take a smaller --batch_size")
+        devices.check_memory(n_inputs * bytes_per_input, device, what, f"take a smaller --batch_size, or {smaller[5:]}")

@@ -81,7 +81,7 @@ def save_checkpoint(path, state):
 
 def amend_config(path, **changes):
     """Sets these keys of a JSON file; None removes one."""
-    config = json.loads(path.read_text()) | changes
+    config = files.read_json(path) | changes
     path.write_text(
         json.dumps({key: value for key, value in config.items() if key not in changes or value is not None}, indent=2) + "\n"
     )
