@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from conftest import ROOT
-from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUN_KINDS, RUNS, bad_name
+from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUNS, bad_name
 
 from diffusion import cli
 from diffusion.analysis import figures
@@ -387,9 +387,12 @@ def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     if kind == "choice":
         return choices(action)
     if kind in KINDS:
-        faults = KINDS[kind][1] if first_with(kind) == command or kind in RUN_KINDS else ANY_FILE
+        faults = KINDS[kind][1] if first_with(kind) == command or command in OWN_READERS else ANY_FILE
         return {"no name": "", "missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
     return {"integer": INTEGERS, "number": NUMBERS, "flag": {"a value": "yes"}}.get(kind) or (TEXTS | OUTPUTS)[kind]
+
+
+OWN_READERS = ("print_acc", "report", "replay")  # of run folders, each of them beside the one that scripts share
 
 
 @lru_cache
@@ -438,16 +441,16 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- what is right after all
 
-# values that ask for work without an end, or for a device that some machines have: no row. (command, option, fault)
+# values that ask for work without an end, or are none that the command looks at: no row. (command, option, fault)
 OPEN = {
     ("benchmark", "--repeats", "huge"),
     ("train_tiny", "--steps", "huge"),
     ("train_tiny", "--keep_every", "huge"),
     ("train_tiny", "--batch_size", "huge"),
     ("benchmark", "--batch_size", "huge"),
-    ("train_tiny", "--data_dir", "no name"),
     ("write_tiny_pairs", "--seed", "zero"),
     ("train_tiny", "--seed", "zero"),
+    ("eval_prob_dit", "--image-size", "huge"),
 }
 
 # (command or None for all, option, fault) -> why the command takes it
@@ -475,8 +478,7 @@ SHIPPED = "the shipped images stand in for the folder, as in the run, and a noti
 WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
-ANEW = "draws an example evaluated anew, by config.json alone"
-WANTED |= {("plot_winoground", "folder", fault): ANEW for fault in RUNS if fault.startswith(("records", "no records"))}
+OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
 WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_dit_acc")}
 
 
@@ -533,7 +535,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--n_samples": "1001"}, ["--n_samples"]),
     ("eval_prob_adaptive", {"--n_samples": "1001", "--n_trials": "2"}, ["--n_samples"]),
     ("eval_prob_adaptive", {"--n_trials": "1000000000"}, ["--n_trials"]),
-    ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size", "--batch_size"]),
     ("eval_prob_adaptive", {"--img_size": "65"}, ["--img_size"]),
     ("eval_prob_adaptive", {"--img_size": "8"}, ["--img_size"]),
     ("eval_prob_adaptive", {"--worker_idx": "1"}, ["--worker_idx"]),
@@ -560,7 +562,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
     ("eval_prob_dit", {"--save_errors": None, "--save_per_class": None}, ["--save_errors"]),
     ("eval_prob_dit", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
-    ("eval_prob_dit", {"--img_size": "128"}, ["--img_size", "--image-size"]),
+    ("eval_prob_dit", {"--img_size": "128"}, ["tiny-dit/config.json"]),
     ("eval_prob_dit", {"--t_interval": "3"}, ["--t_interval"]),
     ("eval_prob_dit", {"--dataset": "mnist", "--data_dir": "@set mnist", "--split": "validation"}, ["--split"]),
     ("eval_prob_dit", {"--dataset": "objectnet", "--data_dir": "@set objectnet"}, ["--dataset"]),
@@ -597,7 +599,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_image", {"--image": "10000"}, ["--image"]),
     ("plot_image", {"--loss": "vlb"}, ["--loss"]),
     ("plot_image", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
-    ("plot_image", {"--data_dir": "@folder"}, ["--data_dir"]),
     ("plot_robustness", {"--in_dist": ("50/10", "60/10")}, ["--in_dist"]),
     ("plot_timesteps", {"--image": "10000"}, ["--image"]),
     ("plot_timesteps", {"positional": "@pairs run"}, ["@pairs run"]),
@@ -605,7 +606,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_winoground", {"--example": "7"}, ["--example"]),
     ("plot_winoground", {"positional": "@grid run"}, ["@grid run"]),
     ("print_acc", {"positional": "@pairs run"}, ["@pairs run"]),
-    ("print_acc", {"positional": ("@grid run", "@grid run")}, ["@grid run"]),
     ("print_acc", {"positional": ("@grid run", "@dit run")}, ["@dit run", "@grid run"]),
     ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_dit_acc", {"--split": "train"}, ["--split"]),
