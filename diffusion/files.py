@@ -64,12 +64,12 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: boo
 
 def _open_locked(path: Path) -> _Raw:
     """A new file, locked; anew where another process took it for one that was left, before the lock was there."""
-    raw = _Raw(path, "w+b")
-    if _lock(raw, 0) and os.fstat(raw.fileno()).st_nlink == 0:
-        raw.close()
+    for _ in range(100):  # some file systems always say that a file has no name
         raw = _Raw(path, "w+b")
-        _lock(raw, 0)
-    return raw
+        if not _lock(raw, 0) or os.fstat(raw.fileno()).st_nlink:
+            break
+        raw.close()
+    return raw if not raw.closed else _Raw(path, "w+b")
 
 
 def _lock(file, how: int) -> bool:

@@ -400,7 +400,7 @@ def bad_folders(runs):
     yield [dit], "scripts/print_dit_acc.py"
     yield [pairs], "scripts/print_winoground.py"
     yield [broken], "not readable JSON"
-    yield [half], "identity is missing"
+    yield [half], "has no 'identity'"
     yield [full, full], "given twice"
     yield [full, "-o", "file"], "-o file is a file"
     yield [full, "--prompt_path", "none.csv", "--format", "pdf"], "--format"
