@@ -100,7 +100,10 @@ BESIDE = (
         ("report", "--data_dir"): {},
         ("plot_image", "--data_dir"): {"--map": None},
         ("plot_image", "--device"): {"--map": None},
-        ("print_dit_acc", "--data_dir"): {"--dataset": "mnist"},
+        ("print_dit_acc", "--data_dir"): {},
+        ("print_dit_acc", "--config_name"): {},
+        ("print_dit_acc", "--image_column"): {},
+        ("print_dit_acc", "--label_column"): {},
         ("write_prompts", "--template"): {"--classes": "@classes.txt"},
         ("write_prompts", "--classes"): {"positional": "mine"},
         ("write_subset", "--per_class"): {"--n": False},
@@ -392,6 +395,7 @@ def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     return {"integer": INTEGERS, "number": NUMBERS, "flag": {"a value": "yes"}}.get(kind) or (TEXTS | OUTPUTS)[kind]
 
 
+WITHOUT_TORCH = ("integer", "number", "classes", "choice", "split", "subset")  # what a dry run checks of these needs no torch
 OWN_READERS = ("print_acc", "report", "replay")  # of run folders, each of them beside the one that scripts share
 
 
@@ -415,7 +419,9 @@ def rows_of(command: str, action: argparse.Action):
             short = next((o for o in action.option_strings if o in GOOD[command]), option)
             argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
         why = wanted(command, option or action.dest, fault)
-        light = ("--dry_run" in argv and kind_of(command, action) not in KINDS) or not takes(parser_of(command), action, value)
+        light = ("--dry_run" in argv and kind_of(command, action) in WITHOUT_TORCH) or not takes(
+            parser_of(command), action, value
+        )
         yield Row(command, name, argv, told, wanted=why, light=light)
 
 
@@ -479,7 +485,9 @@ WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
 OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
-WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_dit_acc")}
+WANTED |= {
+    (script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_combos", "print_dit_acc")
+}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:

@@ -149,6 +149,8 @@ def _check_fields(where: str, fields) -> None:
         value = fields[name]
         if not isinstance(value, str) or not (value.strip() or name == "collapsed_tag"):
             raise ValueError(f"{where} has {name} {value!r}; it must be a text")
+    if fields["caption_0"] == fields["caption_1"]:
+        raise ValueError(f"{where} has one caption twice, {fields['caption_0']!r}: no model can match it to two images")
 
 
 def _find_image(folder: Path, stem: str, where: str) -> Path:
