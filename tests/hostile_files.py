@@ -325,6 +325,12 @@ def damaged(name: str, content):
     return write
 
 
+STRANGERS = {  # data set -> where a folder that is none of its classes lies
+    "imagenet": "imagenet/val/backup",
+    "imagenetA": "imagenet-a/backup",
+    "eurosat": "eurosat/2750/backup",
+    "caltech101": "caltech101/101_ObjectCategories/backup",
+}
 FILE_SETS = ("pets", "flowers", "food", "aircraft", "mnist", "fashion_mnist")  # of LAID_OUT, those with files beside pictures
 DATA_SETS = {
     f"{name} {fault}": damaged(name, content)
@@ -550,9 +556,6 @@ MADE_BY = {  # the world's runs: command, words, its folder
 }
 
 
-RUN_KINDS = tuple(MADE_BY)
-
-
 def bad_name(kind: str, fault: str) -> str:
     """Where a broken file lies in the world."""
     return f"bad {kind}/{fault.replace('/', '-')}{KINDS[kind][0]}"
@@ -589,6 +592,9 @@ def good_files(world: Path) -> None:
     layouts.idx(world / "idx", "FashionMNIST", range(10), range(10))
     for name in LAID_OUT:
         laid_out(name)(world / f"set {name}")
+    for name, folder in STRANGERS.items():
+        laid_out(name)(world / f"stranger {name}")
+        layouts.save_picture(world / f"stranger {name}" / folder / "0.jpg")
 
 
 def listing(folder: Path) -> list[str]:
