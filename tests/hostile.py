@@ -464,13 +464,6 @@ WANTED = {
     (None, "--seed", "zero"): "a seed",
     (None, "--worker_idx", "zero"): "workers count from 0",
     (None, "--example", "zero"): "examples count from 0",
-    (None, "--imgs_to_eval", "huge"): "all images, and there are fewer",
-    (None, "--top", "huge"): "all classes, and there are fewer",
-    (None, "--batch_size", "huge"): "no batch is larger than the work",
-    (None, "--n_workers", "huge"): "the first of many workers has one image",
-    (None, "--round_size", "huge"): "one round over all",
-    ("write_subset", "--seed", "huge"): "numpy's seeds have no largest",
-    ("write_tiny_pairs", "--seed", "huge"): "numpy's seeds have no largest",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
     ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
@@ -522,7 +515,7 @@ def own_set_rows():
                 "eval_prob_adaptive",
                 f"{kind} {fault}",
                 line("eval_prob_adaptive", more),
-                ("--data_dir", "--dataset", value or "-"),
+                ("--data_dir", "--dataset", "--image_column", value or "-"),
             )
 
 
