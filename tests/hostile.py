@@ -281,6 +281,7 @@ INTEGERS = {
     "negative": "-1",
     "zero": "0",
     "other digits": "²",
+    "largest": str(2**63 - 1),
     "huge": "9" * 20,
     "too long": "9" * 5000,
 }
@@ -449,14 +450,14 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
 
 # values that ask for work without an end, or are none that the command looks at: no row. (command, option, fault)
 OPEN = {
-    ("benchmark", "--repeats", "huge"),
-    ("train_tiny", "--steps", "huge"),
-    ("train_tiny", "--keep_every", "huge"),
-    ("train_tiny", "--batch_size", "huge"),
-    ("benchmark", "--batch_size", "huge"),
+    ("benchmark", "--repeats", "largest"),
+    ("train_tiny", "--steps", "largest"),
+    ("train_tiny", "--keep_every", "largest"),
+    ("train_tiny", "--batch_size", "largest"),
+    ("benchmark", "--batch_size", "largest"),
     ("write_tiny_pairs", "--seed", "zero"),
     ("train_tiny", "--seed", "zero"),
-    ("eval_prob_dit", "--image-size", "huge"),
+    ("eval_prob_dit", "--image-size", "largest"),
 }
 
 # (command or None for all, option, fault) -> why the command takes it
@@ -464,6 +465,13 @@ WANTED = {
     (None, "--seed", "zero"): "a seed",
     (None, "--worker_idx", "zero"): "workers count from 0",
     (None, "--example", "zero"): "examples count from 0",
+    (None, "--imgs_to_eval", "largest"): "all images, and there are fewer",
+    (None, "--top", "largest"): "all classes, and there are fewer",
+    (None, "--batch_size", "largest"): "no batch is larger than the work",
+    (None, "--n_workers", "largest"): "the first of many workers has one image",
+    (None, "--round_size", "largest"): "one round over all",
+    ("write_subset", "--seed", "largest"): "numpy's seeds have no largest",
+    ("write_tiny_pairs", "--seed", "largest"): "numpy's seeds have no largest",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
     ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
@@ -511,12 +519,8 @@ def own_set_rows():
         for fault in ("no name", "missing", *KINDS[kind][1]):
             value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name(kind, fault)}")
             more = {"--dataset": name, "--data_dir": value, "--template": "a {}"}
-            yield Row(
-                "eval_prob_adaptive",
-                f"{kind} {fault}",
-                line("eval_prob_adaptive", more),
-                ("--data_dir", "--dataset", "--image_column", value or "-"),
-            )
+            told = ("--data_dir", "--dataset", "--image_column", value or "--data_dir")
+            yield Row("eval_prob_adaptive", f"{kind} {fault}", line("eval_prob_adaptive", more), told)
 
 
 def clip_rows():
