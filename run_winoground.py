@@ -165,7 +165,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
 
 
 # of a contrastive model; not randomize_noise, which names its folder, as published
-IDLE = ("t_interval", "n_trials", "noise_path", "randomize_noise", "img_size", "interpolation", "seed", "dtype", "batch_size",
+IDLE = ("t_interval", "n_trials", "noise_path", "img_size", "interpolation", "seed", "dtype", "batch_size",
         "compile")  # fmt: skip
 
 

@@ -51,7 +51,10 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: boo
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl:  # while it is locked, or a remover could still take it
+                os.replace(temporary, path)
+        if not fcntl:  # Windows renames no open file
+            os.replace(temporary, path)
     except Exception as error:
         cause = (raw and raw.problem) or error
         if not isinstance(cause, OSError):
