@@ -580,7 +580,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
             ("--t_interval", "500"),
             ("--n_trials", "2"),
             ("--noise_path", "@noise.pt"),
-            ("--randomize_noise", None),
             ("--img_size", "64"),
             ("--interpolation", "bicubic"),
             ("--dtype", "float16"),
