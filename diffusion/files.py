@@ -51,7 +51,10 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: boo
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl:
+                os.replace(temporary, path)  # while it is locked
+        if not fcntl:
+            os.replace(temporary, path)  # elsewhere an open file cannot be renamed
     except Exception as error:
         cause = (raw and raw.problem) or error
         if not isinstance(cause, OSError):
