@@ -271,7 +271,7 @@ def check_pairs(n_trials: int, n_timesteps: int, n_candidates: int, latent_shape
     """
     n = n_trials * n_timesteps
     needed = 4 * n * (math.prod(latent_shape) + n_candidates)
-    devices.check_memory(needed, "cpu", f"--n_trials {n_trials}, {n:,} (timestep, noise) pairs,", "give fewer")
+    devices.check_memory(needed, "cpu", f"--n_trials {n_trials}, {n:,} (timestep, noise) pairs at this --img_size,", "give less")
 
 
 def print_table(title: str, rows: dict) -> None:

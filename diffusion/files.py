@@ -51,10 +51,10 @@ def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: boo
             fill(file)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl:
-                os.replace(temporary, path)  # while it is locked
-        if not fcntl:
-            os.replace(temporary, path)  # elsewhere an open file cannot be renamed
+            if fcntl:  # while it is locked, or a remover could still take it
+                os.replace(temporary, path)
+        if not fcntl:  # Windows renames no open file
+            os.replace(temporary, path)
     except Exception as error:
         cause = (raw and raw.problem) or error
         if not isinstance(cause, OSError):
@@ -105,11 +105,13 @@ def try_writing(folder: Path) -> float:
 
     Raises OSError with path and cause where that fails.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.lstat(folder)  # a name that is too long, or lies below a file, could not be made either
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    whole = folder.absolute()
+    place = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
     trial = place / f".trial.{uuid.uuid4().hex}.tmp"
     try:
+        for name in whole.relative_to(place).parts:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(place / name)  # which fails for a name that is too long, as making it would
         with open(trial, "wb") as file:
             file.write(bytes(4096))
             file.flush()

@@ -148,6 +148,8 @@ def read_config(folder: Path) -> dict | None:
     except ValueError as error:
         raise ValueError(f"{error}: {RESTORE}") from None
     wrong = records.wrong_key(config, _option_types())
+    if not wrong and config.get("kind", PAIRS) not in (CLASSIFICATION, ONE_CLASS, PAIRS):
+        wrong = f"kind is {config['kind']!r}"
     if wrong:
         raise ValueError(f"{path} is no config.json of a run ({wrong}): {RESTORE}")
     return _as_now(config)

@@ -98,14 +98,21 @@ def launched_share(environment: Mapping[str, str]) -> tuple[int, int]:
 SPECIAL_STEP = 0xFFFFFFF0  # from here on SLURM numbers what is no srun's step: the shells of sbatch and salloc
 
 
+def _number(environment, name: str, default: int) -> int:
+    """Raises ValueError for what is no integer; an empty variable is one that is not there."""
+    try:
+        return int(environment.get(name) or default)
+    except ValueError:
+        raise ValueError(f"{name}={environment[name]} is no integer: unset it, or give --n_workers and --worker_idx") from None
+
+
 def _srun_task(environment) -> tuple[int, int]:
     """This process among srun's. A shell of sbatch or salloc is told the job's tasks too, but is alone: it is in no step."""
-    task = int(environment.get("SLURM_PROCID", 0))
-    step = int(environment.get("SLURM_STEP_ID", SPECIAL_STEP))
+    task, step = _number(environment, "SLURM_PROCID", 0), _number(environment, "SLURM_STEP_ID", SPECIAL_STEP)
     if "SLURM_JOB_ID" in environment and step >= SPECIAL_STEP and task == 0:
         return 0, 1
-    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1
-    return (task, int(tasks)) if "SLURM_PROCID" in environment else (0, 1)
+    tasks = _number(environment, "SLURM_STEP_NUM_TASKS", 0) or _number(environment, "SLURM_NTASKS", 1)
+    return (task, tasks) if "SLURM_PROCID" in environment else (0, 1)
 
 
 def _array_task(environment) -> tuple[int, int]:
@@ -113,7 +120,7 @@ def _array_task(environment) -> tuple[int, int]:
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return 0, 1
     number, first, last, count, step = (
-        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        _number(environment, f"SLURM_ARRAY_TASK_{name}", default)
         for name, default in (("ID", 0), ("MIN", 0), ("MAX", -1), ("COUNT", 1), ("STEP", 1))
     )
     place, off = divmod(number - first, step)

@@ -38,9 +38,12 @@ def read(folder: Path) -> dict[int, runlog.Outcome]:
     dataset = config.get("identity", {}).get("dataset")
     if dataset != "tiny_combos":
         raise ValueError(f"{folder} is a run on {dataset or 'an unknown data set'}: give a run on tiny_combos")
-    outcomes = runlog.load_outcomes(runlog.list_records(folder))
+    unreadable = []
+    outcomes = runlog.load_outcomes(runlog.list_records(folder), unreadable=unreadable)
     if not outcomes:
         raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
+    if told := runlog.unreadable_told(unreadable, "not counted"):
+        print(f"{folder}: {told}")
     return outcomes
 
 

@@ -32,6 +32,8 @@ def parse_args(argv=None):
     parser.add_argument("--classes", type=Path, help="text file with your own class names, one per line, in label order")
     parser.add_argument("--template", help='with --classes: the prompt, {} for the name (default: "a photo of a {}.")')
     args = parser.parse_args(argv)
+    if args.classes and Path(args.dataset).name != args.dataset:
+        parser.error(f"DATASET {args.dataset} becomes a file's name in --out: leave out slashes")
     if args.template and not args.classes:
         parser.error("--template is for your own --classes; the published templates are in prompts/classes.json")
     return args
@@ -57,6 +59,8 @@ def own_table(path: Path, template: str | None) -> PromptTable:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--classes {path} cannot be read ({error})") from error
+    if not names or len(set(names)) < len(names) or not all(map(str.isprintable, names)):
+        raise ValueError(f"--classes {path} must hold one name per line, each of them once")
     return prompts_from_classes(names, template or "a photo of a {}.")
 
 

@@ -7,6 +7,7 @@ With "limits" a process gets so many bytes of memory beside what this one has, a
 The first line printed is `ready`. No thread runs here, a store's least of all: a lock that one holds would stay locked in a fork.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -83,6 +84,7 @@ def answer(request):
 
 def main():
     load(sys.argv[1:])
+    gc.freeze()  # or a collection in a child would copy every page
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

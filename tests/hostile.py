@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from conftest import ROOT
-from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUN_KINDS, RUNS, bad_name
+from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUNS, bad_name
 
 from diffusion import cli
 from diffusion.analysis import figures
@@ -100,7 +100,10 @@ BESIDE = (
         ("report", "--data_dir"): {},
         ("plot_image", "--data_dir"): {"--map": None},
         ("plot_image", "--device"): {"--map": None},
-        ("print_dit_acc", "--data_dir"): {"--dataset": "mnist"},
+        ("print_dit_acc", "--data_dir"): {},
+        ("print_dit_acc", "--config_name"): {},
+        ("print_dit_acc", "--image_column"): {},
+        ("print_dit_acc", "--label_column"): {},
         ("write_prompts", "--template"): {"--classes": "@classes.txt"},
         ("write_prompts", "--classes"): {"positional": "mine"},
         ("write_subset", "--per_class"): {"--n": False},
@@ -278,6 +281,7 @@ INTEGERS = {
     "negative": "-1",
     "zero": "0",
     "other digits": "²",
+    "largest": str(2**63 - 1),
     "huge": "9" * 20,
     "too long": "9" * 5000,
 }
@@ -387,9 +391,13 @@ def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     if kind == "choice":
         return choices(action)
     if kind in KINDS:
-        faults = KINDS[kind][1] if first_with(kind) == command or kind in RUN_KINDS else ANY_FILE
+        faults = KINDS[kind][1] if first_with(kind) == command or command in OWN_READERS else ANY_FILE
         return {"no name": "", "missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
     return {"integer": INTEGERS, "number": NUMBERS, "flag": {"a value": "yes"}}.get(kind) or (TEXTS | OUTPUTS)[kind]
+
+
+WITHOUT_TORCH = ("integer", "number", "classes", "choice", "split", "subset")  # what a dry run checks of these needs no torch
+OWN_READERS = ("print_acc", "report", "replay")  # of run folders, each of them beside the one that scripts share
 
 
 @lru_cache
@@ -412,7 +420,9 @@ def rows_of(command: str, action: argparse.Action):
             short = next((o for o in action.option_strings if o in GOOD[command]), option)
             argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
         why = wanted(command, option or action.dest, fault)
-        light = ("--dry_run" in argv and kind_of(command, action) not in KINDS) or not takes(parser_of(command), action, value)
+        light = ("--dry_run" in argv and kind_of(command, action) in WITHOUT_TORCH) or not takes(
+            parser_of(command), action, value
+        )
         yield Row(command, name, argv, told, wanted=why, light=light)
 
 
@@ -438,16 +448,16 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- what is right after all
 
-# values that ask for work without an end, or for a device that some machines have: no row. (command, option, fault)
+# values that ask for work without an end, or are none that the command looks at: no row. (command, option, fault)
 OPEN = {
-    ("benchmark", "--repeats", "huge"),
-    ("train_tiny", "--steps", "huge"),
-    ("train_tiny", "--keep_every", "huge"),
-    ("train_tiny", "--batch_size", "huge"),
-    ("benchmark", "--batch_size", "huge"),
-    ("train_tiny", "--data_dir", "no name"),
+    ("benchmark", "--repeats", "largest"),
+    ("train_tiny", "--steps", "largest"),
+    ("train_tiny", "--keep_every", "largest"),
+    ("train_tiny", "--batch_size", "largest"),
+    ("benchmark", "--batch_size", "largest"),
     ("write_tiny_pairs", "--seed", "zero"),
     ("train_tiny", "--seed", "zero"),
+    ("eval_prob_dit", "--image-size", "largest"),
 }
 
 # (command or None for all, option, fault) -> why the command takes it
@@ -455,13 +465,13 @@ WANTED = {
     (None, "--seed", "zero"): "a seed",
     (None, "--worker_idx", "zero"): "workers count from 0",
     (None, "--example", "zero"): "examples count from 0",
-    (None, "--imgs_to_eval", "huge"): "all images, and there are fewer",
-    (None, "--top", "huge"): "all classes, and there are fewer",
-    (None, "--batch_size", "huge"): "no batch is larger than the work",
-    (None, "--n_workers", "huge"): "the first of many workers has one image",
-    (None, "--round_size", "huge"): "one round over all",
-    ("write_subset", "--seed", "huge"): "numpy's seeds have no largest",
-    ("write_tiny_pairs", "--seed", "huge"): "numpy's seeds have no largest",
+    (None, "--imgs_to_eval", "largest"): "all images, and there are fewer",
+    (None, "--top", "largest"): "all classes, and there are fewer",
+    (None, "--batch_size", "largest"): "no batch is larger than the work",
+    (None, "--n_workers", "largest"): "the first of many workers has one image",
+    (None, "--round_size", "largest"): "one round over all",
+    ("write_subset", "--seed", "largest"): "numpy's seeds have no largest",
+    ("write_tiny_pairs", "--seed", "largest"): "numpy's seeds have no largest",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
     ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
@@ -475,9 +485,10 @@ SHIPPED = "the shipped images stand in for the folder, as in the run, and a noti
 WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
-ANEW = "draws an example evaluated anew, by config.json alone"
-WANTED |= {("plot_winoground", "folder", fault): ANEW for fault in RUNS if fault.startswith(("records", "no records"))}
-WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_dit_acc")}
+OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
+WANTED |= {
+    (script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_combos", "print_dit_acc")
+}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:
@@ -508,12 +519,8 @@ def own_set_rows():
         for fault in ("no name", "missing", *KINDS[kind][1]):
             value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name(kind, fault)}")
             more = {"--dataset": name, "--data_dir": value, "--template": "a {}"}
-            yield Row(
-                "eval_prob_adaptive",
-                f"{kind} {fault}",
-                line("eval_prob_adaptive", more),
-                ("--data_dir", "--dataset", value or "-"),
-            )
+            told = ("--data_dir", "--dataset", "--image_column", value or "--data_dir")
+            yield Row("eval_prob_adaptive", f"{kind} {fault}", line("eval_prob_adaptive", more), told)
 
 
 def clip_rows():
@@ -533,7 +540,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--n_samples": "1001"}, ["--n_samples"]),
     ("eval_prob_adaptive", {"--n_samples": "1001", "--n_trials": "2"}, ["--n_samples"]),
     ("eval_prob_adaptive", {"--n_trials": "1000000000"}, ["--n_trials"]),
-    ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size", "--batch_size"]),
     ("eval_prob_adaptive", {"--img_size": "65"}, ["--img_size"]),
     ("eval_prob_adaptive", {"--img_size": "8"}, ["--img_size"]),
     ("eval_prob_adaptive", {"--worker_idx": "1"}, ["--worker_idx"]),
@@ -560,7 +567,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
     ("eval_prob_dit", {"--save_errors": None, "--save_per_class": None}, ["--save_errors"]),
     ("eval_prob_dit", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
-    ("eval_prob_dit", {"--img_size": "128"}, ["--img_size", "--image-size"]),
+    ("eval_prob_dit", {"--img_size": "128"}, ["tiny-dit/config.json"]),
     ("eval_prob_dit", {"--t_interval": "3"}, ["--t_interval"]),
     ("eval_prob_dit", {"--dataset": "mnist", "--data_dir": "@set mnist", "--split": "validation"}, ["--split"]),
     ("eval_prob_dit", {"--dataset": "objectnet", "--data_dir": "@set objectnet"}, ["--dataset"]),
@@ -597,7 +604,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_image", {"--image": "10000"}, ["--image"]),
     ("plot_image", {"--loss": "vlb"}, ["--loss"]),
     ("plot_image", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
-    ("plot_image", {"--data_dir": "@folder"}, ["--data_dir"]),
     ("plot_robustness", {"--in_dist": ("50/10", "60/10")}, ["--in_dist"]),
     ("plot_timesteps", {"--image": "10000"}, ["--image"]),
     ("plot_timesteps", {"positional": "@pairs run"}, ["@pairs run"]),
@@ -605,7 +611,6 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_winoground", {"--example": "7"}, ["--example"]),
     ("plot_winoground", {"positional": "@grid run"}, ["@grid run"]),
     ("print_acc", {"positional": "@pairs run"}, ["@pairs run"]),
-    ("print_acc", {"positional": ("@grid run", "@grid run")}, ["@grid run"]),
     ("print_acc", {"positional": ("@grid run", "@dit run")}, ["@dit run", "@grid run"]),
     ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_dit_acc", {"--split": "train"}, ["--split"]),

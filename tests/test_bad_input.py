@@ -55,7 +55,7 @@ def write_files():
         (["--subset_path", "outside.npy"], ["--subset_path", "index 1000", "1000 images"]),
         (["--n_workers", 2, "--worker_idx", 2], ["--worker_idx 2", "--n_workers 2"]),
         (["--imgs_to_eval", 0], ["--imgs_to_eval", "1 or more"]),
-        (["--split", "validation"], ["--split validation", "test"]),
+        (["--split", "val"], ["--split val:", "test"]),
         (["--split", "train"], ["FashionMNIST/raw", "--data_dir", "--download"]),
         (["--img_size", 65], ["--img_size 65", "multiple of 16", "64 or 80"]),
         (["--device", "cuda:77"], ["--device cuda:77", "--device cpu"]),

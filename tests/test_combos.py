@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import load_script
 from PIL import Image
 
@@ -160,7 +161,8 @@ def test_the_same_set_everywhere(combos):
 def write_run(folder, dataset, outcomes):
     folder.mkdir(parents=True)
     for i, (label, pred) in enumerate(outcomes):
-        record = {"errors": {}, "pred": pred, "label": label}
+        error = {"t": torch.tensor([500]), "pred_errors": torch.ones(1)}
+        record = {"errors": {row: error for row in range(60)}, "pred": pred, "label": label}
         runlog.save_record(folder / f"{i:03d}.pt", record)
     config = runlog.describe("eval_prob_adaptive", runlog.CLASSIFICATION, {"dataset": dataset}, {}, len(outcomes))
     runlog.write_config(folder, config)

@@ -231,7 +231,7 @@ GOOD = {"temperature": 0.05, "weight": 0.6, "n": 100, "about": {}}
     [
         (None, "No such file"),
         ("", "Expecting value"),
-        ("[1, 2]", "temperature, weight, n, about"),
+        ("[1, 2]", "holds no JSON object"),
         (json.dumps(GOOD | {"more": 1}), "temperature, weight, n, about"),
         (json.dumps({"temperature": 0.05}), "temperature, weight, n, about"),
         (json.dumps(GOOD | {"temperature": 0}), "a temperature of 0"),

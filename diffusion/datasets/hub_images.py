@@ -1,6 +1,7 @@
 """Hugging Face datasets of labelled images, from the hub or from a local folder: which columns, which labels."""
 
 import json
+import sys
 from pathlib import Path
 
 from diffusion.datasets.folders import walk
@@ -93,6 +94,9 @@ def _load(root: Path, split: str, config_name: str | None):
     """What load_dataset finds: files on disk, or a name on the hub."""
     import datasets
 
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # an error is told below, in one line
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     if root.is_dir():
         list(walk(str(root), {}))  # which refuses links that lead round in a circle, or to images twice
     try:

@@ -143,12 +143,14 @@ def _check_fields(where: str, fields) -> None:
     missing = [name for name in REQUIRED if name not in fields]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; an example needs {', '.join(REQUIRED)}")
-    if type(fields["id"]) is not int or fields["id"] < 0:  # a record is named by it; bool is an int too
-        raise ValueError(f"{where} has id {fields['id']!r}; it must be an integer of at least 0")
+    if type(fields["id"]) is not int or not 0 <= fields["id"] < 2**63:  # a record is named by it; bool is an int too
+        raise ValueError(f"{where} has id {repr(fields['id'])[:30]}; it must be an integer of at least 0 and below 2^63")
     for name in REQUIRED[1:]:
         value = fields[name]
         if not isinstance(value, str) or not (value.strip() or name == "collapsed_tag"):
             raise ValueError(f"{where} has {name} {value!r}; it must be a text")
+    if fields["caption_0"] == fields["caption_1"]:
+        raise ValueError(f"{where} has one caption twice, {fields['caption_0']!r}: no model can match it to two images")
 
 
 def _find_image(folder: Path, stem: str, where: str) -> Path:

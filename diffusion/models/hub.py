@@ -3,6 +3,7 @@
 torch and diffusers are imported when weights are read, so that names and sizes are checked without them.
 """
 
+import contextlib
 import math
 import re
 import textwrap
@@ -123,13 +124,27 @@ def pretrained(cls, source: str, device: str, **how):
     place = "/".join(filter(None, (source, part)))
     variant = variant_of(source, how.get("revision"), part)
     try:
-        model, info = cls.from_pretrained(source, output_loading_info=True, variant=variant, **how)
+        with _quiet():
+            model, info = cls.from_pretrained(source, output_loading_info=True, variant=variant, **how)
     except Exception as error:  # a damaged file makes of itself whatever the reader runs into
         raise ValueError(f"{place}: its weights are missing or damaged ({told(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:  # which transformers would leave at random values
         raise ValueError(f"{place}: {len(missing)} weights are missing, {missing[0]} the first")
     return model.to(device).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """What diffusers would print of weights that are missing, line by line; it is an error here, told in one."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def told(error: Exception) -> str:
