@@ -112,11 +112,11 @@ def try_writing(folder: Path) -> float:
         for name in whole.relative_to(place).parts:
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(place / name)  # which fails for a name that is too long, as making it would
-        with open(trial, "wb") as file:
+        with io.BufferedRandom(_open_locked(trial)) as file:  # or another start of this run takes it for one that was left
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-            return os.stat(trial).st_mtime
+            return os.fstat(file.fileno()).st_mtime
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from None
     finally:
