@@ -1,14 +1,12 @@
 """Hugging Face datasets of labelled images, from the hub or from a local folder: which columns, which labels."""
 
-import json
 import sys
 from pathlib import Path
 
 from diffusion.datasets.folders import walk
-from diffusion.datasets.reading import reading
-from diffusion.files import one_line
+from diffusion.files import one_line, read_json
 
-MOST_CLASSES = 100_000  # integers beyond it are ids, not class numbers: each would be a prompt of its own
+LARGEST_LABEL = 100_000  # integers beyond it are ids, not class numbers: each would be a prompt of its own
 
 
 class HubImages:
@@ -71,7 +69,7 @@ def _read_labels(table, column: str) -> tuple[list[str], list[int]]:
     if not values or not all(isinstance(value, int) and value >= 0 for value in values):
         what = "rows without a label (neither a name nor an integer >= 0)" if values else "no rows"
         raise ValueError(f"--label_column {column}: this split has {what}")
-    if max(values) >= MOST_CLASSES:
+    if max(values) >= LARGEST_LABEL:
         raise ValueError(f"--label_column {column}: {max(values)} is no class number, which count from 0: name another column")
     names = list(feature.names) if isinstance(feature, ClassLabel) else [str(i) for i in range(max(values) + 1)]
     return names, [int(value) for value in values]
@@ -130,9 +128,7 @@ def _load_saved(root: Path):
     import datasets
 
     for path in sorted((*root.glob("*.json"), *root.glob("*/*.json"))):
-        with reading(path):
-            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-                raise ValueError("no JSON object")
+        read_json(path)
     try:
         return datasets.load_from_disk(str(root))
     except Exception as error:

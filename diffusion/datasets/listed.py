@@ -4,13 +4,13 @@ Each reader checks what torchvision's takes for granted: the list is whole, its 
 ValueError naming the list and what is wrong in it, OSError where files are missing.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusion.datasets.folders import LabelledFiles
 from diffusion.datasets.reading import reading
+from diffusion.files import read_json
 
 
 def open_pets(root: Path, split: str, names: Sequence[str]) -> LabelledFiles:
@@ -35,7 +35,7 @@ def open_food(root: Path, split: str, names: Sequence[str]) -> LabelledFiles:
     base = root / "food-101"
     path = base / "meta" / f"{split}.json"
     with reading(path):
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = read_json(path)
         samples = [(base / "images" / f"{image}.jpg", _label(name, names)) for name, images in listed.items() for image in images]
     return existing(samples, path)
 

@@ -10,18 +10,19 @@ CLOTHES = SHIPPED / "datasets" / "FashionMNIST" / "raw"
 PARTS = {"test": "t10k", "validation": "validation"}  # split -> how the files begin
 TOLD = {
     "test": "shipped test images",
-    "validation": "shipped validation images, set aside from the training images",
+    "validation": "shipped validation images, which scripts/train_tiny.py leaves out",
 }
 
 
 class Clothes(IdxImages):
-    """The first 100 test images of every class of Fashion-MNIST, or the 100 training images of every class that no shipped model
-    was trained on ("validation"), from idx files: data [1000,28,28] uint8, targets [1000].
+    """The first 100 test images of every class of Fashion-MNIST, or the 100 training images of every class that
+    scripts/train_tiny.py leaves out ("validation"), from idx files: data [1000,28,28] uint8, targets [1000].
     """
 
     def __init__(self, split: str):
         super().__init__(CLOTHES, PARTS[split])
-        self.notice = f"using the {len(self):,} {TOLD[split]} (no full copy under --data_dir / DATASET_ROOT)"
+        why = " (no full copy under --data_dir / DATASET_ROOT)" if split == "test" else ""
+        self.notice = f"using the {len(self):,} {TOLD[split]}{why}"
 
 
 PAIRS = [(colour, noun) for noun in NOUNS for colour in COLOURS]  # label 6 i + j of Combos is item i in colour j
