@@ -394,6 +394,14 @@ def load_outcomes(paths: dict[int, Path], check=None, unreadable: list | None = 
     return {index: outcome for index, outcome in loaded if outcome is not None}
 
 
+def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:
+    """index -> outcome of every readable record of a folder. Raises ValueError without any."""
+    outcomes = load_outcomes(list_records(folder), unreadable=unreadable)
+    if not outcomes:
+        raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
+    return outcomes
+
+
 def list_records(folder: Path) -> dict[int, Path]:
     """index -> path of every record in the folder, ascending."""
     return {int(p.stem): p for p in sorted((p for p in Path(folder).glob("*.pt") if p.stem.isdigit()), key=lambda p: int(p.stem))}

@@ -37,7 +37,6 @@ from diffusion.noise import seeded_noise
 from diffusion.schedule import make_plan
 
 MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
-MOST_PROMPTS = 10_000
 PLAIN_BATCH = 32  # the published default
 N_LEVELS = 1000  # of all MODELS
 SD2_UNET = {

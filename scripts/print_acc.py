@@ -33,10 +33,7 @@ def merge(folders) -> tuple[dict, list[str]]:
     """
     merged, unreadable = {}, []
     for folder in folders:
-        outcomes = runlog.load_outcomes(runlog.list_records(folder), unreadable=unreadable)
-        if not outcomes:
-            raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
-        for index, outcome in outcomes.items():
+        for index, outcome in runlog.read_outcomes(folder, unreadable).items():
             if merged.get(index, outcome) != outcome:
                 raise ValueError(f"image {index} has two results among these folders: they are different runs")
             merged[index] = outcome

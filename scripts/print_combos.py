@@ -41,9 +41,7 @@ def read(folder: Path) -> dict[int, runlog.Outcome]:
     if dataset != "tiny_combos":
         raise ValueError(f"{folder} is a run on {dataset or 'an unknown data set'}: give a run on tiny_combos")
     unreadable = []
-    outcomes = runlog.load_outcomes(runlog.list_records(folder), unreadable=unreadable)
-    if not outcomes:
-        raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
+    outcomes = runlog.read_outcomes(folder, unreadable)
     if told := runlog.unreadable_told(unreadable, "not counted"):
         print(f"{folder}: {told}")
     return outcomes
