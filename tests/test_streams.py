@@ -124,7 +124,9 @@ def test_ctrl_c_twice_under_torchrun(again, forked, crew):  # noqa: F811
     """The terminal sends it to the whole group."""
     children = forked.start(crew(2), RUN)
     forked.wait_for_records(Path("data/fashion_mnist/v2-0_1trials_1keep_2samples_64"), 5, children)
+    deadline = time.monotonic() + 180
     while not all(map(at_work, children)):
+        assert time.monotonic() < deadline, [said(rank) for rank in (0, 1)]
         time.sleep(0.01)
     for _ in range(1 + again):
         for child in children:
