@@ -244,7 +244,7 @@ def running_of(options: dict) -> settings.Running:
     if worker_idx >= n_workers:
         raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
-    batch_size = options["batch_size"] or 32
+    batch_size = options.get("batch_size") or 32
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
 
