@@ -180,9 +180,10 @@ def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json."""
     runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
-    if notice := models.check_prompts(run.source, run.prompts.prompts, run.prompts.classidx, run.prompts.classnames):
+    table = run.prompts
+    if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, "--prompt_path or --template"):
         print(f"Note: {notice}", flush=True)
-    network = session.start_network(run.source.load, run.prompts.prompts, shape, run.running, run.model.dtype, run.price,
+    network = session.start_network(run.source.load, table.prompts, shape, run.running, run.model.dtype, run.price,
                                     before)  # fmt: skip
     if session.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}

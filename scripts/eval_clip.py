@@ -11,16 +11,23 @@ those of eval_prob_adaptive.py, with minus the logit in place of an error, so th
 """
 
 import sys
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion import cli, datasets, paths, runlog, session, settings, sharding
-from diffusion.datasets import DATASETS
-from diffusion.datasets.prompts import PromptTable
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from diffusion import cli, datasets, models, paths, records, runlog, session, settings, sharding
+from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
 
@@ -53,7 +60,7 @@ class Run:
     model: settings.Contrastive
     running: settings.Running
     dataset: Any
-    prompts: PromptTable
+    prompts: prompts.PromptTable
     seed: int
     ending: str  # of the folder's name, when the prompts are several per class
     source: Any  # of the weights
@@ -83,8 +90,15 @@ class Run:
         return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, self.seed)
 
     @cached_property
+    def unreadable(self) -> list[str]:
+        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
+        return []
+
+    @cached_property
     def done(self) -> dict[int, runlog.Outcome]:
-        return runlog.load_outcomes({i: self.record_path(i) for i in self.selected})
+        wanted, labels = records.Wanted(range(len(self.classes)), self.classes, np.zeros(1, int)), self.dataset.labels
+        places = {i: self.record_path(i) for i in self.selected}
+        return runlog.load_outcomes(places, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
 
     @cached_property
     def todo(self) -> list[int]:
@@ -99,29 +113,22 @@ def prepare(options: dict) -> Run:
     data, running = cli.data_of(options), cli.running_of(options)
     selection, model = (settings.pick(group, options) for group in (settings.Selection, settings.Contrastive))
     dataset = datasets.open_images(data)
-    prompts, ending = find_prompts(options, data.dataset, dataset)
+    table, ending = find_prompts(options, data.dataset, dataset)
     source = clip.find(model.model, model.version, model.model_path, model.pretrained)
-    run = Run(data, selection, model, running, dataset, prompts, options["seed"], ending, source)
+    run = Run(data, selection, model, running, dataset, table, options["seed"], ending, source)
     runlog.check_config(run.folder, run.identity)
     return run
 
 
-def find_prompts(options: dict, name: str, dataset) -> tuple[PromptTable, str]:
+def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable, str]:
     """The prompts, and how a folder is called by them. Raises ValueError for flags at odds and for an unreadable file."""
     if not options["templates"]:
         return datasets.load_prompts(name, dataset, options["prompt_path"], options["template"]), ""
     if options["prompt_path"] or options["template"]:
         raise ValueError("--templates makes the prompts from class names: leave --prompt_path and --template out")
-    try:
-        lines = options["templates"].read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--templates {options['templates']} cannot be read ({error})") from None
-    templates = [line.strip() for line in lines if line.strip()]
-    if not templates:
-        raise ValueError(f"--templates {options['templates']} is empty: write one template per line, such as a photo of a {{}}.")
+    templates = prompts.read_templates(options["templates"])
     tables = [datasets.load_prompts(name, dataset, None, template) for template in templates]
-    rows = [row for t in tables for row in zip(t.prompts, t.classnames, t.classidx, strict=True)]
-    return PromptTable(*map(list, zip(*rows, strict=True))), f"_{len(templates)}templates"
+    return prompts.joined(tables), f"_{len(templates)}templates"
 
 
 def announce(run: Run):
@@ -129,23 +136,30 @@ def announce(run: Run):
         "prompts": f'{len(run.prompts.prompts)} of {len(run.classes)} classes, such as "{run.prompts.prompts[0]}"',
         "weights": run.source.describe(),
     }
-    notices = (run.dataset.notice, "contrastive model: encoding one image counts as one evaluation")
+    redone = runlog.unreadable_told(run.unreadable, "redone")
+    notices = (run.dataset.notice, "contrastive model: encoding one image counts as one evaluation", redone)
     counts = (len(run.todo), len(run.done), len(run.selected))
     cli.announce(settings.options_of(run.data, run.selection, run.model, run.running), about, notices, run.folder, counts, 1)
 
 
 def start(run: Run):
     """Loads the weights, embeds the classes, writes config.json; returns image [3,H,W] -> logits float32 [K] of `run.classes`."""
+    runlog.make_ready(run.folder)
+    table, where = run.prompts, "--templates" if run.ending else "--prompt_path or --template"
+    if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, where):
+        print(f"Note: {notice}", flush=True)
     scorer = run.source.load(run.running.device)
     run.dataset.transform = scorer.preprocess
-    table = class_embeddings(scorer.embed_texts(run.prompts.prompts), run.prompts.classidx, run.classes)
+    embedded = class_embeddings(scorer.embed_texts(table.prompts), table.classidx, run.classes)
     if session.team().leads:
-        names = dict(zip(run.prompts.classidx, run.prompts.classnames, strict=True))
+        names = dict(zip(table.classidx, table.classnames, strict=True))
         candidates = {"labels": run.classes, "names": [names[label] for label in run.classes]}
         options = settings.options_of(run.data, run.selection, run.model, run.running)
         what = ("eval_clip", runlog.CLASSIFICATION, run.identity, options, len(run.selected))
         runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates))
-    return lambda image: scorer.logits(scorer.embed_images(image[None]), table)[0].float().cpu()
+    else:
+        run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+    return lambda image: scorer.logits(scorer.embed_images(image[None]), embedded)[0].float().cpu()
 
 
 def class_embeddings(rows, classidx: list[int], classes: list[int]):
@@ -184,7 +198,8 @@ def main(argv=None) -> int:
         return run.done[index]
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
-    return session.close(session.accuracy_lines(run.done.values()), run.done, f"scripts/print_acc.py {run.folder}", *ended)
+    lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 
 if __name__ == "__main__":

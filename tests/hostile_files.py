@@ -175,6 +175,14 @@ CLASS_LISTS = {
     "the same name twice": written("cat\ncat\n"),
 }
 
+TEMPLATE_LISTS = {
+    "blank": written("\n \n"),
+    "latin 1": written("caf\xe9 {}\n".encode("latin-1")),
+    "utf 16": written("a {}\n".encode("utf-16")),
+    "one without a place": written("a {}\na photo\n"),
+    "past the limit": written("word " * 90 + "{}\n"),
+}
+
 # ---------------------------------------------------------------- models
 
 BROKEN_JSON = {
@@ -531,6 +539,7 @@ KINDS = {
     "prompts": (".csv", ANY_FILE | PROMPT_FILES),
     "noise": (".pt", ANY_FILE | NOISES),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
+    "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
     "dit": ("", ANY_FILE | DITS),
     "clip": ("", ANY_FILE | CLIPS),
@@ -581,6 +590,7 @@ def good_files(world: Path) -> None:
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
     GOOD_NOISE(world / "noise.pt")
     written("cat\ndog\n")(world / "classes.txt")
+    written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
     (world / "folder").mkdir()
     (world / "taken.png").mkdir()

@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 from diffusion import runlog
 from diffusion.datasets import open_dataset
 from diffusion.models import clip
-from diffusion.paths import TINY_CLIP
 
 MODEL = ["--model", "openclip", "--version", "tiny"]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -29,13 +28,13 @@ def by_hand(templates, images):
     source = clip.find("openclip", "tiny")
     clip._register(source)
     model = open_clip.create_model(source.architecture, source.pretrained).eval()
-    tokenize = clip._tokenizer(source)
+    encode, length = clip._encoder(source)
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
     recipe = open_clip.transform.image_transform(64, is_train=False)
     with torch.no_grad():
         texts = torch.stack(
             [
-                normalize(normalize(model.encode_text(tokenize([t.format(n) for t in templates])), dim=-1).mean(0), dim=0)
+                normalize(normalize(model.encode_text(encode([t.format(n) for t in templates], length)), dim=-1).mean(0), dim=0)
                 for n in names
             ]
         )
@@ -82,7 +81,7 @@ def test_a_run_goes_on_and_its_scripts_read_it(run, run_main):
     [
         (["--templates", "missing.txt"], "--templates missing.txt cannot be read"),
         (["--templates", "empty.txt"], "--templates empty.txt is empty"),
-        (["--templates", "flat.txt"], "has no {}"),
+        (["--templates", "flat.txt"], "flat.txt: line 1 has no {}"),
         (["--templates", "good.txt", "--template", "a {}."], "leave --prompt_path and --template out"),
         (["--pretrained", "openai"], "--pretrained openai names published weights"),
     ],

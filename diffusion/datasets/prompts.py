@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from diffusion.files import one_line
@@ -69,3 +70,27 @@ def prompts_from_classes(names: list[str], template: str) -> PromptTable:
         raise ValueError("no class names to make prompts from")
     prompts = [template.replace("{}", name.replace("_", " ")) for name in names]
     return PromptTable(prompts, list(names), list(range(len(names))))
+
+
+def read_templates(path: str | Path) -> list[str]:
+    """The lines of a text file (UTF-8) that are not blank, each a template with `{}` for the class name.
+
+    Raises ValueError with one line that names the file, and the line where there is one.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--templates {path} cannot be read ({one_line(error)})") from None
+    flat = next((n for n, line in enumerate(lines, start=1) if line.strip() and "{}" not in line), None)
+    if flat:
+        raise ValueError(f"--templates {path}: line {flat} has no {{}} for the class name")
+    templates = [line.strip() for line in lines if line.strip()]
+    if not templates:
+        raise ValueError(f"--templates {path} is empty: write one template per line, such as a photo of a {{}}.")
+    return templates
+
+
+def joined(tables: list[PromptTable]) -> PromptTable:
+    """One table with the rows of several, one after the other."""
+    columns = ([t.prompts for t in tables], [t.classnames for t in tables], [t.classidx for t in tables])
+    return PromptTable(*(list(chain.from_iterable(column)) for column in columns))

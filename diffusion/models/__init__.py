@@ -45,12 +45,18 @@ def class_conditional(model: str, model_path: str | None = None, img_size: int |
 # ---------------------------------------------------------------- checks before weights are read
 
 
-def check_prompts(source, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> str | None:
-    """A line on prompts that are cut. Raises ValueError for prompts of two classes that are one and the same to the model."""
+def check_prompts(source, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str], where="") -> str | None:
+    """A line on prompts that are cut. Raises ValueError for prompts of two classes that are one and the same to the model.
+
+    where: the flags that the prompts come from, for the error
+    """
     if not hasattr(source, "tokens"):
         return None
     found = source.tokens(prompts)
-    tokens.check_classes(found, prompts, labels, names)
+    try:
+        tokens.check_classes(found, prompts, labels, names)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else error) from None
     return found.notice()
 
 

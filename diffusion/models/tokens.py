@@ -60,12 +60,12 @@ def check_classes(tokens: Tokens, prompts: Sequence[str], labels: Sequence[int],
 
 def _reason(tokens: Tokens, one: str, other: str) -> str:
     if one == other:
-        return f"both have the prompt {one!r}; give each class its own with --prompt_path or --template"
+        return f"both have the prompt {one!r}; give each class its own"
     if tokens.cut:
         same = f"it reads {tokens.limit} tokens, in which {_start(one)} and {_start(other)} do not differ"
-        return f"{same}: shorten the prompts of --prompt_path or --template"
+        return f"{same}: shorten the prompts"
     same = f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}"
-    return f"{same}; change --prompt_path or --template"
+    return f"{same}"
 
 
 def _start(prompt: str) -> str:
