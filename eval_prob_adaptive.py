@@ -142,12 +142,14 @@ def prepare(options: dict) -> Run:
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
-    source = models.text_to_image(options["version"], options["model_path"])
+    dtype = cli.dtype_of(options, running)
+    source = models.text_to_image(options["version"], options["model_path"], options["img_size"], running.device, dtype)
     size = options["img_size"] or source.default_size
     shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
     cli.check_pairs(n_trials, 1, len(prompts.prompts), shape)
     chosen.check(len(prompts.prompts), source.n_levels)
-    model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
+    named = {"version": cli.version_of(options), "dtype": dtype, "img_size": size}
+    model = settings.pick(settings.TextToImage, options, **named)
     dataset.transform = transforms.sd_transform(size, model.interpolation)
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(prompts.prompts), shape)

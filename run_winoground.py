@@ -152,9 +152,10 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
         )
     grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
     bank = cli.grid_noise_of(options)
-    source = models.text_to_image(options["version"], options["model_path"])
+    dtype = cli.dtype_of(options, running)
+    source = models.text_to_image(options["version"], options["model_path"], options["img_size"], running.device, dtype)
     size = options["img_size"] or source.default_size
-    model = settings.pick(settings.TextToImage, options, dtype=cli.dtype_of(options, running), img_size=size)
+    model = settings.pick(settings.TextToImage, options, version=cli.version_of(options), dtype=dtype, img_size=size)
     shape = source.latent_shape(size)
     cli.check_pairs(grid.n_trials, 1, 4, shape)
     n_pairs = len(grid.plan(source.n_levels).t)

@@ -8,7 +8,7 @@ import sys
 from dataclasses import fields
 
 from diffusion import files, paths, settings, sharding
-from diffusion.models import devices
+from diffusion.models import devices, own
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
@@ -252,6 +252,12 @@ def running_of(options: dict) -> settings.Running:
 def dtype_of(options: dict, running: settings.Running) -> str:
     """The network's, by name."""
     return devices.resolve_dtype(options["dtype"], running.device)
+
+
+def version_of(options: dict) -> str:
+    """What run folders call the model: --version, or the name of the user's own file where that is not given."""
+    asked, path = options["version"], options["model_path"]
+    return own.name_of(path) if own.is_own(path) and "version" not in options["given"] else asked
 
 
 def grid_noise_of(options: dict) -> settings.GridNoise:

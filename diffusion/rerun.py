@@ -97,13 +97,13 @@ def _transform(past: Past):
 # ---------------------------------------------------------------- weights, candidates, noise
 
 
-def open_source(past: Past):
+def open_source(past: Past, device="cpu"):
     """The source of the run's weights. Raises ValueError or OSError when they are not here, or are others now."""
     model = past.model
     if past.is_dit:
         source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path)
     else:
-        source = models.text_to_image(model.version, model.model_path)
+        source = models.text_to_image(model.version, model.model_path, model.img_size, device, model.dtype)
     check_same(past, "weights", source.identity(), source.describe())
     return source
 
@@ -145,7 +145,8 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
 
     from diffusion import kernel, scores
 
-    source, device = open_source(past), devices.resolve_device(device)
+    device = devices.resolve_device(device)
+    source = open_source(past, device)
     t, shape = past.strategy.plan(source.n_levels).t, source.latent_shape(past.model.img_size)
     bank = open_noise(past, len(t), shape)(index, (len(t), *shape))
     denoiser = source.load(device, past.model.dtype)

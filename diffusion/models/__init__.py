@@ -8,7 +8,7 @@ no memory holds.
 
 from collections.abc import Sequence
 
-from diffusion.models import devices, hub, tokens
+from diffusion.models import devices, hub, own, tokens
 from diffusion.models.dit import DiTSource
 from diffusion.models.stable_diffusion import StableDiffusion
 
@@ -17,11 +17,14 @@ from diffusion.models.stable_diffusion import StableDiffusion
 TEXT_TO_IMAGE = [StableDiffusion]
 
 
-def text_to_image(version: str, model_path: str | None = None):
-    """The source of a version's weights, or of those in model_path, a local folder or hub id.
+def text_to_image(version: str, model_path: str | None = None, img_size: int | None = None, device="cpu", dtype="float32"):
+    """The source of a version's weights, or of those in model_path, a local folder, hub id or Python file.
 
-    Raises ValueError when the version has no known weights, and when the model is neither local nor reachable.
+    A Python file is run here, for images of img_size, on the device and with the dtype given. Raises ValueError when the version
+    has no known weights, and when the model is neither local nor reachable.
     """
+    if own.is_own(model_path):
+        return own.OwnModel.find(model_path, img_size, device, dtype)
     known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if model_path:
         return family_of(model_path).find(model_path)

@@ -1,0 +1,182 @@
+"""A model in a Python file of the user's own: the examples, what is told of a file that does not do, and its identity."""
+
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, load_script
+
+import eval_prob_adaptive
+from diffusion import classify, models
+from diffusion.models import own
+from diffusion.strategy import Stages
+
+CLOTHES = ["--dataset", "fashion_mnist", "--imgs_to_eval", 3]
+GRID = ["--to_keep", 1, "--n_samples", 5]
+EDM = ROOT / "examples" / "edm_pixels.py"
+
+GOOD = """
+import torch
+from diffusion.models.denoiser import Conditions, Denoiser, Levels
+
+IMG_SIZE = 16
+
+def load(device, dtype):
+    s = torch.arange(1, 21) / 20
+    def encode(image):
+        return image.mean(0, keepdim=True)
+    def embed(prompts):
+        return Conditions(pooled=torch.tensor([[len(p) / 10] for p in prompts]))
+    def predict(x_t, t, conditions):
+        return x_t * conditions.pooled[:, :, None, None]
+    return Denoiser(encode, embed, predict, Levels(1 - s, s, flow=True), space="velocity")
+"""
+
+
+def written(text, name="my_model.py"):
+    path = Path(name)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def find(path, img_size=None):
+    return own.OwnModel.find(str(path), img_size, "cpu", "float32")
+
+
+def test_the_name_of_the_file_and_not_the_default_versions_names_the_folder(run_main):
+    path = written(GOOD)
+    code, out, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
+    assert code == 0 and "20 noise levels, errors of velocity" in out, err
+    assert Path("data/fashion_mnist/vmy_model_1trials_1keep_5samples_16").is_dir()
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", f"{path}:load", "--version", "mine", *CLOTHES, *GRID)
+    assert code == 0 and Path("data/fashion_mnist/vmine_1trials_1keep_5samples_16").is_dir(), err
+
+
+def test_errors_are_those_of_the_networks_velocity(run_main):
+    """In double precision by hand: predict is linear in x_t."""
+    image = torch.linspace(-1, 1, 3 * 16 * 16).view(3, 16, 16)
+    prompts = ["four", "seventeen letters"]
+    strategy = Stages((1,), (4,))
+    classifier = classify.text_to_image("x", prompts, model_path=str(written(GOOD)), strategy=strategy, device="cpu", seed=5)
+    result = classifier(image, 2)
+    x0 = image.mean(0, keepdim=True).double().numpy()
+    bank = classifier.noise(2, (4, 1, 16, 16)).double().numpy()
+    for row, prompt in enumerate(prompts):
+        for k, (t, noise) in enumerate(zip(result.t, bank, strict=True)):
+            s = (t + 1) / 20
+            wanted = np.mean((((1 - s) * x0 + s * noise) * len(prompt) / 10 - (noise - x0)) ** 2)
+            np.testing.assert_allclose(result.errors[row][k], wanted, rtol=1e-5)
+
+
+def test_another_image_size(run_main):
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", written(GOOD), "--img_size", 24, *CLOTHES, *GRID)
+    assert code == 0 and Path("data/fashion_mnist/vmy_model_1trials_1keep_5samples_24").is_dir(), err
+    written(GOOD.replace("IMG_SIZE = 16", ""))
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", "my_model.py", *CLOTHES, *GRID)
+    assert code == 2 and "--img_size is needed: my_model.py does not say" in err
+
+
+def test_the_example_is_edms_denoiser(monkeypatch):
+    """Karras et al. 2022, eq. 7 and table 1, written down once more in double precision."""
+    source = find(EDM)
+    denoiser, module = source.load("cpu", "float32"), __import__("sys").modules["own_model_edm_pixels"]
+    sigma = (0.002 ** (1 / 7) + np.arange(250) / 249 * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(denoiser.levels.sigma, sigma, rtol=2e-4)
+    torch.manual_seed(0)
+    network = module.Network()
+    x, t = torch.randn(2, 1, 32, 32), torch.tensor([3, 200])
+    s = denoiser.levels.sigma[t].double().view(-1, 1, 1, 1)
+    c_skip, c_out, c_in = 0.25 / (s**2 + 0.25), s * 0.5 / (s**2 + 0.25).sqrt(), 1 / (s**2 + 0.25).sqrt()
+    with torch.no_grad():
+        raw = network.double()(c_in * x.double(), s.flatten().log() / 4, torch.tensor([5, 8]))
+        ours = denoiser.predict(x, t, denoiser.embed(["a sandal", "a bag"]))
+    torch.testing.assert_close(ours.double(), c_skip * x + c_out * raw, rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_runs_as_its_first_lines_say(run_main):
+    code, out, err = run_main(eval_prob_adaptive.main, "--model_path", EDM, *CLOTHES, "--strategy", "race")
+    assert code == 0 and "n = 3" in out, err
+    folder = Path("data/fashion_mnist/vedm_pixels_1trials_race_0.05alpha_10min_5round_250max_l1_32")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["error_space"] == "x0" and config["n_levels"] == 250
+    code, _, err = run_main(load_script("print_acc").main, folder)
+    assert code == 0, err
+
+
+def test_examples_are_short():
+    for path in (ROOT / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 50, path
+
+
+# ---------------------------------------------------------------- what is told
+
+WRONG = {  # fault -> (what changes in GOOD, told)
+    "no function": (("def load(", "def lead("), "has no function load(device, dtype)"),
+    "bad syntax": (("def load(", "def load(("), "the file failed (SyntaxError"),
+    "raises": (("s = torch.arange(1, 21) / 20", "s = 1 / 0"), "my_model.py, line 8: load(device, dtype) failed (ZeroDivisionError"),
+    "returns nothing": (("return Denoiser(", "Denoiser("), "load gives nothing"),
+    "no method": (("Denoiser(encode, embed,", "Denoiser(encode, None,"), "embed of the Denoiser gives nothing"),
+    "no levels": (("Levels(1 - s, s, flow=True)", "s"), "levels of the Denoiser gives float32 [20]"),
+    "levels of two lengths": (("Levels(1 - s, s,", "Levels(1 - s, s[:5],"), "levels.sigma gives float32 [5]"),
+    "a level without noise": (("torch.arange(1, 21)", "torch.arange(0, 20)"), "levels.sigma gives 0 at level 0"),
+    "another space": (('"velocity"', '"pixels"'), "space of the Denoiser gives 'pixels'"),
+    "size is no number": (("IMG_SIZE = 16", "IMG_SIZE = '16'"), "IMG_SIZE is '16'"),
+    "no latent": (("image.mean(0, keepdim=True)", "image.mean()"), "encode gives float32 []"),
+    "a latent of NaN": (("image.mean(0, keepdim=True)", "image[:1] * torch.nan"), "encode gives numbers that are not finite"),
+    "no conditions": (("return Conditions(pooled=", "return (") , "embed gives float32"),
+    "too few conditions": (("for p in prompts]", "for p in prompts[1:]]"), "rows of pooled, and has to give a row for each"),
+    "conditions of the whole": (("len(p) / 10]", "len(prompts) / 10]"), "embed gives other pooled for a part of the candidates"),
+    "another shape": (("return x_t *", "return x_t[:, :, 1:] *"), "predict gives float32 [2, 1, 15, 16], and has to give [2,1,16,16]"),
+    "predicts NaN": (("return x_t *", "return torch.nan * x_t *"), "predict gives numbers that are not finite"),
+    "not in eval mode": (("return x_t *", "return torch.rand_like(x_t) *"), "put the network in eval mode"),
+    "predict raises": (("return x_t *", "return missing *"), "line 15: predict failed (NameError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main):
+    (old, new), told = WRONG[fault]
+    assert old in GOOD
+    written(GOOD.replace(old, new, 1))
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", "my_model.py", *CLOTHES, *GRID)
+    assert (code, err.count("\n")) == (2, 1) and told in err and "my_model.py" in err, err
+    assert not list(Path().rglob("*.pt")) and not list(Path().rglob("config.json"))
+
+
+@pytest.mark.parametrize("path", ["none.py", "none.py:load", "my_model.py:save"])
+def test_a_file_or_function_that_is_not_there(path, run_main):
+    written(GOOD)
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
+    assert (code, err.count("\n")) == (2, 1) and "--model_path" in err and path in err, err
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_the_identity_is_that_of_the_file_its_neighbours_and_the_files_that_they_name(run_main):
+    written("WIDTH = 3\nWEIGHTS = 'weights.pt'\n", "parts.py")
+    written("OTHER = 1\n", "stranger.py")
+    Path("weights.pt").write_bytes(b"one")
+    path = written("import parts\n" + GOOD)
+    first = find(path).identity()
+    assert first == find(path).identity()
+    for name, content in (("parts.py", b"WIDTH = 4\nWEIGHTS = 'weights.pt'\n"), ("weights.pt", b"two"), (path.name, b"\n")):
+        before, place = Path(name).read_bytes(), Path(name)
+        place.write_bytes(before + content if name == path.name else content)
+        assert find(path).identity() != first, name
+        place.write_bytes(before)
+    Path("stranger.py").write_text("OTHER = 2\n")
+    assert find(path).identity() == first
+    assert run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)[0] == 0
+    Path("weights.pt").write_bytes(b"two")
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
+    assert code == 2 and "was made with other settings: weights" in err
+
+
+def test_only_python_files_are_the_users_own():
+    assert own.is_own("a/b.py") and own.is_own("b.py:make") and own.name_of("a/b.py:make") == "b"
+    assert not own.is_own("org/model") and not own.is_own(None) and not own.is_own("folder/model.safetensors")
+    assert models.text_to_image("tiny").default_size == 64
