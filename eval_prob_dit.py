@@ -38,6 +38,7 @@ from diffusion import (
     strategy,
 )
 from diffusion.datasets import DATASETS, transforms
+from diffusion.models import own
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
 SAVED = {"spatial": "_spatial", "save_eps": "_eps", "save_eps_and_var": "_epsvar", "save_vb": ""}
@@ -100,7 +101,8 @@ class Run:
     @property
     def saved(self) -> str:
         """What a record holds, as a name."""
-        return next((name for name in (*SAVED, "save_errors") if self.kept[name]), "sums")
+        usual = "sums" if self.source.learned_variance or self.per_class else "errors"
+        return next((name for name in (*SAVED, "save_errors") if self.kept[name]), usual)
 
     @property
     def per_class(self) -> bool:
@@ -115,10 +117,11 @@ class Run:
     def folder_of(self, c: int | None) -> Path:
         """A grid keeps all four numbers, whichever loss is asked for, so only other strategies name it."""
         classes = f"{len(self.label_of)}classes" if c is None else f"cls{c}"
-        named = self.loss != "l2" and not isinstance(self.strategy, strategy.Grid)
+        named = self.loss != "l2" and not (isinstance(self.strategy, strategy.Grid) and self.source.learned_variance)
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
-        return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, self.model.img_size, classes, method, ending)
+        name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
+        return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, name, size, classes, method, ending)
 
     @cached_property
     def identity(self) -> dict:
@@ -191,13 +194,16 @@ def prepare(options: dict) -> Run:
     data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
     selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
     dataset = datasets.open_images(data)
-    source = models.class_conditional(options["model"], options["model_path"], options["img_size"], options["vae_path"])
+    dtype = cli.dtype_of(options, running)
+    where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype)
+    source = models.class_conditional(options["model"], *where)
+    check_terms(options, source)
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
     shape = source.latent_shape(size)
     cli.check_pairs(n_trials, 1, len(label_of), shape)
     chosen.check(len(label_of), source.n_levels)
-    model = settings.pick(settings.ClassConditional, options, dtype=cli.dtype_of(options, running), img_size=size)
+    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
     dataset.transform = transforms.adm_transform(size)
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
@@ -242,6 +248,17 @@ def choose_strategy(options: dict) -> strategy.Strategy:
     return strategy.Grid(interval, options["n_trials"] or 1)
 
 
+def check_terms(options: dict, source) -> None:
+    """Raises ValueError for numbers of the variational bound where a model has no learned variance."""
+    if source.learned_variance:
+        return
+    if options["loss"] not in scores.SCORES:
+        raise ValueError(f"--loss {options['loss']} needs a learned variance, which {source.file} has not: take l2 or l1")
+    flag = next((name for name in ("save_vb", "save_errors") if options[name]), None)
+    if flag:
+        raise ValueError(f"--{flag} keeps numbers of a learned variance, which {source.file} has not: its errors are kept anyway")
+
+
 def check_elimination(options: dict, single: bool) -> None:
     """Raises ValueError for what does not go with a strategy that drops classes."""
     named = "--to_keep" if options["to_keep"] else f"--strategy {options['strategy']}"
@@ -256,7 +273,7 @@ def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[
     """Class id -> label of the candidates. Raises ValueError for a class that the dataset or the model lacks."""
     label_of = datasets.labels_of_classes(name, len(dataset.classes))
     known = 1000 if name.startswith(("imagenet", "objectnet")) else len(label_of)
-    if known != source.num_classes:
+    if known != (source.num_classes or known):
         raise ValueError(
             f"--dataset {name} is about {known} classes and the model about {source.num_classes}: they are others, give a "
             "model of these classes with --model_path"
@@ -309,7 +326,7 @@ def announce(run: Run):
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
-    options = run.options | {"cls": f"{n} of {run.source.num_classes}"}
+    options = run.options | {"cls": f"{n} of {run.source.num_classes or len(run.dataset.classes)}"}
     about = {"weights": run.source.describe()}
     cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST)
 
@@ -336,7 +353,7 @@ def start(run: Run):
 def record_of(run: Run, result, label: int) -> dict:
     """The record of an image over all classes."""
     classes = list(run.label_of)
-    if isinstance(run.strategy, strategy.Grid):
+    if isinstance(run.strategy, strategy.Grid) and run.source.learned_variance:
         return runlog.sums_of(result, classes, label, with_terms=run.saved == "save_errors")
     return runlog.record_of(result, classes, label)
 
@@ -370,7 +387,8 @@ def main(argv=None) -> int:
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
     in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
-    return session.close(lines, run.done, f"scripts/print_dit_acc.py {report_arguments(run)}", ended, in_folder=in_folder)
+    report = "print_dit_acc" if run.source.learned_variance else "print_acc"
+    return session.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)
 
 
 def report_arguments(run: Run) -> str:

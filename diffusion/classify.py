@@ -137,7 +137,8 @@ def text_to_image(
 ) -> Classifier:
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
-    source = models.text_to_image(version, model_path)
+    device = devices.resolve_device(device)
+    source = models.text_to_image(version, model_path, img_size, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     return _classifier(source, img_size, list(prompts), labels, transform, strategy, loss, seed, device, dtype, batch_size)
@@ -160,7 +161,10 @@ def class_conditional(
 ) -> Classifier:
     """A classifier by the classes that a DiT was trained on; what is not said here is as of `text_to_image`."""
     _check_loss(loss, scores.TERMS)
-    source = models.class_conditional(model, model_path, img_size, vae_path)
+    device = devices.resolve_device(device)
+    source = models.class_conditional(model, model_path, img_size, vae_path, device, devices.resolve_dtype(dtype, device))
+    if classes is None and source.num_classes is None:
+        raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
     classes = list(range(source.num_classes)) if classes is None else list(classes)
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
@@ -180,7 +184,7 @@ def _classifier(source, img_size, candidates, labels, transform, strategy, loss,
     if len(labels) != len(candidates):
         raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
     strategy.check(len(candidates), source.n_levels)
-    device, plan = devices.resolve_device(device), strategy.plan(source.n_levels)
+    plan = strategy.plan(source.n_levels)
     dtype = devices.resolve_dtype(dtype, device)
     models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))
     models.check_prompts(source, candidates, labels, candidates)

@@ -101,7 +101,7 @@ def open_source(past: Past, device="cpu"):
     """The source of the run's weights. Raises ValueError or OSError when they are not here, or are others now."""
     model = past.model
     if past.is_dit:
-        source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path)
+        source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path, device, model.dtype)
     else:
         source = models.text_to_image(model.version, model.model_path, model.img_size, device, model.dtype)
     check_same(past, "weights", source.identity(), source.describe())

@@ -33,12 +33,13 @@ def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: 
     return dataset_folder(root, data.dataset, extra) / name
 
 
-def dit_folder(root: Path, data, extra: str | None, img_size: int, classes: str, method: str, ending: str = "") -> Path:
+def dit_folder(root: Path, data, extra: str | None, model: str, img_size: int, classes: str, method: str, ending="") -> Path:
     """The published name of a DiT run of one class, or a like one of a run over several.
 
-    data: settings.Data; classes: `cls7`, or `10classes`; method: the strategy's part, with the loss that it goes by
+    data: settings.Data; model: DiT, or the name of another; classes: `cls7`, or `10classes`; method: the strategy's part, with
+    the loss that it goes by
     """
-    folder = dataset_folder(root, data.dataset, extra) / f"DiT{img_size}x{img_size}_{classes}_{method}{ending}"
+    folder = dataset_folder(root, data.dataset, extra) / f"{model}{img_size}x{img_size}_{classes}_{method}{ending}"
     return folder / data.split if "imagenet" in data.dataset else folder
 
 

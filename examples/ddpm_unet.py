@@ -13,9 +13,9 @@ from diffusion.models.denoiser import Conditions, Denoiser, ddpm
 IMG_SIZE, NUM_CLASSES = 32, 10
 
 
-def load(device, dtype):
+def build():
     torch.manual_seed(0)
-    network = UNet2DModel(  # then: UNet2DModel.from_pretrained("folder")
+    network = UNet2DModel(  # or UNet2DModel.from_pretrained("folder", torch_dtype=dtype)
         sample_size=IMG_SIZE,
         block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -24,7 +24,11 @@ def load(device, dtype):
         norm_num_groups=8,
         num_class_embeds=NUM_CLASSES,
     )
-    network = network.to(device, dtype).eval()
+    return network.eval()
+
+
+def load(device, dtype):
+    network = build().to(device)
     levels = ddpm(DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.to(device))
 
     def encode(image):  # [3,32,32] in [-1,1]: pixels are its latents
@@ -34,6 +38,6 @@ def load(device, dtype):
         return Conditions(ids=torch.tensor(class_ids, device=device))
 
     def predict(x_t, t, conditions):
-        return network(x_t.to(dtype), t, class_labels=conditions.ids).sample
+        return network(x_t.to(network.dtype), t, class_labels=conditions.ids).sample
 
     return Denoiser(encode, embed, predict, levels)

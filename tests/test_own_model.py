@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT, load_script
 
 import eval_prob_adaptive
+import eval_prob_dit
 from diffusion import classify, models
 from diffusion.models import own
 from diffusion.strategy import Stages
@@ -106,6 +107,48 @@ def test_the_example_runs_as_its_first_lines_say(run_main):
     assert code == 0, err
 
 
+def test_the_class_conditional_example_runs_as_its_first_lines_say(run_main):
+    argv = ["--model_path", ROOT / "examples" / "ddpm_unet.py", "--dataset", "fashion_mnist", "--imgs_to_eval", 3]
+    code, out, err = run_main(eval_prob_dit.main, *argv, "--t_interval", 100)
+    assert code == 0 and "n = 3" in out and "scripts/print_acc.py" in out, err
+    folder = Path("data/fashion_mnist/ddpm_unet32x32_10classes_t100_1trials")
+    code, _, err = run_main(load_script("print_acc").main, folder)
+    assert code == 0, err
+    code, _, err = run_main(load_script("plot_image").main, folder, "--image", 0, "--map", "-o", "image.png")
+    assert code == 0, err
+    for more, told in (
+        (["--loss", "kl"], "--loss kl"),
+        (["--save_errors"], "--save_errors"),
+        (["--vae_path", "x"], "--vae_path"),
+    ):
+        code, _, err = run_main(eval_prob_dit.main, *argv, "--t_interval", 100, *more)
+        assert (code, err.count("\n")) == (2, 1) and told in err, err
+    code, _, err = run_main(eval_prob_dit.main, *argv, "--t_interval", 500, "--cls", 7)
+    assert code == 0 and Path("data/fashion_mnist/ddpm_unet32x32_cls7_t500_1trials").is_dir(), err
+    code, _, err = run_main(eval_prob_dit.main, *argv, "--strategy", "race", "--loss", "l1", "--max_samples", 20)
+    assert code == 0, err
+
+
+def test_errors_of_the_class_conditional_example_are_diffusers_training_loss():
+    """Its scheduler's add_noise, its network's sample, mean squared error of the noise."""
+    import sys
+
+    from diffusers import DDPMScheduler
+
+    image = torch.linspace(-1, 1, 3 * 32 * 32).view(3, 32, 32)
+    path = str(ROOT / "examples" / "ddpm_unet.py")
+    classifier = classify.class_conditional("x", [2, 7], model_path=path, strategy=Stages((1,), (4,)), device="cpu")
+    result = classifier(image, 1)
+    noise, t = classifier.noise(1, (4, 3, 32, 32)), torch.from_numpy(result.t)
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    network = sys.modules["own_model_ddpm_unet"].build()
+    x_t = scheduler.add_noise(image[None].expand(4, -1, -1, -1), noise, t)
+    for row, label in enumerate((2, 7)):
+        with torch.no_grad():
+            loss = (network(x_t, t, class_labels=torch.full((4,), label)).sample - noise).square().mean((1, 2, 3))
+        np.testing.assert_allclose(result.errors[row], loss, rtol=1e-5)
+
+
 def test_examples_are_short():
     for path in (ROOT / "examples").glob("*.py"):
         assert len(path.read_text().splitlines()) < 50, path
@@ -116,7 +159,7 @@ def test_examples_are_short():
 WRONG = {  # fault -> (what changes in GOOD, told)
     "no function": (("def load(", "def lead("), "has no function load(device, dtype)"),
     "bad syntax": (("def load(", "def load(("), "the file failed (SyntaxError"),
-    "raises": (("s = torch.arange(1, 21) / 20", "s = 1 / 0"), "my_model.py, line 8: load(device, dtype) failed (ZeroDivisionError"),
+    "raises": (("s = torch.arange(1, 21) / 20", "s = 1 / 0"), "my_model.py, line 8: load(device, dtype) failed"),
     "returns nothing": (("return Denoiser(", "Denoiser("), "load gives nothing"),
     "no method": (("Denoiser(encode, embed,", "Denoiser(encode, None,"), "embed of the Denoiser gives nothing"),
     "no levels": (("Levels(1 - s, s, flow=True)", "s"), "levels of the Denoiser gives float32 [20]"),
@@ -129,10 +172,10 @@ WRONG = {  # fault -> (what changes in GOOD, told)
     "no conditions": (("return Conditions(pooled=", "return (") , "embed gives float32"),
     "too few conditions": (("for p in prompts]", "for p in prompts[1:]]"), "rows of pooled, and has to give a row for each"),
     "conditions of the whole": (("len(p) / 10]", "len(prompts) / 10]"), "embed gives other pooled for a part of the candidates"),
-    "another shape": (("return x_t *", "return x_t[:, :, 1:] *"), "predict gives float32 [2, 1, 15, 16], and has to give [2,1,16,16]"),
+    "another shape": (("return x_t *", "return x_t[:, :, 1:] *"), "predict gives float32 [2, 1, 15, 16], and has to give [2,1,16,"),
     "predicts NaN": (("return x_t *", "return torch.nan * x_t *"), "predict gives numbers that are not finite"),
     "not in eval mode": (("return x_t *", "return torch.rand_like(x_t) *"), "put the network in eval mode"),
-    "predict raises": (("return x_t *", "return missing *"), "line 15: predict failed (NameError"),
+    "predict raises": (("return x_t *", "return missing *"), "line 14: predict failed (NameError"),
 }  # fmt: skip
 
 

@@ -40,8 +40,14 @@ def family_of(model_path: str):
     return next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), TEXT_TO_IMAGE[0])
 
 
-def class_conditional(model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None):
-    """The source of a class-conditional model's weights. Raises ValueError or OSError as `DiTSource.find`."""
+def class_conditional(model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None,
+                      device="cpu", dtype="float32"):  # fmt: skip
+    """The source of a class-conditional model's weights, or a Python file as of `text_to_image`. Raises ValueError or OSError as
+    `DiTSource.find`."""
+    if own.is_own(model_path):
+        if vae_path:
+            raise ValueError(f"--vae_path is for a DiT: {model_path} encodes images itself")
+        return own.OwnModel.find(model_path, img_size, device, dtype)
     return DiTSource.find(model, model_path, img_size, vae_path)
 
 

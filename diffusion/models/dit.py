@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from diffusion.files import hash_files, read_json
 from diffusion.models import devices, hub
@@ -36,6 +37,7 @@ class DiTSource:
     vae_width: int  # channels of the VAE's first feature map
     token_elements: int  # of the transformer's tokens, per position of the latent
     n_levels: int = 1000
+    learned_variance: ClassVar[bool] = True  # of which the variational bound is made
 
     @classmethod
     def find(

@@ -74,6 +74,11 @@ class OwnModel:
     def n_levels(self) -> int:
         return len(self.denoiser.levels)
 
+    @property
+    def learned_variance(self) -> bool:
+        """Whether it gives the four numbers of a DiT."""
+        return self.denoiser.terms is not None
+
     def describe(self) -> str:
         return f"{self.file} ({self.n_levels} noise levels, errors of {self.denoiser.space})"
 
@@ -149,8 +154,9 @@ class OwnModel:
         x_t = levels.add_noise(torch.zeros_like(noise), noise, t)
         with torch.inference_mode():
             output = _call(self.file, "predict", self.denoiser.predict, x_t, t, conditions[[0, 0]])
-        wanted = f"[2,{','.join(map(str, shape))}], as encode's latents"
-        if not torch.is_tensor(output) or tuple(output.shape) != (2, *shape) or not output.is_floating_point():
+        whole = (shape[0] * (2 if self.learned_variance else 1), *shape[1:])
+        wanted = f"[2,{','.join(map(str, whole))}], as encode's latents" + " twice" * self.learned_variance
+        if not torch.is_tensor(output) or tuple(output.shape) != (2, *whole) or not output.is_floating_point():
             raise _wrong(self.file, "predict", _told(output), wanted)
         if not output.isfinite().all():
             raise _wrong(self.file, "predict", "numbers that are not finite", wanted)
@@ -175,7 +181,7 @@ def _call(file: Path, what: str, function, *arguments):
     try:
         return function(*arguments)
     except Exception as error:  # the user's code may raise anything
-        lines = [frame.lineno for frame in _frames(error) if frame.filename == str(file)]
+        lines = [frame.lineno for frame in _frames(error) if Path(frame.filename).resolve() == file.resolve()]
         where = f"{file}, line {lines[-1]}" if lines else str(file)
         raise ValueError(f"{where}: {what} failed ({type(error).__name__}: {one_line(error)[:200]})") from None
 
@@ -214,7 +220,8 @@ def _check_levels(file: Path, levels) -> None:
         if not table.double().isfinite().all():
             raise _wrong(file, f"levels.{name}", "numbers that are not finite", "[T]")
     if (levels.sigma <= 0).any():
-        raise _wrong(file, "levels.sigma", f"{levels.sigma.min():g} at level {int(levels.sigma.argmin())}", "noise at every level")
+        found = f"{levels.sigma.min():g} at level {int(levels.sigma.argmin())}"
+        raise _wrong(file, "levels.sigma", found, "noise at every level")
 
 
 def _whole(file: Path, module, name: str) -> int | None:
