@@ -172,7 +172,7 @@ WRONG = {  # fault -> (what changes in GOOD, told)
     "no conditions": (("return Conditions(pooled=", "return (") , "embed gives float32"),
     "too few conditions": (("for p in prompts]", "for p in prompts[1:]]"), "rows of pooled, and has to give a row for each"),
     "conditions of the whole": (("len(p) / 10]", "len(prompts) / 10]"), "embed gives other pooled for a part of the candidates"),
-    "another shape": (("return x_t *", "return x_t[:, :, 1:] *"), "predict gives float32 [2, 1, 15, 16], and has to give [2,1,16,"),
+    "another shape": (("return x_t *", "return x_t[:, :, 1:] *"), "predict gives float32 [2, 1, 15, 16], and has to give"),
     "predicts NaN": (("return x_t *", "return torch.nan * x_t *"), "predict gives numbers that are not finite"),
     "not in eval mode": (("return x_t *", "return torch.rand_like(x_t) *"), "put the network in eval mode"),
     "predict raises": (("return x_t *", "return missing *"), "line 14: predict failed (NameError"),
