@@ -3,6 +3,7 @@
 BROWSER ?= chromium
 DATA := $(or $(LOG_DIR),data)/fashion_mnist
 GRID := $(DATA)/vtiny_1trials_1keep_250samples_l1_64
+VALID := $(DATA)_validation/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
 RACE := $(DATA)/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
 TINY := python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --loss l1
 
@@ -10,8 +11,9 @@ TINY := python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --lo
 figures:
 	$(TINY) --to_keep 1 --n_samples 250
 	$(TINY) --strategy race
+	$(TINY) --strategy race --split validation --extra validation
 	python scripts/replay.py $(GRID) --out docs/replay_tiny_sd.png
-	python scripts/calibrate.py $(GRID) --out docs/reliability.png
+	python scripts/calibrate.py $(RACE) --fitted_on $(VALID) --out docs/reliability.png
 	python scripts/plot_timesteps.py $(GRID) -o docs
 	python scripts/report.py $(RACE) $(GRID) -o docs
 	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1000,1085 --screenshot=docs/report.png file://$(CURDIR)/docs/report.html

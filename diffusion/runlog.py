@@ -191,15 +191,21 @@ def images_expected(folders: list[Path], ignore=()) -> int | None:
 
     Raises ValueError for folders of different runs; `ignore` names what may differ.
     """
+    configs = check_same(folders, ignore)
+    return max((config["images_expected"] for config in configs if "images_expected" in config), default=None)
+
+
+def check_same(folders: list[Path], ignore=()) -> list[dict]:
+    """The folders' config.json, none when one has none. Raises ValueError where settings differ that `ignore` does not name."""
     configs = [read_config(folder) for folder in folders]
     if None in configs:
-        return None
+        return []
     first = configs[0]["identity"]
     for folder, config in zip(folders, configs, strict=True):
         differing = [name for name in first if name not in ignore and config["identity"].get(name) != first[name]]
         if differing:
             raise ValueError(f"{folders[0]} and {folder} differ in {', '.join(differing)}: they are different runs")
-    return max((config["images_expected"] for config in configs if "images_expected" in config), default=None)
+    return configs
 
 
 # ---------------------------------------------------------------- records

@@ -4,16 +4,18 @@
   python scripts/calibrate.py data/fashion_mnist/DiT64x64_10classes_t10_1trials
   python scripts/calibrate.py RUN --csv predictions.csv --out reliability.png
   python scripts/calibrate.py RACE_RUN --confidence evaluations --csv predictions.csv
+fitted on another run's images, such as validation images:
+  python scripts/calibrate.py RUN --fitted_on VALIDATION_RUN
 a fit for images that the run has not seen, which `diffusion.classify` takes:
   python scripts/calibrate.py RUN --fit fit.json
 
 errors: a softmax of minus each candidate's gap, its error less the predicted one's, over a temperature. The temperature, and how
-much a gap's standard error flattens it, are fitted on the other half of the images. A candidate that was dropped early is
-compared on the (timestep, noise) pairs that it shared with the predicted one; its gap is taken as unbiased and normal. That it is
-larger because the candidate was dropped, and that gaps of several candidates are correlated, is left to the fit. A class of
-several prompts has the probability of its best one, so the prediction stays the run's.
+much a gap's standard error flattens it, are fitted on the other half of the images, or on all images of --fitted_on. A candidate
+that was dropped early is compared on the (timestep, noise) pairs that it shared with the predicted one; its gap is taken as
+unbiased and normal. That it is larger because the candidate was dropped, and that gaps of several candidates are correlated, is
+left to the fit. A class of several prompts has the probability of its best one, so the prediction stays the run's.
 evaluations: where images cost differently, a logistic regression of right or wrong on the logarithm of an image's evaluations,
-fitted on the other half too (Clark and Jaini 2023: a race that ends early is surer of its class).
+fitted on the same images (Clark and Jaini 2023: a race that ends early is surer of its class).
 """
 
 import sys
@@ -30,8 +32,8 @@ from diffusion import cli, files, metrics, runlog, session
 from diffusion.analysis import calibration, confidence, figures, tables
 from diffusion.analysis.confidence import Confidence, Images
 
+HALVES = "Each image's fit is on the other half of the images: halves are random, with the same share of every class (seeded)."
 NOTES = """\
-Each image's fit is on the other half of the images: halves are random, with the same share of every class (seeded).
 ECE: expected calibration error, 15 bins of equal width. It is above 0 by chance alone: "by chance" is its mean for a calibrated
 classifier with these confidences, p the share of 1,000 simulated ones whose ECE is at least as large. A small p says that the
 confidences are off; a large one only that this many images do not show it. Brier, NLL and AUROC in the table: of the event that
@@ -44,6 +46,8 @@ def parse_args(argv=None):
     parser.add_argument("--confidence", choices=["errors", "evaluations"], default="errors", help="what --csv's probability is "
                         "made of; both are printed and drawn (default: errors)")  # fmt: skip
     parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
+    parser.add_argument("--fitted_on", type=Path, metavar="RUN", help="run of the same settings on other images, which "
+                        "the probabilities are fitted to (default: two halves of RUN, each fitted on the other)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write index, label, pred, probability, margin (gap of the "
                         "second best class) and evaluations of every image")  # fmt: skip
     parser.add_argument("--fit", type=Path, metavar="FILE", help="write temperature and weight as JSON, fitted on ALL images "
@@ -52,17 +56,39 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read(args) -> tuple[tables.Run, Images]:
+def read_one(folder: Path, prompt_path) -> tuple[tables.Run, Images]:
     """Raises ValueError when nothing can be fitted."""
-    run = tables.read_run(args.folder, prompt_path=args.prompt_path)
+    run = tables.read_run(folder, prompt_path=prompt_path)
     images = confidence.read_images(run)
-    confidence.check_enough(images, args.folder)
+    confidence.check_enough(images, folder)
+    return run, images
+
+
+def read(args) -> tuple[tables.Run, Images, Images | None]:
+    """The run, its images and those of --fitted_on. Raises ValueError when nothing can be fitted."""
+    run, images = read_one(args.folder, args.prompt_path)
     if args.confidence == "evaluations" and not images.costs_differ:
         raise ValueError(f"--confidence evaluations: every image of {args.folder} cost {images.evaluations[0]} evaluations; "
                          "this confidence is for races only (--strategy race)")  # fmt: skip
     if not args.csv:
         cli.refuse_idle(vars(args), ["confidence"], "without --csv, whose probabilities it chooses")
-    return run, images
+    return run, images, read_other(args, run, images) if args.fitted_on else None
+
+
+def read_other(args, run: tables.Run, images: Images) -> Images:
+    """Raises ValueError for a run of other settings, of other candidates, or of images that RUN has too."""
+    other, others = read_one(args.fitted_on, args.prompt_path)
+    try:
+        runlog.check_same([args.folder, args.fitted_on], ignore=("split", "images", "subset"))
+    except ValueError as error:
+        raise ValueError(f"--fitted_on: {error}; a fit belongs to one model, prompts, loss and strategy") from None
+    if other.class_of != run.class_of:
+        raise ValueError(f"--fitted_on: {args.fitted_on} has other candidates than {args.folder}")
+    where = [(r.config["identity"].get("split"), r.config["identity"].get("images")) for r in (run, other)]
+    shared = set(images.index) & set(others.index) if where[0] == where[1] else ()
+    if shared:
+        raise ValueError(f"--fitted_on: {args.fitted_on} and {args.folder} share {len(shared)} images: fit on other ones")
+    return others
 
 
 # ---------------------------------------------------------------- what comes out
@@ -130,10 +156,10 @@ def draw(path: Path, confidences: list[Confidence], right) -> None:
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run, images = read(args)
-        before, after, fits = confidence.posteriors(images, run.class_of)
+        run, images, others = read(args)
+        before, after, fits = confidence.posteriors(images, run.class_of, others)
         confidences = confidence.by_errors(images, run.class_of, before, after, fits)
-        confidences += [confidence.by_evaluations(images)] if images.costs_differ else []
+        confidences += [confidence.by_evaluations(images, others)] if images.costs_differ else []
         if args.csv:
             write_csv(args.csv, images, next(c for c in confidences if c.name == args.confidence))
         if args.out:
@@ -147,6 +173,7 @@ def main(argv=None) -> int:
     for name, posterior in (("unscaled", before), ("errors", after)):
         nll, brier = calibration.posterior_scores(posterior, images.columns)
         print(f"Over all classes, {name}: NLL {nll:.4f}, Brier {brier:.4f}")
+    print(f"Fitted on the {len(others.index)} images of {args.fitted_on}." if others else HALVES)
     print(NOTES)
     return 0
 

@@ -1,8 +1,6 @@
 #!/usr/bin/env python
 """Runs on tiny_combos: combinations of colour and item that training left out, apart from the others, and what is wrong.
 
-"Held out" is what scripts/train_tiny.py leaves out now; the weights that ship today are older and had all pairs.
-
 python scripts/print_combos.py data/tiny_combos/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
 python scripts/print_combos.py RUN OTHER_RUN      # two models on the same images, by McNemar's exact test
 """

@@ -50,11 +50,21 @@ def parse_args(argv=None):
         metavar="STEPS",
         help="sd: also keep the model of every so many steps, in --checkpoint_dir",
     )
+    parser.add_argument(
+        "--channels",
+        type=cli.at_least(8),
+        nargs=2,
+        metavar="C",
+        help="sd: channels of the U-Net's two levels, multiples of 8 (default: 64 128)",
+    )
     args = parser.parse_args(argv)
     for name, defaults in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
         setattr(args, name, getattr(args, name) or defaults.get(args.part))
-    if args.keep_every and args.part != "sd":
-        parser.error("--keep_every is for sd")
+    for flag in ("keep_every", "channels"):
+        if getattr(args, flag) and args.part != "sd":
+            parser.error(f"--{flag} is for sd")
+    if any(c % 8 for c in args.channels or ()):
+        parser.error("--channels: the U-Net's normalisation wants multiples of 8")
     return args
 
 
@@ -208,14 +218,14 @@ def build_text_encoder(tokenizer):
     )
 
 
-def build_unet():
+def build_unet(channels=(64, 128)):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128),
+        block_out_channels=channels,
         layers_per_block=1,
         cross_attention_dim=128,
         attention_head_dim=4,  # diffusers reads this as the number of heads
@@ -245,7 +255,7 @@ def train_sd(args, images, labels):
     latents, captions = clothes.encoded(vae, clothes.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet()})
+    modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet(args.channels or (64, 128))})
     print({name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters" for name, m in modules.items()})
     scheduler = build_scheduler()
     n, n_plain = len(latents), len(images)
@@ -367,10 +377,11 @@ def save_dit(out, dit):
 
 # ---------------------------------------------------------------- the contrastive model
 
+# 4.77 million parameters, where the text encoder and U-Net of tiny-sd have 4.66 million
 TINY_CLIP = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": CANVAS, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
-    "text_cfg": {"context_length": MAX_TOKENS, "width": 128, "heads": 4, "layers": 3},
+    "vision_cfg": {"image_size": CANVAS, "patch_size": 16, "width": 192, "layers": 6, "head_width": 32},
+    "text_cfg": {"context_length": MAX_TOKENS, "width": 192, "heads": 6, "layers": 4},
 }
 
 

@@ -1,22 +1,26 @@
 #!/usr/bin/env python
-"""Write the shipped set of 360 caption pairs, --dataset tiny_pairs, from the Fashion-MNIST TEST images that ship.
+"""Write the shipped set of 480 caption pairs, --dataset tiny_pairs, from the Fashion-MNIST TEST images that ship.
 
 python scripts/write_tiny_pairs.py
 python scripts/write_tiny_pairs.py --seed 1 --out my_pairs
 
 Both captions of an example have the same words; image k shows caption k. 120 examples of each kind, with two different nouns
-and two different colours:
+and two different colours, in combinations that the shipped models' training had:
   Object    the items change places: "a bag above a sneaker", "a sneaker above a bag" (both grey)
   Relation  the items stay, each takes the other's colour: "a red bag and a blue sneaker", "a blue bag and a red sneaker"
   Both      the items change places, and each takes the other's colour, so that the colours stay where they are:
             "a red bag above a blue sneaker", "a red sneaker above a blue bag"
+  Unseen    as Relation, but both items of one of the two images wear a colour that training held out for them:
+            "a red bag and a blue trouser", "a blue bag and a red trouser"
 (An item that moved with its colour, "a blue sneaker above a red bag", would be an object swap.) An example's two images have
 the same two item pictures and the same offsets; no picture is used in two examples.
 """
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
+from itertools import cycle, permutations
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,10 +33,10 @@ if __name__ == "__main__":
 from diffusion import cli, files, session
 from diffusion.datasets import shipped
 from diffusion.paths import TINY_PAIRS
-from diffusion.training.scenes import COLOURS, NOUNS, PLACES, Item, draw_pair, pair_caption
+from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, pair_caption
 
-KINDS = ("Object", "Relation", "Both")
-PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9, and every ordered pair of the colours
+KINDS = ("Object", "Relation", "Both", "Unseen")
+PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9
 
 
 def parse_args(argv=None):
@@ -58,21 +62,35 @@ def rounds(names) -> list[tuple]:
     return table
 
 
-def plan(rng, relations, nouns, colours) -> list[tuple]:
-    """120 of (relation, nouns of the two places, their colours), in random order, each different by nouns and colours.
+def allowed(kind: str, nouns) -> list[tuple]:
+    """The colours that two items may wear in the first image of an example; in the second one each has the other's."""
+    if kind == "Object":
+        return [(None, None)]
+    found = []
+    for worn in permutations(COLOURS, 2):
+        first, second = set(zip(worn, nouns, strict=True)), set(zip(worn[::-1], nouns, strict=True))
+        unseen = first <= HELD_OUT and not second & HELD_OUT
+        if unseen if kind == "Unseen" else not (first | second) & HELD_OUT:
+            found.append(worn)
+    return found
 
-    Every relation has each noun 6 times and each ordered pair of colours once. Colour pairs are shifted by one from relation to
-    relation, so that nouns which return never have the same two colours.
+
+def plan(rng, kind: str) -> list[tuple]:
+    """120 of (relation, nouns of the two places, their colours), in random order.
+
+    The nouns come round by round, so that each is there as often (or nearly, for Unseen, as a few pairs of nouns have no two
+    held-out colours); each pair of nouns wears what it wore least so far, and of that what was worn least by all.
     """
-    noun_pairs, colour_pairs = rounds(nouns), rng.permutation(rounds(colours)).tolist()
-    rows = []
-    for j, relation in enumerate(relations):
-        for s in range(PER_RELATION):
-            place = PER_RELATION * j + s
-            pair = noun_pairs[place % len(noun_pairs)]
-            worn = colour_pairs[(place + j) % len(colour_pairs)]
-            # the second time round, the same colours the other way
-            rows.append((relation, pair[:: rng.choice((1, -1))], worn if s < len(colour_pairs) else worn[::-1]))
+    waiting, used, rows = cycle(rounds(NOUNS)), Counter(), []
+    for relation in PLACES:
+        for _ in range(PER_RELATION):
+            nouns = next(pair for pair in waiting if allowed(kind, pair))[:: rng.choice((1, -1))]
+            choices = allowed(kind, nouns)
+            tried = [(used[frozenset(nouns), frozenset(c)], used[c], rng.random(), c) for c in choices]
+            worn = min(tried)[-1]
+            used.update([(frozenset(nouns), frozenset(worn)), worn])
+            # which of the two images is the one with the held-out combinations must tell nothing
+            rows.append((relation, nouns, worn[::-1] if kind == "Unseen" and rng.random() < 0.5 else worn))
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
@@ -80,7 +98,7 @@ def swap(kind: str, first, second) -> tuple:
     """The items of the second image, in the places of the first."""
     if kind == "Object":
         return second, first
-    if kind == "Relation":
+    if kind in ("Relation", "Unseen"):
         return replace(first, colour=second.colour), replace(second, colour=first.colour)
     return replace(second, colour=first.colour), replace(first, colour=second.colour)
 
@@ -90,14 +108,13 @@ def swap(kind: str, first, second) -> tuple:
 
 def compose(rng, kind: str, row: tuple, take) -> tuple[list, list[str], list[int]]:
     """(two images, two captions, the numbers of the item pictures) of one example. take(noun) -> number and picture."""
-    relation, nouns, colours = row
+    relation, nouns, worn = row
     numbers, pictures = zip(*map(take, nouns), strict=True)
-    worn = (None, None) if kind == "Object" else colours
     items = [Item(*parts) for parts in zip(pictures, nouns, worn, strict=True)]
     across = [0, 1] if relation.startswith("to the") else [1, 0]  # at right angles, as in training: items never overlap
     jitter = rng.integers(-8, 9, size=(2, 1)) * across
     scenes = [items, swap(kind, *items)]
-    said = None if kind == "Relation" else relation
+    said = None if kind in ("Relation", "Unseen") else relation
     return [draw_pair(*s, relation, jitter) for s in scenes], [pair_caption(*s, said) for s in scenes], list(numbers)
 
 
@@ -118,7 +135,7 @@ def examples(seed: int):
 
     rng = np.random.default_rng(seed)
     take = picture_source(rng, shipped.Clothes("test"), NOUNS)
-    plans = [plan(rng, list(PLACES), NOUNS, list(COLOURS)) for _ in KINDS]
+    plans = [plan(rng, kind) for kind in KINDS]
     rows = ((kind, row) for turn in zip(*plans, strict=True) for kind, row in zip(KINDS, turn, strict=True))
     for example_id, (kind, row) in enumerate(rows):
         images, captions, numbers = compose(rng, kind, row, take)
@@ -127,14 +144,14 @@ def examples(seed: int):
 
 def describe(example_id: int, kind: str, relation: str, captions: list[str], numbers: list[int]) -> dict:
     """Winoground's fields, then ours: where the items lie, and which test images they are."""
-    tag = {"Object": f"Object swap, {relation}", "Relation": "Colour", "Both": f"Object and colour swap, {relation}"}[kind]
+    tags = {"Object": f"Object swap, {relation}", "Both": f"Object and colour swap, {relation}"}
     return {
         "id": example_id,
         "image_0": f"ex_{example_id}_img_0",
         "image_1": f"ex_{example_id}_img_1",
         "caption_0": captions[0],
         "caption_1": captions[1],
-        "tag": tag,
+        "tag": tags.get(kind, "Colour" if kind == "Relation" else "Colour, unseen combinations"),
         "secondary_tag": "",
         "num_main_preds": 1,
         "collapsed_tag": kind,

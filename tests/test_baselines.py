@@ -342,3 +342,16 @@ def test_the_shipped_model_is_small_and_knows_where_things_are():
     x = torch.stack([scorer.preprocess(draw_single(Item(bag, "bag", colour))) for colour in COLOURS])
     said = scorer.embed_texts([f"a photo of a {colour} bag." for colour in COLOURS])
     assert scorer.logits(scorer.embed_images(x), said).argmax(1).tolist() == list(range(len(COLOURS)))
+
+
+def test_the_shipped_models_parameters_are_as_many_as_tiny_sds():
+    """A fair opponent (docs/training.md): within three percent."""
+    from safetensors import safe_open
+
+    def count(path):
+        with safe_open(path, "pt") as file:
+            return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+
+    sd = TINY_CLIP.parent / "tiny-sd"
+    denoiser = count(sd / "text_encoder" / "model.safetensors") + count(sd / "unet" / "diffusion_pytorch_model.safetensors")
+    assert abs(count(TINY_CLIP / "tiny-clip.safetensors") / denoiser - 1) < 0.03

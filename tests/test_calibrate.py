@@ -222,6 +222,23 @@ def test_the_fit_is_of_all_images(calibrate):
     assert min(loss(2 * fit.temperature, fit.weight), loss(fit.temperature / 2, fit.weight)) > best.fun + 0.01
 
 
+def test_fitted_on_another_run(calibrate):
+    """Probabilities are the softmax under the other run's own fit, evaluations its own regression; no half is fitted."""
+    others = {i: r for i, r in zip(range(100, 100 + N), race_records().values(), strict=True)}
+    other, run = write_run("other", others), write_run("run", race_records())
+    assert calibrate(other, "--fit", "fit.json")[0] == 0
+    code, out, err = calibrate(run, "--fitted_on", other, "--csv", "p.csv")
+    assert code == 0 and "Fitted on the 60 images of other." in out and "half" not in out, (out, err)
+    fit, images = Fit.read("fit.json"), confidence.read_images(tables.read_run(run))
+    odds = np.exp(-images.gaps / np.sqrt(fit.temperature**2 + np.pi / 8 * (fit.weight * images.deviations) ** 2))
+    wanted = odds[np.arange(N), images.preds] / odds.sum(1)
+    assert [float(r["probability"]) for r in read_csv("p.csv")] == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert calibrate(run, "--fitted_on", other, "--confidence", "evaluations", "--csv", "p.csv")[0] == 0
+    intercept, slope = logistic(np.log(images.evaluations), images.right)
+    wanted = 1 / (1 + np.exp(-(intercept + slope * np.log(images.evaluations))))
+    assert [float(r["probability"]) for r in read_csv("p.csv")] == pytest.approx(wanted.tolist(), abs=1e-3)
+
+
 # ---------------------------------------------------------------- kinds of runs
 
 
@@ -308,6 +325,10 @@ def test_bad_input(calibrate):
     write_run("one", {i: r | {"pred": 0, "label": 0} for i, r in records.items()}, labels=(0, 0, 0))
     write_run("strange", records | {5: records[5] | {"label": 8}})
     write_run("run", records)
+    write_run("l2", records, loss="l2")
+    write_run("l1", records, loss="l1")
+    write_run("four", {i + 100: staged([*image_errors(np.random.default_rng(i), 0), np.full(N_PAIRS, 9.0, np.float32)], i % 2, 0)
+                       for i in range(40)}, labels=(0, 1, 2, 3))  # fmt: skip
     Path("file").write_text("mine")
     for argv, told in [
         (("nowhere",), "no readable record"),
@@ -318,6 +339,11 @@ def test_bad_input(calibrate):
         (("one",), "one class only"),
         (("strange",), "class 8 of image 5"),
         (("run", "--confidence", "evaluations"), "cost 60 evaluations"),
+        (("run", "--fitted_on", "nowhere"), "nowhere holds no readable record"),
+        (("run", "--fitted_on", "few"), "few holds 10 readable images"),
+        (("run", "--fitted_on", "run"), "--fitted_on: run and run share 60 images"),
+        (("l1", "--fitted_on", "l2"), "--fitted_on: l1 and l2 differ in loss"),
+        (("run", "--fitted_on", "four"), "--fitted_on: four has other candidates than run"),
         (("run", "--out", "r.jpeg"), "must end in .png or .svg"),
         (("run", "--out", "file/r.png"), "file"),
         (("run", "--csv", "file/p.csv"), "file"),

@@ -308,7 +308,7 @@ def test_the_shipped_model_on_a_few_images(run_main):
     code, out, err = run_main(eval_prob_dit.main, "--model", "tiny", *CLOTHES, *GRID, "--imgs_to_eval", 30, "--batch_size", 64)
     assert code == 0, err
     accuracy = float(out.split("Top-1 accuracy: ")[1].split("%")[0])
-    assert accuracy >= 60  # ten classes: chance is 10; 91.1 on all 1,000: see the model card
+    assert accuracy >= 60  # ten classes: chance is 10; 91.8 on all 1,000: see the model card
     assert sum(path.stat().st_size for path in paths.TINY_DIT.iterdir()) < 10e6
 
 

@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT, load_script
 from PIL import Image
 
+from diffusion.training.scenes import HELD_OUT
+
 SHIPPED = ROOT / "shipped" / "datasets" / "tiny_pairs"
 RAW = ROOT / "shipped" / "datasets" / "FashionMNIST" / "raw"
 FULL = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -19,6 +21,7 @@ EXAMPLES = [json.loads(line) for line in (SHIPPED / "examples.jsonl").read_text(
 CLOTHES = np.frombuffer((RAW / "t10k-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(-1, 28, 28)
 LABELS = np.frombuffer((RAW / "t10k-labels-idx1-ubyte").read_bytes()[8:], np.uint8)
 WORDS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+KINDS = ("Object", "Relation", "Both", "Unseen")
 # which of red, green and blue a colour has at least half of, where its strongest has all
 CHANNELS = {"red": "r", "green": "g", "blue": "b", "yellow": "rg", "purple": "rb", "cyan": "gb", None: "rgb"}
 CAPTION = re.compile(r"a (?:(\w+) )?([\w-]+) (and|above|below|to the left of|to the right of) a (?:(\w+) )?([\w-]+)")
@@ -33,11 +36,6 @@ def pixels(example, k):
 def parse(caption):
     colour_1, noun_1, relation, colour_2, noun_2 = CAPTION.fullmatch(caption).groups()
     return relation, ((noun_1, colour_1), (noun_2, colour_2))
-
-
-def columns(example):
-    """The nouns and the colours of the first caption."""
-    return zip(*parse(example["caption_0"])[1], strict=True)
 
 
 def template(number):
@@ -62,14 +60,14 @@ def colour_at(image, x, y):
 # ---------------------------------------------------------------- the captions
 
 
-def test_layout_of_winoground_with_360_examples():
-    assert [e["id"] for e in EXAMPLES] == list(range(360))
-    assert collections.Counter(e["collapsed_tag"] for e in EXAMPLES) == {"Object": 120, "Relation": 120, "Both": 120}
+def test_layout_of_winoground_with_480_examples():
+    assert [e["id"] for e in EXAMPLES] == list(range(480))
+    assert collections.Counter(e["collapsed_tag"] for e in EXAMPLES) == dict.fromkeys(KINDS, 120)
     fields = {"id", "image_0", "image_1", "caption_0", "caption_1", "tag", "secondary_tag", "num_main_preds", "collapsed_tag"}
     assert all(fields <= set(e) for e in EXAMPLES)
     stems = sorted(e[f"image_{k}"] for e in EXAMPLES for k in (0, 1))
-    assert stems == sorted(path.stem for path in (SHIPPED / "images").iterdir()) and len(set(stems)) == 720
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.*")) < 3e6
+    assert stems == sorted(path.stem for path in (SHIPPED / "images").iterdir()) and len(set(stems)) == 960
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.*")) < 4e6
     assert "Zalando" in (SHIPPED / "LICENSE").read_text()
 
 
@@ -93,32 +91,47 @@ def test_what_each_kind_changes():
             assert (c, d) == (b, a) and said != "and" and e["tag"] == f"Object swap, {said}"
         elif e["collapsed_tag"] == "Relation":
             assert (c, d) == ((a[0], b[1]), (b[0], a[1])) and said == "and" and e["tag"] == "Colour"
+        elif e["collapsed_tag"] == "Unseen":
+            assert (c, d) == ((a[0], b[1]), (b[0], a[1])) and said == "and" and e["tag"] == "Colour, unseen combinations"
         else:  # the nouns trade places and each gets the other's colour
             assert (c, d) == ((b[0], a[1]), (a[0], b[1])) and said != "and" and said in e["tag"]
 
 
 def test_balanced_and_without_repetition():
-    for kind in ("Object", "Relation", "Both"):
+    for kind in KINDS:
         chosen = [e for e in EXAMPLES if e["collapsed_tag"] == kind]
         layouts = collections.Counter(e["layout"] for e in chosen)
         assert layouts == {"above": 30, "below": 30, "to the left of": 30, "to the right of": 30}
         scenes = [parse(e["caption_0"])[1] for e in chosen]
-        assert set(collections.Counter(noun for scene in scenes for noun, _ in scene).values()) == {24}
-        # grey items differ by nouns and layout, coloured ones by nouns and colours whatever the layout
-        meanings = {(frozenset(n), frozenset(c), kind == "Object" and e["layout"]) for e in chosen for n, c in [columns(e)]}
-        captions = [e[f"caption_{k}"] for e in chosen for k in (0, 1)]
-        assert len(meanings) == 120 and len(set(captions)) == 240
-        if kind != "Object":
-            worn = collections.Counter(tuple(colour for _, colour in scene) for scene in scenes)
-            assert len(worn) == 30 and set(collections.Counter(c for pair in worn.elements() for c in pair).values()) == {40}
+        nouns = collections.Counter(noun for scene in scenes for noun, _ in scene)
+        assert (min(nouns.values()), max(nouns.values())) == ((21, 25) if kind == "Unseen" else (24, 24))
+        # items differ by nouns and layout, coloured ones by their colours too
+        meanings = {(frozenset((e["caption_0"], e["caption_1"])), e["layout"]) for e in chosen}
+        assert len(meanings) == 120
+        worn = collections.Counter(colour for scene in scenes for _, colour in scene)
+        low, high = {"Object": (240, 240), "Unseen": (35, 50)}.get(kind, (37, 41))
+        assert low <= min(worn.values()) and max(worn.values()) <= high
+
+
+def test_only_unseen_shows_what_training_left_out():
+    """Both items of one of its images, none of the other's; and that image is the first one about as often as the second."""
+    firsts = 0
+    for e in EXAMPLES:
+        unseen = [[(colour, noun) in HELD_OUT for noun, colour in parse(e[f"caption_{k}"])[1]] for k in (0, 1)]
+        assert sorted(unseen) == ([[False] * 2, [True] * 2] if e["collapsed_tag"] == "Unseen" else [[False] * 2] * 2)
+        firsts += unseen[0][0]
+    assert 45 <= firsts <= 75
+
+
+def test_kinds_take_turns():
     # any part is as even as the whole, as far as the kinds go
-    assert [e["collapsed_tag"] for e in EXAMPLES] == ["Object", "Relation", "Both"] * 120
+    assert [e["collapsed_tag"] for e in EXAMPLES] == [*KINDS] * 120
 
 
 # ---------------------------------------------------------------- the images
 
 
-@pytest.mark.parametrize("kind", ["Object", "Relation", "Both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_image_k_shows_caption_k_and_not_the_other(kind):
     for e in (e for e in EXAMPLES if e["collapsed_tag"] == kind):
         numbers = {WORDS[LABELS[number]]: number for number in e["test_images"]}
@@ -147,8 +160,8 @@ def test_image_k_shows_caption_k_and_not_the_other(kind):
 
 def test_each_test_image_is_used_once():
     numbers = [number for e in EXAMPLES for number in e["test_images"]]
-    assert len(numbers) == len(set(numbers)) == 720 and max(numbers) < len(CLOTHES) == 1000
-    assert len({CLOTHES[number].tobytes() for number in numbers}) == 720
+    assert len(numbers) == len(set(numbers)) == 960 and max(numbers) < len(CLOTHES) == 1000
+    assert len({CLOTHES[number].tobytes() for number in numbers}) == 960
 
 
 @pytest.mark.skipif(not (FULL / "train-images-idx3-ubyte.gz").is_file(), reason="Fashion-MNIST's training file is not here")
@@ -163,9 +176,9 @@ def test_the_generator_writes_the_shipped_set(run_main, tmp_path):
     script = load_script("write_tiny_pairs")
     for name in ("one", "two"):
         code, out, _ = run_main(script.main, "--out", tmp_path / name)
-        assert code == 0 and out == f"{tmp_path / name}: 360 examples\n"
+        assert code == 0 and out == f"{tmp_path / name}: 480 examples\n"
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
-    assert len(files) == 721
+    assert len(files) == 961
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
     assert (tmp_path / "one" / "examples.jsonl").read_bytes() == (SHIPPED / "examples.jsonl").read_bytes()
     for file in files[1:]:  # by pixels: another zlib may pack them otherwise
@@ -176,12 +189,12 @@ def test_the_generator_writes_the_shipped_set(run_main, tmp_path):
 def test_another_seed_another_set():
     other = [line for line, _ in load_script("write_tiny_pairs").examples(1)]
     numbers = [number for e in other for number in e["test_images"]]
-    assert len(other) == 360 and other != EXAMPLES and len(set(numbers)) == 720
+    assert len(other) == 480 and other != EXAMPLES and len(set(numbers)) == 960
 
 
 def test_data_dir_reads_it():
     from diffusion.datasets import pairs
 
     ours, named = pairs.open_local(SHIPPED), pairs.open_pairs("tiny_pairs", None)
-    assert len(ours) == 360 and ours.fingerprint() == named.fingerprint()
+    assert len(ours) == 480 and ours.fingerprint() == named.fingerprint()
     assert ours[4][1].captions == (EXAMPLES[4]["caption_0"], EXAMPLES[4]["caption_1"])

@@ -181,7 +181,7 @@ def test_data_dir_wins_and_unknown_names_are_told(make, monkeypatch):
     folder = make({"id": 77})
     for name in pairs.PAIR_DATASETS:
         assert [e.id for e in pairs.open_pairs(name, folder).examples] == [77]
-    assert len(pairs.open_pairs("tiny_pairs", None)) == 360
+    assert len(pairs.open_pairs("tiny_pairs", None)) == 480
     with pytest.raises(ValueError, match="--dataset aro: unknown; choose from winoground, tiny_pairs"):
         pairs.open_pairs("aro", None)
 

@@ -1,4 +1,4 @@
-"""A run's records as confidences: each image's gaps, probabilities by cross-fitting, and a fit for new images."""
+"""A run's records as confidences: each image's gaps, probabilities by a fit on other images, and a fit for new ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -106,17 +106,28 @@ def fit_of(images: Images, class_of: list[int], about: dict) -> calibration.Fit:
     return calibration.Fit(*found, len(images.index), about)
 
 
-def posteriors(images: Images, class_of: list[int]):
-    """Log-posteriors [n,C] at temperature 1 of the recorded errors, and cross-fitted; the fits (temperature, weight)."""
+def fit_elsewhere(fit, apply, images: Images, others: Images | None) -> tuple[np.ndarray, list]:
+    """apply(fit on other images) to all images, an array of n results, and the fits.
 
-    def fit(part):
-        return calibration.fit_temperature(images.gaps[part], images.deviations[part], class_of, images.columns[part])
+    fit(images, part) and apply(fitted, part) look at a part [n] of the images. The other images are `others`, all of them;
+    without these each half of the images is fitted on the other one.
+    """
+    if others is None:
+        return calibration.cross_fit(images.second, lambda part: fit(images, part), apply)
+    fitted = fit(others, slice(None))
+    return apply(fitted, slice(None)), [fitted]
+
+
+def posteriors(images: Images, class_of: list[int], others: Images | None = None):
+    """Log-posteriors [n,C] at temperature 1 of the recorded errors, and fitted elsewhere; the fits (temperature, weight)."""
+
+    def fit(on, part):
+        return calibration.fit_temperature(on.gaps[part], on.deviations[part], class_of, on.columns[part])
 
     def apply(fitted, part):
         return calibration.class_log_posterior(images.gaps[part], images.deviations[part], class_of, *fitted)
 
-    everything = slice(None)
-    return apply((1.0, 0.0), everything), *calibration.cross_fit(images.second, fit, apply)
+    return apply((1.0, 0.0), slice(None)), *fit_elsewhere(fit, apply, images, others)
 
 
 # ---------------------------------------------------------------- confidences
@@ -124,7 +135,7 @@ def posteriors(images: Images, class_of: list[int]):
 
 @dataclass(frozen=True)
 class Confidence:
-    """Probability [n] that the prediction is right; fits: what the halves of the images were fitted to, one line."""
+    """Probability [n] that the prediction is right; fits: what was found, one line."""
 
     name: str
     values: Any
@@ -141,15 +152,16 @@ def by_errors(images: Images, class_of: list[int], before, after, fits) -> list[
     ]
 
 
-def by_evaluations(images: Images) -> Confidence:
-    """Cross-fitted logistic regression of right or wrong on the logarithm of the evaluations."""
+def by_evaluations(images: Images, others: Images | None = None) -> Confidence:
+    """Logistic regression of right or wrong on the logarithm of the evaluations, fitted elsewhere."""
     from scipy.special import expit
 
-    x = np.log(images.evaluations)
-    values, fits = calibration.cross_fit(
-        images.second,
-        lambda part: calibration.fit_platt(x[part], images.right[part]),
-        lambda fitted, part: expit(fitted[0] + fitted[1] * x[part]),
-    )
+    def fit(on, part):
+        return calibration.fit_platt(np.log(on.evaluations[part]), on.right[part])
+
+    def apply(fitted, part):
+        return expit(fitted[0] + fitted[1] * np.log(images.evaluations[part]))
+
+    values, fits = fit_elsewhere(fit, apply, images, others)
     told = " and ".join(f"{intercept:.2f} {slope:+.2f} ln(evaluations)" for intercept, slope in fits)
     return Confidence("evaluations", values, f"log-odds {told}")

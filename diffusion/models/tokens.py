@@ -64,8 +64,7 @@ def _reason(tokens: Tokens, one: str, other: str) -> str:
     if tokens.cut:
         same = f"it reads {tokens.limit} tokens, in which {_start(one)} and {_start(other)} do not differ"
         return f"{same}: shorten the prompts"
-    same = f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}"
-    return f"{same}"
+    return f"the tokenizer of {tokens.source} makes the same tokens of {_start(one)} and {_start(other)}"
 
 
 def _start(prompt: str) -> str:

@@ -18,6 +18,7 @@ class Training:
     seed: int
     lr: float
     checkpoint_dir: str
+    channels: list | None = None  # of a network of another size than the part's own
     keep_every: int | None = None  # steps between the models that are kept on the way; None keeps the last
 
 
@@ -40,7 +41,8 @@ def fit(modules, loss_at, how: Training, ema: float, keep=None) -> Path:
     )
     parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
     # the name holds what a run depends on, so that another seed or length does not continue this one
-    checkpoint = Path(how.checkpoint_dir) / f"{how.part}_seed{how.seed}_{how.steps}x{how.batch_size}_lr{how.lr:g}.pt"
+    size = "".join(f"_{c}" for c in how.channels or ())
+    checkpoint = Path(how.checkpoint_dir) / f"{how.part}{size}_seed{how.seed}_{how.steps}x{how.batch_size}_lr{how.lr:g}.pt"
     start = restore(checkpoint, parts) if checkpoint.exists() else 0
     recent = None
     for step in (bar := trange(start, how.steps, initial=start, total=how.steps, mininterval=5)):
