@@ -251,9 +251,10 @@ def few_tiny_pairs(n):
     return ["--dataset", "tiny_pairs", "--data_dir", "few"]
 
 
-@pytest.mark.parametrize("model", [["sd", "--t_interval", 50], ["openclip"]])
-def test_the_shipped_models_beat_chance(model, run):
+@pytest.mark.parametrize(("model", "n"), [(["sd", "--t_interval", 50], 30), (["openclip"], 120)])
+def test_the_shipped_models_beat_chance(model, n, run):
+    """Where the colours change places; chance is 25, measured on all: docs/winoground.md."""
     kind, *more = model
-    code, out, err = run("--model", kind, "--version", "tiny", *few_tiny_pairs(30), *more)
+    code, out, err = run("--model", kind, "--version", "tiny", *few_tiny_pairs(n), *more)
     assert code == 0, err
-    assert float(re.search(r"Overall text score:  ([\d.]+)", out)[1]) >= 40  # chance is 25; measured on all: see the README
+    assert float(re.search(r"Relation text score:  ([\d.]+)", out)[1]) >= 40
