@@ -217,7 +217,7 @@ def build_text_encoder(tokenizer):
     )
 
 
-def build_unet(channels=64):
+def build_unet(channels):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
