@@ -53,9 +53,8 @@ def parse_args(argv=None):
     parser.add_argument(
         "--channels",
         type=cli.at_least(8),
-        nargs=2,
         metavar="C",
-        help="sd: channels of the U-Net's two levels, multiples of 8 (default: 64 128)",
+        help="sd: channels of the U-Net's first level, a multiple of 8; its second has twice as many (default: 64)",
     )
     args = parser.parse_args(argv)
     for name, defaults in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
@@ -63,8 +62,8 @@ def parse_args(argv=None):
     for flag in ("keep_every", "channels"):
         if getattr(args, flag) and args.part != "sd":
             parser.error(f"--{flag} is for sd")
-    if any(c % 8 for c in args.channels or ()):
-        parser.error("--channels: the U-Net's normalisation wants multiples of 8")
+    if (args.channels or 0) % 8:
+        parser.error("--channels: the U-Net's normalisation wants a multiple of 8")
     return args
 
 
@@ -218,14 +217,14 @@ def build_text_encoder(tokenizer):
     )
 
 
-def build_unet(channels=(64, 128)):
+def build_unet(channels):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=channels,
+        block_out_channels=(channels, 2 * channels),
         layers_per_block=1,
         cross_attention_dim=128,
         attention_head_dim=4,  # diffusers reads this as the number of heads
@@ -255,7 +254,7 @@ def train_sd(args, images, labels):
     latents, captions = clothes.encoded(vae, clothes.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet(args.channels or (64, 128))})
+    modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet(args.channels or 64)})
     print({name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters" for name, m in modules.items()})
     scheduler = build_scheduler()
     n, n_plain = len(latents), len(images)

@@ -144,14 +144,19 @@ def examples(seed: int):
 
 def describe(example_id: int, kind: str, relation: str, captions: list[str], numbers: list[int]) -> dict:
     """Winoground's fields, then ours: where the items lie, and which test images they are."""
-    tags = {"Object": f"Object swap, {relation}", "Both": f"Object and colour swap, {relation}"}
+    tags = {
+        "Object": f"Object swap, {relation}",
+        "Relation": "Colour",
+        "Both": f"Object and colour swap, {relation}",
+        "Unseen": "Colour, unseen combinations",
+    }
     return {
         "id": example_id,
         "image_0": f"ex_{example_id}_img_0",
         "image_1": f"ex_{example_id}_img_1",
         "caption_0": captions[0],
         "caption_1": captions[1],
-        "tag": tags.get(kind, "Colour" if kind == "Relation" else "Colour, unseen combinations"),
+        "tag": tags[kind],
         "secondary_tag": "",
         "num_main_preds": 1,
         "collapsed_tag": kind,

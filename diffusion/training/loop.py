@@ -18,7 +18,7 @@ class Training:
     seed: int
     lr: float
     checkpoint_dir: str
-    channels: list | None = None  # of a network of another size than the part's own
+    channels: int | None = None  # of a network of another size than the part's own
     keep_every: int | None = None  # steps between the models that are kept on the way; None keeps the last
 
 
@@ -41,7 +41,7 @@ def fit(modules, loss_at, how: Training, ema: float, keep=None) -> Path:
     )
     parts = {"modules": modules, "average": average, "optimizer": optimizer, "schedule": schedule}
     # the name holds what a run depends on, so that another seed or length does not continue this one
-    size = "".join(f"_{c}" for c in how.channels or ())
+    size = f"_{how.channels}" if how.channels else ""
     checkpoint = Path(how.checkpoint_dir) / f"{how.part}{size}_seed{how.seed}_{how.steps}x{how.batch_size}_lr{how.lr:g}.pt"
     start = restore(checkpoint, parts) if checkpoint.exists() else 0
     recent = None

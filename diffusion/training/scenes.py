@@ -25,8 +25,8 @@ COLOURS = {
 }
 
 # The (colour, noun) pairs that no picture of scripts/train_tiny.py shows and no caption of it names, alone or in a scene: what a
-# model trained by it has to put together itself. Drawn once, seed 0 (tests/test_combos.py draws
-# them again): every colour twice, every noun once or twice.
+# model trained by it has to put together itself. Drawn once, seed 0 (tests/test_combos.py draws them again): every colour
+# twice, every noun once or twice.
 HELD_OUT = frozenset(
     {
         ("red", "bag"),
