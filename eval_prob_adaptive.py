@@ -16,7 +16,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,12 @@ def prepare(options: dict) -> Run:
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
     dtype = cli.dtype_of(options, running)
-    source = models.text_to_image(options["version"], options["model_path"], options["img_size"], running.device, dtype)
+    source = cli.source_of(options, running.device, dtype)
     size = options["img_size"] or source.default_size
     shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
     cli.check_pairs(n_trials, 1, len(prompts.prompts), shape)
     chosen.check(len(prompts.prompts), source.n_levels)
-    named = {"version": cli.version_of(options), "dtype": dtype, "img_size": size}
-    model = settings.pick(settings.TextToImage, options, **named)
+    model = cli.model_of(options, source, dtype, size)
     dataset.transform = transforms.sd_transform(size, model.interpolation)
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(prompts.prompts), shape)
@@ -171,7 +170,8 @@ def choose_method(options: dict, dataset: str, n_prompts: int):
 
 def announce(run: Run):
     """Prints what will be done and its price."""
-    about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe()}
+    about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
+             "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), redone)
@@ -185,7 +185,8 @@ def start(run: Run) -> classify.Classifier:
     table = run.prompts
     if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, "--prompt_path or --template"):
         print(f"Note: {notice}", flush=True)
-    network = session.start_network(run.source.load, table.prompts, shape, run.running, run.model.dtype, run.price,
+    load = partial(models.load, run.source, space=run.model.error_space)
+    network = session.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price,
                                     before)  # fmt: skip
     if session.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}

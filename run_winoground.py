@@ -20,6 +20,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Diffusion:
         return self.model.identity() | self.grid.identity() | made_of
 
     def folder(self) -> str:
-        return f"sd_v{self.model.version.replace('/', '_')}_{self.grid.folder()}"
+        return f"sd_v{self.model.version.replace('/', '_')}_{self.grid.folder()}{runlog.later_options(self.model)}"
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,9 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
     bank = cli.grid_noise_of(options)
     dtype = cli.dtype_of(options, running)
-    source = models.text_to_image(options["version"], options["model_path"], options["img_size"], running.device, dtype)
+    source = cli.source_of(options, running.device, dtype)
     size = options["img_size"] or source.default_size
-    model = settings.pick(settings.TextToImage, options, version=cli.version_of(options), dtype=dtype, img_size=size)
+    model = cli.model_of(options, source, dtype, size)
     shape = source.latent_shape(size)
     cli.check_pairs(grid.n_trials, 1, 4, shape)
     n_pairs = len(grid.plan(source.n_levels).t)
@@ -167,7 +168,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
 
 # of a contrastive model; not randomize_noise, which names its folder, as published
 IDLE = ("t_interval", "n_trials", "noise_path", "img_size", "interpolation", "seed", "dtype", "batch_size",
-        "compile")  # fmt: skip
+        "compile", "error_space", "text_encoders")  # fmt: skip
 
 
 def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
@@ -180,6 +181,7 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
 
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
+    about |= {} if contrastive else {"memory": models.memory_told(run.scorer.source, run.scorer.model.dtype)}
     notices = (
         run.data.notice,
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
@@ -209,15 +211,18 @@ def diffusion_matcher(run: Run):
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
     tell_captions(run)
-    captions, before = list(run.data.examples[0].captions), runlog.found_batch_size(run.folder)
-    network = session.start_network(scorer.source.load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
+    captions = list(dict.fromkeys(caption for example in run.data.examples for caption in example.captions))
+    row_of, before = {caption: row for row, caption in enumerate(captions)}, runlog.found_batch_size(run.folder)
+    load = partial(models.load, scorer.source, space=scorer.model.error_space)
+    network = session.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
     bank = scorer.noise(0, (len(t), *shape))
 
     def match(images, captions):
         x0 = torch.stack([denoiser.encode(image) for image in images])  # [2,C,h,w]
-        errors = kernel.errors(denoiser, x0, denoiser.embed(list(captions)), t, bank, scores.l2, network.batch)
+        conditions = network.conditions[[row_of[caption] for caption in captions]]
+        errors = kernel.errors(denoiser, x0, conditions, t, bank, scores.l2, network.batch)
         return errors.view(4, -1, scorer.grid.n_trials).unbind()  # [2,2,S], caption by caption
 
     return match, network.about

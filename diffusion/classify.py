@@ -131,6 +131,8 @@ def text_to_image(
     seed: int = 0,  # of the noise
     img_size: int | None = None,  # pixels a side; None: what the model was trained on
     interpolation: str = "bicubic",  # of the resize
+    error_space: str | None = None,  # epsilon, x0 or velocity; None: the model's own
+    text_encoders: str = "all",  # or clip: without T5, where the model can do without
     device: str | None = None,  # None: cuda if there is one, else cpu
     dtype: str = "auto",  # of the network: float16 on CUDA, else float32
     batch_size: int = 32,  # network inputs per call
@@ -138,10 +140,11 @@ def text_to_image(
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
     device = devices.resolve_device(device)
-    source = models.text_to_image(version, model_path, img_size, device, devices.resolve_dtype(dtype, device))
+    source = models.text_to_image(version, model_path, img_size, device, devices.resolve_dtype(dtype, device), text_encoders)
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
-    return _classifier(source, img_size, list(prompts), labels, transform, strategy, loss, seed, device, dtype, batch_size)
+    how = (strategy, loss, seed, device, dtype, batch_size, error_space)
+    return _classifier(source, img_size, list(prompts), labels, transform, *how)
 
 
 def class_conditional(
@@ -176,7 +179,8 @@ def _check_loss(loss: str, known) -> None:
         raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
 
 
-def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size) -> Classifier:
+def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size,
+                space=None) -> Classifier:  # fmt: skip
     """Checks what can be checked, then loads the weights."""
     source.latent_shape(img_size)
     strategy = strategy or Race()
@@ -188,7 +192,7 @@ def _classifier(source, img_size, candidates, labels, transform, strategy, loss,
     dtype = devices.resolve_dtype(dtype, device)
     models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))
     models.check_prompts(source, candidates, labels, candidates)
-    denoiser = source.load(device, dtype)
+    denoiser = models.load(source, device, dtype, space=space)
     from diffusion import kernel
 
     batch = kernel.Batch(batch_size)

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import fields
 
-from diffusion import files, paths, settings, sharding
+from diffusion import files, models, paths, settings, sharding
 from diffusion.models import devices, own
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
@@ -156,9 +156,18 @@ def add_selection_options(group, which="a seeded choice of N images; a larger N 
 def add_sd_options(parser):
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--version", type=name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny, or any with --model_path (default: 2-0)"
+        "--version",
+        type=name_part,
+        default="2-0",
+        help="1-1 ... 1-5, 2-0, 2-1, sdxl, sd3-medium, flux-dev, tiny, ... "
+        "(docs/models.md), or any with --model_path (default: 2-0)",
     )
-    group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
+    group.add_argument("--model_path", help="local pipeline folder, hub id, or Python file (docs/own_model.md) in place of the "
+                       "version's weights")  # fmt: skip
+    group.add_argument("--error_space", choices=settings.SPACES, help="in which errors are taken (default: epsilon, and velocity "
+                       "for a flow)")  # fmt: skip
+    group.add_argument("--text_encoders", choices=["all", "clip"], default="all", help="clip: without T5, where the model can do "
+                       "without (SD 3; default: all)")  # fmt: skip
     add_network_options(group)
 
 
@@ -260,6 +269,19 @@ def version_of(options: dict) -> str:
     return own.name_of(path) if own.is_own(path) and "version" not in options["given"] else asked
 
 
+def source_of(options: dict, device: str, dtype: str):
+    """The source of a text-to-image model's weights. Raises ValueError as `models.text_to_image`."""
+    size, encoders = options["img_size"], options["text_encoders"]
+    return models.text_to_image(options["version"], options["model_path"], size, device, dtype, encoders)
+
+
+def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextToImage:
+    """A text-to-image model's settings; an error space that is the model's own is none that was asked for."""
+    space = options["error_space"] if options["error_space"] != source.space else None
+    named = {"version": version_of(options), "dtype": dtype, "img_size": img_size, "error_space": space}
+    return settings.pick(settings.TextToImage, options, **named)
+
+
 def grid_noise_of(options: dict) -> settings.GridNoise:
     """The noise of a grid. Raises ValueError for rows by position in batches of a size that is not known."""
     noise, size = settings.pick(settings.GridNoise, options), options["batch_size"]
@@ -295,6 +317,7 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     counts: how many are to do here, were done before, and are selected.
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
+    about = {name: value for name, value in about.items() if value is not None}
     rows = {name: " ".join(map(str, value)) if isinstance(value, list | tuple) else value for name, value in given.items()}
     print_table("Options:", rows | about)
     for notice in filter(None, (*notices, sharing_notice(options))):

@@ -103,7 +103,7 @@ def open_source(past: Past, device="cpu"):
     if past.is_dit:
         source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path, device, model.dtype)
     else:
-        source = models.text_to_image(model.version, model.model_path, model.img_size, device, model.dtype)
+        source = models.text_to_image(model.version, model.model_path, model.img_size, device, model.dtype, model.text_encoders)
     check_same(past, "weights", source.identity(), source.describe())
     return source
 
@@ -149,7 +149,7 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     source = open_source(past, device)
     t, shape = past.strategy.plan(source.n_levels).t, source.latent_shape(past.model.img_size)
     bank = open_noise(past, len(t), shape)(index, (len(t), *shape))
-    denoiser = source.load(device, past.model.dtype)
+    denoiser = models.load(source, device, past.model.dtype, space=getattr(past.model, "error_space", None))
     conditions = denoiser.embed(candidates)[rows]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)

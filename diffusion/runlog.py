@@ -30,7 +30,14 @@ def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: 
     name += f"_{model.interpolation}" if model.interpolation != "bicubic" else ""
     name += f"_{loss}" if loss != "l2" else ""
     name += f"_{model.img_size}" if model.img_size != 512 else ""
+    name += later_options(model)
     return dataset_folder(root, data.dataset, extra) / name
+
+
+def later_options(model) -> str:
+    """What a folder's name says of settings.TextToImage beyond the published options."""
+    clip = "_clip" if model.text_encoders != "all" else ""
+    return (f"_{model.error_space}" if model.error_space else "") + clip
 
 
 def dit_folder(root: Path, data, extra: str | None, model: str, img_size: int, classes: str, method: str, ending="") -> Path:

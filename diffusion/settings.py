@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
 S = TypeVar("S")
+SPACES = ("epsilon", "x0", "velocity")  # of a prediction and its errors
 
 
 def pick(cls: type[S], options: Mapping[str, Any], **changes) -> S:
@@ -58,16 +59,25 @@ class Prompts:
 
 @dataclass(frozen=True)
 class TextToImage:
-    """Which text-to-image model, and what it is shown. img_size: pixels a side; dtype: a name of DTYPES, of the network."""
+    """Which text-to-image model, and what it is shown.
+
+    img_size: pixels a side; dtype: a name of DTYPES, of the network; error_space: of SPACES, None: the model's own; text_encoders:
+    all, or clip
+    """
 
     version: str = "2-0"
     model_path: str | None = None
     img_size: int | None = None
     interpolation: str = "bicubic"
     dtype: str = "float32"
+    error_space: str | None = None
+    text_encoders: str = "all"
 
     def identity(self) -> dict:
-        return {name: getattr(self, name) for name in ("version", "dtype", "img_size", "interpolation")}
+        """What is not the default of a later option is said; older runs do not know the option."""
+        later = {"error_space": self.error_space} if self.error_space else {}
+        later |= {"text_encoders": self.text_encoders} if self.text_encoders != "all" else {}
+        return {name: getattr(self, name) for name in ("version", "dtype", "img_size", "interpolation")} | later
 
 
 @dataclass(frozen=True)

@@ -586,7 +586,9 @@ def main(argv=None) -> int:
         images, labels = read_images(args.data_dir, "train")
         rows, _ = clothes.set_aside(labels)
     torch.manual_seed(args.seed)
-    {"vae": train_vae, "sd": train_sd, "sd3": train_sd3, "dit": train_dit, "clip": train_clip}[args.part](args, images[rows], labels[rows])
+    {"vae": train_vae, "sd": train_sd, "sd3": train_sd3, "dit": train_dit, "clip": train_clip}[args.part](
+        args, images[rows], labels[rows]
+    )
     return 0
 
 

@@ -10,14 +10,21 @@ from collections.abc import Sequence
 
 from diffusion.models import devices, hub, own, tokens
 from diffusion.models.dit import DiTSource
+from diffusion.models.flux import Flux
+from diffusion.models.pixart import PixArt
+from diffusion.models.sana import Sana
+from diffusion.models.sd3 import StableDiffusion3
+from diffusion.models.sdxl import StableDiffusionXL
 from diffusion.models.stable_diffusion import StableDiffusion
 
 # A family of text-to-image models is a class with VERSIONS (name -> folder or hub id), PIPELINES (diffusers' names of its
-# pipelines) and find(folder or hub id) -> source. The first one is also asked about what names no known pipeline.
-TEXT_TO_IMAGE = [StableDiffusion]
+# pipelines) and find(folder or hub id, --img_size, --text_encoders) -> source. The first one is also asked about what names no
+# pipeline.
+TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
 
 
-def text_to_image(version: str, model_path: str | None = None, img_size: int | None = None, device="cpu", dtype="float32"):
+def text_to_image(version: str, model_path: str | None = None, img_size: int | None = None, device="cpu", dtype="float32",
+                  text_encoders="all"):  # fmt: skip
     """The source of a version's weights, or of those in model_path, a local folder, hub id or Python file.
 
     A Python file is run here, for images of img_size, on the device and with the dtype given. Raises ValueError when the version
@@ -27,17 +34,22 @@ def text_to_image(version: str, model_path: str | None = None, img_size: int | N
         return own.OwnModel.find(model_path, img_size, device, dtype)
     known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if model_path:
-        return family_of(model_path).find(model_path)
+        return family_of(model_path).find(model_path, img_size, text_encoders)
     if version not in known:
         raise ValueError(f"--version {version} is none of {', '.join(known)}: name its weights with --model_path")
     family, source = known[version]
-    return family.find(source)
+    return family.find(source, img_size, text_encoders)
 
 
 def family_of(model_path: str):
-    """The family of a pipeline by its model_index.json."""
+    """The family of a pipeline by its model_index.json. Raises ValueError for a pipeline of none."""
     name = hub.pipeline_class(model_path)
-    return next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), TEXT_TO_IMAGE[0])
+    found = next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), None)
+    if found is None and isinstance(name, str) and not name.startswith("StableDiffusion"):
+        known = ", ".join(pipeline for family in TEXT_TO_IMAGE for pipeline in family.PIPELINES)
+        raise ValueError(f"--model_path {model_path} is a {name}, and the known ones are {known}: load it in a Python file of your "
+                         "own (docs/own_model.md)")  # fmt: skip
+    return found or TEXT_TO_IMAGE[0]
 
 
 def class_conditional(model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None,
@@ -49,6 +61,30 @@ def class_conditional(model: str, model_path: str | None = None, img_size: int |
             raise ValueError(f"--vae_path is for a DiT: {model_path} encodes images itself")
         return own.OwnModel.find(model_path, img_size, device, dtype)
     return DiTSource.find(model, model_path, img_size, vae_path)
+
+
+def load(source, device: str, dtype: str, compile: bool = False, space: str | None = None):
+    """The source's Denoiser. space: of its errors, None: the model's own. Raises ValueError or OSError for weights that do not do,
+    and for a space that they cannot give."""
+    from diffusion.models.denoiser import in_space
+
+    denoiser = source.load(device, dtype, compile)
+    return denoiser if space is None else in_space(denoiser, space)
+
+
+def memory_told(source, dtype: str) -> str | None:
+    """What the weights take as they are loaded, for a person; None where their files do not say."""
+    parts = source.memory(dtype) if hasattr(source, "memory") else {}
+    encoders = {part: n for part, n in parts.items() if part.startswith("text_encoder")}
+    kept = sum(parts.values()) - sum(encoders.values())
+    if not kept:
+        return None
+    largest = max(encoders.values(), default=0)
+    return f"{_size(kept)} of weights in use ({dtype} network, float32 VAE); before that text encoders, up to {_size(largest)} at a time"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 # ---------------------------------------------------------------- checks before weights are read

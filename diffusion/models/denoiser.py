@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-SPACES = ("epsilon", "x0", "velocity")
+from diffusion.settings import SPACES
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Levels:
 
     def __len__(self) -> int:
         return len(self.signal)
+
+    def to(self, device) -> "Levels":
+        """On another device."""
+        times = None if self.times is None else self.times.to(device)
+        return replace(self, signal=self.signal.to(device), sigma=self.sigma.to(device), times=times)
 
     def time(self, t):
         """What the network is fed at levels t [B]: [B]."""
@@ -55,6 +60,10 @@ class Levels:
             return lambda output, x_t, t: output
         signal, sigma = self.signal.double(), self.sigma.double()
         determinant = p0 * sigma - p1 * signal
+        if (determinant == 0).any():
+            lost = "no signal" if prediction == "epsilon" else "no noise"
+            level = int((determinant == 0).nonzero()[0])
+            raise ValueError(f"{space} does not follow from {prediction} at level {level}, which has {lost}")
         of_output = ((s0 * sigma - s1 * signal) / determinant).float()
         of_x_t = ((p0 * s1 - p1 * s0) / determinant).float()
         return lambda output, x_t, t: _at(of_output, t) * output.float() + _at(of_x_t, t) * x_t.float()
@@ -73,6 +82,12 @@ def ddpm(alphas_cumprod: torch.Tensor) -> Levels:
     """The levels of a discrete DDPM from its alphas_cumprod [T]."""
     abar = alphas_cumprod.float()
     return Levels(abar.sqrt(), (1 - abar).sqrt())
+
+
+def flow(s: torch.Tensor, scale: float) -> Levels:
+    """The levels of a rectified flow at times s [T] in (0, 1], noise at 1; the network is fed scale * s."""
+    s = s.float()
+    return Levels(1 - s, s, scale * s, flow=True)
 
 
 def _at(table, t):
@@ -104,6 +119,12 @@ class Conditions:
 
     def __len__(self) -> int:
         return len(self._first)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of memory."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return sum(part.nbytes for part in parts if part is not None)
 
     def __getitem__(self, rows) -> "Conditions":
         """Some of the candidates: a slice, a list or a tensor of rows."""
@@ -153,3 +174,26 @@ class Denoiser:
             return self.shared(x_t, t, conditions)
         n = len(conditions)
         return self.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), conditions.repeat_each(len(t)))
+
+
+def in_space(denoiser: Denoiser, space: str) -> Denoiser:
+    """The same model with errors in another space. Raises ValueError where a level has no such prediction, and for a model with
+    a learned variance, whose terms are of its own."""
+    if space == denoiser.space:
+        return denoiser
+    if denoiser.terms:
+        raise ValueError(f"--error_space {space}: this model's variance is learned, and its errors are of {denoiser.space} only")
+    levels = denoiser.levels
+    try:
+        convert = levels.conversion(denoiser.space, space)
+    except ValueError as error:
+        raise ValueError(f"--error_space: {error}") from None
+
+    def predict(x_t, t, conditions):
+        return convert(denoiser.predict(x_t, t, conditions), x_t, t)
+
+    def shared(x_t, t, conditions):
+        n = len(conditions)
+        return convert(denoiser.shared(x_t, t, conditions), x_t.repeat(n, 1, 1, 1), t.repeat(n))
+
+    return replace(denoiser, predict=predict, space=space, shared=shared if denoiser.shared else None)

@@ -4,6 +4,7 @@ torch and diffusers are imported when weights are read, so that names and sizes 
 """
 
 import contextlib
+import json
 import math
 import re
 import textwrap
@@ -92,21 +93,61 @@ def identity(source: str, revision: str | None, parts=(".",)) -> str:
     return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
 
 
-def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder") -> dict:
-    """The config of an AutoencoderKL, with its latent_channels, and `downscale`: image pixels per latent element, along a side.
+def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder", shift: bool = False) -> dict:
+    """The config of an AutoencoderKL or AutoencoderDC, with its latent_channels, and `downscale`: image pixels per latent element,
+    along a side.
 
-    Raises ValueError as `read_config`, and for a VAE whose latents `vae_encoder` would not make as they should be.
+    shift: whether its latents may have a shift_factor. Raises ValueError as `read_config`, and for a VAE whose latents
+    `vae_encoder` would not make as they should be.
     """
-    config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {"block_out_channels": list}, flag, layout)
-    where = f"{flag} {source}: {name}"
-    check_sizes(where, **{key: config[key] for key in ("block_out_channels", "latent_channels", "in_channels")})
-    odd = [key for key in ("shift_factor", "latents_mean", "latents_std") if config.get(key) not in (None, 0)]
+    config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {}, flag, layout)
+    where, blocks = f"{flag} {source}: {name}", "encoder_block_out_channels" if _is_dc(config) else "block_out_channels"
+    if not isinstance(config.get(blocks), list):
+        raise ValueError(f"{where}: {blocks!r} is {config.get(blocks)!r}, and has to be a list")
+    check_sizes(where, **{key: config[key] for key in (blocks, "latent_channels", "in_channels")})
+    odd = [key for key in ("latents_mean", "latents_std") if config.get(key) not in (None, 0)]
+    odd += [] if shift or config.get("shift_factor") in (None, 0) else ["shift_factor"]
     if config["in_channels"] != 3 or odd:
-        raise ValueError(f"{where} describes no VAE of Stable Diffusion's kind ({odd[0] if odd else 'in_channels'} is set)")
+        raise ValueError(f"{where} describes no VAE of {'this' if shift else 'Stable Diffusion' + chr(39) + 's'} kind "
+                         f"({odd[0] if odd else 'in_channels'} is set)")  # fmt: skip
     scale = config.get("scaling_factor", 1)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise ValueError(f"{where}: 'scaling_factor' is {scale!r}, and has to be a number above 0")
-    return config | {"downscale": 2 ** (len(config["block_out_channels"]) - 1)}
+    return config | {"downscale": 2 ** (len(config[blocks]) - 1)}
+
+
+def _is_dc(config: Mapping) -> bool:
+    """Whether this is the deep compression autoencoder of Sana."""
+    return config.get("_class_name") == "AutoencoderDC"
+
+
+def n_parameters(source: str, revision: str | None, part: str) -> int | None:
+    """Numbers in a part's weights, by the headers of its safetensors files; None where it has none or the hub is out of reach."""
+    names = {path for path in _files_here(source, revision) if path.parent == Path(part)} | set()
+    if revision:
+        names |= {path for path in _files_on_hub(source, revision) if path.parent == Path(part)}
+    variant = variant_of(source, revision, part)
+    found = [path for path in names if (m := WEIGHTS.fullmatch(path.name)) and m["variant"] == variant]
+    headers = [_header(source, revision, path) for path in found if path.suffix == ".safetensors"]
+    if not headers or None in headers:
+        return None
+    return sum(math.prod(tensor["shape"]) for header in headers for name, tensor in header.items() if name != "__metadata__")
+
+
+def _header(source: str, revision: str | None, path: Path) -> dict | None:
+    """A safetensors file's list of tensors, without the tensors."""
+    root = Path(source)
+    if not revision:
+        with open(root / path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(length))
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.parse_safetensors_file_metadata(source, str(path), revision=revision)
+    except Exception:  # of many kinds; the price is then printed without it
+        return None
+    return {name: {"shape": tensor.shape} for name, tensor in found.tensors.items()}
 
 
 # ---------------------------------------------------------------- weights
@@ -199,14 +240,22 @@ def _files_on_hub(source: str, revision: str) -> tuple[Path, ...]:
 
 
 def vae_encoder(source: str, device: str, **where) -> Callable:
-    """image [3,H,W] in [-1,1] -> mean of the VAE's posterior times its own scaling factor, [C,h,w] float32 on the device."""
-    import torch
-    from diffusers import AutoencoderKL
+    """image [3,H,W] in [-1,1] -> mean of the VAE's posterior, shifted and scaled by its own factors, [C,h,w] float32 on the device.
 
-    vae = pretrained(AutoencoderKL, source, device, torch_dtype=torch.float32, **where)
+    Sana's autoencoder has no posterior, but one latent.
+    """
+    import diffusers
+    import torch
+
+    name = "/".join(filter(None, (where.get("subfolder"), "config.json")))
+    dc = _is_dc(read_config(source, name))
+    cls = diffusers.AutoencoderDC if dc else diffusers.AutoencoderKL
+    vae = pretrained(cls, source, device, torch_dtype=torch.float32, **where)
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
 
     @torch.inference_mode()
     def encode(image):
-        return vae.encode(image[None].to(device)).latent_dist.mean[0] * vae.config.scaling_factor
+        encoded = vae.encode(image[None].to(device))
+        return ((encoded.latent if dc else encoded.latent_dist.mean)[0] - shift) * scale
 
     return encode

@@ -75,6 +75,11 @@ class OwnModel:
         return len(self.denoiser.levels)
 
     @property
+    def space(self) -> str:
+        """In which errors are taken."""
+        return self.denoiser.space
+
+    @property
     def learned_variance(self) -> bool:
         """Whether it gives the four numbers of a DiT."""
         return self.denoiser.terms is not None
@@ -194,7 +199,8 @@ def _frames(error: BaseException):
 
 def as_denoiser(file: Path, found):
     """What load returned, as a Denoiser. Raises ValueError, by name, for what it lacks or has of another kind."""
-    from diffusion.models.denoiser import SPACES, Denoiser, Levels
+    from diffusion.models.denoiser import Denoiser, Levels
+    from diffusion.settings import SPACES
 
     if not isinstance(found, Denoiser):
         raise _wrong(file, "load", _told(found), f"diffusion.models.denoiser.Denoiser, made of {', '.join(PARTS)}")

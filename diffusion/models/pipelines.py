@@ -1,0 +1,222 @@
+"""What the families of diffusers' pipelines have in common: their files, their parts' memory, the order in which parts are loaded.
+
+A family is a subclass in a file of its own, which says what is its own: parts, levels, conditions, the call of its network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar
+
+from diffusion.models import devices, hub, texts
+from diffusion.models.tokens import Tokens
+
+SCHEDULER = "scheduler/scheduler_config.json"
+SHARE = 0.1  # of a device's memory that the embeddings of all candidates may take; more stay on the CPU, and rows travel
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A source of weights: where a pipeline is, and what its config files say.
+
+    network, vae, scheduler: their configs; asked: --img_size; encoders: in use, in the pipeline's order
+    """
+
+    source: str  # local folder or hub id
+    revision: str | None  # the hub's commit; None for a local folder
+    pipeline: str  # its class in diffusers
+    network: Mapping[str, Any] = field(repr=False)
+    vae: Mapping[str, Any] = field(repr=False)
+    scheduler: Mapping[str, Any] = field(repr=False)
+    encoders: tuple[texts.Encoder, ...]
+    asked: int | None = None
+
+    VERSIONS: ClassVar[dict[str, str]]
+    PIPELINES: ClassVar[tuple[str, ...]]
+    NETWORK: ClassVar[str] = "transformer"  # its folder
+    space: ClassVar[str] = "velocity"  # in which errors are taken
+    ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
+
+    @classmethod
+    def find(cls, source: str, img_size: int | None = None, text_encoders: str = "all") -> "Pipeline":
+        """Reads only config files. text_encoders: `all`, or `clip` for those without T5.
+
+        Raises ValueError for what is not to be had, for another layout, and for encoders that cannot be left out.
+        """
+        layout = f"a folder of {' or '.join(cls.PIPELINES)}"
+        index = hub.read_config(source, "model_index.json", layout=layout)
+        network = f"{cls.NETWORK}/config.json"
+        configs = {
+            "network": hub.read_config(source, network, {"in_channels": int}, layout=layout),
+            "vae": hub.vae_config(source, "vae/config.json", layout=layout, shift=True),
+            "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, layout=layout),
+        }
+        every = cls.encoders_of(index["_class_name"])
+        here = [encoder for encoder in every if (index.get(encoder.part) or [None, None])[1]]
+        lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
+        if lacking:
+            raise ValueError(f"--model_path {source}: model_index.json names no {lacking[0]}: give {layout}")
+        if text_encoders == "clip":
+            if not cls.OPTIONAL:
+                raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
+            here = [encoder for encoder in here if encoder.part not in cls.OPTIONAL]
+        revision = hub.revision_of(source, hub.fetch(source, network))
+        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=img_size, **configs)
+        found.check()
+        return found
+
+    @classmethod
+    def encoders_of(cls, pipeline: str) -> tuple[texts.Encoder, ...]:
+        """All text encoders of a pipeline of this class."""
+        return cls.ENCODERS
+
+    def check(self) -> None:
+        """Raises ValueError where the parts do not belong together."""
+        if self.network["in_channels"] != self.network_channels:
+            raise ValueError(f"--model_path {self.source}: vae/config.json has latents of {self.vae['latent_channels']} channels, "
+                             f"and {self.NETWORK}/config.json takes {self.network['in_channels']}")  # fmt: skip
+
+    # ------------------------------------------------------------ what it says of itself
+
+    @property
+    def prediction(self) -> str:
+        """Of settings.SPACES, what the network predicts."""
+        return self.space
+
+    @property
+    def network_channels(self) -> int:
+        """That the network is fed, for the VAE's latents."""
+        return self.vae["latent_channels"]
+
+    @property
+    def patch(self) -> int:
+        """Latent elements along one side that the network takes as one."""
+        return self.network.get("patch_size", 1)
+
+    @property
+    def sample_size(self) -> int:
+        """Latent elements along one side that it was trained on."""
+        return self.network.get("sample_size") or 128
+
+    @property
+    def default_size(self) -> int:
+        return self.asked or self.sample_size * self.vae["downscale"]
+
+    @property
+    def n_levels(self) -> int:
+        return self.scheduler.get("num_train_timesteps", 1000)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders in use."""
+        return (self.NETWORK, "vae", "scheduler", *(name for e in self.encoders for name in (e.part, e.tokenizer)))
+
+    def describe(self) -> str:
+        left_out = (
+            "" if len(self.encoders) == len(self.ENCODERS) else f", {len(self.encoders)} of {len(self.ENCODERS)} text encoders"
+        )
+        return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
+
+    def identity(self) -> str:
+        """The hub's commit, or the hash of what a local folder holds of the parts in use."""
+        return hub.identity(self.source, self.revision, self.parts)
+
+    def latent_shape(self, img_size: int) -> tuple[int, int, int]:
+        """(C, h, w) of an image's latent. Raises ValueError for a size that the patches cannot divide, or is too large."""
+        unit, side = self.vae["downscale"] * self.patch, img_size // self.vae["downscale"]
+        if img_size % unit:
+            low, high = img_size // unit * unit, -(-img_size // unit) * unit
+            raise ValueError(f"--img_size {img_size} must be a multiple of {unit} for this model: take {low or high} or {high}")
+        most = self.network.get("pos_embed_max_size")
+        if most and side > most * self.patch:
+            largest = most * unit
+            raise ValueError(f"--img_size {img_size}: this model has places for images up to {largest} pixels: take {largest}")
+        return self.vae["latent_channels"], side, side
+
+    def memory(self, dtype: str) -> dict[str, int]:
+        """Bytes of each part's weights, as they are loaded beside a network of this dtype; what is not known is left out."""
+        dtypes = {self.NETWORK: dtype, "vae": "float32"} | {encoder.part: encoder.dtype(dtype) for encoder in self.encoders}
+        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in dtypes}
+        return {part: n * (4 if dtypes[part] == "float32" else 2) for part, n in counts.items() if n}
+
+    def tokens(self, prompts: Sequence[str]) -> Tokens:
+        """What the text encoders are given of prompts."""
+        return texts.merged(
+            [self.encoder(e.part).tokens(self.source, self.revision, self.written(prompts)) for e in self.encoders]
+        )
+
+    def written(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as they are tokenized."""
+        return list(prompts)
+
+    def encoder(self, part: str) -> texts.Encoder:
+        """The one in this folder."""
+        return next(encoder for encoder in self.encoders if encoder.part == part)
+
+    # ------------------------------------------------------------ what a family says
+
+    def levels(self):
+        """models.denoiser.Levels, on the CPU."""
+        raise NotImplementedError
+
+    def conditions(self, prompts: list[str], read, plain: bool):
+        """models.denoiser.Conditions of K prompts. read(part, take): what that encoder makes of them, as of texts.Encoder.read."""
+        raise NotImplementedError
+
+    def call(self, network, x_t, times, conditions):
+        """What the network predicts, [B,C,h,w], of latents [B,C,h,w] in the network's dtype."""
+        raise NotImplementedError
+
+    def adapted(self, network, plain: bool):
+        """The network, made to take `conditions`."""
+        return network
+
+    # ------------------------------------------------------------ weights
+
+    def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
+        """The Denoiser. Its `embed` loads the text encoders one by one and then, when they are gone, the network.
+
+        compile: through torch.compile; plain: as diffusers runs it by itself.
+        """
+        from diffusion.models import hardware
+        from diffusion.models.denoiser import Denoiser
+
+        levels = self.levels().to(device)
+        late = cache(lambda: self._network(device, dtype, plain))
+        convert = levels.conversion(self.prediction, self.space)
+        run = hardware.compiled(self.call, device) if compile else self.call
+
+        def embed(prompts):
+            def read(part, take):
+                return self.encoder(part).read(self.source, self.revision, self.written(prompts), take, device, dtype)
+
+            conditions = placed(self.conditions(list(prompts), read, plain).to(devices.torch_dtype(dtype)), device)
+            late()  # so that what is wrong with it is told at the start
+            return conditions
+
+        def predict(x_t, t, conditions):
+            network = late()
+            output = run(network, x_t.to(network.dtype), levels.time(t), conditions.to(x_t.device))
+            return convert(output.float(), x_t, t)
+
+        encode = hub.vae_encoder(self.source, device, subfolder="vae", revision=self.revision)
+        return Denoiser(encode, embed, predict, levels, self.space)
+
+    def _network(self, device: str, dtype: str, plain: bool):
+        import diffusers
+
+        name = self.network["_class_name"]
+        where = {"subfolder": self.NETWORK, "revision": self.revision, "torch_dtype": devices.torch_dtype(dtype)}
+        return self.adapted(hub.pretrained(getattr(diffusers, name), self.source, device, **where), plain)
+
+
+def placed(conditions, device: str):
+    """Conditions on the device, or on the CPU where they would take more than SHARE of its memory."""
+    most = devices.memory(device)
+    return conditions if most is not None and conditions.n_bytes > SHARE * most else conditions.to(device)
+
+
+def shifted(s, shift: float):
+    """Times of a flow moved towards noise (Esser et al. 2024, eq. 23): shift s / (1 + (shift - 1) s)."""
+    return shift * s / (1 + (shift - 1) * s)

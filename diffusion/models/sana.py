@@ -1,0 +1,58 @@
+"""Sana: a rectified flow in the 32 channels of a deep compression autoencoder, told by a language model (Xie et al. 2024)."""
+
+import inspect
+from typing import ClassVar
+
+from diffusion.models.pipelines import Pipeline, shifted
+from diffusion.models.texts import Encoder
+
+TOKENS = 300
+
+
+class Sana(Pipeline):
+    """Velocity, noise - x0, at 1000 s times the network's own scale; level t is s = shifted((t + 1) / T).
+
+    Conditions: Gemma's tokens with their mask, after the instruction that the pipeline puts before every prompt: the first token,
+    and the last 299.
+    """
+
+    VERSIONS: ClassVar[dict[str, str]] = {"sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"}
+    PIPELINES: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
+    ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", TOKENS, masked=True, large=True),)
+
+    def levels(self):
+        import torch
+
+        from diffusion.models.denoiser import flow
+
+        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels
+        shift = self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0))
+        return flow(shifted(s, shift), self.n_levels * self.network.get("timestep_scale", 1.0))
+
+    def written(self, prompts):
+        return [_instruction() + prompt.lower().strip() for prompt in prompts]
+
+    def encoder(self, part):
+        """With room for the instruction before the prompt's tokens, of which begin and end are counted once."""
+        encoder = super().encoder(part)
+        n_before = len(encoder.load_tokenizer(self.source, self.revision).encode(_instruction()))
+        return encoder.with_length(n_before + TOKENS - 2)
+
+    def conditions(self, prompts, read, plain):
+        """sequence [K,300,2304], mask [K,300]."""
+        from diffusion.models.denoiser import Conditions
+
+        places = [0, *range(1 - TOKENS, 0)]
+        sequence, mask = read("text_encoder", lambda output, mask: (output.last_hidden_state[:, places], mask[:, places]))
+        return Conditions(sequence=sequence, mask=mask)
+
+    def call(self, network, x_t, times, conditions):
+        told = {"encoder_hidden_states": conditions.sequence, "encoder_attention_mask": conditions.mask}
+        return network(x_t, timestep=times, return_dict=False, **told)[0]
+
+
+def _instruction() -> str:
+    """What SanaPipeline puts before prompts unless it is told otherwise."""
+    from diffusers import SanaPipeline
+
+    return "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)

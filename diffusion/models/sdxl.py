@@ -1,0 +1,78 @@
+"""Stable Diffusion XL and its turbo version: a U-Net told of two text encoders, pooled text and sizes (Podell et al. 2023)."""
+
+from typing import ClassVar
+
+from diffusion.models.pipelines import SCHEDULER, Pipeline
+from diffusion.models.stable_diffusion import check_scheduler, prediction_of
+from diffusion.models.texts import Encoder
+
+CLIP = ("text_encoder", "text_encoder_2")
+
+
+class StableDiffusionXL(Pipeline):
+    """Epsilon on a DDPM's 1000 levels.
+
+    Conditions: both CLIPs' last states but one side by side, the pooled output of the second, and the sizes of an image that was
+    neither resized nor cropped. The pooled text is part of the time embedding, so that no block is the same for two prompts.
+    """
+
+    VERSIONS: ClassVar[dict[str, str]] = {
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+        "sdxl-turbo": "stabilityai/sdxl-turbo",
+    }
+    PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    NETWORK: ClassVar[str] = "unet"
+    space: ClassVar[str] = "epsilon"
+    ENCODERS: ClassVar[tuple[Encoder, ...]] = (
+        Encoder("text_encoder", "tokenizer"),
+        Encoder("text_encoder_2", "tokenizer_2"),
+    )
+
+    def check(self) -> None:
+        super().check()
+        where = f"--model_path {self.source}"
+        check_scheduler(f"{where}: {SCHEDULER}", {"num_train_timesteps": 1000} | dict(self.scheduler))
+        self.prediction  # noqa: B018 - raises
+        if self.network.get("addition_embed_type") != "text_time":
+            raise ValueError(f"{where}: unet/config.json is of no SDXL: 'addition_embed_type' is not 'text_time'")
+
+    @property
+    def patch(self) -> int:
+        return 2 ** (len(self.network["block_out_channels"]) - 1)
+
+    @property
+    def prediction(self) -> str:
+        return prediction_of(self.scheduler.get("prediction_type", "epsilon"), f"--model_path {self.source}: {SCHEDULER}")
+
+    def levels(self):
+        return ddpm_levels(self.scheduler)
+
+    def conditions(self, prompts, read, plain):
+        """sequence [K,77,2048], pooled [K,1280]."""
+        import torch
+
+        from diffusion.models.denoiser import Conditions
+
+        (first,) = read(CLIP[0], lambda output, mask: (output.hidden_states[-2],))
+        second, pooled = read(CLIP[1], lambda output, mask: (output.hidden_states[-2], output.text_embeds))
+        return Conditions(sequence=torch.cat([first, second], -1), pooled=pooled)
+
+    def adapted(self, network, plain):
+        from diffusion.models import hardware
+
+        return network if plain else hardware.tune(network, str(network.device))
+
+    def call(self, network, x_t, times, conditions):
+        side = x_t.shape[-1] * self.vae["downscale"]
+        sizes = x_t.new_tensor([side, side, 0, 0, side, side]).expand(len(x_t), -1)
+        added = {"text_embeds": conditions.pooled, "time_ids": sizes}
+        return network(x_t, times, conditions.sequence, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def ddpm_levels(config):
+    """The levels of a pipeline whose scheduler has this config."""
+    from diffusers import DDPMScheduler
+
+    from diffusion.models.denoiser import ddpm
+
+    return ddpm(DDPMScheduler.from_config(dict(config)).alphas_cumprod)

@@ -1,0 +1,91 @@
+"""Text encoders of a pipeline, one after the other: each is loaded, reads all prompts of the run, and is gone again.
+
+A run embeds its prompts once, and T5 alone is larger than most networks. What is kept are the embeddings, on the CPU.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from diffusion.models import devices, hub, tokens
+
+AT_ONCE = 16  # prompts per call of a text encoder
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One text encoder of a layout.
+
+    part, tokenizer: folders of the pipeline; length: tokens that a prompt is padded and cut to, None: the tokenizer's own limit
+    masked: whether it is told which tokens are padding; large: billions of parameters, which run in half precision where the
+    network does (in bfloat16: T5 overflows in float16)
+    """
+
+    part: str
+    tokenizer: str
+    length: int | None = None
+    masked: bool = False
+    large: bool = False
+
+    def dtype(self, of_network: str) -> str:
+        """The name of its dtype beside a network of this one."""
+        return "bfloat16" if self.large and of_network != "float32" else "float32"
+
+    def with_length(self, length: int) -> "Encoder":
+        return replace(self, length=length)
+
+    def load_tokenizer(self, source: str, revision: str | None):
+        """Raises ValueError for one that is missing or damaged."""
+        from transformers import AutoTokenizer, CLIPTokenizer
+
+        cls = AutoTokenizer if self.large else CLIPTokenizer
+        try:
+            return cls.from_pretrained(source, subfolder=self.tokenizer, revision=revision)
+        except Exception as error:  # the reader of damaged files raises whatever it runs into
+            raise ValueError(f"{source}/{self.tokenizer} cannot be read ({hub.told(error)})") from None
+
+    def tokens(self, source: str, revision: str | None, prompts: Sequence[str]) -> tokens.Tokens:
+        """What it is given of prompts. Raises ValueError for a tokenizer that knows nothing of them."""
+        tokenizer = self.load_tokenizer(source, revision)
+        tokens.check_vocabulary(tokenizer, prompts, source)
+        limit = self.length or tokenizer.model_max_length
+        return tokens.tokenize(lambda texts, length: tokenized(tokenizer, texts, length).input_ids, prompts, limit, None, source)
+
+    def read(self, source: str, revision: str | None, prompts: Sequence[str], take: Callable, device: str, dtype: str) -> tuple:
+        """take(output, mask) -> tensors [B,...] of every call, put together: [K,...] each, on the CPU.
+
+        output: of transformers' class with its hidden states; mask: int64 [B,L]. The encoder is freed at the end.
+        """
+        import torch
+        import transformers
+
+        name = hub.read_config(source, "model_index.json", {self.part: list})[self.part][1]
+        tokenizer = self.load_tokenizer(source, revision)
+        dtype = devices.torch_dtype(self.dtype(dtype))
+        where = {"subfolder": self.part, "revision": revision, "torch_dtype": dtype}
+        encoder = hub.pretrained(getattr(transformers, name), source, device, **where)
+        texts = tokenized(tokenizer, list(prompts), self.length or tokenizer.model_max_length)
+        rows = []
+        with torch.inference_mode():
+            for ids, mask in zip(texts.input_ids.split(AT_ONCE), texts.attention_mask.split(AT_ONCE), strict=True):
+                told = {"attention_mask": mask.to(device)} if self.masked else {}
+                output = encoder(ids.to(device), output_hidden_states=True, **told)
+                rows.append([part.cpu() for part in take(output, mask)])
+        del encoder, output
+        gc.collect()
+        if device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+
+def tokenized(tokenizer, prompts: list[str], length: int):
+    """input_ids and attention_mask int64 [K,length], padded on the right and cut."""
+    tokenizer.padding_side = "right"
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+def merged(found: list[tokens.Tokens]) -> tokens.Tokens:
+    """Tokens of several encoders as one: prompts are equal when they are so to all, and cut when even the longest cuts them."""
+    longest = max(found, key=lambda one: one.limit)
+    rows = [sum(row, ()) for row in zip(*(one.rows for one in found), strict=True)]
+    return tokens.Tokens(rows, longest.cut, longest.limit, longest.source)
