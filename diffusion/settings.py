@@ -61,8 +61,8 @@ class Prompts:
 class TextToImage:
     """Which text-to-image model, and what it is shown.
 
-    img_size: pixels a side; dtype: a name of DTYPES, of the network; error_space: of SPACES, None: the model's own; text_encoders:
-    all, or clip
+    img_size: pixels a side; dtype: a name of DTYPES, of the network
+    error_space: of SPACES, None: the model's own; text_encoders: all, or clip
     """
 
     version: str = "2-0"

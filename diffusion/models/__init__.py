@@ -47,8 +47,8 @@ def family_of(model_path: str):
     found = next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), None)
     if found is None and isinstance(name, str) and not name.startswith("StableDiffusion"):
         known = ", ".join(pipeline for family in TEXT_TO_IMAGE for pipeline in family.PIPELINES)
-        raise ValueError(f"--model_path {model_path} is a {name}, and the known ones are {known}: load it in a Python file of your "
-                         "own (docs/own_model.md)")  # fmt: skip
+        own_file = "load it in a Python file of your own (docs/own_model.md)"
+        raise ValueError(f"--model_path {model_path} is a {name}, and the known ones are {known}: {own_file}")
     return found or TEXT_TO_IMAGE[0]
 
 
@@ -64,8 +64,10 @@ def class_conditional(model: str, model_path: str | None = None, img_size: int |
 
 
 def load(source, device: str, dtype: str, compile: bool = False, space: str | None = None):
-    """The source's Denoiser. space: of its errors, None: the model's own. Raises ValueError or OSError for weights that do not do,
-    and for a space that they cannot give."""
+    """The source's Denoiser. space: of its errors, None: the model's own.
+
+    Raises ValueError or OSError for weights that do not do, and for a space that they cannot give.
+    """
     from diffusion.models.denoiser import in_space
 
     denoiser = source.load(device, dtype, compile)
@@ -79,8 +81,8 @@ def memory_told(source, dtype: str) -> str | None:
     kept = sum(parts.values()) - sum(encoders.values())
     if not kept:
         return None
-    largest = max(encoders.values(), default=0)
-    return f"{_size(kept)} of weights in use ({dtype} network, float32 VAE); before that text encoders, up to {_size(largest)} at a time"
+    largest = _size(max(encoders.values(), default=0))
+    return f"{_size(kept)} of weights ({dtype} network, float32 VAE), and before that text encoders, up to {largest} at a time"
 
 
 def _size(n_bytes: int) -> str:

@@ -47,8 +47,8 @@ class Flux(Pipeline):
         config = self.scheduler
         if not config.get("use_dynamic_shifting"):
             return config.get("shift", 1.0)
-        (n0, n1), (mu0, mu1) = ((config.get(f"{end}_{what}", default) for end, default in zip(("base", "max"), defaults, strict=True))
-                                for what, defaults in (("image_seq_len", (256, 4096)), ("shift", (0.5, 1.15))))  # fmt: skip
+        n0, n1 = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        mu0, mu1 = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         _, h, w = self.latent_shape(self.default_size)
         return math.exp(mu0 + (h * w // 4 - n0) * (mu1 - mu0) / (n1 - n0))
 

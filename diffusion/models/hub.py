@@ -94,8 +94,7 @@ def identity(source: str, revision: str | None, parts=(".",)) -> str:
 
 
 def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder", shift: bool = False) -> dict:
-    """The config of an AutoencoderKL or AutoencoderDC, with its latent_channels, and `downscale`: image pixels per latent element,
-    along a side.
+    """The config of an AutoencoderKL or AutoencoderDC, with latent_channels, and `downscale`: pixels per latent element, along a side.
 
     shift: whether its latents may have a shift_factor. Raises ValueError as `read_config`, and for a VAE whose latents
     `vae_encoder` would not make as they should be.
@@ -108,8 +107,8 @@ def vae_config(source: str, name: str, flag: str = "--model_path", layout: str =
     odd = [key for key in ("latents_mean", "latents_std") if config.get(key) not in (None, 0)]
     odd += [] if shift or config.get("shift_factor") in (None, 0) else ["shift_factor"]
     if config["in_channels"] != 3 or odd:
-        raise ValueError(f"{where} describes no VAE of {'this' if shift else 'Stable Diffusion' + chr(39) + 's'} kind "
-                         f"({odd[0] if odd else 'in_channels'} is set)")  # fmt: skip
+        kind = "this" if shift else "Stable Diffusion's"
+        raise ValueError(f"{where} describes no VAE of {kind} kind ({odd[0] if odd else 'in_channels'} is set)")
     scale = config.get("scaling_factor", 1)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise ValueError(f"{where}: 'scaling_factor' is {scale!r}, and has to be a number above 0")
@@ -123,7 +122,7 @@ def _is_dc(config: Mapping) -> bool:
 
 def n_parameters(source: str, revision: str | None, part: str) -> int | None:
     """Numbers in a part's weights, by the headers of its safetensors files; None where it has none or the hub is out of reach."""
-    names = {path for path in _files_here(source, revision) if path.parent == Path(part)} | set()
+    names = {path for path in _files_here(source, revision) if path.parent == Path(part)}
     if revision:
         names |= {path for path in _files_on_hub(source, revision) if path.parent == Path(part)}
     variant = variant_of(source, revision, part)
@@ -240,7 +239,7 @@ def _files_on_hub(source: str, revision: str) -> tuple[Path, ...]:
 
 
 def vae_encoder(source: str, device: str, **where) -> Callable:
-    """image [3,H,W] in [-1,1] -> mean of the VAE's posterior, shifted and scaled by its own factors, [C,h,w] float32 on the device.
+    """image [3,H,W] in [-1,1] -> [C,h,w] float32 on the device: the mean of the VAE's posterior, by its own shift and scale.
 
     Sana's autoencoder has no posterior, but one latent.
     """

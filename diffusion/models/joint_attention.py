@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class CountedJointAttention:
-    """diffusers' JointAttnProcessor2_0 with a count for the last token of the context: it is attended to as `count` equal ones."""
+    """diffusers' JointAttnProcessor2_0, in which the last token of the context is attended to as `count` equal ones."""
 
     def __init__(self, count: int):
         self.count = count

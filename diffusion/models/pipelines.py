@@ -1,4 +1,4 @@
-"""What the families of diffusers' pipelines have in common: their files, their parts' memory, the order in which parts are loaded.
+"""What the families of diffusers' pipelines have in common: their files, their memory, the order in which parts are loaded.
 
 A family is a subclass in a file of its own, which says what is its own: parts, levels, conditions, the call of its network.
 """
@@ -74,8 +74,9 @@ class Pipeline:
     def check(self) -> None:
         """Raises ValueError where the parts do not belong together."""
         if self.network["in_channels"] != self.network_channels:
-            raise ValueError(f"--model_path {self.source}: vae/config.json has latents of {self.vae['latent_channels']} channels, "
-                             f"and {self.NETWORK}/config.json takes {self.network['in_channels']}")  # fmt: skip
+            latents = f"vae/config.json has latents of {self.vae['latent_channels']} channels"
+            taken = f"{self.NETWORK}/config.json takes {self.network['in_channels']}"
+            raise ValueError(f"--model_path {self.source}: {latents}, and {taken}")
 
     # ------------------------------------------------------------ what it says of itself
 
@@ -161,7 +162,7 @@ class Pipeline:
         raise NotImplementedError
 
     def conditions(self, prompts: list[str], read, plain: bool):
-        """models.denoiser.Conditions of K prompts. read(part, take): what that encoder makes of them, as of texts.Encoder.read."""
+        """models.denoiser.Conditions of K prompts. read(part, take): what an encoder makes of them, as of texts.Encoder.read."""
         raise NotImplementedError
 
     def call(self, network, x_t, times, conditions):

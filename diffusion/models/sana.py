@@ -25,7 +25,8 @@ class Sana(Pipeline):
 
         from diffusion.models.denoiser import flow
 
-        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels
+        last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
+        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels * last
         shift = self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0))
         return flow(shifted(s, shift), self.n_levels * self.network.get("timestep_scale", 1.0))
 

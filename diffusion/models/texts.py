@@ -58,7 +58,9 @@ class Encoder:
         """
         import torch
         import transformers
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of weights from disk; downloads keep theirs
         name = hub.read_config(source, "model_index.json", {self.part: list})[self.part][1]
         tokenizer = self.load_tokenizer(source, revision)
         dtype = devices.torch_dtype(self.dtype(dtype))
