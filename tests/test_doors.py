@@ -158,9 +158,10 @@ class ColourFlow:
 
     VERSIONS: ClassVar = {"colours": "nowhere"}
     PIPELINES: ClassVar = ("ColourFlowPipeline",)
+    space: ClassVar = "velocity"
 
     @classmethod
-    def find(cls, source):
+    def find(cls, source, img_size, text_encoders):
         return cls()
 
     def describe(self):

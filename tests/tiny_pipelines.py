@@ -1,4 +1,4 @@
-"""Random pipelines of every family, of diffusers' own classes and some thousand numbers each, in the layout of the published ones."""
+"""Random pipelines of every family, of diffusers' own classes and some thousand numbers each, as published ones are laid out."""
 
 import torch
 from diffusers import (

@@ -94,7 +94,7 @@ def identity(source: str, revision: str | None, parts=(".",)) -> str:
 
 
 def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder", shift: bool = False) -> dict:
-    """The config of an AutoencoderKL or AutoencoderDC, with latent_channels, and `downscale`: pixels per latent element, along a side.
+    """The config of an AutoencoderKL or AutoencoderDC, with latent_channels, and `downscale`: pixels a side per latent element.
 
     shift: whether its latents may have a shift_factor. Raises ValueError as `read_config`, and for a VAE whose latents
     `vae_encoder` would not make as they should be.

@@ -221,3 +221,12 @@ def placed(conditions, device: str):
 def shifted(s, shift: float):
     """Times of a flow moved towards noise (Esser et al. 2024, eq. 23): shift s / (1 + (shift - 1) s)."""
     return shift * s / (1 + (shift - 1) * s)
+
+
+def ddpm_levels(config):
+    """The levels of a pipeline whose scheduler has this config."""
+    from diffusers import DDPMScheduler
+
+    from diffusion.models.denoiser import ddpm
+
+    return ddpm(DDPMScheduler.from_config(dict(config)).alphas_cumprod)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from diffusion.models.pipelines import SCHEDULER, Pipeline
-from diffusion.models.sdxl import ddpm_levels
+from diffusion.models.pipelines import SCHEDULER, Pipeline, ddpm_levels
 from diffusion.models.stable_diffusion import check_scheduler
 from diffusion.models.texts import Encoder
 

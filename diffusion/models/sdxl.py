@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from diffusion.models.pipelines import SCHEDULER, Pipeline
+from diffusion.models.pipelines import SCHEDULER, Pipeline, ddpm_levels
 from diffusion.models.stable_diffusion import check_scheduler, prediction_of
 from diffusion.models.texts import Encoder
 
@@ -67,12 +67,3 @@ class StableDiffusionXL(Pipeline):
         sizes = x_t.new_tensor([side, side, 0, 0, side, side]).expand(len(x_t), -1)
         added = {"text_embeds": conditions.pooled, "time_ids": sizes}
         return network(x_t, times, conditions.sequence, added_cond_kwargs=added, return_dict=False)[0]
-
-
-def ddpm_levels(config):
-    """The levels of a pipeline whose scheduler has this config."""
-    from diffusers import DDPMScheduler
-
-    from diffusion.models.denoiser import ddpm
-
-    return ddpm(DDPMScheduler.from_config(dict(config)).alphas_cumprod)
