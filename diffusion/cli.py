@@ -164,11 +164,16 @@ def add_sd_options(parser):
     )
     group.add_argument("--model_path", help="local pipeline folder, hub id, or Python file (docs/own_model.md) in place of the "
                        "version's weights")  # fmt: skip
+    add_text_to_image_options(group)
+    add_network_options(group)
+
+
+def add_text_to_image_options(group):
+    """What a model is made to do that differs from its weights' own."""
     group.add_argument("--error_space", choices=settings.SPACES, help="in which errors are taken (default: epsilon, and velocity "
                        "for a flow)")  # fmt: skip
     group.add_argument("--text_encoders", choices=["all", "clip"], default="all", help="clip: without T5, where the model can do "
                        "without (SD 3; default: all)")  # fmt: skip
-    add_network_options(group)
 
 
 def add_network_options(group):
