@@ -16,6 +16,7 @@ from types import MappingProxyType
 from diffusion.files import hash_files, one_line, read_json
 
 LARGEST = 10**6  # of any size in a config file: more is a mistake, and arithmetic on it would end nowhere
+LARGEST_HEADER = 10**8  # bytes, safetensors' own limit
 PRECISIONS = ("fp32", "bf16", "fp16")  # variants that hold the same weights, the best first
 
 
@@ -127,26 +128,24 @@ def n_parameters(source: str, revision: str | None, part: str) -> int | None:
         names |= {path for path in _files_on_hub(source, revision) if path.parent == Path(part)}
     variant = variant_of(source, revision, part)
     found = [path for path in names if (m := WEIGHTS.fullmatch(path.name)) and m["variant"] == variant]
-    headers = [_header(source, revision, path) for path in found if path.suffix == ".safetensors"]
-    if not headers or None in headers:
-        return None
-    return sum(math.prod(tensor["shape"]) for header in headers for name, tensor in header.items() if name != "__metadata__")
+    counts = [_n_numbers(source, revision, path) for path in found if path.suffix == ".safetensors"]
+    return sum(counts) if counts and None not in counts else None
 
 
-def _header(source: str, revision: str | None, path: Path) -> dict | None:
-    """A safetensors file's list of tensors, without the tensors."""
-    root = Path(source)
-    if not revision:
-        with open(root / path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(length))
-    import huggingface_hub
-
+def _n_numbers(source: str, revision: str | None, path: Path) -> int | None:
+    """In a safetensors file, by its header alone; None for one that is damaged, which loading it will tell."""
     try:
-        found = huggingface_hub.parse_safetensors_file_metadata(source, str(path), revision=revision)
-    except Exception:  # of many kinds; the price is then printed without it
+        if revision:
+            import huggingface_hub
+
+            found = huggingface_hub.parse_safetensors_file_metadata(source, str(path), revision=revision)
+            return sum(math.prod(tensor.shape) for tensor in found.tensors.values())
+        with open(Path(source) / path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, LARGEST_HEADER)))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except Exception:  # the hub's client raises many kinds, and a damaged file makes of itself whatever it can
         return None
-    return {name: {"shape": tensor.shape} for name, tensor in found.tensors.items()}
 
 
 # ---------------------------------------------------------------- weights
