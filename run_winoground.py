@@ -42,8 +42,8 @@ def parse_args(argv=None):
     )
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="sd", choices=VERSIONS, help="kind of model (default: sd)")
-    group.add_argument("--version", help="sd: 1-1 ... 2-1, sdxl, tiny, ...; clip: ViT-L/14, RN50, ...; openclip: an architecture of "
-                       "open_clip's, tiny (default: the paper's, 2-0, ViT-L/14, ViT-H-14)")  # fmt: skip
+    group.add_argument("--version", help="sd: 1-1 ... 2-1, sdxl, tiny, ...; clip: ViT-L/14, RN50, ...; openclip: an architecture "
+                       "of open_clip's, tiny (default: the paper's, 2-0, ViT-L/14, ViT-H-14)")  # fmt: skip
     group.add_argument("--model_path", help="pipeline folder or hub id; for openclip a folder with config and state dict")
     group.add_argument("--pretrained", help="openclip: tag of the weights (default for ViT-H-14: laion2b_s32b_b79k)")
     cli.add_text_to_image_options(group)

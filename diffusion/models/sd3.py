@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from diffusion.models.pipelines import Pipeline, shifted
 from diffusion.models.texts import Encoder
-from diffusion.paths import TINY_SD3
 
 T5_TOKENS = 256
 CLIP = ("text_encoder", "text_encoder_2")
@@ -21,7 +20,6 @@ class StableDiffusion3(Pipeline):
         "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
         "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
         "sd3.5-large": "stabilityai/stable-diffusion-3.5-large",
-        "tiny-sd3": str(TINY_SD3),
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
