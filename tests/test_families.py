@@ -251,6 +251,28 @@ def test_a_part_of_another_model(tmp_path):
         models.text_to_image("mine", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "changed", "expected"),
+    [
+        ("transformer/config.json", {"_class_name": "os.system"}, "is of a os.system, and a StableDiffusion3Pipeline has a SD3"),
+        ("transformer/config.json", {"patch_size": 0}, "'patch_size' is 0, which is no size"),
+        ("transformer/config.json", {"pos_embed_max_size": "large"}, "'pos_embed_max_size' is 'large', which is no size"),
+        ("scheduler/scheduler_config.json", {"shift": "3"}, "'shift' is '3', which is no shift"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": -1}, "'num_train_timesteps' is -1, which is no size"),
+        ("model_index.json", {"text_encoder": ["transformers", "Trainer"]}, "model_index.json names no text_encoder"),
+        ("model_index.json", {"text_encoder_2": 3}, "model_index.json names no text_encoder_2"),
+        ("vae/config.json", {"scaling_factor": None}, "'scaling_factor' is None, and has to be a number above 0"),
+        ("vae/config.json", {"shift_factor": "much"}, "'shift_factor' is 'much', and has to be a number"),
+    ],
+)
+def test_a_config_that_says_nothing_sensible(file, changed, expected, tmp_path):
+    tiny_pipelines.build("sd3", tmp_path)
+    config = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(config | changed))
+    with pytest.raises(ValueError, match=expected):
+        models.text_to_image("mine", str(tmp_path))
+
+
 def test_a_space_without_signal():
     levels = Levels(torch.tensor([0.9, 0.0]), torch.tensor([0.4, 1.0]))
     denoiser = Denoiser(None, None, None, levels)

@@ -1,10 +1,9 @@
 """Sources of weights: one function finds them, one file a family. Nothing heavy is imported before weights are loaded.
 
-A source knows, before any weights are read: `default_size` in pixels, `n_levels` of its law of noise, `space` of its
-errors, `latent_shape(img_size)`,
-`identity()` of the weights, `describe()` for a person; and `load(device, dtype, compile, plain)` gives its `Denoiser`. It may
-also know `tokens(prompts)`, which shows prompts that it cannot tell apart, and `largest_maps(img_size)`, which shows sizes that
-no memory holds.
+A source knows, before any weights are read: `default_size` in pixels, `n_levels` of its law of noise, `space` of its errors,
+`latent_shape(img_size)`, `identity()` of the weights, `describe()` for a person; and `load(device, dtype, compile, plain)` gives
+its `Denoiser`. It may also know `tokens(prompts)`, which shows prompts that it cannot tell apart, `largest_maps(img_size)`, which
+shows sizes that no memory holds, and `memory(dtype)` of its weights.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 import math
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, shifted
+from diffusion.models.pipelines import Pipeline, flow_levels
 from diffusion.models.texts import Encoder
 
 GUIDANCE = 1.0  # that a guidance-distilled network is fed: the distribution without guidance
@@ -21,6 +21,7 @@ class Flux(Pipeline):
         "flux-schnell": "black-forest-labs/FLUX.1-schnell",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    NETWORK_CLASS: ClassVar[str] = "FluxTransformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2", 512, large=True),
@@ -35,12 +36,7 @@ class Flux(Pipeline):
         return 2
 
     def levels(self):
-        import torch
-
-        from diffusion.models.denoiser import flow
-
-        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels
-        return flow(shifted(s, self._shift()), 1.0)
+        return flow_levels(self.n_levels, self._shift(), 1.0)
 
     def _shift(self) -> float:
         """Of the scheduler; a dynamic one is exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""

@@ -113,6 +113,8 @@ def vae_config(source: str, name: str, flag: str = "--model_path", layout: str =
     scale = config.get("scaling_factor", 1)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise ValueError(f"{where}: 'scaling_factor' is {scale!r}, and has to be a number above 0")
+    if type(moved := config.get("shift_factor") or 0) not in (int, float) or not math.isfinite(moved):
+        raise ValueError(f"{where}: 'shift_factor' is {moved!r}, and has to be a number")
     return config | {"downscale": 2 ** (len(config[blocks]) - 1)}
 
 

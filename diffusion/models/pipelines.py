@@ -34,6 +34,7 @@ class Pipeline:
     VERSIONS: ClassVar[dict[str, str]]
     PIPELINES: ClassVar[tuple[str, ...]]
     NETWORK: ClassVar[str] = "transformer"  # its folder
+    NETWORK_CLASS: ClassVar[str]  # in diffusers
     space: ClassVar[str] = "velocity"  # in which errors are taken
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
@@ -45,7 +46,7 @@ class Pipeline:
         Raises ValueError for what is not to be had, for another layout, and for encoders that cannot be left out.
         """
         layout = f"a folder of {' or '.join(cls.PIPELINES)}"
-        index = hub.read_config(source, "model_index.json", layout=layout)
+        index = hub.read_config(source, "model_index.json", {"_class_name": str}, layout=layout)
         network = f"{cls.NETWORK}/config.json"
         configs = {
             "network": hub.read_config(source, network, {"in_channels": int}, layout=layout),
@@ -53,7 +54,7 @@ class Pipeline:
             "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, layout=layout),
         }
         every = cls.encoders_of(index["_class_name"])
-        here = [encoder for encoder in every if (index.get(encoder.part) or [None, None])[1]]
+        here = [encoder for encoder in every if texts.model_class(index, encoder.part)]
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
             raise ValueError(f"--model_path {source}: model_index.json names no {lacking[0]}: give {layout}")
@@ -72,11 +73,24 @@ class Pipeline:
         return cls.ENCODERS
 
     def check(self) -> None:
-        """Raises ValueError where the parts do not belong together."""
+        """Raises ValueError for a config that says nothing sensible, and where the parts do not belong together."""
+        where, found = f"--model_path {self.source}: {self.NETWORK}/config.json", self.network.get("_class_name")
+        if found != self.NETWORK_CLASS:
+            raise ValueError(f"{where} is of a {found}, and a {self.pipeline} has a {self.NETWORK_CLASS}")
+        known = ("in_channels", "patch_size", "sample_size", "pos_embed_max_size", "block_out_channels", "joint_attention_dim")
+        hub.check_sizes(where, **{key: self.network[key] for key in known if self.network.get(key) is not None})
+        self._check_scheduler(f"--model_path {self.source}: {SCHEDULER}")
         if self.network["in_channels"] != self.network_channels:
             latents = f"vae/config.json has latents of {self.vae['latent_channels']} channels"
             taken = f"{self.NETWORK}/config.json takes {self.network['in_channels']}"
             raise ValueError(f"--model_path {self.source}: {latents}, and {taken}")
+
+    def _check_scheduler(self, where: str) -> None:
+        hub.check_sizes(where, num_train_timesteps=self.n_levels)
+        for key in ("shift", "flow_shift", "base_shift", "max_shift"):
+            value = self.scheduler.get(key, 1)
+            if type(value) not in (int, float) or not 0 < value < 100:
+                raise ValueError(f"{where}: {key!r} is {value!r}, which is no shift")
 
     # ------------------------------------------------------------ what it says of itself
 
@@ -114,9 +128,8 @@ class Pipeline:
         return (self.NETWORK, "vae", "scheduler", *(name for e in self.encoders for name in (e.part, e.tokenizer)))
 
     def describe(self) -> str:
-        left_out = (
-            "" if len(self.encoders) == len(self.ENCODERS) else f", {len(self.encoders)} of {len(self.ENCODERS)} text encoders"
-        )
+        n, n_all = len(self.encoders), len(self.ENCODERS)
+        left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
         return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
     def identity(self) -> str:
@@ -207,9 +220,8 @@ class Pipeline:
     def _network(self, device: str, dtype: str, plain: bool):
         import diffusers
 
-        name = self.network["_class_name"]
         where = {"subfolder": self.NETWORK, "revision": self.revision, "torch_dtype": devices.torch_dtype(dtype)}
-        return self.adapted(hub.pretrained(getattr(diffusers, name), self.source, device, **where), plain)
+        return self.adapted(hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where), plain)
 
 
 def placed(conditions, device: str):
@@ -218,9 +230,14 @@ def placed(conditions, device: str):
     return conditions if most is not None and conditions.n_bytes > SHARE * most else conditions.to(device)
 
 
-def shifted(s, shift: float):
-    """Times of a flow moved towards noise (Esser et al. 2024, eq. 23): shift s / (1 + (shift - 1) s)."""
-    return shift * s / (1 + (shift - 1) * s)
+def flow_levels(n_levels: int, shift: float, scale: float, last: float = 1.0):
+    """A flow's levels at s = shift r / (1 + (shift - 1) r) (Esser et al. 2024, eq. 23), r even up to `last`; fed scale * s."""
+    import torch
+
+    from diffusion.models.denoiser import flow
+
+    r = torch.arange(1, n_levels + 1, dtype=torch.float64) / n_levels * last
+    return flow(shift * r / (1 + (shift - 1) * r), scale)
 
 
 def ddpm_levels(config):

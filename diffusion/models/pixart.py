@@ -21,6 +21,7 @@ class PixArt(Pipeline):
         "pixart-sigma": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = tuple(TOKENS)
+    NETWORK_CLASS: ClassVar[str] = "PixArtTransformer2DModel"
     space: ClassVar[str] = "epsilon"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", masked=True, large=True),)
 

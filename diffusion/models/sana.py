@@ -3,7 +3,7 @@
 import inspect
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, shifted
+from diffusion.models.pipelines import Pipeline, flow_levels
 from diffusion.models.texts import Encoder
 
 TOKENS = 300
@@ -18,17 +18,13 @@ class Sana(Pipeline):
 
     VERSIONS: ClassVar[dict[str, str]] = {"sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"}
     PIPELINES: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
+    NETWORK_CLASS: ClassVar[str] = "SanaTransformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", TOKENS, masked=True, large=True),)
 
     def levels(self):
-        import torch
-
-        from diffusion.models.denoiser import flow
-
         last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
-        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels * last
         shift = self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0))
-        return flow(shifted(s, shift), self.n_levels * self.network.get("timestep_scale", 1.0))
+        return flow_levels(self.n_levels, shift, self.n_levels * self.network.get("timestep_scale", 1.0), last)
 
     def written(self, prompts):
         return [_instruction() + prompt.lower().strip() for prompt in prompts]

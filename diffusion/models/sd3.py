@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, shifted
+from diffusion.models.pipelines import Pipeline, flow_levels
 from diffusion.models.texts import Encoder
 
 T5_TOKENS = 256
@@ -22,6 +22,7 @@ class StableDiffusion3(Pipeline):
         "sd3.5-large": "stabilityai/stable-diffusion-3.5-large",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    NETWORK_CLASS: ClassVar[str] = "SD3Transformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2"),
@@ -34,12 +35,7 @@ class StableDiffusion3(Pipeline):
         return len(self.encoders) == len(self.ENCODERS)
 
     def levels(self):
-        import torch
-
-        from diffusion.models.denoiser import flow
-
-        s = torch.arange(1, self.n_levels + 1, dtype=torch.float64) / self.n_levels
-        return flow(shifted(s, self.scheduler.get("shift", 1.0)), self.n_levels)
+        return flow_levels(self.n_levels, self.scheduler.get("shift", 1.0), self.n_levels)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,77+256,4096] and pooled [K,2048] of the published models. Without T5 its tokens are zeros, of which one

@@ -21,6 +21,7 @@ class StableDiffusionXL(Pipeline):
         "sdxl-turbo": "stabilityai/sdxl-turbo",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    NETWORK_CLASS: ClassVar[str] = "UNet2DConditionModel"
     NETWORK: ClassVar[str] = "unet"
     space: ClassVar[str] = "epsilon"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (

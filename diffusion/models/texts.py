@@ -4,11 +4,12 @@ A run embeds its prompts once, and T5 alone is larger than most networks. What i
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffusion.models import devices, hub, tokens
 
+KNOWN = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model")  # classes of text encoders
 AT_ONCE = 16  # prompts per call of a text encoder
 
 
@@ -61,7 +62,7 @@ class Encoder:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
-        name = hub.read_config(source, "model_index.json", {self.part: list})[self.part][1]
+        name = model_class(hub.read_config(source, "model_index.json"), self.part)
         tokenizer = self.load_tokenizer(source, revision)
         dtype = devices.torch_dtype(self.dtype(dtype))
         where = {"subfolder": self.part, "revision": revision, "torch_dtype": dtype}
@@ -78,6 +79,14 @@ class Encoder:
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
         return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+
+
+def model_class(index: Mapping, part: str) -> str | None:
+    """Name of a part's class in transformers by model_index.json; None where the pipeline has no such part, or one of no class
+    that is known."""
+    entry = index.get(part)
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    return name if name in KNOWN else None
 
 
 def tokenized(tokenizer, prompts: list[str], length: int):
