@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import models, scores
+from diffusion import models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
 from diffusion.models import devices
@@ -133,6 +133,7 @@ def text_to_image(
     interpolation: str = "bicubic",  # of the resize
     error_space: str | None = None,  # epsilon, x0 or velocity; None: the model's own
     text_encoders: str = "all",  # or clip: without T5, where the model can do without
+    lora: Sequence[str] = (),  # PATH or PATH@SCALE each, fused in this order
     device: str | None = None,  # None: cuda if there is one, else cpu
     dtype: str = "auto",  # of the network: float16 on CUDA, else float32
     batch_size: int = 32,  # network inputs per call
@@ -140,7 +141,8 @@ def text_to_image(
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
     device = devices.resolve_device(device)
-    source = models.text_to_image(version, model_path, img_size, device, devices.resolve_dtype(dtype, device), text_encoders)
+    asked = settings.Asked(img_size, text_encoders, tuple(map(settings.Lora.parse, lora)))
+    source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     how = (strategy, loss, seed, device, dtype, batch_size, error_space)

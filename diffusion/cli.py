@@ -174,6 +174,8 @@ def add_text_to_image_options(group):
                        "for a flow)")  # fmt: skip
     group.add_argument("--text_encoders", choices=["all", "clip"], default="all", help="clip: without T5, where the model can do "
                        "without (SD 3; default: all)")  # fmt: skip
+    group.add_argument("--lora", action="append", metavar="PATH[@SCALE]", help="LoRA file or hub id, fused into the weights; may "
+                       "be given several times (docs/models.md)")  # fmt: skip
 
 
 def add_network_options(group):
@@ -276,8 +278,8 @@ def version_of(options: dict) -> str:
 
 def source_of(options: dict, device: str, dtype: str):
     """The source of a text-to-image model's weights. Raises ValueError as `models.text_to_image`."""
-    size, encoders = options["img_size"], options["text_encoders"]
-    return models.text_to_image(options["version"], options["model_path"], size, device, dtype, encoders)
+    asked = settings.pick(settings.TextToImage, options).asked
+    return models.text_to_image(options["version"], options["model_path"], asked, device, dtype)
 
 
 def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextToImage:

@@ -2,8 +2,10 @@
 the same objects from the options in its config.json.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 S = TypeVar("S")
@@ -19,6 +21,50 @@ def pick(cls: type[S], options: Mapping[str, Any], **changes) -> S:
 def options_of(*settings) -> dict[str, Any]:
     """All fields of several settings, in order: what is printed first and kept in config.json."""
     return {name: value for part in settings for name, value in asdict(part).items()}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """path: a file, a folder with one, or a hub id; scale: by which its change of the weights is multiplied."""
+
+    path: str
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        """`PATH@SCALE`, or PATH. Raises ValueError for a scale that is no number, and for a path that is empty."""
+        path, at, scale = text.rpartition("@")
+        if not at or Path(text).exists():
+            path, scale = text, "1"
+        try:
+            number = float(scale)
+        except ValueError:
+            number = math.nan
+        if not path or not math.isfinite(number):
+            raise ValueError(
+                f"--lora {text}: give a file, folder or hub id, and after an @ its scale, as in style.safetensors@0.7"
+            )
+        return cls(path, number)
+
+    @property
+    def name(self) -> str:
+        """For run folders."""
+        return Path(self.path).stem + (f"@{self.scale:g}" if self.scale != 1 else "")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a text-to-image model beyond whose weights it has.
+
+    img_size: pixels a side, None: its own; text_encoders: all, or clip; loras: fused into it, in this order
+    """
+
+    img_size: int | None = None
+    text_encoders: str = "all"
+    loras: tuple[Lora, ...] = ()
+
+
+AS_IT_IS = Asked()
 
 
 @dataclass(frozen=True)
@@ -62,7 +108,7 @@ class TextToImage:
     """Which text-to-image model, and what it is shown.
 
     img_size: pixels a side; dtype: a name of DTYPES, of the network
-    error_space: of SPACES, None: the model's own; text_encoders: all, or clip
+    error_space: of SPACES, None: the model's own; text_encoders: all, or clip; lora: texts that Lora.parse reads
     """
 
     version: str = "2-0"
@@ -72,6 +118,11 @@ class TextToImage:
     dtype: str = "float32"
     error_space: str | None = None
     text_encoders: str = "all"
+    lora: list | None = None  # which the weights' identity holds
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.img_size, self.text_encoders, tuple(map(Lora.parse, self.lora or ())))
 
     def identity(self) -> dict:
         """What is not the default of a later option is said; older runs do not know the option."""

@@ -161,7 +161,7 @@ class ColourFlow:
     space: ClassVar = "velocity"
 
     @classmethod
-    def find(cls, source, img_size, text_encoders):
+    def find(cls, source, asked):
         return cls()
 
     def describe(self):

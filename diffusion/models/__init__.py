@@ -16,29 +16,30 @@ from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
 from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.settings import AS_IT_IS, Asked
 
 # A family of text-to-image models is a class with VERSIONS (name -> folder or hub id), PIPELINES (diffusers' names of its
-# pipelines) and find(folder or hub id, --img_size, --text_encoders) -> source. The first one is also asked about what names no
-# pipeline.
+# pipelines) and find(folder or hub id, settings.Asked) -> source. The first one is also asked about what names no pipeline.
 TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
 
 
-def text_to_image(version: str, model_path: str | None = None, img_size: int | None = None, device="cpu", dtype="float32",
-                  text_encoders="all"):  # fmt: skip
+def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS_IT_IS, device="cpu", dtype="float32"):
     """The source of a version's weights, or of those in model_path, a local folder, hub id or Python file.
 
-    A Python file is run here, for images of img_size, on the device and with the dtype given. Raises ValueError when the version
-    has no known weights, and when the model is neither local nor reachable.
+    A Python file is run here, for images of the size asked for, on the device and with the dtype given. Raises ValueError when
+    the version has no known weights, and when the model is neither local nor reachable.
     """
     if own.is_own(model_path):
-        return own.OwnModel.find(model_path, img_size, device, dtype)
+        if asked.loras:
+            raise ValueError(f"--lora {asked.loras[0].path}: what is in {model_path} is its own; load it there")
+        return own.OwnModel.find(model_path, asked.img_size, device, dtype)
     known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if model_path:
-        return family_of(model_path).find(model_path, img_size, text_encoders)
+        return family_of(model_path).find(model_path, asked)
     if version not in known:
         raise ValueError(f"--version {version} is none of {', '.join(known)}: name its weights with --model_path")
     family, source = known[version]
-    return family.find(source, img_size, text_encoders)
+    return family.find(source, asked)
 
 
 def family_of(model_path: str):

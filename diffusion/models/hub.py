@@ -80,6 +80,18 @@ def _hub_problem(source: str, name: str, error: Exception, flag: str, layout: st
     )
 
 
+def commit(source: str, flag: str) -> str:
+    """The hub's commit of an id. Raises ValueError for one that is not to be had."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.model_info(source, timeout=10).sha
+    except Exception as error:  # the hub's client raises many kinds
+        raise ValueError(
+            f"{flag} {source} is neither a file or folder nor reachable on the hub ({type(error).__name__})"
+        ) from None
+
+
 def revision_of(source: str, path: Path) -> str | None:
     """The hub's commit of a cached file of the source, whose name lies below the commit's folder; None for a local folder."""
     return None if Path(source).is_dir() else path.parts[path.parts.index("snapshots") + 1]
@@ -165,7 +177,7 @@ def pretrained(cls, source: str, device: str, **how):
     place = "/".join(filter(None, (source, part)))
     variant = variant_of(source, how.get("revision"), part)
     try:
-        with _quiet():
+        with quiet():
             model, info = cls.from_pretrained(source, output_loading_info=True, variant=variant, **how)
     except Exception as error:  # a damaged file makes of itself whatever the reader runs into
         raise ValueError(f"{place}: its weights are missing or damaged ({told(error)})") from None
@@ -176,7 +188,7 @@ def pretrained(cls, source: str, device: str, **how):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """What diffusers would print of weights that are missing, line by line; it is an error here, told in one."""
     from diffusers.utils import logging
 

@@ -9,7 +9,9 @@ from functools import cache
 from typing import Any, ClassVar
 
 from diffusion.models import devices, hub, texts
+from diffusion.models.adapters import Adapters
 from diffusion.models.tokens import Tokens
+from diffusion.settings import AS_IT_IS, Asked
 
 SCHEDULER = "scheduler/scheduler_config.json"
 SHARE = 0.1  # of a device's memory that the embeddings of all candidates may take; more stay on the CPU, and rows travel
@@ -19,7 +21,7 @@ SHARE = 0.1  # of a device's memory that the embeddings of all candidates may ta
 class Pipeline:
     """A source of weights: where a pipeline is, and what its config files say.
 
-    network, vae, scheduler: their configs; asked: --img_size; encoders: in use, in the pipeline's order
+    network, vae, scheduler: their configs; encoders: in use, in the pipeline's order
     """
 
     source: str  # local folder or hub id
@@ -29,7 +31,7 @@ class Pipeline:
     vae: Mapping[str, Any] = field(repr=False)
     scheduler: Mapping[str, Any] = field(repr=False)
     encoders: tuple[texts.Encoder, ...]
-    asked: int | None = None
+    asked: Asked = AS_IT_IS
 
     VERSIONS: ClassVar[dict[str, str]]
     PIPELINES: ClassVar[tuple[str, ...]]
@@ -40,8 +42,8 @@ class Pipeline:
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
 
     @classmethod
-    def find(cls, source: str, img_size: int | None = None, text_encoders: str = "all") -> "Pipeline":
-        """Reads only config files. text_encoders: `all`, or `clip` for those without T5.
+    def find(cls, source: str, asked: Asked = AS_IT_IS) -> "Pipeline":
+        """Reads only config files, and LoRA files.
 
         Raises ValueError for what is not to be had, for another layout, and for encoders that cannot be left out.
         """
@@ -58,13 +60,14 @@ class Pipeline:
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
             raise ValueError(f"--model_path {source}: model_index.json names no {lacking[0]}: give {layout}")
-        if text_encoders == "clip":
+        if asked.text_encoders == "clip":
             if not cls.OPTIONAL:
                 raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
             here = [encoder for encoder in here if encoder.part not in cls.OPTIONAL]
         revision = hub.revision_of(source, hub.fetch(source, network))
-        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=img_size, **configs)
+        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, **configs)
         found.check()
+        found.adapters.check()
         return found
 
     @classmethod
@@ -116,7 +119,7 @@ class Pipeline:
 
     @property
     def default_size(self) -> int:
-        return self.asked or self.sample_size * self.vae["downscale"]
+        return self.asked.img_size or self.sample_size * self.vae["downscale"]
 
     @property
     def n_levels(self) -> int:
@@ -132,9 +135,14 @@ class Pipeline:
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
         return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
+    @property
+    def adapters(self) -> Adapters:
+        """What is fused into the parts."""
+        return Adapters(self.pipeline, (self.NETWORK, *(e.part for e in self.encoders)), self.network, self.asked.loras)
+
     def identity(self) -> str:
-        """The hub's commit, or the hash of what a local folder holds of the parts in use."""
-        return hub.identity(self.source, self.revision, self.parts)
+        """The hub's commit, or the hash of what a local folder holds of the parts in use; and what is fused into them."""
+        return ", ".join([hub.identity(self.source, self.revision, self.parts), *self.adapters.identity()])
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent. Raises ValueError for a size that the patches cannot divide, or is too large."""
@@ -203,7 +211,8 @@ class Pipeline:
 
         def embed(prompts):
             def read(part, take):
-                return self.encoder(part).read(self.source, self.revision, self.written(prompts), take, device, dtype)
+                texts_of = (self.source, self.revision, self.written(prompts))
+                return self.encoder(part).read(*texts_of, take, device, dtype, self.adapters.fuse)
 
             conditions = placed(self.conditions(list(prompts), read, plain).to(devices.torch_dtype(dtype)), device)
             late()  # so that what is wrong with it is told at the start
@@ -221,7 +230,9 @@ class Pipeline:
         import diffusers
 
         where = {"subfolder": self.NETWORK, "revision": self.revision, "torch_dtype": devices.torch_dtype(dtype)}
-        return self.adapted(hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where), plain)
+        network = hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where)
+        self.adapters.fuse(self.NETWORK, network)
+        return self.adapted(network, plain)
 
 
 def placed(conditions, device: str):

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from diffusion.models import devices, hub
+from diffusion.models.adapters import Adapters
 from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.paths import TINY_SD
+from diffusion.settings import AS_IT_IS, Asked
 
 UNET, TEXT, SCHEDULER = "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"
 NEEDED = {  # keys without which nothing is known, and their types
@@ -55,6 +57,7 @@ class StableDiffusion:
     widths: tuple[int, int]  # channels of the VAE's and of the U-Net's first feature map
     text_places: int  # that the text encoder has for tokens, with those for begin and end
     n_tokens: int  # that the text encoder has embeddings of
+    adapters: Adapters | None = None  # what is fused into U-Net and text encoder
 
     # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -69,19 +72,22 @@ class StableDiffusion:
     space: ClassVar[str] = "epsilon"  # in which errors are taken
 
     @classmethod
-    def find(cls, source: str, img_size: int | None = None, text_encoders: str = "all") -> "StableDiffusion":
+    def find(cls, source: str, asked: Asked = AS_IT_IS) -> "StableDiffusion":
         """Reads only config files, so that wrong names and sizes are told before gigabytes move.
 
         Raises ValueError when the source is neither a local pipeline folder nor reachable, and for another layout.
         """
-        if text_encoders != "all":
-            raise ValueError(f"--text_encoders {text_encoders}: {source} cannot do without any of its text encoders")
+        if asked.text_encoders != "all":
+            raise ValueError(f"--text_encoders {asked.text_encoders}: {source} cannot do without any of its text encoders")
         vae = hub.vae_config(source, "vae/config.json", layout=LAYOUT)
         unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], layout=LAYOUT) for name in NEEDED)
         check_network(source, unet, text, vae["latent_channels"])
         check_scheduler(f"--model_path {source}: {SCHEDULER}", scheduler)
         check_tokenizer(source)
+        adapters = Adapters("StableDiffusionPipeline", ("unet", "text_encoder"), unet, asked.loras)
+        adapters.check()
         return cls(
+            adapters=adapters,
             source=source,
             revision=hub.revision_of(source, hub.fetch(source, UNET)),
             latent_channels=vae["latent_channels"],
@@ -100,7 +106,7 @@ class StableDiffusion:
 
     def identity(self) -> str:
         """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts in use."""
-        return hub.identity(self.source, self.revision, PARTS)
+        return ", ".join([hub.identity(self.source, self.revision, PARTS), *self.adapters.identity()])
 
     def memory(self, dtype: str) -> dict[str, int]:
         """As of pipelines.Pipeline."""
@@ -141,10 +147,11 @@ class StableDiffusion:
         unet = hub.pretrained(
             UNet2DConditionModel, self.source, device, torch_dtype=devices.torch_dtype(dtype), subfolder="unet", **where
         )
+        self.adapters.fuse("unet", unet)
         # any of diffusers' discrete schedulers would do: only betas are read
         scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", **where)
         encode = hub.vae_encoder(self.source, device, subfolder="vae", **where)
-        embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, **where)
+        embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, self.adapters.fuse, **where)
         return denoiser_of(unet, scheduler.alphas_cumprod, self.prediction, encode, embed, device, compile, plain)
 
 
@@ -242,14 +249,18 @@ def encode(tokenizer, prompts: list[str], length: int):
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
-def text_embedder(source: str, device: str, dtype, weights_dtype, places: int, **where):
-    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask."""
+def text_embedder(source: str, device: str, dtype, weights_dtype, places: int, fuse, **where):
+    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask.
+
+    fuse(part, model) changes the text encoder's weights first.
+    """
     import torch
     from transformers import CLIPTextModel
 
     from diffusion.models.denoiser import Conditions
 
     text_encoder = hub.pretrained(CLIPTextModel, source, device, torch_dtype=weights_dtype, subfolder="text_encoder", **where)
+    fuse("text_encoder", text_encoder)
     tokenizer, limit = load_tokenizer(source, places, **where)
 
     @torch.inference_mode()

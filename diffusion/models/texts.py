@@ -52,10 +52,12 @@ class Encoder:
         limit = self.length or tokenizer.model_max_length
         return tokens.tokenize(lambda texts, length: tokenized(tokenizer, texts, length).input_ids, prompts, limit, None, source)
 
-    def read(self, source: str, revision: str | None, prompts: Sequence[str], take: Callable, device: str, dtype: str) -> tuple:
+    def read(self, source: str, revision: str | None, prompts: Sequence[str], take: Callable, device: str, dtype: str,
+             fuse: Callable) -> tuple:  # fmt: skip
         """take(output, mask) -> tensors [B,...] of every call, put together: [K,...] each, on the CPU.
 
-        output: of transformers' class with its hidden states; mask: int64 [B,L]. The encoder is freed at the end.
+        output: of transformers' class with its hidden states; mask: int64 [B,L]; fuse(part, model) changes its weights first. The
+        encoder is freed at the end.
         """
         import torch
         import transformers
@@ -67,6 +69,7 @@ class Encoder:
         dtype = devices.torch_dtype(self.dtype(dtype))
         where = {"subfolder": self.part, "revision": revision, "torch_dtype": dtype}
         encoder = hub.pretrained(getattr(transformers, name), source, device, **where)
+        fuse(self.part, encoder)
         texts = tokenized(tokenizer, list(prompts), self.length or tokenizer.model_max_length)
         rows = []
         with torch.inference_mode():
