@@ -159,21 +159,22 @@ def test_errors_are_the_training_loss(family):
     assert len({round(row[1], 6) for row in expected}) == 3  # prompts matter to it
 
 
-def test_spaces_of_a_flow_differ_by_its_times(family):
-    """x0_hat = x_s - s v and e_hat = x_s + (1 - s) v, so that squared errors are s^2 and (1 - s)^2 times those of v."""
+def test_spaces_differ_by_a_factor_at_every_level(family):
+    """A flow's x0_hat = x_s - s v and e_hat = x_s + (1 - s) v: squared errors are s^2 and (1 - s)^2 times those of v. A DDPM's
+    x0_hat = (x_t - sigma e) / signal: (sigma / signal)^2 times those of e."""
     _, _, denoiser, conditions = family
-    if not denoiser.levels.flow:
-        pytest.skip("a DDPM")
     g = torch.Generator().manual_seed(3)
     x0 = denoiser.encode(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
     t, noise = torch.tensor([200, 600]), torch.randn(2, *x0.shape, generator=g)
-    s = denoiser.levels.sigma[t].double()
+    signal, sigma = (table[t].double() for table in (denoiser.levels.signal, denoiser.levels.sigma))
     velocity, x0_space, epsilon = (
         kernel.errors(in_space(denoiser, space), x0, conditions, t, noise, scores.l2, kernel.Batch(8)).double()
         for space in ("velocity", "x0", "epsilon")
     )
-    torch.testing.assert_close(x0_space, velocity * s**2, rtol=1e-4, atol=0)
-    torch.testing.assert_close(epsilon, velocity * (1 - s) ** 2, rtol=1e-4, atol=0)
+    torch.testing.assert_close(x0_space, epsilon * (sigma / signal) ** 2, rtol=1e-4, atol=0)
+    if denoiser.levels.flow:
+        torch.testing.assert_close(x0_space, velocity * sigma**2, rtol=1e-4, atol=0)
+        torch.testing.assert_close(epsilon, velocity * signal**2, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ["sd3", "sdxl"])
