@@ -100,10 +100,9 @@ def vae_config(source: str, name: str, flag: str = "--model_path", layout: str =
     shift: whether its latents may have a shift_factor. Raises ValueError as `read_config`, and for a VAE whose latents
     `vae_encoder` would not make as they should be.
     """
-    config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {}, flag, layout)
-    where, blocks = f"{flag} {source}: {name}", "encoder_block_out_channels" if _is_dc(config) else "block_out_channels"
-    if not isinstance(config.get(blocks), list):
-        raise ValueError(f"{where}: {blocks!r} is {config.get(blocks)!r}, and has to be a list")
+    dc = _is_dc(read_config(source, name, flag=flag, layout=layout))
+    where, blocks = f"{flag} {source}: {name}", "encoder_block_out_channels" if dc else "block_out_channels"
+    config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {blocks: list}, flag, layout)
     check_sizes(where, **{key: config[key] for key in (blocks, "latent_channels", "in_channels")})
     odd = [key for key in ("latents_mean", "latents_std") if config.get(key) not in (None, 0)]
     odd += [] if shift or config.get("shift_factor") in (None, 0) else ["shift_factor"]
