@@ -1,6 +1,7 @@
 """Sana: a rectified flow in the 32 channels of a deep compression autoencoder, told by a language model (Xie et al. 2024)."""
 
 import inspect
+from dataclasses import replace
 from typing import ClassVar
 
 from diffusion.models.pipelines import Pipeline, flow_levels
@@ -33,7 +34,7 @@ class Sana(Pipeline):
         """With room for the instruction before the prompt's tokens, of which begin and end are counted once."""
         encoder = super().encoder(part)
         n_before = len(encoder.load_tokenizer(self.source, self.revision).encode(_instruction()))
-        return encoder.with_length(n_before + TOKENS - 2)
+        return replace(encoder, length=n_before + TOKENS - 2)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,300,2304], mask [K,300]."""

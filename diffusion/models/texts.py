@@ -5,7 +5,7 @@ A run embeds its prompts once, and T5 alone is larger than most networks. What i
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from diffusion.models import devices, hub, tokens
 
@@ -31,9 +31,6 @@ class Encoder:
     def dtype(self, of_network: str) -> str:
         """The name of its dtype beside a network of this one."""
         return "bfloat16" if self.large and of_network != "float32" else "float32"
-
-    def with_length(self, length: int) -> "Encoder":
-        return replace(self, length=length)
 
     def load_tokenizer(self, source: str, revision: str | None):
         """Raises ValueError for one that is missing or damaged."""
