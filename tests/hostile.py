@@ -208,6 +208,7 @@ NAMED = {
     ("eval_prob_dit", "model_path"): "dit",
     ("eval_clip", "model_path"): "clip",
     "templates": "template list",
+    "lora": "lora",
     "vae_path": "vae",
     "classes": "class list",
     "data_dir": "root",
@@ -592,6 +593,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
             ("--interpolation", "bicubic"),
             ("--dtype", "float16"),
             ("--compile", None),
+            ("--lora", "x.safetensors"),
         )
     ],
     ("run_winoground", {"--pretrained": "openai"}, ["--pretrained"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import layouts
 import numpy as np
+import safetensors.numpy
 
 from diffusion import paths
 
@@ -534,6 +535,25 @@ RUNS = {
 
 # ---------------------------------------------------------------- the world
 
+
+def tensors(**shapes):
+    """A safetensors file of zeros, `.` in its names written as two underscores."""
+
+    def write(path):
+        named = {name.replace("__", "."): np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        safetensors.numpy.save_file(named, path)
+
+    return write
+
+
+LORAS = {
+    "of no part": tensors(prior__a__lora_A__weight=(4, 8), prior__a__lora_B__weight=(8, 4)),
+    "no lora": tensors(unet__conv_in__weight=(4, 8)),
+    "no tensors": tensors(),
+    "cut": written(struct.pack("<Q", 10**6) + b'{"a":'),
+}
+
+
 KINDS = {
     "subset": (".npy", ANY_FILE | SUBSETS),
     "prompts": (".csv", ANY_FILE | PROMPT_FILES),
@@ -544,6 +564,7 @@ KINDS = {
     "dit": ("", ANY_FILE | DITS),
     "clip": ("", ANY_FILE | CLIPS),
     "vae": ("", ANY_FILE | VAES),
+    "lora": (".safetensors", ANY_FILE | LORAS),
     "data set": ("", DATA_SETS),
     "image folder": ("", ANY_FILE | IMAGE_FOLDERS),
     "table": ("", ANY_FILE | TABLES),
