@@ -533,7 +533,7 @@ RUNS = {
     "config of another kind": config_changed(kind="poem"),
 }
 
-# ---------------------------------------------------------------- the world
+# ---------------------------------------------------------------- adapted weights
 
 
 def tensors(**shapes):
@@ -553,6 +553,8 @@ LORAS = {
     "cut": written(struct.pack("<Q", 10**6) + b'{"a":'),
 }
 
+
+# ---------------------------------------------------------------- the world
 
 KINDS = {
     "subset": (".npy", ANY_FILE | SUBSETS),

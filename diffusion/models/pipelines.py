@@ -3,6 +3,7 @@
 A family is a subclass in a file of its own, which says what is its own: parts, levels, conditions, the call of its network.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,7 @@ SHARE = 0.1  # of a device's memory that the embeddings of all candidates may ta
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(ABC):
     """A source of weights: where a pipeline is, and what its config files say.
 
     network, vae, scheduler: their configs; encoders: in use, in the pipeline's order
@@ -178,17 +179,17 @@ class Pipeline:
 
     # ------------------------------------------------------------ what a family says
 
+    @abstractmethod
     def levels(self):
         """models.denoiser.Levels, on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conditions(self, prompts: list[str], read, plain: bool):
         """models.denoiser.Conditions of K prompts. read(part, take): what an encoder makes of them, as of texts.Encoder.read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, network, x_t, times, conditions):
         """What the network predicts, [B,C,h,w], of latents [B,C,h,w] in the network's dtype."""
-        raise NotImplementedError
 
     def adapted(self, network, plain: bool):
         """The network, made to take `conditions`."""
