@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.datasets import reading
+from diffusion.training import loop
 from diffusion.training.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
@@ -101,7 +102,7 @@ def encoded(vae, pairs, total):
     from tqdm import tqdm
 
     latents, captions, waiting = [], [], []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), loop.precision():
         for i, (picture, caption) in enumerate(tqdm(pairs, total=total, desc="encoding", mininterval=5), 1):
             waiting.append(picture)
             captions.append(caption)
