@@ -336,7 +336,7 @@ def draw_samples(pipeline, path):
 
 # ---------------------------------------------------------------- the flow model
 
-# 16 tokens of 2x2 latent elements beside 16 of the text (each of which costs as much) and one that stands for the zeros in the place of T5's
+# 16 tokens of 2x2 latent elements beside 16 of the text and one that stands for the zeros in the place of T5's
 TINY_SD3 = {"sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 4, "qk_norm": "rms_norm"}
 TINY_SD3 |= {"num_attention_heads": 4, "attention_head_dim": 32, "caption_projection_dim": 128, "pos_embed_max_size": 4}
 TINY_SD3_TOKENS = 16
