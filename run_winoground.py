@@ -169,7 +169,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
 
 # of a contrastive model; not randomize_noise, which names its folder, as published
 IDLE = ("t_interval", "n_trials", "noise_path", "img_size", "interpolation", "seed", "dtype", "batch_size",
-        "compile", "error_space", "text_encoders", "lora")  # fmt: skip
+        "compile", "error_space", "levels", "text_encoders", "lora")  # fmt: skip
 
 
 def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:

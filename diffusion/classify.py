@@ -132,6 +132,7 @@ def text_to_image(
     img_size: int | None = None,  # pixels a side; None: what the model was trained on
     interpolation: str = "bicubic",  # of the resize
     error_space: str | None = None,  # epsilon, x0 or velocity; None: the model's own
+    levels: str = "own",  # of a flow: uniform, shift3 or logit-normal
     text_encoders: str = "all",  # or clip: without T5, where the model can do without
     lora: Sequence[str] = (),  # PATH or PATH@SCALE each, fused in this order
     device: str | None = None,  # None: cuda if there is one, else cpu
@@ -141,7 +142,7 @@ def text_to_image(
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
     device = devices.resolve_device(device)
-    asked = settings.Asked(img_size, text_encoders, tuple(map(settings.Lora.parse, lora)))
+    asked = settings.Asked(img_size, text_encoders, levels, tuple(map(settings.Lora.parse, lora)))
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)

@@ -172,6 +172,8 @@ def add_text_to_image_options(group):
     """What a model is made to do that differs from its weights' own."""
     group.add_argument("--error_space", choices=settings.SPACES, help="in which errors are taken (default: epsilon, and velocity "
                        "for a flow)")  # fmt: skip
+    group.add_argument("--levels", choices=settings.LEVELS, default="own", help="how a flow's noise levels are spread: evenly in "
+                       "its time s, shifted to more noise, with normal logits (default: own, of its scheduler)")  # fmt: skip
     group.add_argument("--text_encoders", choices=["all", "clip"], default="all", help="clip: without T5, where the model can do "
                        "without (SD 3; default: all)")  # fmt: skip
     group.add_argument("--lora", action="append", metavar="PATH[@SCALE]", help="LoRA file or hub id, fused into the weights; may "

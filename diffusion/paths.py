@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ROOT / "prompts"
 SHIPPED = ROOT / "shipped"
 TINY_SD = SHIPPED / "tiny-sd"
+TINY_SD3 = SHIPPED / "tiny-sd3"
 TINY_DIT = SHIPPED / "tiny-dit"
 TINY_CLIP = SHIPPED / "tiny-clip"
 TINY_PAIRS = SHIPPED / "datasets" / "tiny_pairs"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 S = TypeVar("S")
 SPACES = ("epsilon", "x0", "velocity")  # of a prediction and its errors
+LEVELS = ("own", "uniform", "shift3", "logit-normal")  # how a flow's noise levels are spread
 
 
 def pick(cls: type[S], options: Mapping[str, Any], **changes) -> S:
@@ -56,11 +57,12 @@ class Lora:
 class Asked:
     """What is asked of a text-to-image model beyond whose weights it has.
 
-    img_size: pixels a side, None: its own; text_encoders: all, or clip; loras: fused into it, in this order
+    img_size: pixels a side, None: its own; text_encoders: all, or clip; levels: of LEVELS; loras: fused into it, in this order
     """
 
     img_size: int | None = None
     text_encoders: str = "all"
+    levels: str = "own"
     loras: tuple[Lora, ...] = ()
 
 
@@ -108,7 +110,8 @@ class TextToImage:
     """Which text-to-image model, and what it is shown.
 
     img_size: pixels a side; dtype: a name of DTYPES, of the network
-    error_space: of SPACES, None: the model's own; text_encoders: all, or clip; lora: texts that Lora.parse reads
+    error_space: of SPACES, None: the model's own; text_encoders: all, or clip; levels: of LEVELS; lora: texts that Lora.parse
+        reads
     """
 
     version: str = "2-0"
@@ -118,16 +121,18 @@ class TextToImage:
     dtype: str = "float32"
     error_space: str | None = None
     text_encoders: str = "all"
+    levels: str = "own"
     lora: list | None = None  # which the weights' identity holds
 
     @property
     def asked(self) -> Asked:
-        return Asked(self.img_size, self.text_encoders, tuple(map(Lora.parse, self.lora or ())))
+        return Asked(self.img_size, self.text_encoders, self.levels, tuple(map(Lora.parse, self.lora or ())))
 
     def identity(self) -> dict:
         """What is not the default of a later option is said; older runs do not know the option."""
         later = {"error_space": self.error_space} if self.error_space else {}
         later |= {"text_encoders": self.text_encoders} if self.text_encoders != "all" else {}
+        later |= {"levels": self.levels} if self.levels != "own" else {}
         return {name: getattr(self, name) for name in ("version", "dtype", "img_size", "interpolation")} | later
 
 

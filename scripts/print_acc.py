@@ -23,6 +23,8 @@ def parse_args(argv=None):
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; several are merged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write index, label, pred, evaluations of every image")
+    parser.add_argument("--classes", type=cli.at_least(0), nargs="+", metavar="LABEL", help="also the accuracy on the images of "
+                        "these classes, and on all others")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -51,6 +53,15 @@ def summarise(outcomes: dict, n_expected: int | None) -> dict:
     }
 
 
+def by_classes(outcomes: dict, classes) -> dict[str, metrics.Estimate]:
+    """Top-1 on the images of these classes and on the others, by what the line is called. Raises ValueError without any image."""
+    parts = {name: [o for o in outcomes.values() if (o.label in classes) == inside]
+             for name, inside in (("classes " + ", ".join(map(str, classes)), True), ("the other classes", False))}  # fmt: skip
+    if empty := next((name for name, part in parts.items() if not part), None):
+        raise ValueError(f"--classes: the run has no images of {empty}")
+    return {name: metrics.top1(*zip(*((o.pred, o.label) for o in part), strict=True)) for name, part in parts.items()}
+
+
 def write_files(args, outcomes: dict, result: dict):
     """--json and --csv, as far as asked for."""
     if args.json:
@@ -65,9 +76,12 @@ def main(argv=None) -> int:
         n_expected = runlog.images_expected(args.folders)
         outcomes, unreadable = merge(args.folders)
         result = summarise(outcomes, n_expected)
+        parts = by_classes(outcomes, args.classes) if args.classes else {}
         write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
+    for name, estimate in parts.items():
+        print(f"Top 1 acc of {name}: {estimate}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
     if told := runlog.unreadable_told(unreadable, "not counted"):
         print(told)

@@ -19,7 +19,8 @@ from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.settings import AS_IT_IS, Asked
 
 # A family of text-to-image models is a class with VERSIONS (name -> folder or hub id), PIPELINES (diffusers' names of its
-# pipelines) and find(folder or hub id, settings.Asked) -> source. The first one is also asked about what names no pipeline.
+# pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where Asked.levels means something to it. The first one
+# is also asked about what names no pipeline.
 TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
 
 
@@ -32,14 +33,23 @@ def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS
     if own.is_own(model_path):
         if asked.loras:
             raise ValueError(f"--lora {asked.loras[0].path}: what is in {model_path} is its own; load it there")
+        if asked.levels != "own":
+            raise ValueError(f"--levels {asked.levels}: the levels of {model_path} are its own; change them there")
         return own.OwnModel.find(model_path, asked.img_size, device, dtype)
+    family, source = found(version, model_path)
+    if asked.levels != "own" and not getattr(family, "FLOW", False):
+        raise ValueError(f"--levels {asked.levels}: {source} is no flow, and knows the levels of its training only")
+    return family.find(source, asked)
+
+
+def found(version: str, model_path: str | None):
+    """(family, folder or hub id). Raises ValueError as `text_to_image`."""
     known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if model_path:
-        return family_of(model_path).find(model_path, asked)
+        return family_of(model_path), model_path
     if version not in known:
         raise ValueError(f"--version {version} is none of {', '.join(known)}: name its weights with --model_path")
-    family, source = known[version]
-    return family.find(source, asked)
+    return known[version]
 
 
 def family_of(model_path: str):

@@ -3,7 +3,7 @@
 import math
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, flow_levels
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.texts import Encoder
 
 GUIDANCE = 1.0  # that a guidance-distilled network is fed: the distribution without guidance
@@ -21,6 +21,7 @@ class Flux(Pipeline):
         "flux-schnell": "black-forest-labs/FLUX.1-schnell",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "FluxTransformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
@@ -36,7 +37,7 @@ class Flux(Pipeline):
         return 2
 
     def levels(self):
-        return flow_levels(self.n_levels, self._shift(), 1.0)
+        return self.flow_levels(self._shift(), 1.0)
 
     def _shift(self) -> float:
         """Of the scheduler; a dynamic one is exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""

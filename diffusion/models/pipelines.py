@@ -40,6 +40,7 @@ class Pipeline(ABC):
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     space: ClassVar[str] = "velocity"  # in which errors are taken
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
+    FLOW: ClassVar[bool] = False  # whether `levels` are `flow_levels`, which can be spread otherwise
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
 
     @classmethod
@@ -169,6 +170,14 @@ class Pipeline(ABC):
             [self.encoder(e.part).tokens(self.source, self.revision, self.written(prompts)) for e in self.encoders]
         )
 
+    def flow_levels(self, shift: float, scale: float, last: float = 1.0):
+        """`flow_levels` at the spread asked for; shift, last: of the model's own."""
+        spreads = {"own": (shift, last), "uniform": (1.0, 1.0), "shift3": (3.0, 1.0)}
+        if self.asked.levels == "logit-normal":
+            return logit_normal_levels(self.n_levels, scale)
+        shift, last = spreads[self.asked.levels]
+        return flow_levels(self.n_levels, shift, scale, last)
+
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
         return list(prompts)
@@ -240,6 +249,16 @@ def placed(conditions, device: str):
     """Conditions on the device, or on the CPU where they would take more than SHARE of its memory."""
     most = devices.memory(device)
     return conditions if most is not None and conditions.n_bytes > SHARE * most else conditions.to(device)
+
+
+def logit_normal_levels(n_levels: int, scale: float):
+    """A flow's levels at the quantiles (r - 1/2) / n_levels of the logit-normal distribution (Esser et al. 2024, eq. 19)."""
+    import torch
+
+    from diffusion.models.denoiser import flow
+
+    even = (torch.arange(n_levels, dtype=torch.float64) + 0.5) / n_levels
+    return flow(torch.special.ndtri(even).sigmoid(), scale)
 
 
 def flow_levels(n_levels: int, shift: float, scale: float, last: float = 1.0):

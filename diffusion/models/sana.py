@@ -4,7 +4,7 @@ import inspect
 from dataclasses import replace
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, flow_levels
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.texts import Encoder
 
 TOKENS = 300
@@ -19,13 +19,14 @@ class Sana(Pipeline):
 
     VERSIONS: ClassVar[dict[str, str]] = {"sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"}
     PIPELINES: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
+    FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "SanaTransformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", TOKENS, masked=True, large=True),)
 
     def levels(self):
         last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
         shift = self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0))
-        return flow_levels(self.n_levels, shift, self.n_levels * self.network.get("timestep_scale", 1.0), last)
+        return self.flow_levels(shift, self.n_levels * self.network.get("timestep_scale", 1.0), last)
 
     def written(self, prompts):
         return [_instruction() + prompt.lower().strip() for prompt in prompts]

@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from diffusion.models.pipelines import Pipeline, flow_levels
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.texts import Encoder
+from diffusion.paths import TINY_SD3
 
 T5_TOKENS = 256
 CLIP = ("text_encoder", "text_encoder_2")
@@ -20,8 +21,10 @@ class StableDiffusion3(Pipeline):
         "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
         "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
         "sd3.5-large": "stabilityai/stable-diffusion-3.5-large",
+        "tiny-sd3": str(TINY_SD3),
     }
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "SD3Transformer2DModel"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
@@ -35,7 +38,7 @@ class StableDiffusion3(Pipeline):
         return len(self.encoders) == len(self.ENCODERS)
 
     def levels(self):
-        return flow_levels(self.n_levels, self.scheduler.get("shift", 1.0), self.n_levels)
+        return self.flow_levels(self.scheduler.get("shift", 1.0), self.n_levels)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,77+256,4096] and pooled [K,2048] of the published models. Without T5 its tokens are zeros, of which one

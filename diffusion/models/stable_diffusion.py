@@ -133,13 +133,27 @@ class StableDiffusion:
         check_vocabulary(tokenizer, prompts, self.source)
         return tokenize(partial(encode, tokenizer), prompts, limit, self.n_tokens, self.source)
 
+    def alphas_cumprod(self):
+        """Float32 [T]."""
+        from diffusers import DDPMScheduler
+
+        # any of diffusers' discrete schedulers would do: only betas are read
+        scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", revision=self.revision)
+        return scheduler.alphas_cumprod
+
+    def levels(self):
+        """models.denoiser.Levels, on the CPU."""
+        from diffusion.models.denoiser import ddpm
+
+        return ddpm(self.alphas_cumprod())
+
     def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
         """The Denoiser. The U-Net runs in dtype (a name); VAE and text encoder, used once per image and per run, stay float32.
 
         compile, plain: as of `denoiser_of`.
         """
         import torch
-        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
@@ -148,11 +162,9 @@ class StableDiffusion:
             UNet2DConditionModel, self.source, device, torch_dtype=devices.torch_dtype(dtype), subfolder="unet", **where
         )
         self.adapters.fuse("unet", unet)
-        # any of diffusers' discrete schedulers would do: only betas are read
-        scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", **where)
         encode = hub.vae_encoder(self.source, device, subfolder="vae", **where)
         embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, self.adapters.fuse, **where)
-        return denoiser_of(unet, scheduler.alphas_cumprod, self.prediction, encode, embed, device, compile, plain)
+        return denoiser_of(unet, self.alphas_cumprod(), self.prediction, encode, embed, device, compile, plain)
 
 
 def check_network(source: str, unet: dict, text: dict, latent_channels: int) -> None:
