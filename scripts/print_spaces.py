@@ -54,9 +54,11 @@ def factors(past, power: int) -> dict:
 
 
 def accuracy(grid, factor) -> metrics.Estimate:
-    """Top-1 of the lowest mean error, each error times its level's factor."""
+    """Top-1 of the lowest mean error, each error times its level's factor. Raises ValueError where one has none."""
     import numpy as np
 
+    if not np.isfinite(factor[grid.t]).all():
+        raise ValueError("at one of the run's levels, which is all noise or none, the errors of another space do not follow")
     winners = (grid.errors * factor[grid.t]).mean(2).argmin(1)
     return metrics.top1(np.array(grid.class_of)[winners], grid.labels)
 

@@ -69,10 +69,20 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "print_acc": GRID,
     "print_combos": {"positional": "@combos run"},
     "print_dit_acc": {"positional": "@dit run"},
+    "print_spaces": GRID,
     "print_winoground": {"positional": "@pairs run"},
     "replay": GRID,
     "report": GRID | {"-o": "out"},
     "save_noise": {"--img_size": "64", "--n": "2", "-o": "out.pt"},
+    "train_lora": {
+        "--version": "tiny",
+        "--dataset": "fashion_mnist",
+        "--classes": ("4", "6"),
+        "--per_class": "1",
+        "--steps": "1",
+        "--batch_size": "1",
+        "-o": "out.safetensors",
+    },
     "train_tiny": {
         "positional": "vae",
         "--data_dir": "@idx/FashionMNIST/raw",
@@ -90,13 +100,17 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
 LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
 
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
-HUB = {"--dataset": "hf", "--data_dir": "@table", "--template": "a photo of a {}."}
+TABLE = {"--dataset": "hf", "--data_dir": "@table"}
+HUB = TABLE | {"--template": "a photo of a {}."}
 BESIDE = (
     {
         (None, "--data_dir"): {"--dataset": "mnist"},
         ("run_winoground", "--data_dir"): {},
         ("print_winoground", "--data_dir"): {},
         ("train_tiny", "--data_dir"): {},
+        ("train_lora", "--config_name"): TABLE,
+        ("train_lora", "--image_column"): TABLE,
+        ("train_lora", "--label_column"): TABLE,
         ("report", "--data_dir"): {},
         ("plot_image", "--data_dir"): {"--map": None},
         ("plot_image", "--device"): {"--map": None},
@@ -244,6 +258,7 @@ NAMED = {
     "fit": "file to write",
     ("save_noise", "out"): "file to write",
     ("write_subset", "out"): ".npy to write",
+    ("train_lora", "out"): ".safetensors to write",
     "out": "folder to write",
     "checkpoint_dir": "folder to write",
 }
@@ -373,6 +388,14 @@ OUTPUTS = {
         "no place": "/proc/none/x.npy",
         "another suffix": "x.txt",
     },
+    ".safetensors to write": {
+        "empty": "",
+        "directory": "@folder",
+        "below a file": "@text.txt/x.safetensors",
+        "long": f"{LONG_NAME}.safetensors",
+        "no place": "/proc/none/x.safetensors",
+        "another suffix": "x.txt",
+    },
     "folder to write": {
         "empty": "",
         "a file": "@text.txt",
@@ -458,6 +481,7 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
 # values that ask for work without an end, or are none that the command looks at: no row. (command, option, fault)
 OPEN = {
     ("benchmark", "--repeats", "largest"),
+    *(("train_lora", option, "largest") for option in ("--steps", "--batch_size", "--rank")),
     ("train_tiny", "--steps", "largest"),
     ("train_tiny", "--keep_every", "largest"),
     ("train_tiny", "--channels", "largest"),
@@ -475,6 +499,7 @@ WANTED = {
     (None, "--seed", "largest"): "a seed: torch takes twice as many",
     (None, "--worker_idx", "zero"): "workers count from 0",
     (None, "--example", "zero"): "examples count from 0",
+    ("print_acc", "--classes", "zero"): "labels count from 0",
     (None, "--imgs_to_eval", "largest"): "all images, and there are fewer",
     (None, "--top", "largest"): "all classes, and there are fewer",
     (None, "--batch_size", "largest"): "no batch is larger than the work",
@@ -554,6 +579,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--img_size": "16000"}, ["--img_size", "--batch_size"]),
     ("eval_prob_adaptive", {"--img_size": "65"}, ["--img_size"]),
     ("eval_prob_adaptive", {"--img_size": "8"}, ["--img_size"]),
+    ("eval_prob_adaptive", {"--levels": "uniform"}, ["--levels"]),
     ("eval_prob_adaptive", {"--worker_idx": "1"}, ["--worker_idx"]),
     ("eval_prob_adaptive", {"--worker_idx": "2", "--n_workers": "2"}, ["--worker_idx"]),
     ("eval_prob_adaptive", {"--config_name": "x"}, ["--config_name"]),
@@ -594,6 +620,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
             ("--dtype", "float16"),
             ("--compile", None),
             ("--lora", "x.safetensors"),
+            ("--levels", "uniform"),
         )
     ],
     ("run_winoground", {"--pretrained": "openai"}, ["--pretrained"]),
@@ -627,6 +654,10 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("plot_winoground", {"positional": "@grid run"}, ["@grid run"]),
     ("print_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_acc", {"positional": ("@grid run", "@dit run")}, ["@dit run", "@grid run"]),
+    ("print_acc", {"--classes": "11"}, ["--classes"]),
+    ("print_spaces", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("print_spaces", {"positional": "@dit run"}, ["@dit run"]),
+    ("print_spaces", {"--n_samples": "3"}, ["--n_samples"]),
     ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_dit_acc", {"--split": "train"}, ["--split"]),
     ("print_winoground", {"positional": "@grid run"}, ["@grid run"]),
@@ -641,6 +672,10 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("save_noise", {"--img_size": "65"}, ["--img_size"]),
     ("save_noise", {"--n": "1000000000"}, ["--n"]),
     ("save_noise", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("train_lora", {"--classes": "4"}, ["--classes"]),
+    ("train_lora", {"--classes": ("4", "4")}, ["--classes"]),
+    ("train_lora", {"--classes": ("4", "10")}, ["--classes"]),
+    ("train_lora", {"--per_class": "101"}, ["--per_class"]),
     ("train_tiny", {"positional": "vae", "--keep_every": "5"}, ["--keep_every"]),
     ("train_tiny", {"positional": "dit", "--channels": "32"}, ["--channels"]),
     ("train_tiny", {"positional": "sd", "--channels": "60"}, ["--channels"]),

@@ -56,24 +56,25 @@ class Levels:
         """
         if prediction == space:
             return lambda output, x_t, t: output
-        of_output, of_x_t = (table.float() for table in self._change(prediction, space))
+        of_output, of_x_t = self._change(prediction, space)
+        if not of_output.isfinite().all():
+            lost = "no signal" if prediction == "epsilon" else "no noise"
+            level = int((~of_output.isfinite()).nonzero()[0])
+            raise ValueError(f"{space} does not follow from {prediction} at level {level}, which has {lost}")
+        of_output, of_x_t = of_output.float(), of_x_t.float()
         return lambda output, x_t, t: _at(of_output, t) * output.float() + _at(of_x_t, t) * x_t.float()
 
     def error_factor(self, prediction: str, space: str) -> torch.Tensor:
         """By what an error in one space is multiplied, at every level, to be that in another (its square for squared errors):
-        float64 [T]. Both errors are of one prediction and one x_t. Raises ValueError as `conversion`."""
-        return self._change(prediction, space)[0].abs()
+        float64 [T], not finite where it does not follow. Both errors are of one prediction and one x_t."""
+        return torch.ones(len(self)) if prediction == space else self._change(prediction, space)[0].abs()
 
     def _change(self, prediction: str, space: str):
-        """a and b of s = a p + b x, float64 [T] each."""
+        """a and b of s = a p + b x, float64 [T] each; not finite where p and x are one and the same."""
         p0, p1 = self._made_of(prediction)
         s0, s1 = self._made_of(space)
         signal, sigma = self.signal.double(), self.sigma.double()
         determinant = p0 * sigma - p1 * signal
-        if (determinant == 0).any():
-            lost = "no signal" if prediction == "epsilon" else "no noise"
-            level = int((determinant == 0).nonzero()[0])
-            raise ValueError(f"{space} does not follow from {prediction} at level {level}, which has {lost}")
         return (s0 * sigma - s1 * signal) / determinant, (p0 * s1 - p1 * s0) / determinant
 
     def _made_of(self, space: str):
