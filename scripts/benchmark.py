@@ -38,7 +38,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, models, session, settings
-from diffusion.models import devices, dit, hub, own, shapes, stable_diffusion
+from diffusion.models import devices, dit, hub, own, shapes, told_size
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import seeded_noise
@@ -149,10 +149,10 @@ def pipeline_subject(args, source: Pipeline, configs: dict, load: Callable, text
 def unet_subject(args, source: StableDiffusion, config: dict) -> Subject:
     size = args.img_size or source.default_size
     shape = source.latent_shape(size)
-    bare = partial(shapes.unet, config, shape, source.text_places)
-    about = (source.describe(), size, shape, source.n_levels)
+    about, network = (source.describe(), size, shape, source.n_levels), (config, shape, source.text_places)
+    bare = partial(shapes.unet, *network)
     if args.model in shapes.UNETS:
-        return Subject(*about, partial(random_unet, bare), bare, prompts_of(args))
+        return Subject(*about, partial(shapes.load_unet, *network), bare, prompts_of(args))
     return Subject(*about, source.load, bare, prompts_of(args), partial(text_memory, source))
 
 
@@ -189,20 +189,6 @@ def random_dit(bare: Callable, device: str, dtype: str, compile: bool = False, p
     network = bare()
     module = network.filled(device, dtype)
     return replace(dit.denoiser_of(module, network.encoder(device), device, dtype, compile, plain), terms=None)
-
-
-def random_unet(bare: Callable, device: str, dtype: str, compile: bool = False, plain: bool = False):
-    """A Denoiser with this U-Net and Stable Diffusion's alphas; weights, latents and text embeddings are random."""
-    from diffusers import DDPMScheduler
-
-    network = bare()
-    module = network.filled(device, dtype)
-    abar = DDPMScheduler.from_config(shapes.SCALED_DDPM).alphas_cumprod
-
-    def embed(prompts):
-        return network.conditions(len(prompts), device).to(module.dtype)
-
-    return stable_diffusion.denoiser_of(module, abar, "epsilon", network.encoder(device), embed, device, compile, plain)
 
 
 def make_input(args, network, subject) -> dict:
@@ -472,15 +458,11 @@ def report_count(counted: dict):
         "image": f"{counted['img_size']} px, latents {' x '.join(map(str, counted['latent_shape']))}",
         "parameters": f"{counted['parameters']:,}",
         "one evaluation": f"{counted['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
-        "weights": f"{gigabytes(weights['float32'])} in float32, {gigabytes(weights['float16'])} in float16 or bfloat16",
+        "weights": f"{told_size(weights['float32'])} in float32, {told_size(weights['float16'])} in float16 or bfloat16",
     }
     if texts:
-        rows["text encoders, one at a time"] = ", ".join(map(gigabytes, texts.values()))
+        rows["text encoders, one at a time"] = ", ".join(map(told_size, texts.values()))
     cli.print_table("By its shape:", rows)
-
-
-def gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.2f} GB"
 
 
 def copies_that_fit(args, weights: dict) -> int:
@@ -489,11 +471,11 @@ def copies_that_fit(args, weights: dict) -> int:
     plain = devices.resolve_dtype("auto", args.device)
     if most is None or weights[args.dtype] + weights[plain] <= SHARE * most:
         return 2
-    has = f"{SHARE:.0%} of the {gigabytes(most)} of {args.device}"
+    has = f"{SHARE:.0%} of the {told_size(most)} of {args.device}"
     if weights[args.dtype] <= SHARE * most:
         print(f"The plain loop is left out: its own weights ({plain}) do not fit beside the kernel's into {has}.")
         return 1
-    print(f"Not timed: {gigabytes(weights[args.dtype])} of weights ({args.dtype}) do not fit into {has}.")
+    print(f"Not timed: {told_size(weights[args.dtype])} of weights ({args.dtype}) do not fit into {has}.")
     return 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.models import devices, hub
+from diffusion.models import devices, hub, stable_diffusion
 from diffusion.models.flux import Flux
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.pixart import PixArt
@@ -320,6 +320,25 @@ def unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens
         return module(x_t, times, conditions.sequence, return_dict=False)[0]
 
     return Bare(lambda: UNet2DConditionModel.from_config(dict(config)), latent_shape, call, conditions)
+
+
+def load_unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens: int, device: str, dtype: str,
+              compile: bool = False, plain: bool = False):  # fmt: skip
+    """The Denoiser of a U-Net on Stable Diffusion's levels; weights, texts and latents are random.
+
+    compile, plain: as of stable_diffusion.denoiser_of.
+    """
+    from diffusers import DDPMScheduler
+
+    network = unet(config, latent_shape, n_tokens)
+    module = network.filled(device, dtype)
+    abar = DDPMScheduler.from_config(SCALED_DDPM).alphas_cumprod
+
+    def embed(prompts):
+        return network.conditions(len(prompts), device).to(module.dtype)
+
+    encode = network.encoder(device)
+    return stable_diffusion.denoiser_of(module, abar, "epsilon", encode, embed, device, compile, plain)
 
 
 def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) -> Bare:
