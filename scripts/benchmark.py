@@ -403,7 +403,7 @@ def measure(args, network, subject, with_plain: bool, flops: int) -> dict:
     work = make_input(args, network, subject)
     with PlainLoop(args, work) if with_plain else contextlib.nullcontext() as plain:
         loops = {
-            **({"plain": plain} if with_plain else {}),
+            **({"plain": plain} if plain else {}),
             "kernel": lambda: kernel.errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
             "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
         }

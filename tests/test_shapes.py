@@ -14,12 +14,9 @@ from tests import tiny_pipelines
 
 PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "sdxl": 2.567,
-    "sd3-medium": 2.03,
     "sd3.5-large": 8.06,
     "flux-dev": 11.9,
-    "flux-schnell": 11.9,
     "pixart-alpha": 0.61,
-    "pixart-sigma": 0.61,
     "sana": 1.6,
 }
 LATENTS = {"sdxl": (4, 128, 128), "pixart-alpha": (4, 128, 128), "pixart-sigma": (4, 128, 128), "sana": (32, 32, 32)}
@@ -93,13 +90,11 @@ def sd3_layers(n_image: int, n_text: int):
             yield from [(width, 4 * width, rows), (4 * width, width, rows)] if whole else []
 
 
-@pytest.mark.parametrize("size", [256, 1024])
-def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(size):
-    published = shapes.PIPELINES["sd3-medium"]
-    found = shapes.network_of(published.source(size), published.text_configs).count()
-    n_image, n_text = (size // 16) ** 2, 77 + 256
+def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(bare):
+    found = bare["sd3-medium"].count()
+    n_image, n_text = (1024 // 16) ** 2, 77 + 256
     layers = list(sd3_layers(n_image, n_text))
-    assert found["parameters"] == sum(n_in * n_out + n_out for n_in, n_out, _ in layers)
+    assert found["parameters"] == sum(n_in * n_out + n_out for n_in, n_out, _ in layers) == pytest.approx(2.03e9, rel=0.01)
     attention = 24 * 2 * 2 * (n_image + n_text) ** 2 * 64 * 24  # queries with keys, and weights with values
     assert found["flops_per_evaluation"] == sum(2 * n_in * n_out * rows for n_in, n_out, rows in layers) + attention
 
@@ -194,9 +189,9 @@ def test_a_dry_run_prints_and_writes_what_follows_from_the_shape(script, tmp_pat
 
 def test_what_does_not_fit_is_counted_and_not_timed(script, monkeypatch, capsys):
     monkeypatch.setattr(devices, "memory", lambda device: int(2.4e9))
-    assert script.main(["--model", "pixart-sigma", "--img_size", "128", "--device", "cpu"]) == 0
+    assert script.main(["--model", "sd1", "--img_size", "64", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert "GFLOP" in out and "Not timed: 2.5 GB" in out and "do not fit into 80% of the 2.4 GB of cpu" in out
+    assert "GFLOP" in out and "Not timed: 3.4 GB of weights (float32) do not fit into 80% of the 2.4 GB of cpu" in out
     args = script.parse_args(["--dtype", "bfloat16", "--device", "cpu"])
     weights = {"float32": 4, "float16": 2, "bfloat16": 2}
     for most, copies in ((2.4, 0), (2.5, 1), (7.4, 1), (7.5, 2)):
