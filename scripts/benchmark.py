@@ -1,17 +1,23 @@
 #!/usr/bin/env python
-"""Evaluations per second of the run's own kernel, of the paper's loop in plain PyTorch, and of the network alone.
+"""What a network costs: parameters, memory, arithmetic; evaluations per second of the run's own kernel, of the paper's loop in
+plain PyTorch, and of the network alone.
 
     python scripts/benchmark.py --batch_size auto                       # the shipped model
     python scripts/benchmark.py --batch_size auto --dtype bfloat16
     python scripts/benchmark.py --model sd2 --json sd2_benchmark.json
+    python scripts/benchmark.py --model flux --dry_run                  # parameters, memory and arithmetic only
+    python scripts/benchmark.py --model sdxl --prompts 2 --timesteps 1 --repeats 1
 
-sd2 is a U-Net of Stable Diffusion 2.0's exact shape, dit-xl-256 and dit-xl-512 are DiT-XL/2 at these sizes, all with random
-weights: nothing is downloaded. The plain loop always runs at the paper's own defaults: the network as its library loads it, 32
-inputs a call, float16 on CUDA and float32 elsewhere; --dtype, --batch_size and --compile are the kernel's. It has its own
-process, in which nothing is tuned; the loops take turns, and the medians of the repeats are compared.
+All but the tiny models have the published shapes and random weights: nothing is downloaded. sd1 and sd2 are the U-Nets of Stable
+Diffusion 1.x and 2.x, dit-xl-256 and dit-xl-512 are DiT-XL/2 at these sizes, pixart and flux are pixart-alpha and flux-dev. What
+does not fit into memory is counted, not timed. The plain loop always runs at the paper's own defaults: the network as its library
+loads it, 32 inputs a call, float16 on CUDA and float32 elsewhere; --dtype, --batch_size and --compile are the kernel's. It has
+its own process, in which nothing is tuned, and its own copy of the weights; the loops take turns, and the medians of the repeats
+are compared.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import subprocess
@@ -19,7 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -31,38 +38,35 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, models, session, settings
-from diffusion.models import devices, dit, stable_diffusion
+from diffusion.models import devices, dit, hub, own, shapes, told_size
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import seeded_noise
 from diffusion.schedule import make_plan
+from diffusion.settings import Asked
 
-MODELS = ("tiny", "sd2", "tiny-dit", "dit-xl-256", "dit-xl-512")
+SHORT = {"pixart": "pixart-alpha", "flux": "flux-dev"}
+MODELS = ("tiny", *shapes.UNETS, *shapes.PIPELINES, *SHORT, "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
-N_LEVELS = 1000  # of all MODELS
-SD2_UNET = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "cross_attention_dim": 1024,
-    "attention_head_dim": (5, 10, 20, 20),
-    "use_linear_projection": True,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
+SHARE = 0.8  # of the device's memory that weights may take, which leaves room for what a call computes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, known before its weights are there."""
+    """What is measured, known before its weights are there.
+
+    load: (device, dtype, compile, plain) -> Denoiser; bare: () -> shapes.Bare, its network without weights
+    text_memory: dtype -> bytes by text encoder, as far as they are known
+    """
 
     source: str
     img_size: int
     latent_shape: tuple[int, int, int]
-    load: Callable  # (device, dtype, compile, plain) -> Denoiser
-    count_parameters: Callable  # () -> int
+    n_levels: int
+    load: Callable
+    bare: Callable
     candidates: list  # prompts, or class ids
+    text_memory: Callable | None = None
 
 
 def parse_args(argv=None):
@@ -72,12 +76,13 @@ def parse_args(argv=None):
     parser.add_argument(
         "--img_size",
         type=cli.at_least(1),
-        help="image size in pixels (default: 512, or what a smaller or larger model was trained on)",
+        help="image size in pixels (default: the model's own, 512 of Stable Diffusion 1 and 2)",
     )
     cli.add_network_options(parser)
     parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
     parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
     parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")
+    parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and arithmetic, and stop")
     parser.add_argument("--serve_plain", type=Path, help=argparse.SUPPRESS)  # what PlainLoop starts its process with
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
     return parser.parse_args(argv)
@@ -85,9 +90,7 @@ def parse_args(argv=None):
 
 def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
-    if args.timesteps > N_LEVELS:
-        raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{N_LEVELS}")
-    n_bytes = 4 * args.prompts * (args.timesteps + 77 * SD2_UNET["cross_attention_dim"])
+    n_bytes = 4 * args.prompts * 77 * shapes.UNETS["sd2"]["cross_attention_dim"]  # of texts; of most models more
     devices.check_memory(n_bytes, "cpu", f"--prompts {args.prompts}", "give fewer")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
@@ -95,12 +98,16 @@ def check(args) -> Subject:
         files.try_file(args.json)
     if args.model != "tiny" and args.model_path:
         raise ValueError(f"--model {args.model} has its own weights: drop either --model_path or --model")
+    if own.is_own(args.model_path):
+        raise ValueError(f"--model_path {args.model_path}: a Python file does not say what its network is: give a pipeline")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
     args.device = devices.resolve_device(args.device)
     args.dtype = devices.resolve_dtype(args.dtype, args.device)
     args.batch_size = args.batch_size or PLAIN_BATCH
-    subject = (dit_subject if "dit" in args.model else sd_subject)(args)
+    subject = find(args)
+    if args.timesteps > subject.n_levels:
+        raise ValueError(f"--timesteps {args.timesteps} must lie in 1..{subject.n_levels}")
     args.img_size = subject.img_size
     return subject
 
@@ -108,21 +115,45 @@ def check(args) -> Subject:
 # ---------------------------------------------------------------- the model and its input
 
 
-def sd_subject(args) -> Subject:
-    if args.model == "sd2":
-        source = StableDiffusion("random weights", None, 4, 8, 8, 512, N_LEVELS, "epsilon", (128, 320), 77, 49408)
-    else:
-        source = models.text_to_image("tiny", args.model_path)
+def find(args) -> Subject:
+    """What --model and --model_path name."""
+    if "dit" in args.model:
+        return dit_subject(args)
+    if published := shapes.PIPELINES.get(SHORT.get(args.model, args.model)):
+        source, configs = published.source(args.img_size), published.text_configs
+        return pipeline_subject(args, source, configs, partial(shapes.load, source, configs), published.text_memory)
+    if args.model in shapes.UNETS:
+        source = StableDiffusion("random weights", None, 4, 8, 8, 512, 1000, "epsilon", (128, 320), 77, 49408)
+        return unet_subject(args, source, shapes.UNETS[args.model])
+    source = models.text_to_image("tiny", args.model_path, Asked(args.img_size))
+    if isinstance(source, Pipeline):
+        return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))
+    return unet_subject(args, source, hub.read_config(source.source, "unet/config.json"))
+
+
+def text_memory(source, dtype: str) -> dict[str, int]:
+    """Bytes of the text encoders' weights, by their files."""
+    return {part: n for part, n in source.memory(dtype).items() if part.startswith("text_encoder")}
+
+
+def prompts_of(args) -> list[str]:
+    return [f"a photo of thing {i}." for i in range(args.prompts)]
+
+
+def pipeline_subject(args, source: Pipeline, configs: dict, load: Callable, text_memory: Callable) -> Subject:
+    size, bare = source.default_size, partial(shapes.network_of, source, configs)
+    shape = source.latent_shape(size)
+    return Subject(source.describe(), size, shape, source.n_levels, load, bare, prompts_of(args), text_memory)
+
+
+def unet_subject(args, source: StableDiffusion, config: dict) -> Subject:
     size = args.img_size or source.default_size
     shape = source.latent_shape(size)
-
-    def load(device, dtype, compile=False, plain=False):
-        if args.model == "sd2":
-            return random_sd2(dtype, device, shape, compile, plain)
-        return source.load(device, dtype, compile, plain)
-
-    prompts = [f"a photo of thing {i}." for i in range(args.prompts)]
-    return Subject(source.describe(), size, shape, load, lambda: count_unet(args, source), prompts)
+    about, network = (source.describe(), size, shape, source.n_levels), (config, shape, source.text_places)
+    bare = partial(shapes.unet, *network)
+    if args.model in shapes.UNETS:
+        return Subject(*about, partial(shapes.load_unet, *network), bare, prompts_of(args))
+    return Subject(*about, source.load, bare, prompts_of(args), partial(text_memory, source))
 
 
 def dit_subject(args) -> Subject:
@@ -136,75 +167,35 @@ def dit_subject(args) -> Subject:
         size, source, classes = int(args.model.rpartition("-")[2]), "random weights", 1000
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
     shape = (4, size // 8, size // 8)
-
-    def load(device, dtype, compile=False, plain=False):
-        if args.model == "tiny-dit":
-            return found.load(device, dtype, compile, plain)
-        return random_dit(config, dtype, device, shape, compile, plain)
-
-    return Subject(source, size, shape, load, lambda: count_dit(config), [i % classes for i in range(args.prompts)])
+    bare = partial(bare_dit, config, shape)
+    load = found.load if args.model == "tiny-dit" else partial(random_dit, bare)
+    return Subject(source, size, shape, 1000, load, bare, [i % classes for i in range(args.prompts)])
 
 
-def random_dit(config: dict, dtype: str, device: str, latent_shape, compile: bool, plain: bool):
-    """A Denoiser with this transformer; weights and latents are random, the last layer's too, which a fresh DiT has at zero."""
+def bare_dit(config: dict, latent_shape) -> shapes.Bare:
     import torch
-
-    from DiT.models import DiT
-
-    with torch.device(device):
-        network = DiT(**config).eval().requires_grad_(False)
-    torch.nn.init.normal_(network.final_layer.linear.weight, std=0.02)
-    network.to(devices.torch_dtype(dtype))
-    denoiser = dit.denoiser_of(network, lambda image: torch.randn(latent_shape, device=device), device, dtype, compile, plain)
-    return replace(denoiser, terms=None)
-
-
-def count_dit(config: dict) -> int:
-    """Parameters, built without memory for weights."""
-    import torch
-
-    from DiT.models import DiT
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in DiT(**config).parameters())
-
-
-def random_sd2(dtype: str, device: str, latent_shape, compile: bool, plain: bool):
-    """A Denoiser with SD 2.0's U-Net and alphas; weights, latents and text embeddings are random."""
-    import torch
-    from diffusers import DDPMScheduler, UNet2DConditionModel
 
     from diffusion.models.denoiser import Conditions
+    from DiT.models import DiT
 
-    with torch.device(device):
-        unet = UNet2DConditionModel(**SD2_UNET).eval().requires_grad_(False)
-    torch.nn.Module.to(unet, devices.torch_dtype(dtype))  # diffusers' own `to` warns of modules that it does not name
-    abar = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod
+    def conditions(n, device):
+        return Conditions(ids=torch.zeros(n, dtype=torch.int64, device=device))
 
-    def encode(image):
-        return torch.randn(latent_shape, device=device)
-
-    def embed(prompts):
-        return Conditions(torch.randn(len(prompts), 77, SD2_UNET["cross_attention_dim"], device=device).to(unet.dtype))
-
-    return stable_diffusion.denoiser_of(unet, abar, "epsilon", encode, embed, device, compile, plain)
+    return shapes.Bare(lambda: DiT(**config), latent_shape, lambda module, x_t, t, told: module(x_t, t, told.ids), conditions)
 
 
-def count_unet(args, source) -> int:
-    """Parameters, built from the config without memory for weights."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    config = SD2_UNET if args.model == "sd2" else UNet2DConditionModel.load_config(source.source, subfolder="unet")
-    with torch.device("meta"):
-        return sum(p.numel() for p in UNet2DConditionModel.from_config(config).parameters())
+def random_dit(bare: Callable, device: str, dtype: str, compile: bool = False, plain: bool = False):
+    """A Denoiser with this transformer; weights and latents are random."""
+    network = bare()
+    module = network.filled(device, dtype)
+    return replace(dit.denoiser_of(module, network.encoder(device), device, dtype, compile, plain), terms=None)
 
 
 def make_input(args, network, subject) -> dict:
     """One image's share of a run, as the commands hand it to the kernel."""
     import torch
 
-    t = torch.from_numpy(make_plan([args.timesteps], 1, N_LEVELS).t)
+    t = torch.from_numpy(make_plan([args.timesteps], 1, subject.n_levels).t)
     return {
         "x0": network.denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
         "conditions": network.conditions,
@@ -233,14 +224,15 @@ def plain_errors(denoiser, x0, conditions, t, noise, dtype, batch_size):
         signal, sigma = (table[steps].view(-1, 1, 1, 1).to(dtype) for table in (denoiser.levels.signal, denoiser.levels.sigma))
         x_t = signal * x0 + sigma * epsilon
         prediction = denoiser.predict(x_t, steps, text)[:, : x0.shape[0]]  # a DiT also predicts a variance
-        errors[start : start + len(rows)] = ((prediction - epsilon) ** 2).mean(dim=(1, 2, 3)).cpu()
+        target = denoiser.levels.target(denoiser.space, x0, epsilon, steps).to(dtype)
+        errors[start : start + len(rows)] = ((prediction - target) ** 2).mean(dim=(1, 2, 3)).cpu()
     return errors.view(len(conditions), len(t))
 
 
 class PlainLoop:
     """The plain loop in a process of its own. Context manager; calling it runs the loop once.
 
-    flops: of one evaluation; errors: [K,S] float32 of the first call.
+    errors: [K,S] float32 of the first call
     """
 
     def __init__(self, args, work: dict):
@@ -248,8 +240,8 @@ class PlainLoop:
 
         self.folder = tempfile.TemporaryDirectory()
         self.file = Path(self.folder.name) / "inputs.pt"
-        parts = {name: part.cpu() for name, part in vars(work["conditions"]).items() if torch.is_tensor(part)}
-        torch.save({name: value.cpu() for name, value in work.items() if name != "conditions"} | {"conditions": parts}, self.file)
+        tensors = {name: value.cpu() for name, value in work.items() if name != "conditions"}
+        torch.save(tensors | {"conditions": parts_of(work["conditions"])}, self.file)
         same = {name: getattr(args, name) for name in ("model", "model_path", "device", "prompts", "timesteps")}
         same["img_size"] = None if "dit" in args.model else args.img_size
         words = [word for name, value in same.items() if value is not None for word in (f"--{name}", str(value))]
@@ -259,7 +251,7 @@ class PlainLoop:
     def __enter__(self):
         import torch
 
-        self.flops = int(self())  # the first call prepares and warms up
+        self()  # the first call prepares and warms up
         self.errors = torch.load(self.file, weights_only=True)
         return self
 
@@ -267,7 +259,7 @@ class PlainLoop:
         self.process.communicate()  # which closes its input, and so ends it
         self.folder.cleanup()
 
-    def __call__(self) -> str:
+    def __call__(self) -> None:
         """Raises ChildProcessError when the process has failed, which has said why."""
         try:
             self.process.stdin.write("\n")
@@ -277,7 +269,12 @@ class PlainLoop:
             answer = ""
         if not answer:
             raise ChildProcessError("the process of the plain loop has failed")
-        return answer
+
+
+def parts_of(conditions) -> dict:
+    """The tensors of Conditions by name, on the CPU."""
+    parts = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
+    return {name: part.cpu() for name, part in parts.items() if part is not None}
 
 
 def serve_plain(args, subject) -> int:
@@ -293,12 +290,11 @@ def serve_plain(args, subject) -> int:
     work |= {name: work[name].to(args.device) for name in ("x0", "t")}
     work["conditions"] = Conditions(**work["conditions"]).to(args.device).to(dtype)
     with torch.inference_mode():
-        flops = count_flops(plain, work)
         for number, _ in enumerate(sys.stdin):
             errors = plain_errors(plain, **work, dtype=dtype, batch_size=PLAIN_BATCH)
             if number == 0:
                 torch.save(errors, args.serve_plain)
-            print(flops, flush=True)
+            print("done", flush=True)
     return 0
 
 
@@ -355,18 +351,6 @@ def matmul_rate(dtype, device: str, repeats: int = 5) -> float:
     return 2 * side**3 * series / median(seconds(products, device) for _ in range(repeats))
 
 
-def count_flops(denoiser, work: dict) -> int:
-    """Of one evaluation by itself; attention as two matrix products, which is how every fused form of it is counted."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        x_t, t = work["noise"][:1].to(work["x0"].device), work["t"][:1].to(work["x0"].device)
-        denoiser.predict(x_t, t, work["conditions"][:1])
-    return counter.get_total_flops()
-
-
 def peak_memory_mb(device: str) -> float:
     """Allocated on the GPU since its counter was reset; on a CPU the most that this process ever held."""
     if device.startswith("cuda"):
@@ -400,34 +384,33 @@ def warm_up(loops: dict, device: str) -> dict:
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    errors, plain = loops["kernel"](), loops["plain"].errors
-    peak = peak_memory_mb(device)
+    found = {"kernel": loops["kernel"]()}
+    about = {"peak_memory_mb": peak_memory_mb(device)}
     loops["network"]()
-    if not (errors.isfinite() & plain.isfinite()).all():
+    if "plain" in loops:
+        found["plain"] = loops["plain"].errors
+        difference = (found["kernel"] - found["plain"]).abs() / found["plain"].abs()
+        about |= {"mean_relative_difference": difference.mean().item(), "max_relative_difference": difference.max().item()}
+    if not all(errors.isfinite().all() for errors in found.values()):
         raise FloatingPointError("the errors are not finite: try --dtype bfloat16")
-    difference = (errors - plain).abs() / plain.abs()
-    return {
-        "mean_relative_difference": difference.mean().item(),
-        "max_relative_difference": difference.max().item(),
-        "peak_memory_mb": peak,
-    }
+    return about
 
 
-def measure(args, network, subject) -> dict:
-    """All numbers of one benchmark. Call it in inference mode."""
+def measure(args, network, subject, with_plain: bool, flops: int) -> dict:
+    """All numbers that take time. Call it in inference mode."""
     from diffusion import kernel, scores
 
     work = make_input(args, network, subject)
-    with PlainLoop(args, work) as plain:
+    with PlainLoop(args, work) if with_plain else contextlib.nullcontext() as plain:
         loops = {
-            "plain": plain,
+            **({"plain": plain} if plain else {}),
             "kernel": lambda: kernel.errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
             "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
         }
         about = warm_up(loops, args.device)
         times = alternate(loops, args.repeats, args.device)
     rate = matmul_rate(devices.torch_dtype(args.dtype), args.device)
-    return summarise(times, len(work["conditions"]) * len(work["t"]), rate, plain.flops) | about
+    return summarise(times, len(work["conditions"]) * len(work["t"]), rate, flops) | about
 
 
 def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
@@ -436,12 +419,67 @@ def summarise(times: dict, evaluations: int, rate: float, flops: int) -> dict:
     return {
         "evaluations": evaluations,
         "evaluations_per_s": {name: [evaluations / value for value in values] for name, values in times.items()},
-        "kernel_over_plain": middle["plain"] / middle["kernel"],
+        **({"kernel_over_plain": middle["plain"] / middle["kernel"]} if "plain" in middle else {}),
         "outside_network": 1 - middle["network"] / middle["kernel"],
-        "flops_per_evaluation": flops,
         "matmul_flops_per_s": rate,
         "fraction_of_matmul": flops * evaluations / middle["kernel"] / rate,
     }
+
+
+# ---------------------------------------------------------------- without weights
+
+
+def count(args, subject) -> dict:
+    """What follows from the network's shape, and the memory of its weights and of the text encoders', in bytes.
+
+    Raises ValueError for a network of --model_path that cannot be built.
+    """
+    try:
+        found = subject.bare().count()
+    except Exception as error:  # of a config file diffusers makes whatever it can
+        if not args.model_path:
+            raise
+        raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.told(error)})") from None
+    n_numbers = found.pop("numbers")
+    about = {"model": f"{args.model}: {subject.source}", "img_size": args.img_size, "latent_shape": subject.latent_shape}
+    return {
+        **about,
+        **found,
+        "weights_bytes": {name: n_numbers * devices.torch_dtype(name).itemsize for name in devices.DTYPES},
+        "text_encoder_bytes": subject.text_memory(args.dtype) if subject.text_memory else {},
+    }
+
+
+def report_count(counted: dict):
+    """The table of `count` for a person."""
+    weights, texts = counted["weights_bytes"], counted["text_encoder_bytes"]
+    rows = {
+        "model": counted["model"],
+        "image": f"{counted['img_size']} px, latents {' x '.join(map(str, counted['latent_shape']))}",
+        "parameters": f"{counted['parameters']:,}",
+        "one evaluation": f"{counted['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
+        "weights": f"{told_size(weights['float32'])} in float32, {told_size(weights['float16'])} in float16 or bfloat16",
+    }
+    if texts:
+        rows["text encoders, one at a time"] = ", ".join(map(told_size, texts.values()))
+    cli.print_table("By its shape:", rows)
+
+
+def copies_that_fit(args, weights: dict) -> int:
+    """Of the weights in memory: 2, the kernel's and the plain loop's; 1, the kernel's alone; or none. Says why not two."""
+    most = devices.memory(args.device)
+    plain = devices.resolve_dtype("auto", args.device)
+    if most is None or weights[args.dtype] + weights[plain] <= SHARE * most:
+        return 2
+    has = f"{SHARE:.0%} of the {told_size(most)} of {args.device}"
+    if weights[args.dtype] <= SHARE * most:
+        print(f"The plain loop is left out: its own weights ({plain}) do not fit beside the kernel's into {has}.")
+        return 1
+    print(f"Not timed: {told_size(weights[args.dtype])} of weights ({args.dtype}) do not fit into {has}.")
+    return 0
+
+
+# ---------------------------------------------------------------- the command
 
 
 def speed(values) -> str:
@@ -449,62 +487,64 @@ def speed(values) -> str:
 
 
 def report(result: dict):
-    """The tables for a person; --json has the same numbers unrounded."""
-    setup = ("model", "parameters", "device", "dtype", "compiled", "batch_size", "plain_dtype", "plain_batch_size", "img_size")
-    setup += ("evaluations", "threads", "torch")
+    """The tables of what was timed for a person; --json has the same numbers unrounded."""
+    setup = ("device", "dtype", "compiled", "batch_size", "plain_dtype", "plain_batch_size", "evaluations", "threads", "torch")
     cli.print_table("Set-up:", {name: f"{value:,}" if type(value := result[name]) is int else value for name in setup})
-    speeds = result["evaluations_per_s"]
-    rows = {
-        "plain loop": speed(speeds["plain"]),
-        "kernel": speed(speeds["kernel"]),
-        "network alone": speed(speeds["network"]),
-        "kernel / plain": f"{result['kernel_over_plain']:.3f}",
+    speeds, compared = result["evaluations_per_s"], "plain" in result["evaluations_per_s"]
+    rows = {"plain loop": speed(speeds["plain"])} if compared else {}
+    rows |= {"kernel": speed(speeds["kernel"]), "network alone": speed(speeds["network"])}
+    if compared:
+        mean, largest = result["mean_relative_difference"], result["max_relative_difference"]
+        rows["kernel / plain"] = f"{result['kernel_over_plain']:.3f}"
+        rows["relative difference of errors"] = f"mean {mean:.1e}, largest {largest:.1e}"
+    rows |= {
         "time outside the network": f"{100 * result['outside_network']:.1f} %",
-        "relative difference of errors": f"mean {result['mean_relative_difference']:.1e}, largest "
-        f"{result['max_relative_difference']:.1e}",
         "peak memory": f"{result['peak_memory_mb']:,.0f} MB",
-        "one evaluation": f"{result['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
         "matrix products": f"{result['matmul_flops_per_s'] / 1e12:,.3f} TFLOP/s",
         "fraction that the kernel reaches": f"{100 * result['fraction_of_matmul']:.1f} %",
     }
     cli.print_table(f"Median (min to max) of {len(speeds['kernel'])} alternating repeats:", rows)
 
 
-def main(argv=None) -> int:
-    args = parse_args(argv)
-    with cli.bad_input():
-        subject = check(args)
-
+def timed(args, subject, counted: dict, with_plain: bool) -> dict:
+    """The speeds, and what they were measured with. Raises ValueError or OSError for weights that do not do."""
     import torch
 
-    if args.serve_plain:
-        return serve_plain(args, subject)
     torch.manual_seed(0)
+    running, useful = settings.pick(settings.Running, vars(args)), len(subject.candidates) * args.timesteps
     with cli.bad_input():
-        useful = len(subject.candidates) * args.timesteps
-
-        running = settings.pick(settings.Running, vars(args))
         network = session.start_network(subject.load, subject.candidates, subject.latent_shape, running, args.dtype, useful)
     setup = {
-        "model": f"{args.model} ({subject.source})",
-        "parameters": subject.count_parameters(),
         "device": device_name(args.device),
         "dtype": args.dtype,
         "plain_dtype": devices.resolve_dtype("auto", args.device),
         "compiled": args.compile,
-        "img_size": args.img_size,
         "batch_size": network.batch.size,
         "plain_batch_size": PLAIN_BATCH,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    try:
-        with torch.inference_mode():
-            result = setup | measure(args, network, subject)
-    except (FloatingPointError, ChildProcessError) as error:
-        cli.fail(error)
-        return 1
-    report(result)
+    with torch.inference_mode():
+        return setup | measure(args, network, subject, with_plain, counted["flops_per_evaluation"])
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with cli.bad_input():
+        subject = check(args)
+    if args.serve_plain:
+        return serve_plain(args, subject)
+    with cli.bad_input():
+        result = count(args, subject)
+    report_count(result)
+    copies = 0 if args.dry_run else copies_that_fit(args, result["weights_bytes"])
+    if copies:
+        try:
+            result |= timed(args, subject, result, with_plain=copies == 2)
+        except (FloatingPointError, ChildProcessError) as error:
+            cli.fail(error)
+            return 1
+        report(result)
     if args.json:
         with cli.bad_input():
             files.write_text(args.json, json.dumps(result, indent=1) + "\n")

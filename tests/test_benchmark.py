@@ -79,38 +79,31 @@ def test_the_shipped_transformer(script, tmp_path):
 
 def test_dit_xl_has_the_papers_size(script):
     """675 M parameters and 119 G multiply-adds at 256 px (DiT, tables 1 and 9), counted on the meta device."""
-    import torch
-
     subject = script.check(script.parse_args(["--model", "dit-xl-256", "--device", "cpu"]))
-    assert subject.latent_shape == (4, 32, 32) and abs(subject.count_parameters() - 675e6) < 1e6
-    from diffusion.models.denoiser import Conditions, Denoiser
-    from DiT.architecture import SHAPES
-    from DiT.models import DiT
-
-    with torch.device("meta"), torch.no_grad():
-        network = DiT(**SHAPES["DiT-XL/2"], input_size=32).eval()
-        work = {"x0": torch.empty(4, 32, 32), "noise": torch.empty(1, 4, 32, 32)}
-        work |= {"t": torch.zeros(1).long(), "conditions": Conditions(ids=torch.zeros(1).long())}
-        flops = script.count_flops(Denoiser(None, None, lambda x_t, t, c: network(x_t, t, c.ids), None), work)
-    assert abs(flops / 2 - 119e9) < 1e9
+    found = subject.bare().count()
+    assert subject.latent_shape == (4, 32, 32) and abs(found["parameters"] - 675e6) < 1e6
+    assert abs(found["flops_per_evaluation"] / 2 - 119e9) < 1e9
 
 
-def test_flops_of_a_known_layer(script):
-    """One linear layer: two operations per weight and row."""
+def test_random_networks_of_both_kinds_have_finite_errors_that_differ(script, monkeypatch):
     import torch
 
-    from diffusion.models.denoiser import Conditions, Denoiser
+    from diffusion import kernel, scores
+    from diffusion.models import shapes
+    from diffusion.session import Network
+    from DiT import architecture
 
-    layer = torch.nn.Linear(8, 16, bias=False)
-    denoiser = Denoiser(None, None, lambda x_t, t, cond: layer(x_t), None)
-    with torch.inference_mode():
-        work = {
-            "x0": torch.zeros(8),
-            "noise": torch.zeros(4, 8),
-            "t": torch.zeros(4),
-            "conditions": Conditions(pooled=torch.zeros(4, 1)),
-        }
-        assert script.count_flops(denoiser, work) == 2 * 8 * 16
+    monkeypatch.setitem(architecture.SHAPES, "DiT-XL/2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2})
+    small = shapes.UNETS["sd2"] | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
+    monkeypatch.setitem(shapes.UNETS, "sd2", small)
+    for name, more in (("sd2", ["--img_size", "64"]), ("dit-xl-256", [])):
+        args = script.parse_args(["--model", name, "--device", "cpu", "--prompts", "3", "--timesteps", "2", *more])
+        subject = script.check(args)
+        denoiser = subject.load("cpu", "float32")
+        with torch.inference_mode():
+            work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None, None), subject)
+            errors = kernel.errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
+        assert len(errors.unique()) == 6
 
 
 @pytest.mark.parametrize(
@@ -119,13 +112,16 @@ def test_flops_of_a_known_layer(script):
         (("--device", "abacus"), "--device abacus"),
         (("--timesteps", "1001"), "--timesteps 1001"),
         (("--model", "sd2", "--img_size", "100"), "--img_size 100"),
+        (("--model", "flux", "--img_size", "100"), "--img_size 100"),
         (("--model", "sd2"), "--model_path"),
+        (("--model", "sana"), "--model_path"),
+        (("--model_path", "mine.py:load"), "--model_path mine.py:load"),
         (("--model", "dit-xl-256"), "--model_path"),
         (("--json", "no/such/folder/out.json"), "--json"),
     ],
 )
 def test_bad_input_is_one_line(script, capsys, flags, named):
-    wrong = ("--model", "sd2") if "--img_size" in flags else SMALL
+    wrong = () if "--img_size" in flags else SMALL
     with pytest.raises(SystemExit) as stop:
         script.main([*wrong, *flags])
     message = capsys.readouterr().err

@@ -253,6 +253,18 @@ def test_a_part_of_another_model(tmp_path):
         models.text_to_image("mine", str(tmp_path))
 
 
+def test_the_name_that_pixarts_transformer_had_when_it_was_published(tmp_path):
+    pipeline = tiny_pipelines.build("pixart-alpha", tmp_path)
+    errors = []
+    for name in ("PixArtTransformer2DModel", "Transformer2DModel"):
+        config = json.loads((tmp_path / "transformer" / "config.json").read_text())
+        (tmp_path / "transformer" / "config.json").write_text(json.dumps(config | {"_class_name": name}))
+        denoiser = models.text_to_image("mine", str(tmp_path), Asked(SIZE)).load("cpu", "float32")
+        x_t = torch.ones(1, pipeline.vae.config.latent_channels, SIZE // 2, SIZE // 2)
+        errors.append(denoiser.predict(x_t, torch.tensor([500]), denoiser.embed(PROMPTS[:1])))
+    torch.testing.assert_close(*errors, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("file", "changed", "expected"),
     [

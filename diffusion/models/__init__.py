@@ -92,11 +92,12 @@ def memory_told(source, dtype: str) -> str | None:
     kept = sum(parts.values()) - sum(encoders.values())
     if not kept:
         return None
-    largest = _size(max(encoders.values(), default=0))
-    return f"{_size(kept)} of weights ({dtype} network, float32 VAE), and before that text encoders, up to {largest} at a time"
+    size, largest = told_size(kept), told_size(max(encoders.values(), default=0))
+    return f"{size} of weights ({dtype} network, float32 VAE), and before that text encoders, up to {largest} at a time"
 
 
-def _size(n_bytes: int) -> str:
+def told_size(n_bytes: int) -> str:
+    """Of memory, for a person."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 

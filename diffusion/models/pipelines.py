@@ -38,6 +38,7 @@ class Pipeline(ABC):
     PIPELINES: ClassVar[tuple[str, ...]]
     NETWORK: ClassVar[str] = "transformer"  # its folder
     NETWORK_CLASS: ClassVar[str]  # in diffusers
+    OLDER_CLASS: ClassVar[str | None] = None  # that config files from before that class name
     space: ClassVar[str] = "velocity"  # in which errors are taken
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
     FLOW: ClassVar[bool] = False  # whether `levels` are `flow_levels`, which can be spread otherwise
@@ -80,7 +81,7 @@ class Pipeline(ABC):
     def check(self) -> None:
         """Raises ValueError for a config that says nothing sensible, and where the parts do not belong together."""
         where, found = f"--model_path {self.source}: {self.NETWORK}/config.json", self.network.get("_class_name")
-        if found != self.NETWORK_CLASS:
+        if found not in (self.NETWORK_CLASS, self.OLDER_CLASS):
             raise ValueError(f"{where} is of a {found}, and a {self.pipeline} has a {self.NETWORK_CLASS}")
         known = ("in_channels", "patch_size", "sample_size", "pos_embed_max_size", "block_out_channels", "joint_attention_dim")
         hub.check_sizes(where, **{key: self.network[key] for key in known if self.network.get(key) is not None})
@@ -211,29 +212,42 @@ class Pipeline(ABC):
 
         compile: through torch.compile; plain: as diffusers runs it by itself.
         """
-        from diffusion.models import hardware
-        from diffusion.models.denoiser import Denoiser
 
-        levels = self.levels().to(device)
-        late = cache(lambda: self._network(device, dtype, plain))
-        convert = levels.conversion(self.prediction, self.space)
-        run = hardware.compiled(self.call, device) if compile else self.call
-
-        def embed(prompts):
+        def reader(prompts):
             def read(part, take):
                 texts_of = (self.source, self.revision, self.written(prompts))
                 return self.encoder(part).read(*texts_of, take, device, dtype, self.adapters.fuse)
 
-            conditions = placed(self.conditions(list(prompts), read, plain).to(devices.torch_dtype(dtype)), device)
-            late()  # so that what is wrong with it is told at the start
+            return read
+
+        network = cache(lambda: self._network(device, dtype, plain))
+        encode = hub.vae_encoder(self.source, device, subfolder="vae", revision=self.revision)
+        return self.denoiser(network, encode, reader, device, dtype, compile, plain)
+
+    def denoiser(self, network, encode, reader, device: str, dtype: str, compile: bool = False, plain: bool = False):
+        """The Denoiser of parts that are there, or will be.
+
+        network: () -> what `call` takes, asked for when all prompts are read; encode: as of Denoiser; reader: K prompts -> `read`
+        as of `conditions`; compile, plain: as of `load`.
+        """
+        from diffusion.models import hardware
+        from diffusion.models.denoiser import Denoiser
+
+        levels = self.levels().to(device)
+        convert = levels.conversion(self.prediction, self.space)
+        run = hardware.compiled(self.call, device) if compile else self.call
+
+        def embed(prompts):
+            conditions = self.conditions(list(prompts), reader(prompts), plain)
+            conditions = placed(conditions.to(devices.torch_dtype(dtype)), device)
+            network()  # so that what is wrong with it is told at the start
             return conditions
 
         def predict(x_t, t, conditions):
-            network = late()
-            output = run(network, x_t.to(network.dtype), levels.time(t), conditions.to(x_t.device))
+            ready = network()
+            output = run(ready, x_t.to(ready.dtype), levels.time(t), conditions.to(x_t.device))
             return convert(output.float(), x_t, t)
 
-        encode = hub.vae_encoder(self.source, device, subfolder="vae", revision=self.revision)
         return Denoiser(encode, embed, predict, levels, self.space)
 
     def _network(self, device: str, dtype: str, plain: bool):

@@ -1,0 +1,216 @@
+"""diffusion/models/shapes.py: published shapes against published numbers and counts by hand, random weights against real ones."""
+
+import math
+
+import pytest
+import torch
+from conftest import load_script
+
+from diffusion import kernel, models, scores
+from diffusion.models import devices, shapes
+from diffusion.models.denoiser import Conditions
+from diffusion.settings import Asked
+from tests import tiny_pipelines
+
+PUBLISHED = {  # billions of parameters, as papers and model cards have them
+    "sdxl": 2.567,
+    "sd3.5-large": 8.06,
+    "flux-dev": 11.9,
+    "pixart-alpha": 0.61,
+    "sana": 1.6,
+}
+LATENTS = {"sdxl": (4, 128, 128), "pixart-alpha": (4, 128, 128), "pixart-sigma": (4, 128, 128), "sana": (32, 32, 32)}
+TEXTS = {  # tokens and their width, width of the pooled text
+    "sdxl": ((77, 2048), 1280),
+    "sd3-medium": ((77 + 256, 4096), 2048),
+    "sd3.5-medium": ((77 + 256, 4096), 2048),
+    "sd3.5-large": ((77 + 256, 4096), 2048),
+    "flux-dev": ((512, 4096), 768),
+    "flux-schnell": ((512, 4096), 768),
+    "pixart-alpha": ((120, 4096), None),
+    "pixart-sigma": ((300, 4096), None),
+    "sana": ((300, 2304), None),
+}
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("benchmark")
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """Name of a published pipeline -> its network without weights, at its default size."""
+    found = {name: (published.source(), published.text_configs) for name, published in shapes.PIPELINES.items()}
+    return {name: shapes.network_of(*parts) for name, parts in found.items()}
+
+
+def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
+    for name, published in shapes.PIPELINES.items():
+        source = published.source()
+        assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
+        source.check()
+        assert source.default_size == 1024 and len(source.levels()) == 1000
+    assert published.source(512).default_size == 512
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_number(name, bare):
+    with torch.device("meta"):
+        n = sum(p.numel() for p in bare[name].build().parameters())
+    assert n == pytest.approx(1e9 * PUBLISHED[name], rel=0.01)
+
+
+def test_the_places_of_sd35_medium_are_not_learned(bare):
+    """Its files hold 2.47 billion numbers (its card says 2.5), of which 384 x 384 places of width 1536 are a table of sines."""
+    found = bare["sd3.5-medium"].count()
+    assert found["numbers"] == pytest.approx(2.47e9, rel=0.01)
+    assert found["numbers"] - found["parameters"] == 384**2 * 1536
+
+
+@pytest.mark.parametrize(("name", "millions"), [("sd1", 859.5), ("sd2", 865.9)])
+def test_unets_of_stable_diffusion(name, millions):
+    found = shapes.unet(shapes.UNETS[name], (4, 64, 64), 77).count()
+    assert found["parameters"] == found["numbers"] == pytest.approx(1e6 * millions, rel=1e-4)
+    if name == "sd2":
+        assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
+
+
+def sd3_layers(n_image: int, n_text: int):
+    """(inputs, outputs, rows) of every linear layer of SD3-medium (Esser et al. 2024, figure 2) and of its convolution."""
+    width = 64 * 24
+    yield from [(4 * 16, width, n_image), (4096, width, n_text), (width, 4 * 16, n_image)]  # patches, text, patches again
+    yield from [(256, width, 1), (width, width, 1), (2048, width, 1), (width, width, 1)]  # time, pooled text
+    yield (width, 2 * width, 1)  # modulation of the output
+    for block in range(24):
+        last = block == 23  # which makes no text
+        for rows, modulated, whole in ((n_image, 6, True), (n_text, 2 if last else 6, not last)):
+            yield (width, modulated * width, 1)
+            yield from [(width, width, rows)] * (4 if whole else 3)  # queries, keys, values, and what attention gives
+            yield from [(width, 4 * width, rows), (4 * width, width, rows)] if whole else []
+
+
+def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(bare):
+    found = bare["sd3-medium"].count()
+    n_image, n_text = (1024 // 16) ** 2, 77 + 256
+    layers = list(sd3_layers(n_image, n_text))
+    assert found["parameters"] == sum(n_in * n_out + n_out for n_in, n_out, _ in layers) == pytest.approx(2.03e9, rel=0.01)
+    attention = 24 * 2 * 2 * (n_image + n_text) ** 2 * 64 * 24  # queries with keys, and weights with values
+    assert found["flops_per_evaluation"] == sum(2 * n_in * n_out * rows for n_in, n_out, rows in layers) + attention
+
+
+def test_flops_of_known_layers():
+    """A linear layer: two operations per weight and row; a convolution: two per weight and place."""
+    linear, conv = torch.nn.Linear(8, 16, bias=False), torch.nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    assert shapes.flops(lambda: linear(torch.zeros(3, 8))) == 2 * 8 * 16 * 3
+    assert shapes.flops(lambda: conv(torch.zeros(1, 4, 5, 5))) == 2 * (6 * 2 * 3 * 3) * 25
+
+
+@pytest.mark.parametrize("name", shapes.PIPELINES)
+def test_latents_and_conditions_have_the_published_shapes(name, bare):
+    (length, width), pooled = TEXTS[name]
+    conditions = bare[name].conditions(2, "meta")
+    assert bare[name].latent_shape == LATENTS.get(name, (16, 128, 128))
+    assert conditions.sequence.shape == (2, length, width)
+    assert (conditions.pooled.shape if pooled else conditions.pooled) == ((2, pooled) if pooled else None)
+    assert (conditions.mask is None) == bool(pooled)
+
+
+def test_text_encoders_have_the_published_sizes():
+    """CLIP L and bigG: 124 and 695 million, in float32; T5 XXL's encoder 4.76 billion, in bfloat16 beside a float16 network."""
+    found = shapes.PIPELINES["sd3-medium"].text_memory("float16")
+    millions = (found["text_encoder"] / 4e6, found["text_encoder_2"] / 4e6, found["text_encoder_3"] / 2e6)
+    assert millions == pytest.approx((123.7, 694.7, 4762), rel=1e-3)
+    assert shapes.PIPELINES["sana"].text_memory("float32")["text_encoder"] == pytest.approx(4 * 2.614e9, rel=1e-3)  # Gemma 2 2B
+
+
+# ---------------------------------------------------------------- random weights
+
+
+@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana"])
+def small(request, tmp_path_factory):
+    """(source of a pipeline on the disk, diffusers' pipeline)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    pipeline = tiny_pipelines.build(request.param, folder)
+    return models.text_to_image("mine", str(folder), Asked(16)), pipeline
+
+
+def test_a_network_without_weights_is_the_files_network(small, script):
+    source, pipeline = small
+    network, module = shapes.network_of(source, shapes.text_configs(source)), getattr(pipeline, source.NETWORK)
+    found = network.count()
+    assert found["parameters"] == sum(p.numel() for p in module.parameters())
+    real, random = source.load("cpu", "float32").embed(["a bag", "a boot"]), network.conditions(2, "cpu")
+    described = [{name: (part.shape, part.dtype) for name, part in script.parts_of(c).items()} for c in (real, random)]
+    assert described[0] == described[1]
+    x_t, times = torch.zeros(1, *network.latent_shape), torch.zeros(1)
+    assert found["flops_per_evaluation"] == shapes.flops(lambda: source.call(module, x_t, times, real[:1]))  # weights or none
+
+
+def test_the_kernel_and_the_plain_loop_agree_on_random_weights(small, script):
+    source, _ = small
+    loaded = []
+    for plain in (False, True):
+        torch.manual_seed(0)
+        loaded.append(shapes.load(source, shapes.text_configs(source), "cpu", "float32", plain=plain))
+    ours, plain = loaded
+    conditions, x0 = ours.embed(["a", "b", "c"]), ours.encode(None)
+    work = {"x0": x0, "conditions": conditions, "t": torch.tensor([10, 600]), "noise": torch.randn(2, *x0.shape)}
+    with torch.inference_mode():
+        found = kernel.errors(ours, **work, score=scores.l2, batch=kernel.Batch(4))
+        expected = script.plain_errors(plain, **work, dtype=torch.float32, batch_size=5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert len(found.unique()) == 6
+
+
+def test_random_weights_are_the_same_in_every_dtype_and_as_large_as_they_should_be():
+    network = shapes.Bare(lambda: torch.nn.Linear(400, 300), (1,), None, None)
+    filled = []
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        filled.append(network.filled("cpu", dtype))
+    assert [module.weight.dtype for module in filled] == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(filled[0].weight.bfloat16(), filled[1].weight, rtol=0, atol=0)
+    assert filled[0](torch.randn(100, 400)).std() == pytest.approx(math.hypot(1, 0.5), rel=0.1)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_dry_run_prints_and_writes_what_follows_from_the_shape(script, tmp_path, capsys):
+    argv = ["--model", "pixart", "--img_size", "256", "--device", "cpu", "--dry_run", "--json", str(tmp_path / "out.json")]
+    assert script.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "256 px, latents 4 x 32 x 32" in out and "PixArtAlphaPipeline" in out and "evaluations/s" not in out
+    result = script.json.loads((tmp_path / "out.json").read_text())
+    assert f"{result['parameters']:,}" in out and f"{result['flops_per_evaluation'] / 1e9:,.3f} GFLOP" in out
+    assert result["weights_bytes"]["float32"] == 2 * result["weights_bytes"]["bfloat16"] >= 4 * result["parameters"]
+
+
+def test_what_does_not_fit_is_counted_and_not_timed(script, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "memory", lambda device: int(2.4e9))
+    assert script.main(["--model", "sd1", "--img_size", "64", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "GFLOP" in out and "Not timed: 3.4 GB of weights (float32) do not fit into 80% of the 2.4 GB of cpu" in out
+    args = script.parse_args(["--dtype", "bfloat16", "--device", "cpu"])
+    weights = {"float32": 4, "float16": 2, "bfloat16": 2}
+    for most, copies in ((2.4, 0), (2.5, 1), (7.4, 1), (7.5, 2)):
+        monkeypatch.setattr(devices, "memory", lambda device, most=most: most)
+        assert script.copies_that_fit(args, weights) == copies
+
+
+def test_a_pipeline_is_timed_without_the_plain_loop_where_only_one_copy_fits(script, monkeypatch, tmp_path, capsys):
+    tiny_pipelines.build("sana", tmp_path / "sana")
+    monkeypatch.setattr(script, "copies_that_fit", lambda args, weights: 1)
+    argv = ["--model_path", str(tmp_path / "sana"), "--img_size", "16", "--device", "cpu", "--prompts", "2", "--timesteps", "2"]
+    assert script.main([*argv, "--repeats", "1", "--json", str(tmp_path / "out.json")]) == 0
+    result = script.json.loads((tmp_path / "out.json").read_text())
+    assert set(result["evaluations_per_s"]) == {"kernel", "network"} and "kernel_over_plain" not in result
+    assert "plain loop" not in capsys.readouterr().out
+    assert set(result["text_encoder_bytes"]) == {"text_encoder"}
+
+
+def test_conditions_that_were_looked_at_reach_the_plain_loop(script):
+    conditions = Conditions(sequence=torch.zeros(2, 3), mask=torch.ones(2, 3))
+    assert len(conditions) == 2  # which keeps a tensor beside the parts
+    assert Conditions(**script.parts_of(conditions)).mask.shape == (2, 3)
