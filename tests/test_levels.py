@@ -1,5 +1,7 @@
 """--levels: those of diffusers' scheduler with that shift, or quantiles; errors in another space follow by a factor."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,34 @@ def test_print_spaces_refuses_what_does_not_follow(runs, tmp_path, monkeypatch, 
         with pytest.raises(SystemExit) as ended:
             load_script("print_spaces").main([str(folder)])
         assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- a space that travels with the weights
+
+
+@pytest.fixture
+def stating(sd3, tmp_path):
+    """The same pipeline, whose folder states a space."""
+
+    def state(text):
+        folder = tmp_path / "stating"
+        shutil.copytree(sd3, folder, dirs_exist_ok=True)
+        (folder / "classifier.json").write_text(text)
+        return folder
+
+    return state
+
+
+def test_a_folder_may_state_its_error_space(sd3, stating):
+    folder = stating('{"error_space": "epsilon"}')
+    plain, stated = (models.text_to_image("mine", str(path)) for path in (sd3, folder))
+    assert (plain.space, stated.space, stated.prediction) == ("velocity", "epsilon", "velocity")
+    assert stated.identity() == plain.identity() + ", errors in epsilon"
+    spaces = [models.load(stated, "cpu", "float32", space=space).space for space in (None, "velocity", "x0")]
+    assert spaces == ["epsilon", "velocity", "x0"]
+
+
+@pytest.mark.parametrize("text", ['{"error_space": "noise"}', "{}", "[]", "epsilon", '{"error_space": 1}'])
+def test_a_statement_that_says_nothing_is_refused(stating, text):
+    with pytest.raises(ValueError, match=r"classifier\.json"):
+        models.text_to_image("mine", str(stating(text)))

@@ -75,13 +75,14 @@ def class_conditional(model: str, model_path: str | None = None, img_size: int |
 
 
 def load(source, device: str, dtype: str, compile: bool = False, space: str | None = None):
-    """The source's Denoiser. space: of its errors, None: the model's own.
+    """The source's Denoiser. space: of its errors, None: the model's own, or what its folder states.
 
     Raises ValueError or OSError for weights that do not do, and for a space that they cannot give.
     """
     from diffusion.models.denoiser import in_space
 
     denoiser = source.load(device, dtype, compile)
+    space = space or getattr(source, "stated_space", None)
     return denoiser if space is None else in_space(denoiser, space)
 
 

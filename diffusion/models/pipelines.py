@@ -7,13 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusion.models import devices, hub, texts
 from diffusion.models.adapters import Adapters
 from diffusion.models.tokens import Tokens
-from diffusion.settings import AS_IT_IS, Asked
+from diffusion.settings import AS_IT_IS, SPACES, Asked
 
+STATED = "classifier.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 SHARE = 0.1  # of a device's memory that the embeddings of all candidates may take; more stay on the CPU, and rows travel
 
@@ -33,13 +35,14 @@ class Pipeline(ABC):
     scheduler: Mapping[str, Any] = field(repr=False)
     encoders: tuple[texts.Encoder, ...]
     asked: Asked = AS_IT_IS
+    stated_space: str | None = None  # in which its folder wants errors to be taken, by a STATED file
 
     VERSIONS: ClassVar[dict[str, str]]
     PIPELINES: ClassVar[tuple[str, ...]]
     NETWORK: ClassVar[str] = "transformer"  # its folder
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     OLDER_CLASS: ClassVar[str | None] = None  # that config files from before that class name
-    space: ClassVar[str] = "velocity"  # in which errors are taken
+    SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
     FLOW: ClassVar[bool] = False  # whether `levels` are `flow_levels`, which can be spread otherwise
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
@@ -68,7 +71,8 @@ class Pipeline(ABC):
                 raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
             here = [encoder for encoder in here if encoder.part not in cls.OPTIONAL]
         revision = hub.revision_of(source, hub.fetch(source, network))
-        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, **configs)
+        stated = stated_space(source)
+        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, stated_space=stated, **configs)
         found.check()
         found.adapters.check()
         return found
@@ -103,7 +107,12 @@ class Pipeline(ABC):
     @property
     def prediction(self) -> str:
         """Of settings.SPACES, what the network predicts."""
-        return self.space
+        return self.SPACE
+
+    @property
+    def space(self) -> str:
+        """In which errors are taken."""
+        return self.stated_space or self.SPACE
 
     @property
     def network_channels(self) -> int:
@@ -145,7 +154,8 @@ class Pipeline(ABC):
 
     def identity(self) -> str:
         """The hub's commit, or the hash of what a local folder holds of the parts in use; and what is fused into them."""
-        return ", ".join([hub.identity(self.source, self.revision, self.parts), *self.adapters.identity()])
+        stated = [f"errors in {self.stated_space}"] if self.stated_space else []
+        return ", ".join([hub.identity(self.source, self.revision, self.parts), *stated, *self.adapters.identity()])
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent. Raises ValueError for a size that the patches cannot divide, or is too large."""
@@ -208,7 +218,7 @@ class Pipeline(ABC):
     # ------------------------------------------------------------ weights
 
     def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
-        """The Denoiser. Its `embed` loads the text encoders one by one and then, when they are gone, the network.
+        """The Denoiser, of errors in SPACE. Its `embed` loads the text encoders one by one and, when they are gone, the network.
 
         compile: through torch.compile; plain: as diffusers runs it by itself.
         """
@@ -234,7 +244,7 @@ class Pipeline(ABC):
         from diffusion.models.denoiser import Denoiser
 
         levels = self.levels().to(device)
-        convert = levels.conversion(self.prediction, self.space)
+        convert = levels.conversion(self.prediction, self.SPACE)
         run = hardware.compiled(self.call, device) if compile else self.call
 
         def embed(prompts):
@@ -248,7 +258,7 @@ class Pipeline(ABC):
             output = run(ready, x_t.to(ready.dtype), levels.time(t), conditions.to(x_t.device))
             return convert(output.float(), x_t, t)
 
-        return Denoiser(encode, embed, predict, levels, self.space)
+        return Denoiser(encode, embed, predict, levels, self.SPACE)
 
     def _network(self, device: str, dtype: str, plain: bool):
         import diffusers
@@ -257,6 +267,19 @@ class Pipeline(ABC):
         network = hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where)
         self.adapters.fuse(self.NETWORK, network)
         return self.adapted(network, plain)
+
+
+def stated_space(source: str) -> str | None:
+    """What a local folder's STATED file says: a space that was chosen for these weights, and travels with them.
+
+    None without such a file. Raises ValueError for one that says nothing of the kind.
+    """
+    if not (Path(source) / STATED).is_file():
+        return None
+    space = hub.read_config(source, STATED, {"error_space": str})["error_space"]
+    if space not in SPACES:
+        raise ValueError(f"--model_path {source}: {STATED}: 'error_space' is {space!r}, and has to be {', '.join(SPACES)}")
+    return space
 
 
 def placed(conditions, device: str):

@@ -23,7 +23,7 @@ class PixArt(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = tuple(TOKENS)
     NETWORK_CLASS: ClassVar[str] = "PixArtTransformer2DModel"
     OLDER_CLASS: ClassVar[str | None] = "Transformer2DModel"  # diffusers before 0.29, with which PixArt was published
-    space: ClassVar[str] = "epsilon"
+    SPACE: ClassVar[str] = "epsilon"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", masked=True, large=True),)
 
     @classmethod

@@ -23,7 +23,7 @@ class StableDiffusionXL(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
     NETWORK_CLASS: ClassVar[str] = "UNet2DConditionModel"
     NETWORK: ClassVar[str] = "unet"
-    space: ClassVar[str] = "epsilon"
+    SPACE: ClassVar[str] = "epsilon"
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2"),
