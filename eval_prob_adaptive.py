@@ -48,11 +48,7 @@ def parse_args(argv=None):
     group.add_argument("--prompt_path", help="CSV of prompt,classname,classidx (default: the dataset's in prompts/)")
     group.add_argument("--template", help='prompts from the class names instead of a CSV: "a photo of a {}."')
     group.add_argument("--noise_path", help="noise bank shared by all images (scripts/save_noise.py; default: seeded)")
-    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
-                       "was trained on)")  # fmt: skip
-    group.add_argument(
-        "--interpolation", default="bicubic", choices=transforms.INTERPOLATIONS, help="for resizing (default: bicubic)"
-    )
+    cli.add_resize_options(group)
     cli.add_strategy_options(parser)
     cli.add_run_options(parser)
     return parser.parse_args(argv)
@@ -142,19 +138,11 @@ def prepare(options: dict) -> Run:
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
-    dtype = cli.dtype_of(options, running)
-    source = cli.source_of(options, running.device, dtype)
-    size = options["img_size"] or source.default_size
-    shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
-    cli.check_pairs(n_trials, 1, len(prompts.prompts), shape)
-    chosen.check(len(prompts.prompts), source.n_levels)
-    model = cli.model_of(options, source, dtype, size)
-    dataset.transform = transforms.sd_transform(size, model.interpolation)
-    n_pairs = len(chosen.plan(source.n_levels).t)
-    cli.check_pairs(n_trials, n_pairs // n_trials, len(prompts.prompts), shape)
-    rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, size)
+    source, model = cli.checked_model(options, running, chosen, len(prompts.prompts))
+    dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
+    n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
+    rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
-    models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     runlog.check_config(run.folder, run.identity)
     return run
 

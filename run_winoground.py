@@ -52,10 +52,7 @@ def parse_args(argv=None):
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 1, the paper's 1000)")
     group.add_argument("--n_trials", type=cli.at_least(1), default=1, metavar="N", help="noises per timestep (default: 1)")
     cli.add_noise_options(group)
-    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
-                       "was trained on)")  # fmt: skip
-    group.add_argument("--interpolation", default="bilinear", choices=transforms.INTERPOLATIONS,
-                       help="of the resize; the paper's run passes bicubic (default: bilinear)")  # fmt: skip
+    cli.add_resize_options(group, "bilinear", "of the resize; the paper's run passes bicubic")
     group.add_argument("--score_mode", default="conditional", choices=pairs.SCORE_MODES, help=pairs.SCORE_MODE_HELP)
     cli.add_run_options(parser)
     args = parser.parse_args(argv)

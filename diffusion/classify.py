@@ -60,11 +60,19 @@ class Result:
         return np.array([self.errors[row].mean(dtype=np.float64) for row in range(len(self.class_of))])
 
     @cached_property
-    def ranking(self) -> list[int]:
-        """Labels, best first: whoever was dropped later is better, then whoever has the lower mean error; a class has the place
-        of its best candidate."""
+    def best_rows(self) -> dict[int, int]:
+        """Label -> row of its best candidate, best first: whoever was dropped later is better, then whoever has the lower mean
+        error."""
         rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
-        return list(dict.fromkeys(self.class_of[row] for row in rows))
+        best = {}
+        for row in rows:
+            best.setdefault(self.class_of[row], row)
+        return best
+
+    @property
+    def ranking(self) -> list[int]:
+        """Labels, best first; a class has the place of its best candidate."""
+        return list(self.best_rows)
 
     def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
         """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
@@ -99,14 +107,10 @@ class Classifier:
 
         Raises FloatingPointError when an error is not finite.
         """
-        import torch
-
         from diffusion import kernel
 
         start = time.perf_counter()
-        image = image if torch.is_tensor(image) else self.transform(image)
-        x0, t = self.denoiser.encode(image), torch.from_numpy(self.plan.t)
-        bank = self.noise(index, (len(t), *x0.shape))
+        x0, t, bank = self._given(image, index)
         score, pick = scores.scoring(self.loss, self.denoiser, x0)
         kept = []
 
@@ -118,6 +122,27 @@ class Classifier:
         errors, winner, fell = self.strategy.eliminate(evaluate, list(self.class_of), self.plan)
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         return Result(self.class_of, winner, errors, self.plan.t, fell, terms, time.perf_counter() - start)
+
+    def error_maps(self, image, rows, index: int = 0):
+        """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
+        x0, t, bank = self._given(image, index)
+        return error_maps(self.denoiser, x0, self.conditions[rows], t, bank, self.batch)
+
+    def _given(self, image, index: int):
+        """x0 [C,h,w] of an image, levels [S] of the plan, and noise [S,C,h,w]."""
+        import torch
+
+        image = image if torch.is_tensor(image) else self.transform(image)
+        x0, t = self.denoiser.encode(image), torch.from_numpy(self.plan.t)
+        return x0, t, self.noise(index, (len(t), *x0.shape))
+
+
+def error_maps(denoiser, x0, conditions, t, noise, batch):
+    """Squared errors of K candidates at every latent position, the mean over S pairs: float32 [K,h,w] of one latent [C,h,w],
+    [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`."""
+    from diffusion import kernel
+
+    return kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch).mean(-3)
 
 
 def text_to_image(

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 
 from diffusion import files, models, paths, settings, sharding
+from diffusion.datasets import transforms
 from diffusion.models import devices, own
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
@@ -180,6 +181,14 @@ def add_text_to_image_options(group):
                        "be given several times (docs/models.md)")  # fmt: skip
 
 
+def add_resize_options(group, default="bicubic", about="of the resize"):
+    """What of a picture a text-to-image model sees."""
+    group.add_argument("--img_size", type=at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
+                       "was trained on)")  # fmt: skip
+    known = transforms.INTERPOLATIONS
+    group.add_argument("--interpolation", default=default, choices=known, help=f"{about} (default: {default})")
+
+
 def add_network_options(group):
     """How a network runs, whichever it is."""
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES],
@@ -291,6 +300,24 @@ def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextT
     return settings.pick(settings.TextToImage, options, **named)
 
 
+def checked_model(options: dict, running: settings.Running, chosen, n_candidates: int):
+    """(source of the weights, settings.TextToImage) for this strategy and so many candidates.
+
+    Raises ValueError for a strategy or a size that the model cannot run, and for what this machine's memory cannot hold.
+    """
+    dtype = dtype_of(options, running)
+    source = source_of(options, running.device, dtype)
+    size = options["img_size"] or source.default_size
+    shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
+    check_pairs(n_trials, 1, n_candidates, shape)
+    chosen.check(n_candidates, source.n_levels)
+    model = model_of(options, source, dtype, size)
+    plan = chosen.plan(source.n_levels)
+    check_pairs(n_trials, len(plan.t) // n_trials, n_candidates, shape)
+    models.check_memory(source, size, running.device, dtype, running.batch_size, chosen.price(plan, n_candidates))
+    return source, model
+
+
 def grid_noise_of(options: dict) -> settings.GridNoise:
     """The noise of a grid. Raises ValueError for rows by position in batches of a size that is not known."""
     noise, size = settings.pick(settings.GridNoise, options), options["batch_size"]
@@ -334,8 +361,13 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     print(f"Run folder: {folder}")
     n_todo, n_done, n_selected = counts
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
+    print_price(price, n_todo, at_most, unit)
+
+
+def print_price(price: int, n: int, at_most=False, unit="image", more="") -> None:
+    """In network evaluations, of n images; more: what else it says."""
     most = "at most " if at_most else ""
-    print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n_todo:,} in all", flush=True)
+    print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n:,} in all{more}", flush=True)
 
 
 def sharing_notice(options: dict) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import datasets, models, noise, settings, strategy
+from diffusion import classify, datasets, models, noise, settings, strategy
 from diffusion.datasets import pairs, transforms
 from diffusion.files import fingerprint
 from diffusion.models import devices
@@ -143,7 +143,7 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     """
     import torch
 
-    from diffusion import kernel, scores
+    from diffusion import kernel
 
     device = devices.resolve_device(device)
     source = open_source(past, device)
@@ -153,4 +153,4 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     conditions = denoiser.embed(candidates)[rows]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
-    return kernel.errors(denoiser, x0, conditions, torch.from_numpy(t), bank, scores.error_map, batch).mean(-3)
+    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(t), bank, batch)

@@ -79,23 +79,21 @@ def _find_config(folder: Path) -> Path | None:
     return next((path for path in places if os.path.lexists(path)), None) if Path(folder).is_dir() else None
 
 
-def check_config(folder: Path, identity: dict) -> None:
+def check_config(folder: Path, identity: dict, elsewhere="start a new run folder with --extra") -> None:
     """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
 
-    identity: every option and hash that the numbers depend on, as JSON values.
+    identity: every option and hash that the numbers depend on, as JSON values; elsewhere: how to have another folder
     """
     saved = read_config(folder)
     if saved is None:
         if any(folder.glob("*.pt")):
-            raise ValueError(
-                f"{folder} holds records without a {CONFIG}, so another program made them: start a new run folder with --extra"
-            )
+            raise ValueError(f"{folder} holds records without a {CONFIG}, so another program made them: {elsewhere}")
         return
     saved, identity = saved["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
         told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
-        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or start a new run folder with --extra")
+        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or {elsewhere}")
 
 
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
@@ -397,17 +395,25 @@ def load_outcomes(paths: dict[int, Path], check=None, unreadable: list | None = 
     check(index, record) raises ValueError for a record that is not this run's, which then is as good as unreadable.
     """
 
-    def outcome_at(index, path):
-        def convert(record):
-            record = records.check_classification(record)
-            if check:
-                check(index, record)
-            return outcome(record)
+    def convert(index, record):
+        if check:
+            check(index, record)
+        return outcome(record)
 
-        return _load(path, convert, unreadable)
+    return load_classifications(paths, convert, unreadable)
 
-    loaded = ((index, outcome_at(index, path)) for index, path in paths.items() if os.path.lexists(path))
-    return {index: outcome for index, outcome in loaded if outcome is not None}
+
+def load_classifications(paths: dict, convert, unreadable: list | None = None) -> dict:
+    """key -> convert(key, record) of every readable record of a classification among these paths that exist.
+
+    convert raises ValueError for a record that is as good as unreadable.
+    """
+
+    def load(key, path):
+        return _load(path, lambda record: convert(key, records.check_classification(record)), unreadable)
+
+    loaded = ((key, load(key, path)) for key, path in paths.items() if os.path.lexists(path))
+    return {key: found for key, found in loaded if found is not None}
 
 
 def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:

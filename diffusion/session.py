@@ -132,8 +132,8 @@ class Tally:
         return time.perf_counter() - self.start
 
     def postfix(self):
-        accuracy = f"{100 * self.right / self.counted:.1f}%" if self.counted else "-"
-        return {"accuracy": accuracy, "evaluations/s": f"{self.evaluations / self.seconds:.0f}"}
+        accuracy = {"accuracy": f"{100 * self.right / self.counted:.1f}%"} if self.counted else {}
+        return accuracy | {"evaluations/s": f"{self.evaluations / self.seconds:.0f}"}
 
 
 class StopBetweenImages:
@@ -234,8 +234,8 @@ def accuracy_lines(outcomes) -> list[str]:
     return [f"Top-1 accuracy: {metrics.top1(preds, labels)}", f"Mean per class: {metrics.mean_per_class(preds, labels)}"]
 
 
-def close(lines: list[str], done: dict, report: str, ended: Ended, unit="image", in_folder: int | None = None) -> int:
-    """The closing lines of a run: its results, the cost of this process, what reads the folder again, failures.
+def close(lines: list[str], done: dict, report: str | None, ended: Ended, unit="image", in_folder: int | None = None) -> int:
+    """The closing lines of a run: its results, the cost of this process, what reads the folder again if anything does, failures.
 
     done: index -> outcome of every finished image of this command; in_folder: how many the folder has, where these may be more.
     Returns the exit code.
@@ -249,14 +249,16 @@ def close(lines: list[str], done: dict, report: str, ended: Ended, unit="image",
         if in_folder and in_folder > len(done):
             print(f"Note: these lines are about the {len(done):,} {unit}s of this command, the report about all {in_folder:,} "
                   "records of the folder")  # fmt: skip
-        print(f"Report: python {report}")
+        if report:
+            print(f"Report: python {report}")
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} {unit}s failed, all others were evaluated: {listed}", file=sys.stderr)
     if unwritten:
         print(f"error: a record could not be written, run the same command again to continue: {unwritten}", file=sys.stderr)
     if stopped_by and team().leads:
-        print(f"Stopped by {signal.Signals(stopped_by).name}: run the same command to continue.", file=sys.stderr)
+        again = "to continue" if report else "again"
+        print(f"Stopped by {signal.Signals(stopped_by).name}: run the same command {again}.", file=sys.stderr)
     if stopped_by:
         return 128 + stopped_by
     return 1 if failures or unwritten else 0

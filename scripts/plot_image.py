@@ -119,8 +119,6 @@ def draw_curves(axis, rows: list[dict], label: str):
 
 def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str):
     """Curves, after them the image and the map, as far as there are any."""
-    import numpy as np
-
     pictures = [p for p in (image, advantage) if p is not None]
     widths = [2.2] + [1] * len(pictures)
     figure, axes = figures.pyplot().subplots(
@@ -128,12 +126,10 @@ def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str)
     )
     draw_curves(axes[0, 0], rows, label)
     if image is not None:
-        figures.overlay(axes[0, 1], image, np.zeros((1, 1)), 1.0)
-        axes[0, 1].set_title("the image")
+        figures.draw_image(axes[0, 1], image, "the image")
     if advantage is not None:
-        scale = figures.overlay(axes[0, 2], image, advantage, np.abs(advantage).max() or 1.0)
-        axes[0, 2].set_title("winner and runner-up")
-        figure.colorbar(scale, ax=axes[0, 2], shrink=0.8, label="runner-up's squared error minus the winner's")
+        label = "runner-up's squared error minus the winner's"
+        figures.draw_map(figure, axes[0, 2], image, advantage, "winner and runner-up", label)
     figure.suptitle(title)
     figures.save(figure, path)
 

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import struct
+import zlib
 from pathlib import Path
 
 import layouts
@@ -380,6 +381,21 @@ IMAGE_FOLDERS = {
 }
 
 
+def picture_of(width: int, height: int):
+    """A writer of a PNG whose header says so and whose pixels are missing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return written(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+PICTURE_FILES = {
+    "a PNG's first bytes": written(b"\x89PNG"),
+    "without pixels": picture_of(64, 64),
+    "far too large": picture_of(100_000, 100_000),
+    "far too long": lambda path: layouts.picture(0).resize((2000, 1)).save(path),
+}
+
+
 def saved_table(path, change=None):
     from datasets import ClassLabel, Dataset, Features, Image
 
@@ -533,6 +549,28 @@ RUNS = {
     "config of another kind": config_changed(kind="poem"),
 }
 
+FIT = {"temperature": 1e-3, "weight": 0.5, "n": 100, "about": {"weights": "0", "loss": "l2"}}
+
+
+def fit_of(**changes):
+    return written(json.dumps(FIT | changes))
+
+
+FITS = {
+    "a list": written("[1]"),
+    "no keys": written("{}"),
+    "not JSON": written("{'a': 1"),
+    "one key too many": fit_of(more=1),
+    "temperature of zero": fit_of(temperature=0),
+    "temperature of nan": fit_of(temperature=float("nan")),
+    "temperature as a text": fit_of(temperature="1"),
+    "weight above one": fit_of(weight=2),
+    "of no images": fit_of(n=0),
+    "of nothing": fit_of(about={}),
+    "of a list": fit_of(about=[]),
+    "of another model": fit_of(),
+}
+
 # ---------------------------------------------------------------- adapted weights
 
 
@@ -560,6 +598,8 @@ KINDS = {
     "subset": (".npy", ANY_FILE | SUBSETS),
     "prompts": (".csv", ANY_FILE | PROMPT_FILES),
     "noise": (".pt", ANY_FILE | NOISES),
+    "picture": (".png", ANY_FILE | PICTURE_FILES),
+    "fit": (".json", ANY_FILE | FITS),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
@@ -618,6 +658,7 @@ def good_files(world: Path) -> None:
     (world / "folder").mkdir()
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()
+    (world / "taken.csv").mkdir()
     pair_folder(PAIR_LINE, PAIR_LINE | {"id": 1})(world / "pairs")
     pictures("a/0.png", "b/0.png")(world / "images")
     looped(world / "looped")

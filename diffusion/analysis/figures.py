@@ -89,6 +89,31 @@ def _cells(row: dict) -> dict:
     return cells
 
 
+def write_parquet(path: Path, rows: list[dict]) -> None:
+    """Rows of plain values, whole or absent; a cell that a row lacks is null."""
+    import pandas
+
+    content = pandas.DataFrame(rows).to_parquet(index=False)
+    files.write(path, lambda file: file.write(content))
+
+
+def draw_image(axis, image, title: str) -> None:
+    """An image [3,H,W] in [-1,1]."""
+    import numpy as np
+
+    overlay(axis, image, np.zeros((1, 1)), 1.0)
+    axis.set_title(title)
+
+
+def draw_map(figure, axis, image, advantage, title: str, label: str) -> None:
+    """An image under the map [h,w] of an advantage, and beside it a scale with this label."""
+    import numpy as np
+
+    scale = overlay(axis, image, advantage, np.abs(advantage).max() or 1.0)
+    axis.set_title(title)
+    figure.colorbar(scale, ax=axis, shrink=0.8, label=label)
+
+
 def overlay(axis, image, advantage, span: float):
     """An image [3,H,W] in [-1,1] under a map [h,w] of differences: green above zero, pink below, clear at zero.
 

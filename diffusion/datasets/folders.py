@@ -1,7 +1,7 @@
 """Pictures in class folders: which files count, and which label the name of their folder gives them."""
 
 import os
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from diffusion.datasets.pictures import open_rgb
@@ -79,6 +79,33 @@ def open_known(
     return LabelledFiles(samples, border, notice="; ".join(notices) or None)
 
 
+def find_pictures(places: Iterable[str]) -> tuple[list[str], str | None]:
+    """Paths of all pictures that these files and folders are, a folder's sorted; what of the folders was left out, in words.
+
+    A file counts whatever its name is. Raises ValueError for a place where there is nothing, for a folder without pictures or
+    with links that lead to a folder twice, and for a name that is no UTF-8.
+    """
+    found, others = [], []
+    for place in places:
+        paths = _files_of(place) if os.path.isdir(place) else [place]
+        if not os.path.exists(place):
+            raise ValueError(f"{place}: there is no such picture or folder")
+        pictures = [path for path in paths if is_picture(path)] if os.path.isdir(place) else paths
+        if not pictures:
+            raise ValueError(f"{place} holds no pictures ({' '.join(sorted(SUFFIXES))}): name another folder, or the files")
+        found += pictures
+        others += set(paths) - set(pictures)
+    for path in found:
+        _check_name(os.path.dirname(path), os.path.basename(path), "file")
+    told = f"ignored {len(others)} files that are no pictures by their names, such as {min(others)}" if others else None
+    return found, told
+
+
+def _files_of(folder: str) -> list[str]:
+    """All files of a folder and below it, sorted, without junk."""
+    return sorted(os.path.join(place, name) for place, names in walk(folder, {}) for name in names)
+
+
 # ---------------------------------------------------------------- what lies in them
 
 
@@ -135,8 +162,8 @@ def _entries(root: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(name for name in files if not is_junk(name))
 
 
-def _check_name(root: Path, name: str) -> None:
+def _check_name(root: Path | str, name: str, kind="folder") -> None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{root} holds a folder whose name is no UTF-8 ({name!a}): rename it") from None
+        raise ValueError(f"{root} holds a {kind} whose name is no UTF-8 ({name!a}): rename it") from None

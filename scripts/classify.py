@@ -1,0 +1,380 @@
+#!/usr/bin/env python
+"""Which of these labels fits a picture? For pictures without a label, one or folders of them, with a diffusion model.
+
+  python scripts/classify.py picture.jpg --labels "a cat" "a dog"
+  python scripts/classify.py bag.png --version tiny --labels bag boot coat --map map.png
+a table of a folder, which the same command continues after a crash:
+  python scripts/classify.py my_pictures --labels cat dog -o predictions.csv
+
+Labels are ranked by probability. --fit takes a fit that scripts/calibrate.py RUN --fit wrote on a run of the same model, size,
+loss and strategy; without it probabilities are uncalibrated: the softmax of the mean errors as they are, which is nearly flat.
+A picture's noise depends on --seed and on the bytes of its file, so its result does not depend on what else is classified.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+if __name__ == "__main__":
+    from diffusion import startup
+
+    startup.be_quiet()
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from diffusion import (
+    classify,
+    cli,
+    datasets,
+    files,
+    models,
+    noise,
+    predictions,
+    records,
+    runlog,
+    scores,
+    session,
+    settings,
+    strategy,
+)
+from diffusion.analysis import calibration, figures
+from diffusion.datasets import folders, prompts, transforms
+
+MOST_SHOWN = 10  # labels of a picture
+CALIBRATE = "uncalibrated: the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
+
+
+def csv_file(text: str) -> Path:
+    """An argparse type: where the table goes."""
+    if Path(text).suffix.lower() != ".csv" or not Path(text).stem:
+        raise argparse.ArgumentTypeError(f"{text} must end in .csv")
+    return Path(text)
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder: all pictures in it and below it")
+    group = parser.add_argument_group("labels")
+    group.add_argument("--labels", nargs="+", metavar="LABEL", help="two or more")
+    group.add_argument("--template", help='what makes a prompt of a label (default: "a photo of a {}.")')
+    group.add_argument("--prompts", metavar="FILE", help="CSV of prompt,classname,classidx in place of --labels")
+    group.add_argument("--fit", type=Path, metavar="FILE", help="calibrated probabilities, by a fit of scripts/calibrate.py")
+    group = parser.add_argument_group("results")
+    group.add_argument("-o", "--out", type=csv_file, metavar="FILE.csv", help="write a table of all pictures, and FILE.parquet "
+                       "beside it; FILE.records/ keeps what is done")  # fmt: skip
+    group.add_argument("--json", action="store_true", help="print the form of transformers' zero-shot-image-classification, and "
+                       "everything else on standard error")  # fmt: skip
+    group.add_argument("--map", type=figures.picture_file, metavar="FILE", help="of one picture: draw where its first two labels "
+                       "disagree (.png or .svg); costs the full plan of both once more")  # fmt: skip
+    cli.add_sd_options(parser)
+    group = parser.add_argument_group("method")
+    group.add_argument("--loss", choices=list(scores.SCORES), default="l2", help="error of a prediction (default: l2)")
+    cli.add_resize_options(group)
+    group.add_argument("--seed", type=cli.seed, default=0, help="seed of the noise (default: 0)")
+    group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
+    cli.add_strategy_options(parser, default="race", told="race")
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, and what is known before any weights are loaded."""
+
+    asked: settings.Prompts
+    model: settings.TextToImage
+    bank: settings.Noise
+    running: settings.Running
+    strategy: strategy.Strategy
+    loss: str
+    paths: list[str]  # of the pictures
+    ignored: str | None  # what of their folders was left out
+    dataset: datasets.ImageData
+    table: prompts.PromptTable
+    source: Any  # of the weights
+    fit: calibration.Fit | None
+    out: Path | None
+    map: Path | None
+
+    @cached_property
+    def class_of(self) -> list[int]:
+        """Of each prompt the place of its label in `labels`."""
+        places = {index: place for place, index in enumerate(dict.fromkeys(self.table.classidx))}
+        return [places[index] for index in self.table.classidx]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        return list(dict(zip(self.table.classidx, self.table.classnames, strict=True)).values())
+
+    @cached_property
+    def plan(self):
+        return self.strategy.plan(self.source.n_levels)
+
+    @property
+    def price(self) -> int:
+        return self.strategy.price(self.plan, len(self.class_of))
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the records."""
+        return self.out and self.out.with_suffix(".records")
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the numbers depend on."""
+        table = files.fingerprint(self.table.prompts, self.table.classidx)
+        hashes = {"prompts": table, "weights": self.source.identity(), "noise": "seeded by content"}
+        return self.model.identity() | self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed} | hashes
+
+    @property
+    def options(self) -> dict:
+        """All of them, resolved."""
+        parts = settings.options_of(self.model, self.asked, self.bank, self.strategy, self.running)
+        return parts | {"loss": self.loss, "strategy": self.strategy.NAME}
+
+    @cached_property
+    def keys(self) -> list[str | None]:
+        """Of every picture's content."""
+        return [predictions.content_key(path) for path in self.paths]
+
+    def record_path(self, key: str) -> Path:
+        return self.folder / f"sha256_{key}.pt"
+
+    @cached_property
+    def unreadable(self) -> list[str]:
+        """Names of records that are none of this run's, which are redone; filled by `done`."""
+        return []
+
+    @cached_property
+    def done(self) -> dict[str, predictions.Prediction]:
+        """Of the contents that are known; the work adds to it."""
+        wanted = records.Wanted(range(len(self.class_of)), self.class_of, self.plan.t)
+
+        def convert(key, record):
+            wanted.check(record, predictions.NO_LABEL)
+            return self.predict(predictions.result_of(record, self.class_of))
+
+        places = {key: self.record_path(key) for key in self.keys if key} if self.out else {}
+        return runlog.load_classifications(places, convert, self.unreadable)
+
+    def predict(self, result: classify.Result) -> predictions.Prediction:
+        return predictions.predict(result, dict(enumerate(self.labels)), self.fit)
+
+    @cached_property
+    def todo(self) -> list[int]:
+        """Indices of pictures, each content once."""
+        new = {key or path: i for i, (key, path) in enumerate(zip(self.keys, self.paths, strict=True)) if key not in self.done}
+        return sorted(new.values())
+
+    @property
+    def predicted(self) -> list[predictions.Prediction | None]:
+        """Of every picture, in order; None where it failed or was not reached."""
+        return [self.done.get(key) for key in self.keys]
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def find_prompts(options: dict) -> prompts.PromptTable:
+    """Raises ValueError where there are not two or more labels, all of them different."""
+    if options["prompts"] and options["labels"]:
+        raise ValueError("--labels and --prompts both say what the labels are: give one of them")
+    if options["prompts"]:
+        cli.refuse_idle(options, ["template"], "with --prompts, which has whole prompts")
+        table, flag = prompts.read_prompts(options["prompts"]), f"--prompts {options['prompts']}"
+    elif options["labels"]:
+        table, flag = prompts.prompts_from_classes(options["labels"], options["template"] or "a photo of a {}."), "--labels"
+    else:
+        raise ValueError('--labels are missing: give two or more, as in --labels "a cat" "a dog", or --prompts with a CSV')
+    names = list(dict(zip(table.classidx, table.classnames, strict=True)).values())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{flag}: {twice!r} stands there for two labels: give each a name of its own")
+    if len(names) < 2:
+        raise ValueError(f"{flag}: {names[0]!r} is the only label, and there is nothing to choose: give two or more")
+    return table
+
+
+def open_pictures(places: list[str]) -> tuple[list[str], str | None, datasets.ImageData]:
+    """Raises ValueError or OSError where there is nothing, and for a single picture that is none."""
+    paths, ignored = folders.find_pictures(places)
+    raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], upright=True)
+    dataset = datasets.ImageData(raw, None, [])
+    if len(paths) == 1:
+        dataset.picture(0)
+    return paths, ignored, dataset
+
+
+def prepare(options: dict) -> Run:
+    """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
+    running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})
+    strategy.from_options(options["strategy"], options)  # its own mistakes first
+    table = find_prompts(options)
+    fit = calibration.Fit.read(options["fit"]) if options["fit"] else None
+    paths, ignored, dataset = open_pictures(options["pictures"])
+    if options["map"] and len(paths) > 1:
+        raise ValueError(f"--map {options['map']} is of one picture, and there are {len(paths)}: give one, or leave it out")
+    recipe = datasets.recipe_for("folder", len(table.prompts))
+    chosen = strategy.from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
+    source, model = cli.checked_model(options, running, chosen, len(table.prompts))
+    dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
+    asked = settings.Prompts(options["prompts"], options["template"])
+    bank = settings.Noise(options["seed"])
+    run = Run(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
+              options["out"], options["map"])  # fmt: skip
+    if fit:
+        predictions.check_fit(fit, run.identity, options["fit"])
+    if run.folder:
+        runlog.check_config(run.folder, run.identity, "name another file with -o")
+    return run
+
+
+def announce(run: Run) -> None:
+    """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
+    counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
+    redone = runlog.unreadable_told(run.unreadable, "redone")
+    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), fit_notice(run))
+    more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
+    if run.folder:
+        about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
+                 "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
+        cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
+        return
+    for notice in filter(None, notices):
+        print(f"Note: {notice}")
+    cli.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more)
+
+
+def fit_notice(run: Run) -> str | None:
+    """That a fit comes from other candidates."""
+    if run.fit is None or run.fit.about.get("prompts") == run.identity["prompts"]:
+        return None
+    return "the fit was made with other prompts; how well it is calibrated for these is not known"
+
+
+# ---------------------------------------------------------------- the work
+
+
+def make_ready(run: Run) -> None:
+    """Raises OSError where a result could not be written in the end."""
+    tables = [run.out, run.out.with_suffix(".parquet")] if run.out else []
+    for path in (*tables, *filter(None, [run.map])):
+        files.try_file(path)
+    if run.folder:
+        runlog.make_ready(run.folder)
+
+
+def start(run: Run) -> classify.Classifier:
+    """Loads the weights, embeds the prompts and writes config.json where there are records."""
+    table, shape = run.table, run.source.latent_shape(run.model.img_size)
+    names = [run.labels[label] for label in run.class_of]
+    if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, "--labels or --prompts"):
+        print(f"Note: {notice}", flush=True)
+    load = partial(models.load, run.source, space=run.model.error_space)
+    before = runlog.found_batch_size(run.folder) if run.folder else None
+    network = session.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
+    if run.folder and session.team().leads:
+        what = ("classify", runlog.CLASSIFICATION, run.identity, run.options, len(run.keys))
+        candidates = {"labels": run.class_of, "names": names}
+        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates, **network.about))
+    return classify.Classifier(network.denoiser, network.conditions, run.class_of, run.strategy, run.plan, run.loss,
+                               noise.Seeded(run.bank.seed), network.batch)  # fmt: skip
+
+
+def draw_map(run: Run, classifier: classify.Classifier) -> str:
+    """Writes --map, of the first two labels of the only picture; says what is in it."""
+    first, second = run.predicted[0].candidates[:2]
+    image = run.dataset[0][0]
+    ours, theirs = classifier.error_maps(image, [first.row, second.row], predictions.noise_index(run.keys[0])).numpy()
+    figure, axes = figures.pyplot().subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    figures.draw_image(axes[0], image, Path(run.paths[0]).name)
+    short = [textwrap.shorten(candidate.label, 24, placeholder=" ...") for candidate in (first, second)]
+    title, label = "green: {}, pink: {}".format(*short), "squared error of {1} less that of {0}".format(*short)
+    figures.draw_map(figure, axes[1], image, theirs - ours, title, label)
+    figures.save(figure, run.map)
+    return f"Drawn, green: {first.label}, pink: {second.label}: {run.map}"
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def table_lines(path: str, prediction: predictions.Prediction, calibrated: bool) -> list[str]:
+    """The ranking of a picture."""
+    shown = prediction.candidates[:MOST_SHOWN]
+    width = max(len(candidate.label) for candidate in shown)
+    what = "probability" if calibrated else "uncalibrated"
+    lines = [f"{path}: {prediction.label}", f"  {'':{width}}{what:>14}{'mean error':>12}{'evaluations':>13}"]
+    lines += [f"  {c.label:{width}}{c.probability:14.4f}{c.error:12.6f}{c.evaluations:13}" for c in shown]
+    left = len(prediction.candidates) - len(shown)
+    return lines + ([f"  and {left} more"] if left else [])
+
+
+def write_tables(run: Run) -> str:
+    """The CSV and the Parquet file of all pictures that are done; says where."""
+    found = zip(run.paths, run.predicted, strict=True)
+    rows = [predictions.as_row(path, one, run.labels, run.fit is not None) for path, one in found if one]
+    other = run.out.with_suffix(".parquet")
+    figures.write_csv(run.out, rows)
+    figures.write_parquet(other, rows)
+    return f"Predictions of {len(rows)} pictures: {run.out} and {other}"
+
+
+def results(run: Run, ended, classifier) -> list[str]:
+    """Writes the files that were asked for; the lines that are printed."""
+    if not run.done:
+        return []
+    lines = []
+    for path, prediction in zip(run.paths, run.predicted, strict=True):
+        lines += table_lines(path, prediction, run.fit is not None) if prediction and not run.out else []
+    lines += [f"Probabilities: fitted on {run.fit.n:,} images" if run.fit else f"Probabilities are {CALIBRATE}"]
+    lines += [write_tables(run)] if run.out and not ended.unwritten else []
+    return lines + ([draw_map(run, classifier)] if run.map else [])
+
+
+def json_text(run: Run, places: list[str]) -> str:
+    """One list of a single file; else a list of lists, null for a picture that failed."""
+    lists = [predictions.as_json(one) if one else None for one in run.predicted]
+    return json.dumps(lists[0] if len(places) == 1 and not Path(places[0]).is_dir() else lists)
+
+
+def classify_all(args) -> tuple[int, Run]:
+    """The exit code, and the run with what it has found."""
+    with cli.bad_input():
+        run = prepare(vars(args))
+        announce(run)
+    if run.running.dry_run:
+        return 0, run
+    with cli.bad_input():
+        make_ready(run)
+        classifier = start(run) if run.todo or run.map else None
+
+    def work(index, image, _):
+        key = run.keys[index]
+        result = classifier(image, predictions.noise_index(key))
+        if run.folder:
+            runlog.save_record(run.record_path(key), runlog.record_of(result, range(len(run.class_of)), predictions.NO_LABEL))
+        run.done[key] = run.predict(result)
+        return run.done[key]
+
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
+    lines = results(run, ended, classifier) if session.team().leads else []
+    return session.close(lines, run.done, None, ended), run
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        code, run = classify_all(args)
+    if args.json and not args.dry_run and session.team().leads:
+        print(json_text(run, args.pictures))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(session.run(main))
