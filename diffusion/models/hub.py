@@ -80,8 +80,9 @@ def _hub_problem(source: str, name: str, error: Exception, flag: str, layout: st
     )
 
 
+@lru_cache
 def commit(source: str, flag: str) -> str:
-    """The hub's commit of an id. Raises ValueError for one that is not to be had."""
+    """The hub's commit of an id, the same at every call. Raises ValueError for one that is not to be had."""
     import huggingface_hub
 
     try:
@@ -90,6 +91,21 @@ def commit(source: str, flag: str) -> str:
         raise ValueError(
             f"{flag} {source} is neither a file or folder nor reachable on the hub ({type(error).__name__})"
         ) from None
+
+
+def pinned(path: str, flag: str) -> str | None:
+    """The hub's commit of what is added to weights; None for a local file or folder. Raises ValueError as `commit`."""
+    return None if Path(path).exists() else commit(path, flag)
+
+
+def content(path: str, flag: str) -> str:
+    """Tells two files apart: the hash of a file, or of a folder's weights, or the hub's commit. Raises ValueError as `commit`."""
+    place = Path(path)
+    if place.is_file():
+        return hash_files(place.parent, [place])
+    if place.is_dir():
+        return hash_files(place, (file for file in place.glob("*") if file.suffix in (".safetensors", ".bin", ".pt")))
+    return f"{path} at commit {commit(path, flag)}"
 
 
 def revision_of(source: str, path: Path) -> str | None:
