@@ -570,6 +570,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--dataset": "folder", "--data_dir": "@looped", "--template": "a {}"}, ["again", "link"]),
     ("eval_prob_adaptive", {"--version": "2-2"}, ["--version"]),
     ("eval_prob_adaptive", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--lora": "x.safetensors"}, ["--lora"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--text_encoders": "clip"}, ["--text_encoders"]),
     ("eval_prob_dit", {"--to_keep": "1", "--n_samples": "2"}, ["--t_interval"]),
     ("eval_prob_dit", {"--strategy": "race"}, ["--t_interval"]),
     ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),

@@ -30,8 +30,7 @@ def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS
     the version has no known weights, and when the model is neither local nor reachable.
     """
     if own.is_own(model_path):
-        if asked.loras:
-            raise ValueError(f"--lora {asked.loras[0].path}: what is in {model_path} is its own; load it there")
+        _refuse_idle(model_path, asked)
         return own.OwnModel.find(model_path, asked.img_size, device, dtype)
     known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if model_path:
@@ -40,6 +39,14 @@ def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS
         raise ValueError(f"--version {version} is none of {', '.join(known)}: name its weights with --model_path")
     family, source = known[version]
     return family.find(source, asked)
+
+
+def _refuse_idle(model_path: str, asked: Asked) -> None:
+    """Raises ValueError for what nobody but a Python file itself can do to its model."""
+    given = {"--lora": asked.loras, "--text_encoders": asked.text_encoders != "all"}
+    flag = next((flag for flag, value in given.items() if value), None)
+    if flag:
+        raise ValueError(f"{flag} does nothing to the model in {model_path}, which is its own: do it there")
 
 
 def family_of(model_path: str):
