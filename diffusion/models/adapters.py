@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 from diffusion.models import hub
 from diffusion.settings import Lora
@@ -22,13 +21,13 @@ NAME = "fused"  # of the adapter while it is one
 class Adapters:
     """What is fused into the parts of a pipeline.
 
-    pipeline: its class in diffusers; parts: its networks and text encoders; config: of the denoiser
+    pipeline: its class in diffusers; parts: its networks and text encoders; layers_per_block: of its U-Net
     """
 
     pipeline: str
     parts: tuple[str, ...]
-    config: Mapping[str, Any]
-    loras: tuple[Lora, ...]
+    loras: tuple[Lora, ...] = ()
+    layers_per_block: int = 2
 
     def check(self) -> None:
         """Reads them. Raises ValueError for files that are none, and, by name, for weights of no part of this pipeline."""
@@ -46,7 +45,7 @@ class Adapters:
     def read(self, lora: Lora):
         """(weights by diffusers' names, alphas or None, metadata or None)."""
         revision = hub.pinned(lora.path, FLAG)
-        return _read(self.pipeline, lora.path, revision, self.config.get("layers_per_block", 2))
+        return _read(self.pipeline, lora.path, revision, self.layers_per_block)
 
     def fuse(self, part: str, model) -> None:
         """Into a part's model, in order. Raises ValueError where the weights do not fit it."""

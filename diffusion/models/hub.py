@@ -266,23 +266,34 @@ def _files_on_hub(source: str, revision: str) -> tuple[Path, ...]:
     return tuple(Path(file.rfilename) for file in info.siblings)
 
 
-def vae_encoder(source: str, device: str, **where) -> Callable:
-    """image [3,H,W] in [-1,1] -> [C,h,w] float32 on the device: the mean of the VAE's posterior, by its own shift and scale.
+def vae_class(config: Mapping) -> str:
+    """Name in diffusers of the class of a VAE with this config."""
+    return "AutoencoderDC" if _is_dc(config) else "AutoencoderKL"
 
-    Sana's autoencoder has no posterior, but one latent.
-    """
+
+def vae_encoder(source: str, device: str, **where) -> Callable:
+    """`encoder_of` the VAE in this place."""
     import diffusers
     import torch
 
     name = "/".join(filter(None, (where.get("subfolder"), "config.json")))
-    dc = _is_dc(read_config(source, name))
-    cls = diffusers.AutoencoderDC if dc else diffusers.AutoencoderKL
-    vae = pretrained(cls, source, device, torch_dtype=torch.float32, **where)
+    cls = getattr(diffusers, vae_class(read_config(source, name)))
+    return encoder_of(pretrained(cls, source, device, torch_dtype=torch.float32, **where), device)
+
+
+def encoder_of(vae, device: str) -> Callable:
+    """image [3,H,W] in [-1,1] -> [C,h,w] float32 on the device: the mean of the VAE's posterior, by its own shift and scale.
+
+    Sana's autoencoder has no posterior, but one latent.
+    """
+    import torch
+
     shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
 
     @torch.inference_mode()
     def encode(image):
         encoded = vae.encode(image[None].to(device))
-        return ((encoded.latent if dc else encoded.latent_dist.mean)[0] - shift) * scale
+        latent = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mean
+        return (latent[0] - shift) * scale
 
     return encode

@@ -6,12 +6,13 @@ A family is a subclass in a file of its own, which says what is its own: parts, 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from diffusion.models import devices, hub, texts
 from diffusion.models.adapters import Adapters
 from diffusion.models.tokens import Tokens
+from diffusion.models.weights import Weights
 from diffusion.settings import AS_IT_IS, Asked
 
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -68,7 +69,7 @@ class Pipeline(ABC):
         revision = hub.revision_of(source, hub.fetch(source, network))
         found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, **configs)
         found.check()
-        found.adapters.check()
+        found.weights.check()
         return found
 
     @classmethod
@@ -136,14 +137,19 @@ class Pipeline(ABC):
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
         return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
-    @property
-    def adapters(self) -> Adapters:
-        """What is fused into the parts."""
-        return Adapters(self.pipeline, (self.NETWORK, *(e.part for e in self.encoders)), self.network, self.asked.loras)
+    @cached_property
+    def weights(self) -> Weights:
+        """Of its models."""
+        index = hub.read_config(self.source, "model_index.json")
+        encoders = {encoder.part: texts.model_class(index, encoder.part) for encoder in self.encoders}
+        layers = self.network.get("layers_per_block", 2)
+        loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.asked.loras, layers)
+        classes = {self.NETWORK: self.NETWORK_CLASS, "vae": hub.vae_class(self.vae)} | encoders
+        return Weights(self.source, self.revision, classes, loras)
 
     def identity(self) -> str:
-        """The hub's commit, or the hash of what a local folder holds of the parts in use; and what is fused into them."""
-        return ", ".join([hub.identity(self.source, self.revision, self.parts), *self.adapters.identity()])
+        """As of `Weights`, of the parts in use."""
+        return self.weights.identity(self.parts)
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent. Raises ValueError for a size that the patches cannot divide, or is too large."""
@@ -160,14 +166,12 @@ class Pipeline(ABC):
     def memory(self, dtype: str) -> dict[str, int]:
         """Bytes of each part's weights, as they are loaded beside a network of this dtype; what is not known is left out."""
         dtypes = {self.NETWORK: dtype, "vae": "float32"} | {encoder.part: encoder.dtype(dtype) for encoder in self.encoders}
-        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in dtypes}
+        counts = {part: self.weights.n_parameters(part) for part in dtypes}
         return {part: n * (4 if dtypes[part] == "float32" else 2) for part, n in counts.items() if n}
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
         """What the text encoders are given of prompts."""
-        return texts.merged(
-            [self.encoder(e.part).tokens(self.source, self.revision, self.written(prompts)) for e in self.encoders]
-        )
+        return texts.merged([self.encoder(e.part).tokens(self.weights, self.written(prompts)) for e in self.encoders])
 
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
@@ -212,8 +216,7 @@ class Pipeline(ABC):
 
         def embed(prompts):
             def read(part, take):
-                texts_of = (self.source, self.revision, self.written(prompts))
-                return self.encoder(part).read(*texts_of, take, device, dtype, self.adapters.fuse)
+                return self.encoder(part).read(self.weights, self.written(prompts), take, device, dtype)
 
             conditions = placed(self.conditions(list(prompts), read, plain).to(devices.torch_dtype(dtype)), device)
             late()  # so that what is wrong with it is told at the start
@@ -224,16 +227,10 @@ class Pipeline(ABC):
             output = run(network, x_t.to(network.dtype), levels.time(t), conditions.to(x_t.device))
             return convert(output.float(), x_t, t)
 
-        encode = hub.vae_encoder(self.source, device, subfolder="vae", revision=self.revision)
-        return Denoiser(encode, embed, predict, levels, self.space)
+        return Denoiser(self.weights.vae_encoder(device), embed, predict, levels, self.space)
 
     def _network(self, device: str, dtype: str, plain: bool):
-        import diffusers
-
-        where = {"subfolder": self.NETWORK, "revision": self.revision, "torch_dtype": devices.torch_dtype(dtype)}
-        network = hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where)
-        self.adapters.fuse(self.NETWORK, network)
-        return self.adapted(network, plain)
+        return self.adapted(self.weights.load(self.NETWORK, device, devices.torch_dtype(dtype)), plain)
 
 
 def placed(conditions, device: str):

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
 from diffusion.models import devices, hub
 from diffusion.models.adapters import Adapters
 from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
+from diffusion.models.weights import Weights
 from diffusion.paths import TINY_SD
 from diffusion.settings import AS_IT_IS, Asked
 
@@ -21,6 +22,7 @@ NEEDED = {  # keys without which nothing is known, and their types
 # keys of a U-Net that wants more than latent, level and text
 MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # no safety checker, no feature extractor
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 LAYOUT = f"a pipeline folder with {', '.join(PARTS)}"
 # diffusers' schedulers of a discrete DDPM (Ho et al. 2020): however they sample, their configs name its betas in one way
 DDPM_SCHEDULERS = (
@@ -57,7 +59,7 @@ class StableDiffusion:
     widths: tuple[int, int]  # channels of the VAE's and of the U-Net's first feature map
     text_places: int  # that the text encoder has for tokens, with those for begin and end
     n_tokens: int  # that the text encoder has embeddings of
-    adapters: Adapters | None = None  # what is fused into U-Net and text encoder
+    asked: Asked = AS_IT_IS
 
     # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -84,10 +86,7 @@ class StableDiffusion:
         check_network(source, unet, text, vae["latent_channels"])
         check_scheduler(f"--model_path {source}: {SCHEDULER}", scheduler)
         check_tokenizer(source)
-        adapters = Adapters("StableDiffusionPipeline", ("unet", "text_encoder"), unet, asked.loras)
-        adapters.check()
-        return cls(
-            adapters=adapters,
+        found = cls(
             source=source,
             revision=hub.revision_of(source, hub.fetch(source, UNET)),
             latent_channels=vae["latent_channels"],
@@ -99,19 +98,28 @@ class StableDiffusion:
             widths=(vae["block_out_channels"][0], unet["block_out_channels"][0]),
             text_places=text.get("max_position_embeddings", 77),
             n_tokens=text.get("vocab_size", 49408),
+            asked=asked,
         )
+        found.weights.check()
+        return found
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Of its models."""
+        loras = Adapters("StableDiffusionPipeline", ("unet", "text_encoder"), self.asked.loras)
+        return Weights(self.source, self.revision, CLASSES, loras)
 
     def describe(self) -> str:
         return self.source + (f" ({self.n_levels} noise levels)" if self.n_levels != 1000 else "")
 
     def identity(self) -> str:
-        """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts in use."""
-        return ", ".join([hub.identity(self.source, self.revision, PARTS), *self.adapters.identity()])
+        """As of `Weights`, of the parts in use."""
+        return self.weights.identity(PARTS)
 
     def memory(self, dtype: str) -> dict[str, int]:
         """As of pipelines.Pipeline."""
         bytes_of = {"unet": 4 if dtype == "float32" else 2, "vae": 4, "text_encoder": 4}
-        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in bytes_of}
+        counts = {part: self.weights.n_parameters(part) for part in bytes_of}
         return {part: n * bytes_of[part] for part, n in counts.items() if n}
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
@@ -138,20 +146,15 @@ class StableDiffusion:
 
         compile, plain: as of `denoiser_of`.
         """
-        import torch
-        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from diffusers import DDPMScheduler
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
-        where = {"revision": self.revision}
-        unet = hub.pretrained(
-            UNet2DConditionModel, self.source, device, torch_dtype=devices.torch_dtype(dtype), subfolder="unet", **where
-        )
-        self.adapters.fuse("unet", unet)
+        unet = self.weights.load("unet", device, devices.torch_dtype(dtype))
         # any of diffusers' discrete schedulers would do: only betas are read
-        scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", **where)
-        encode = hub.vae_encoder(self.source, device, subfolder="vae", **where)
-        embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, self.adapters.fuse, **where)
+        scheduler = DDPMScheduler.from_pretrained(self.source, subfolder="scheduler", revision=self.revision)
+        encode = self.weights.vae_encoder(device)
+        embed = text_embedder(self.weights, device, unet.dtype, self.text_places)
         return denoiser_of(unet, scheduler.alphas_cumprod, self.prediction, encode, embed, device, compile, plain)
 
 
@@ -249,19 +252,14 @@ def encode(tokenizer, prompts: list[str], length: int):
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
-def text_embedder(source: str, device: str, dtype, weights_dtype, places: int, fuse, **where):
-    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask.
-
-    fuse(part, model) changes the text encoder's weights first.
-    """
+def text_embedder(weights: Weights, device: str, dtype, places: int):
+    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask."""
     import torch
-    from transformers import CLIPTextModel
 
     from diffusion.models.denoiser import Conditions
 
-    text_encoder = hub.pretrained(CLIPTextModel, source, device, torch_dtype=weights_dtype, subfolder="text_encoder", **where)
-    fuse("text_encoder", text_encoder)
-    tokenizer, limit = load_tokenizer(source, places, **where)
+    text_encoder = weights.load("text_encoder", device, torch.float32)
+    tokenizer, limit = load_tokenizer(weights.source, places, revision=weights.revision)
 
     @torch.inference_mode()
     def embed(prompts):
