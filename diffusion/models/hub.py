@@ -55,12 +55,12 @@ def fetch(source: str, name: str, flag: str = "--model_path", layout: str = "a m
         raise ValueError(_hub_problem(source, name, error, flag, layout)) from None
 
 
-def pipeline_class(source: str) -> str | None:
+def pipeline_class(source: str, flag: str = "--model_path") -> str | None:
     """`_class_name` of the source's model_index.json; None for a folder without one, and where the hub has none in reach."""
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         return None
     try:
-        return read_config(source, "model_index.json").get("_class_name")
+        return read_config(source, "model_index.json", flag=flag).get("_class_name")
     except ValueError:
         if Path(source).is_dir():
             raise
@@ -74,9 +74,10 @@ def _hub_problem(source: str, name: str, error: Exception, flag: str, layout: st
         return f"model {source!r} is gated: accept its licence on the hub, then log in or set HF_TOKEN"
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return f"model {source!r} has no {name}: give {layout}"
+    tiny = f"{'--version' if flag in ('--model_path', '--config') else '--model'} tiny"
     return (
         f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
-        f"{flag}, or work offline with {'--version' if flag == '--model_path' else '--model'} tiny --dataset fashion_mnist"
+        f"{flag}, or work offline with {tiny} --dataset fashion_mnist"
     )
 
 
@@ -113,13 +114,25 @@ def revision_of(source: str, path: Path) -> str | None:
     return None if Path(source).is_dir() else path.parts[path.parts.index("snapshots") + 1]
 
 
-def identity(source: str, revision: str | None, parts=(".",)) -> str:
-    """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used."""
+def identity(source: str, revision: str | None, parts=(".",), configs_only=()) -> str:
+    """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used.
+
+    configs_only: parts whose weights are elsewhere
+    """
     if revision:
-        variants = sorted({variant for part in parts if (variant := variant_of(source, revision, part))})
+        variants = sorted(
+            {variant for part in parts if part not in configs_only and (variant := variant_of(source, revision, part))}
+        )
         return f"{source} at commit {revision}" + (f", variant {' and '.join(variants)}" if variants else "")
-    root, kinds = Path(source), (".safetensors", ".bin", ".json", ".txt")
-    return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
+    root, texts, weights = Path(source), (".json", ".txt"), (".safetensors", ".bin")
+    kinds = {part: texts if part in configs_only else (*texts, *weights) for part in parts}
+    return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds[part]))
+
+
+def may_have_weights(source: str, part: str) -> bool:
+    """Whether a local folder has files of a part's weights. What is on the hub is seen when it is fetched."""
+    root = Path(source)
+    return not root.is_dir() or any(WEIGHTS.fullmatch(path.name) for path in (root / part).glob("*"))
 
 
 def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder", shift: bool = False) -> dict:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from diffusion.models import devices, hub, texts
 from diffusion.models.adapters import Adapters
+from diffusion.models.embeddings import Embeddings
+from diffusion.models.single_file import SingleFile
 from diffusion.models.tokens import Tokens
 from diffusion.models.weights import Weights
 from diffusion.settings import AS_IT_IS, Asked
@@ -41,27 +43,28 @@ class Pipeline(ABC):
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     space: ClassVar[str] = "velocity"  # in which errors are taken
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
+    SINGLE_FILE: ClassVar[bool] = False  # whether its weights may be those of a single file
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
 
     @classmethod
     def find(cls, source: str, asked: Asked = AS_IT_IS) -> "Pipeline":
-        """Reads only config files, and LoRA files.
+        """Reads only config files, and what is added to weights.
 
         Raises ValueError for what is not to be had, for another layout, and for encoders that cannot be left out.
         """
-        layout = f"a folder of {' or '.join(cls.PIPELINES)}"
-        index = hub.read_config(source, "model_index.json", {"_class_name": str}, layout=layout)
+        flag, layout = asked.flag, f"a folder of {' or '.join(cls.PIPELINES)}"
+        index = hub.read_config(source, "model_index.json", {"_class_name": str}, flag, layout)
         network = f"{cls.NETWORK}/config.json"
         configs = {
-            "network": hub.read_config(source, network, {"in_channels": int}, layout=layout),
-            "vae": hub.vae_config(source, "vae/config.json", layout=layout, shift=True),
-            "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, layout=layout),
+            "network": hub.read_config(source, network, {"in_channels": int}, flag, layout),
+            "vae": hub.vae_config(source, "vae/config.json", flag, layout, shift=True),
+            "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, flag, layout),
         }
         every = cls.encoders_of(index["_class_name"])
         here = [encoder for encoder in every if texts.model_class(index, encoder.part)]
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
-            raise ValueError(f"--model_path {source}: model_index.json names no {lacking[0]}: give {layout}")
+            raise ValueError(f"{flag} {source}: model_index.json names no {lacking[0]}: give {layout}")
         if asked.text_encoders == "clip":
             if not cls.OPTIONAL:
                 raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
@@ -69,7 +72,7 @@ class Pipeline(ABC):
         revision = hub.revision_of(source, hub.fetch(source, network))
         found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, **configs)
         found.check()
-        found.weights.check()
+        found.weights.check(lambda part: found.encoder(part).load_tokenizer(source, revision))
         return found
 
     @classmethod
@@ -79,16 +82,16 @@ class Pipeline(ABC):
 
     def check(self) -> None:
         """Raises ValueError for a config that says nothing sensible, and where the parts do not belong together."""
-        where, found = f"--model_path {self.source}: {self.NETWORK}/config.json", self.network.get("_class_name")
+        where, found = f"{self.where}: {self.NETWORK}/config.json", self.network.get("_class_name")
         if found != self.NETWORK_CLASS:
             raise ValueError(f"{where} is of a {found}, and a {self.pipeline} has a {self.NETWORK_CLASS}")
         known = ("in_channels", "patch_size", "sample_size", "pos_embed_max_size", "block_out_channels", "joint_attention_dim")
         hub.check_sizes(where, **{key: self.network[key] for key in known if self.network.get(key) is not None})
-        self._check_scheduler(f"--model_path {self.source}: {SCHEDULER}")
+        self._check_scheduler(f"{self.where}: {SCHEDULER}")
         if self.network["in_channels"] != self.network_channels:
             latents = f"vae/config.json has latents of {self.vae['latent_channels']} channels"
             taken = f"{self.NETWORK}/config.json takes {self.network['in_channels']}"
-            raise ValueError(f"--model_path {self.source}: {latents}, and {taken}")
+            raise ValueError(f"{self.where}: {latents}, and {taken}")
 
     def _check_scheduler(self, where: str) -> None:
         hub.check_sizes(where, num_train_timesteps=self.n_levels)
@@ -98,6 +101,11 @@ class Pipeline(ABC):
                 raise ValueError(f"{where}: {key!r} is {value!r}, which is no shift")
 
     # ------------------------------------------------------------ what it says of itself
+
+    @property
+    def where(self) -> str:
+        """The flag and the place that its configs are from."""
+        return f"{self.asked.flag} {self.source}"
 
     @property
     def prediction(self) -> str:
@@ -135,7 +143,7 @@ class Pipeline(ABC):
     def describe(self) -> str:
         n, n_all = len(self.encoders), len(self.ENCODERS)
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
-        return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
+        return f"{self.weights.describe()} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
     @cached_property
     def weights(self) -> Weights:
@@ -145,7 +153,10 @@ class Pipeline(ABC):
         layers = self.network.get("layers_per_block", 2)
         loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.asked.loras, layers)
         classes = {self.NETWORK: self.NETWORK_CLASS, "vae": hub.vae_class(self.vae)} | encoders
-        return Weights(self.source, self.revision, classes, loras)
+        embeddings = Embeddings(self.pipeline, self.source, tuple(encoders), self.asked.embeddings)
+        known = (self.NETWORK, "vae", *(encoder.part for encoder in self.encoders_of(self.pipeline)))
+        file = SingleFile(self.asked.file, self.pipeline, self.NETWORK, known, self.source) if self.asked.file else None
+        return Weights(self.source, self.revision, classes, loras, embeddings, file)
 
     def identity(self) -> str:
         """As of `Weights`, of the parts in use."""

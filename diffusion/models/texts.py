@@ -46,6 +46,8 @@ class Encoder:
         """What it is given of prompts. weights: a models.weights.Weights. Raises ValueError for a tokenizer that knows nothing of
         them."""
         tokenizer = self.load_tokenizer(weights.source, weights.revision)
+        weights.embeddings.extend(self.part, tokenizer)
+        prompts = weights.embeddings.written(self.part, prompts)
         tokens.check_vocabulary(tokenizer, prompts, weights.source)
         limit = self.length or tokenizer.model_max_length
 
@@ -64,8 +66,8 @@ class Encoder:
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
         tokenizer = self.load_tokenizer(weights.source, weights.revision)
-        encoder = weights.load(self.part, device, devices.torch_dtype(self.dtype(dtype)))
-        texts = tokenized(tokenizer, list(prompts), self.length or tokenizer.model_max_length)
+        encoder = weights.load_text(self.part, device, devices.torch_dtype(self.dtype(dtype)), tokenizer)
+        texts = tokenized(tokenizer, weights.embeddings.written(self.part, prompts), self.length or tokenizer.model_max_length)
         rows = []
         with torch.inference_mode():
             for ids, mask in zip(texts.input_ids.split(AT_ONCE), texts.attention_mask.split(AT_ONCE), strict=True):
