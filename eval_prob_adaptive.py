@@ -162,7 +162,8 @@ def announce(run: Run):
              "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), redone)
+    unused = models.embeddings_notice(run.source, run.prompts.prompts)
+    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone)
     cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
 
 

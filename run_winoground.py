@@ -44,7 +44,9 @@ def parse_args(argv=None):
     group.add_argument("--model", default="sd", choices=VERSIONS, help="kind of model (default: sd)")
     group.add_argument("--version", help="sd: 1-1 ... 2-1, sdxl, tiny, ...; clip: ViT-L/14, RN50, ...; openclip: an architecture "
                        "of open_clip's, tiny (default: the paper's, 2-0, ViT-L/14, ViT-H-14)")  # fmt: skip
-    group.add_argument("--model_path", help="pipeline folder or hub id; for openclip a folder with config and state dict")
+    group.add_argument(
+        "--model_path", help="pipeline folder, hub id or single file; for openclip a folder with config and state dict"
+    )
     group.add_argument("--pretrained", help="openclip: tag of the weights (default for ViT-H-14: laion2b_s32b_b79k)")
     cli.add_text_to_image_options(group)
     cli.add_network_options(group)
@@ -166,7 +168,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
 
 # of a contrastive model; not randomize_noise, which names its folder, as published
 IDLE = ("t_interval", "n_trials", "noise_path", "img_size", "interpolation", "seed", "dtype", "batch_size",
-        "compile", "error_space", "levels", "text_encoders", "lora")  # fmt: skip
+        "compile", "error_space", "levels", "text_encoders", "lora", "embedding", "config")  # fmt: skip
 
 
 def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
@@ -180,8 +182,10 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
     about |= {} if contrastive else {"memory": models.memory_told(run.scorer.source, run.scorer.model.dtype)}
+    captions = [caption for example in run.data.examples for caption in example.captions]
     notices = (
         run.data.notice,
+        models.embeddings_notice(run.scorer.source, captions),
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
         runlog.unreadable_told(run.unreadable, "redone"),
     )

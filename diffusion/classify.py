@@ -150,7 +150,8 @@ def text_to_image(
     prompts: Sequence[str],  # one candidate each
     labels: Sequence[int] | None = None,  # label of each prompt; None: its place
     *,
-    model_path: str | None = None,  # pipeline folder or hub id in place of the version's weights
+    model_path: str | None = None,  # pipeline folder, hub id or single file in place of the version's weights
+    config: str | None = None,  # pipeline folder or hub id of a single file's configs; None: the version's
     strategy: Strategy | None = None,  # None: a race with its defaults
     loss: str = "l2",  # a name in scores.SCORES
     seed: int = 0,  # of the noise
@@ -160,6 +161,7 @@ def text_to_image(
     levels: str = "own",  # of a flow: uniform, shift3 or logit-normal
     text_encoders: str = "all",  # or clip: without T5, where the model can do without
     lora: Sequence[str] = (),  # PATH or PATH@SCALE each, fused in this order
+    embedding: Sequence[str] = (),  # of textual inversion, PATH or PATH@TOKEN each
     device: str | None = None,  # None: cuda if there is one, else cpu
     dtype: str = "auto",  # of the network: float16 on CUDA, else float32
     batch_size: int = 32,  # network inputs per call
@@ -167,7 +169,8 @@ def text_to_image(
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
     device = devices.resolve_device(device)
-    asked = settings.Asked(img_size, text_encoders, levels, tuple(map(settings.Lora.parse, lora)))
+    given = {"text_encoders": text_encoders, "levels": levels, "lora": lora, "embedding": embedding, "config": config}
+    asked = settings.TextToImage(img_size=img_size, **given).asked
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)

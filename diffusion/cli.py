@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from diffusion import files, models, paths, settings, sharding
 from diffusion.datasets import transforms
-from diffusion.models import devices, own
+from diffusion.models import devices, own, single_file
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
@@ -163,8 +163,8 @@ def add_sd_options(parser):
         help="1-1 ... 1-5, 2-0, 2-1, sdxl, sd3-medium, flux-dev, tiny, ... "
         "(docs/models.md), or any with --model_path (default: 2-0)",
     )
-    group.add_argument("--model_path", help="local pipeline folder, hub id, or Python file (docs/own_model.md) in place of the "
-                       "version's weights")  # fmt: skip
+    group.add_argument("--model_path", help="local pipeline folder, hub id, single file of weights, or Python file "
+                       "(docs/own_model.md) in place of the version's weights")  # fmt: skip
     add_text_to_image_options(group)
     add_network_options(group)
 
@@ -175,10 +175,14 @@ def add_text_to_image_options(group):
                        "for a flow)")  # fmt: skip
     group.add_argument("--levels", choices=settings.LEVELS, default="own", help="how a flow's noise levels are spread: evenly in "
                        "its time s, shifted to more noise, with normal logits (default: own, of its scheduler)")  # fmt: skip
+    group.add_argument("--config", metavar="FOLDER_OR_ID", help="pipeline that gives a single file of weights its configs and "
+                       "tokenizers (default: that of --version)")  # fmt: skip
     group.add_argument("--text_encoders", choices=["all", "clip"], default="all", help="clip: without T5, where the model can do "
                        "without (SD 3; default: all)")  # fmt: skip
     group.add_argument("--lora", action="append", metavar="PATH[@SCALE]", help="LoRA file or hub id, fused into the weights; may "
                        "be given several times (docs/models.md)")  # fmt: skip
+    group.add_argument("--embedding", action="append", metavar="PATH[@TOKEN]", help="textual inversion, file or hub id, whose "
+                       "token prompts may have; may be given several times")  # fmt: skip
 
 
 def add_resize_options(group, default="bicubic", about="of the resize"):
@@ -282,9 +286,10 @@ def dtype_of(options: dict, running: settings.Running) -> str:
 
 
 def version_of(options: dict) -> str:
-    """What run folders call the model: --version, or the name of the user's own file where that is not given."""
+    """What run folders call the model: --version, or the name of a Python file or a file of weights where that is not given."""
     asked, path = options["version"], options["model_path"]
-    return own.name_of(path) if own.is_own(path) and "version" not in options["given"] else asked
+    kind = own if own.is_own(path) else single_file if single_file.is_single(path) else None
+    return kind.name_of(path) if kind and "version" not in options["given"] else asked
 
 
 def source_of(options: dict, device: str, dtype: str):
@@ -296,7 +301,8 @@ def source_of(options: dict, device: str, dtype: str):
 def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextToImage:
     """A text-to-image model's settings; an error space that is the model's own is none that was asked for."""
     space = options["error_space"] if options["error_space"] != source.space else None
-    named = {"version": version_of(options), "dtype": dtype, "img_size": img_size, "error_space": space}
+    config = models.config_of(options["version"], options["model_path"], options["config"])
+    named = {"version": version_of(options), "dtype": dtype, "img_size": img_size, "error_space": space, "config": config}
     return settings.pick(settings.TextToImage, options, **named)
 
 

@@ -15,7 +15,15 @@ from diffusion.strategy import STRATEGIES, option_names
 
 NO_LABEL = -1  # in the record of a picture whose class is not known
 STRATEGY = ("strategy", *dict.fromkeys(name for one in STRATEGIES.values() for name in option_names(one)), "t_interval")
-FITTED_ON = ("weights", "loss", "error_space", "img_size", "text_encoders", "levels", *STRATEGY)  # of an identity, what a fit belongs to
+FITTED_ON = (
+    "weights",
+    "loss",
+    "error_space",
+    "img_size",
+    "text_encoders",
+    "levels",
+    *STRATEGY,
+)  # of an identity, what a fit belongs to
 
 
 def content_key(path: str) -> str | None:

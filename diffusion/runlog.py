@@ -38,8 +38,8 @@ def later_options(model) -> str:
     """What a folder's name says of settings.TextToImage beyond the published options."""
     clip = "_clip" if model.text_encoders != "all" else ""
     levels = f"_{model.levels}" if model.levels != "own" else ""
-    loras = "".join(f"_{lora.name}" for lora in model.asked.loras)
-    return (f"_{model.error_space}" if model.error_space else "") + levels + clip + loras
+    added = "".join(f"_{one.name}" for one in (*model.asked.loras, *model.asked.embeddings))
+    return (f"_{model.error_space}" if model.error_space else "") + levels + clip + added
 
 
 def dit_folder(root: Path, data, extra: str | None, model: str, img_size: int, classes: str, method: str, ending="") -> Path:

@@ -54,16 +54,49 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """path: a file of textual inversion, a folder with one, or a hub id; token: that prompts call it by, None: as it says."""
+
+    path: str
+    token: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Embedding":
+        """`PATH@TOKEN`, or PATH. Raises ValueError where one of them is empty."""
+        path, at, token = text.rpartition("@")
+        if not at or Path(text).exists():
+            path, token = text, None
+        if not path or token == "":
+            raise ValueError(f"--embedding {text}: give a file, folder or hub id, and after an @ its token, as in cat.pt@<cat>")
+        return cls(path, token)
+
+    @property
+    def name(self) -> str:
+        """For run folders."""
+        return Path(self.path).stem
+
+
+@dataclass(frozen=True)
 class Asked:
     """What is asked of a text-to-image model beyond whose weights it has.
 
     img_size: pixels a side, None: its own; text_encoders: all, or clip; levels: of LEVELS; loras: fused into it, in this order
+    embeddings: added; config: folder or hub id of a single file's configs; file: that file, whose weights are taken in place of
+        the source's
     """
 
     img_size: int | None = None
     text_encoders: str = "all"
     levels: str = "own"
     loras: tuple[Lora, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
+    config: str | None = None
+    file: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """That names the source."""
+        return "--config" if self.file else "--model_path"
 
 
 AS_IT_IS = Asked()
@@ -110,8 +143,8 @@ class TextToImage:
     """Which text-to-image model, and what it is shown.
 
     img_size: pixels a side; dtype: a name of DTYPES, of the network
-    error_space: of SPACES, None: the model's own; text_encoders: all, or clip; levels: of LEVELS; lora: texts that Lora.parse
-        reads
+    error_space: of SPACES, None: the model's own; text_encoders: all, or clip; levels: of LEVELS
+    lora, embedding: texts that Lora.parse and Embedding.parse read; config: folder or hub id of a single file's configs
     """
 
     version: str = "2-0"
@@ -122,11 +155,14 @@ class TextToImage:
     error_space: str | None = None
     text_encoders: str = "all"
     levels: str = "own"
-    lora: list | None = None  # which the weights' identity holds
+    lora: list | None = None  # which the weights' identity holds, like the next two
+    embedding: list | None = None
+    config: str | None = None
 
     @property
     def asked(self) -> Asked:
-        return Asked(self.img_size, self.text_encoders, self.levels, tuple(map(Lora.parse, self.lora or ())))
+        loras, embeddings = tuple(map(Lora.parse, self.lora or ())), tuple(map(Embedding.parse, self.embedding or ()))
+        return Asked(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
 
     def identity(self) -> dict:
         """What is not the default of a later option is said; older runs do not know the option."""

@@ -138,6 +138,7 @@ BESIDE = (
         ("classify", "--map"): {"--dry_run": False},
         (None, "--model_path"): {"--dry_run": False},  # weights are read when they are loaded
         (None, "--vae_path"): {"--dry_run": False},
+        (None, "--config"): {"--model_path": "@single.safetensors"},
         (None, "--device"): {},
     }
     | {
@@ -230,6 +231,8 @@ NAMED = {
     ("eval_clip", "model_path"): "clip",
     "templates": "template list",
     "lora": "lora",
+    "embedding": "embedding",
+    "config": "configs",
     "vae_path": "vae",
     "classes": "class list",
     "data_dir": "root",
@@ -585,6 +588,13 @@ def clip_rows():
         yield Row("run_winoground", f"openclip {fault}", line("run_winoground", more), ("--model_path", value or "-"))
 
 
+def single_file_rows():
+    for fault in KINDS["single"][1]:
+        value = f"@{bad_name('single', fault)}"
+        argv = line("eval_prob_adaptive", {"--model_path": value})
+        yield Row("eval_prob_adaptive", f"single file {fault}", argv, ("--model_path", value))
+
+
 AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--template": "a {}", "--prompt_path": "@prompts.csv"}, ["--template"]),
     ("eval_prob_adaptive", {"--strategy": "race"}, ["--to_keep"]),
@@ -615,6 +625,13 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--dataset": "folder", "--data_dir": "@looped", "--template": "a {}"}, ["again", "link"]),
     ("eval_prob_adaptive", {"--version": "2-2"}, ["--version"]),
     ("eval_prob_adaptive", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--lora": "x.safetensors"}, ["--lora"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--text_encoders": "clip"}, ["--text_encoders"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--embedding": "x.pt"}, ["--embedding"]),
+    ("eval_prob_adaptive", {"--model_path": "mine.py", "--config": "@folder"}, ["--config"]),
+    ("eval_prob_adaptive", {"--config": "@folder"}, ["--config"]),
+    ("eval_prob_adaptive", {"--model_path": "none.safetensors"}, ["--model_path"]),
+    ("eval_prob_adaptive", {"--model_path": "@single.safetensors", "--version": "none"}, ["--version", "--config"]),
     ("eval_prob_dit", {"--to_keep": "1", "--n_samples": "2"}, ["--t_interval"]),
     ("eval_prob_dit", {"--strategy": "race"}, ["--t_interval"]),
     ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),
@@ -640,6 +657,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
             ("--compile", None),
             ("--lora", "x.safetensors"),
             ("--levels", "uniform"),
+            ("--embedding", "x.pt"),
+            ("--config", "@folder"),
         )
     ],
     ("run_winoground", {"--pretrained": "openai"}, ["--pretrained"]),
@@ -745,4 +764,4 @@ def environment_rows():
 def all_rows() -> list[Row]:
     """The table."""
     found = [row for command in COMMANDS for action in actions(command) for row in rows_of(command, action)]
-    return [*found, *data_set_rows(), *own_set_rows(), *clip_rows(), *at_odds_rows(), *environment_rows()]
+    return [*found, *data_set_rows(), *own_set_rows(), *clip_rows(), *single_file_rows(), *at_odds_rows(), *environment_rows()]

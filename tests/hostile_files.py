@@ -584,6 +584,51 @@ def tensors(**shapes):
     return write
 
 
+def single(**changes):
+    """A checkpoint of the shipped model in Stable Diffusion 1's layout, with other entries; None takes one away."""
+
+    def write(path):
+        from original_layouts import tiny_sd
+
+        state = {name: value.numpy() for name, value in tiny_sd(TINY_PIPELINE).items()}
+        for name, shape in changes.items():
+            state.pop(name.replace("__", "."), None)
+            state |= {} if shape is None else {name.replace("__", "."): np.zeros(shape, np.float32)}
+        safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, path)
+
+    return write
+
+
+def of_pipeline(name: str):
+    return lambda path: (path.mkdir(), (path / "model_index.json").write_text(json.dumps({"_class_name": name})))
+
+
+SINGLES = {
+    "no tensors": tensors(),
+    "cut": written(struct.pack("<Q", 10**6) + b'{"a":'),
+    "a LoRA": tensors(lora_unet_conv_in__lora_up__weight=(8, 4)),
+    "an embedding": tensors(token=(1, 128)),
+    "a U-Net as diffusers names it": tensors(conv_in__weight=(64, 4, 3, 3)),
+    "an unknown weight": single(model__diffusion_model__novel__weight=(1,)),
+    "a part of another model": single(conditioner__embedders__1__model__ln_final__bias=(1,)),
+    "a weight missing": single(model__diffusion_model__out__2__bias=None),
+    "another width": single(model__diffusion_model__out__2__bias=(5,)),
+}
+CONFIGS = {
+    "of a family without": of_pipeline("PixArtSigmaPipeline"),
+    "of no family": of_pipeline("AuraFlowPipeline"),
+    "no unet": without(TINY_PIPELINE, "unet"),
+    "other widths": edited(TINY_PIPELINE, "unet/config.json", block_out_channels=[32, 64]),
+}
+EMBEDDINGS = {
+    "another width": tensors(token=(1, 99)),
+    "two tokens": tensors(one=(1, 128), two=(1, 128)),
+    "of two encoders": tensors(clip_l=(1, 128), clip_g=(1, 128)),
+    "a word of the vocabulary": tensors(a=(1, 128)),
+    "not finite": tensor(lambda torch: {"token": torch.full((1, 128), torch.nan)}),
+    "no vectors": tensor(lambda torch: {"token": torch.zeros(1, 2, 128)}),
+    "that acts": tensor(lambda torch: Foreign()),
+}
 LORAS = {
     "of no part": tensors(prior__a__lora_A__weight=(4, 8), prior__a__lora_B__weight=(8, 4)),
     "no lora": tensors(unet__conv_in__weight=(4, 8)),
@@ -607,6 +652,9 @@ KINDS = {
     "clip": ("", ANY_FILE | CLIPS),
     "vae": ("", ANY_FILE | VAES),
     "lora": (".safetensors", ANY_FILE | LORAS),
+    "embedding": (".pt", ANY_FILE | EMBEDDINGS),
+    "single": (".safetensors", ANY_FILE | SINGLES),
+    "configs": ("", ANY_FILE | CONFIGS),
     "data set": ("", DATA_SETS),
     "image folder": ("", ANY_FILE | IMAGE_FOLDERS),
     "table": ("", ANY_FILE | TABLES),
@@ -655,6 +703,7 @@ def good_files(world: Path) -> None:
     written("cat\ndog\n")(world / "classes.txt")
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
+    single()(world / "single.safetensors")
     (world / "folder").mkdir()
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()

@@ -1,7 +1,9 @@
 """--lora: a fused adapter changes errors as its unfused module does, whatever wrote the file; what does not fit is refused."""
 
 import json
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import eval_prob_adaptive
 from diffusion import kernel, models, runlog, scores
+from diffusion.models import hub
 from diffusion.paths import TINY_SD
 from diffusion.settings import Asked, Lora
 from tests import tiny_pipelines
@@ -135,6 +138,29 @@ def test_weights_that_do_not_fit(state, expected, tmp_path):
     save_file({key: torch.zeros(shape) for key, shape in state.items()}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=expected):
         errors(tmp_path / "other.safetensors")
+
+
+def test_a_lora_of_the_hub_is_read_at_the_commit_that_its_identity_names(adapted, monkeypatch):
+    asked_for, states = [], load_file(adapted[1])
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda *_, **__: SimpleNamespace(sha="c0ffee"))
+
+    def read(path, *, return_lora_metadata, revision, unet_config=None, return_alphas=None, **_):
+        asked_for.append((path, revision))
+        return states, None, None
+
+    monkeypatch.setattr(StableDiffusionPipeline, "lora_state_dict", read)
+    source = models.text_to_image("tiny", asked=Asked(loras=(Lora("someone/a-lora"),)))
+    assert asked_for == [("someone/a-lora", "c0ffee")]
+    assert source.identity().endswith("lora someone/a-lora at commit c0ffee scaled by 1")
+
+
+def test_a_folder_of_pickled_weights_has_an_identity_of_its_own(tmp_path):
+    found = set()
+    for n in range(2):
+        (tmp_path / f"{n}").mkdir()
+        torch.save({"x": torch.tensor(n)}, tmp_path / f"{n}" / "pytorch_lora_weights.bin")
+        found.add(hub.content(str(tmp_path / f"{n}"), "--lora"))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("value", ["@0.5", "x.safetensors@much", "x.safetensors@nan", "nowhere.safetensors", "/dev/null"])

@@ -7,8 +7,9 @@ shows sizes that no memory holds, and `memory(dtype)` of its weights.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from diffusion.models import devices, hub, own, tokens
+from diffusion.models import devices, hub, own, single_file, tokens
 from diffusion.models.dit import DiTSource
 from diffusion.models.flux import Flux
 from diffusion.models.pixart import PixArt
@@ -16,50 +17,84 @@ from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
 from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.weights import Weights
 from diffusion.settings import AS_IT_IS, Asked
 
 # A family of text-to-image models is a class with VERSIONS (name -> folder or hub id), PIPELINES (diffusers' names of its
-# pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where Asked.levels means something to it. The first one
-# is also asked about what names no pipeline.
+# pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where Asked.levels means something to it, SINGLE_FILE where
+# it heeds Asked.file. The first one is also asked about what names no pipeline.
 TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
 
 
 def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS_IT_IS, device="cpu", dtype="float32"):
-    """The source of a version's weights, or of those in model_path, a local folder, hub id or Python file.
+    """The source of a version's weights, or of those in model_path, a local folder, hub id, single or Python file.
 
     A Python file is run here, for images of the size asked for, on the device and with the dtype given. Raises ValueError when
     the version has no known weights, and when the model is neither local nor reachable.
     """
     if own.is_own(model_path):
-        if asked.loras:
-            raise ValueError(f"--lora {asked.loras[0].path}: what is in {model_path} is its own; load it there")
-        if asked.levels != "own":
-            raise ValueError(f"--levels {asked.levels}: the levels of {model_path} are its own; change them there")
+        _refuse_idle(model_path, asked)
         return own.OwnModel.find(model_path, asked.img_size, device, dtype)
-    family, source = found(version, model_path)
+    family, source, asked = _found(version, model_path, asked)
     if asked.levels != "own" and not getattr(family, "FLOW", False):
         raise ValueError(f"--levels {asked.levels}: {source} is no flow, and knows the levels of its training only")
     return family.find(source, asked)
 
 
-def found(version: str, model_path: str | None):
-    """(family, folder or hub id). Raises ValueError as `text_to_image`."""
-    known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
+def _found(version: str, model_path: str | None, asked: Asked):
+    """(family, folder or hub id, what is asked of it). Raises ValueError as `text_to_image`."""
+    if single_file.is_single(model_path):
+        single_file.check(model_path)
+        config = config_of(version, model_path, asked.config)
+        return _family_of_file(model_path, config), config, replace(asked, file=model_path)
+    if asked.config:
+        raise ValueError(f"--config {asked.config} is for a single file of weights, and none is given with --model_path")
     if model_path:
-        return family_of(model_path), model_path
+        return family_of(model_path), model_path, asked
+    return *_known(version, "weights with --model_path"), asked
+
+
+def _known(version: str, lacking: str):
+    """(family, folder or hub id) of a version. Raises ValueError for one that has none; lacking: what to name then."""
+    known = {name: (family, source) for family in TEXT_TO_IMAGE for name, source in family.VERSIONS.items()}
     if version not in known:
-        raise ValueError(f"--version {version} is none of {', '.join(known)}: name its weights with --model_path")
+        raise ValueError(f"--version {version} is none of {', '.join(known)}: name its {lacking}")
     return known[version]
 
 
-def family_of(model_path: str):
-    """The family of a pipeline by its model_index.json. Raises ValueError for a pipeline of none."""
-    name = hub.pipeline_class(model_path)
+def config_of(version: str, model_path: str | None, config: str | None) -> str | None:
+    """Where the configs of a single file are: as given, or the version's; None for any other model."""
+    if not single_file.is_single(model_path) or own.is_own(model_path):
+        return None
+    return config or _known(version, "configs with --config")[1]
+
+
+def _family_of_file(file: str, config: str):
+    """The family of a single file by its configs. Raises ValueError where diffusers does not know such files of it."""
+    family = family_of(config, "--config")
+    if not getattr(family, "SINGLE_FILE", False):
+        known = ", ".join(pipeline for one in TEXT_TO_IMAGE if getattr(one, "SINGLE_FILE", False) for pipeline in one.PIPELINES)
+        raise ValueError(f"--model_path {file}: single files are read of {known}, and --config {config} is none of them")
+    return family
+
+
+def _refuse_idle(model_path: str, asked: Asked) -> None:
+    """Raises ValueError for what nobody but a Python file itself can do to its model."""
+    given = {"--lora": asked.loras, "--embedding": asked.embeddings, "--config": asked.config}
+    given |= {"--text_encoders": asked.text_encoders != "all", "--levels": asked.levels != "own"}
+    flag = next((flag for flag, value in given.items() if value), None)
+    if flag:
+        raise ValueError(f"{flag} does nothing to the model in {model_path}, which is its own: do it there")
+
+
+def family_of(model_path: str, flag: str = "--model_path"):
+    """The family of a pipeline by its model_index.json. Raises ValueError for a pipeline of none. flag: that names it"""
+    name = hub.pipeline_class(model_path, flag)
     found = next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), None)
     if found is None and isinstance(name, str) and not name.startswith("StableDiffusion"):
         known = ", ".join(pipeline for family in TEXT_TO_IMAGE for pipeline in family.PIPELINES)
         own_file = "load it in a Python file of your own (docs/own_model.md)"
-        raise ValueError(f"--model_path {model_path} is a {name}, and the known ones are {known}: {own_file}")
+        raise ValueError(f"{flag} {model_path} is a {name}, and the known ones are {known}: {own_file}")
     return found or TEXT_TO_IMAGE[0]
 
 
@@ -103,6 +138,12 @@ def told_size(n_bytes: int) -> str:
 
 
 # ---------------------------------------------------------------- checks before weights are read
+
+
+def embeddings_notice(source, prompts: Sequence[str]) -> str | None:
+    """A line on embeddings whose tokens no prompt has."""
+    weights = getattr(source, "weights", None)
+    return weights.embeddings.notice(prompts) if isinstance(weights, Weights) else None
 
 
 def check_prompts(source, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str], where="") -> str | None:

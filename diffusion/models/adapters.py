@@ -8,14 +8,12 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-from diffusion.files import hash_files
 from diffusion.models import hub
 from diffusion.settings import Lora
 
+FLAG = "--lora"
 NAME = "fused"  # of the adapter while it is one
 
 
@@ -23,13 +21,13 @@ NAME = "fused"  # of the adapter while it is one
 class Adapters:
     """What is fused into the parts of a pipeline.
 
-    pipeline: its class in diffusers; parts: its networks and text encoders; config: of the denoiser
+    pipeline: its class in diffusers; parts: its networks and text encoders; layers_per_block: of its U-Net
     """
 
     pipeline: str
     parts: tuple[str, ...]
-    config: Mapping[str, Any]
-    loras: tuple[Lora, ...]
+    loras: tuple[Lora, ...] = ()
+    layers_per_block: int = 2
 
     def check(self) -> None:
         """Reads them. Raises ValueError for files that are none, and, by name, for weights of no part of this pipeline."""
@@ -42,11 +40,12 @@ class Adapters:
 
     def identity(self) -> list[str]:
         """Each one's content, or the hub's commit, and its scale. Raises ValueError for one that is not to be had."""
-        return [f"lora {_content(lora.path)} scaled by {lora.scale:g}" for lora in self.loras]
+        return [f"lora {hub.content(lora.path, FLAG)} scaled by {lora.scale:g}" for lora in self.loras]
 
     def read(self, lora: Lora):
         """(weights by diffusers' names, alphas or None, metadata or None)."""
-        return _read(self.pipeline, lora.path, self.config.get("layers_per_block", 2))
+        revision = hub.pinned(lora.path, FLAG)
+        return _read(self.pipeline, lora.path, revision, self.layers_per_block)
 
     def fuse(self, part: str, model) -> None:
         """Into a part's model, in order. Raises ValueError where the weights do not fit it."""
@@ -56,17 +55,8 @@ class Adapters:
                 _fuse(self.pipeline, part, model, lora, {"network_alphas": alphas, "metadata": metadata}, state)
 
 
-def _content(path: str) -> str:
-    place = Path(path)
-    if place.is_file():
-        return hash_files(place.parent, [place])
-    if place.is_dir():
-        return hash_files(place, sorted(place.glob("*.safetensors")))
-    return f"{path} at commit {hub.commit(path, '--lora')}"
-
-
 @cache
-def _read(pipeline: str, path: str, layers_per_block: int):
+def _read(pipeline: str, path: str, revision: str | None, layers_per_block: int):
     import diffusers
 
     cls = getattr(diffusers, pipeline)
@@ -77,7 +67,7 @@ def _read(pipeline: str, path: str, layers_per_block: int):
     how |= {"unet_config": SimpleNamespace(layers_per_block=layers_per_block)} if "XL" in pipeline else {}
     try:
         with hub.quiet():
-            state, *more = cls.lora_state_dict(path, return_lora_metadata=True, **how)
+            state, *more = cls.lora_state_dict(path, return_lora_metadata=True, revision=revision, **how)
     except Exception as error:  # of many kinds, from a missing file to keys that no converter knows
         raise ValueError(f"--lora {path} cannot be read ({hub.told(error)})") from None
     if not state or not all("lora" in key for key in state):

@@ -23,6 +23,7 @@ class Flux(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "FluxTransformer2DModel"
+    SINGLE_FILE: ClassVar[bool] = True
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2", 512, large=True),

@@ -55,12 +55,12 @@ def fetch(source: str, name: str, flag: str = "--model_path", layout: str = "a m
         raise ValueError(_hub_problem(source, name, error, flag, layout)) from None
 
 
-def pipeline_class(source: str) -> str | None:
+def pipeline_class(source: str, flag: str = "--model_path") -> str | None:
     """`_class_name` of the source's model_index.json; None for a folder without one, and where the hub has none in reach."""
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         return None
     try:
-        return read_config(source, "model_index.json").get("_class_name")
+        return read_config(source, "model_index.json", flag=flag).get("_class_name")
     except ValueError:
         if Path(source).is_dir():
             raise
@@ -74,14 +74,16 @@ def _hub_problem(source: str, name: str, error: Exception, flag: str, layout: st
         return f"model {source!r} is gated: accept its licence on the hub, then log in or set HF_TOKEN"
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return f"model {source!r} has no {name}: give {layout}"
+    tiny = f"{'--version' if flag in ('--model_path', '--config') else '--model'} tiny"
     return (
         f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
-        f"{flag}, or work offline with {'--version' if flag == '--model_path' else '--model'} tiny --dataset fashion_mnist"
+        f"{flag}, or work offline with {tiny} --dataset fashion_mnist"
     )
 
 
+@lru_cache
 def commit(source: str, flag: str) -> str:
-    """The hub's commit of an id. Raises ValueError for one that is not to be had."""
+    """The hub's commit of an id, the same at every call. Raises ValueError for one that is not to be had."""
     import huggingface_hub
 
     try:
@@ -92,18 +94,45 @@ def commit(source: str, flag: str) -> str:
         ) from None
 
 
+def pinned(path: str, flag: str) -> str | None:
+    """The hub's commit of what is added to weights; None for a local file or folder. Raises ValueError as `commit`."""
+    return None if Path(path).exists() else commit(path, flag)
+
+
+def content(path: str, flag: str) -> str:
+    """Tells two files apart: the hash of a file, or of a folder's weights, or the hub's commit. Raises ValueError as `commit`."""
+    place = Path(path)
+    if place.is_file():
+        return hash_files(place.parent, [place])
+    if place.is_dir():
+        return hash_files(place, (file for file in place.glob("*") if file.suffix in (".safetensors", ".bin", ".pt")))
+    return f"{path} at commit {commit(path, flag)}"
+
+
 def revision_of(source: str, path: Path) -> str | None:
     """The hub's commit of a cached file of the source, whose name lies below the commit's folder; None for a local folder."""
     return None if Path(source).is_dir() else path.parts[path.parts.index("snapshots") + 1]
 
 
-def identity(source: str, revision: str | None, parts=(".",)) -> str:
-    """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used."""
+def identity(source: str, revision: str | None, parts=(".",), configs_only=()) -> str:
+    """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts that are used.
+
+    configs_only: parts whose weights are elsewhere
+    """
     if revision:
-        variants = sorted({variant for part in parts if (variant := variant_of(source, revision, part))})
+        variants = sorted(
+            {variant for part in parts if part not in configs_only and (variant := variant_of(source, revision, part))}
+        )
         return f"{source} at commit {revision}" + (f", variant {' and '.join(variants)}" if variants else "")
-    root, kinds = Path(source), (".safetensors", ".bin", ".json", ".txt")
-    return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds))
+    root, texts, weights = Path(source), (".json", ".txt"), (".safetensors", ".bin")
+    kinds = {part: texts if part in configs_only else (*texts, *weights) for part in parts}
+    return hash_files(root, (p for part in parts for p in (root / part).glob("*") if p.suffix in kinds[part]))
+
+
+def may_have_weights(source: str, part: str) -> bool:
+    """Whether a local folder has files of a part's weights. What is on the hub is seen when it is fetched."""
+    root = Path(source)
+    return not root.is_dir() or any(WEIGHTS.fullmatch(path.name) for path in (root / part).glob("*"))
 
 
 def vae_config(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder", shift: bool = False) -> dict:
@@ -250,23 +279,34 @@ def _files_on_hub(source: str, revision: str) -> tuple[Path, ...]:
     return tuple(Path(file.rfilename) for file in info.siblings)
 
 
-def vae_encoder(source: str, device: str, **where) -> Callable:
-    """image [3,H,W] in [-1,1] -> [C,h,w] float32 on the device: the mean of the VAE's posterior, by its own shift and scale.
+def vae_class(config: Mapping) -> str:
+    """Name in diffusers of the class of a VAE with this config."""
+    return "AutoencoderDC" if _is_dc(config) else "AutoencoderKL"
 
-    Sana's autoencoder has no posterior, but one latent.
-    """
+
+def vae_encoder(source: str, device: str, **where) -> Callable:
+    """`encoder_of` the VAE in this place."""
     import diffusers
     import torch
 
     name = "/".join(filter(None, (where.get("subfolder"), "config.json")))
-    dc = _is_dc(read_config(source, name))
-    cls = diffusers.AutoencoderDC if dc else diffusers.AutoencoderKL
-    vae = pretrained(cls, source, device, torch_dtype=torch.float32, **where)
+    cls = getattr(diffusers, vae_class(read_config(source, name)))
+    return encoder_of(pretrained(cls, source, device, torch_dtype=torch.float32, **where), device)
+
+
+def encoder_of(vae, device: str) -> Callable:
+    """image [3,H,W] in [-1,1] -> [C,h,w] float32 on the device: the mean of the VAE's posterior, by its own shift and scale.
+
+    Sana's autoencoder has no posterior, but one latent.
+    """
+    import torch
+
     shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
 
     @torch.inference_mode()
     def encode(image):
         encoded = vae.encode(image[None].to(device))
-        return ((encoded.latent if dc else encoded.latent_dist.mean)[0] - shift) * scale
+        latent = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mean
+        return (latent[0] - shift) * scale
 
     return encode

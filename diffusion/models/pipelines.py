@@ -6,13 +6,16 @@ A family is a subclass in a file of its own, which says what is its own: parts, 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusion.models import devices, hub, texts
 from diffusion.models.adapters import Adapters
+from diffusion.models.embeddings import Embeddings
+from diffusion.models.single_file import SingleFile
 from diffusion.models.tokens import Tokens
+from diffusion.models.weights import Weights
 from diffusion.settings import AS_IT_IS, SPACES, Asked
 
 STATED = "classifier.json"
@@ -45,27 +48,28 @@ class Pipeline(ABC):
     SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
     ENCODERS: ClassVar[tuple[texts.Encoder, ...]]
     FLOW: ClassVar[bool] = False  # whether `levels` are `flow_levels`, which can be spread otherwise
+    SINGLE_FILE: ClassVar[bool] = False  # whether its weights may be those of a single file
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # encoders without which it runs, too
 
     @classmethod
     def find(cls, source: str, asked: Asked = AS_IT_IS) -> "Pipeline":
-        """Reads only config files, and LoRA files.
+        """Reads only config files, and what is added to weights.
 
         Raises ValueError for what is not to be had, for another layout, and for encoders that cannot be left out.
         """
-        layout = f"a folder of {' or '.join(cls.PIPELINES)}"
-        index = hub.read_config(source, "model_index.json", {"_class_name": str}, layout=layout)
+        flag, layout = asked.flag, f"a folder of {' or '.join(cls.PIPELINES)}"
+        index = hub.read_config(source, "model_index.json", {"_class_name": str}, flag, layout)
         network = f"{cls.NETWORK}/config.json"
         configs = {
-            "network": hub.read_config(source, network, {"in_channels": int}, layout=layout),
-            "vae": hub.vae_config(source, "vae/config.json", layout=layout, shift=True),
-            "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, layout=layout),
+            "network": hub.read_config(source, network, {"in_channels": int}, flag, layout),
+            "vae": hub.vae_config(source, "vae/config.json", flag, layout, shift=True),
+            "scheduler": hub.read_config(source, SCHEDULER, {"_class_name": str}, flag, layout),
         }
         every = cls.encoders_of(index["_class_name"])
         here = [encoder for encoder in every if texts.model_class(index, encoder.part)]
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
-            raise ValueError(f"--model_path {source}: model_index.json names no {lacking[0]}: give {layout}")
+            raise ValueError(f"{flag} {source}: model_index.json names no {lacking[0]}: give {layout}")
         if asked.text_encoders == "clip":
             if not cls.OPTIONAL:
                 raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
@@ -74,7 +78,7 @@ class Pipeline(ABC):
         stated = stated_space(source)
         found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, stated_space=stated, **configs)
         found.check()
-        found.adapters.check()
+        found.weights.check(lambda part: found.encoder(part).load_tokenizer(source, revision))
         return found
 
     @classmethod
@@ -84,16 +88,16 @@ class Pipeline(ABC):
 
     def check(self) -> None:
         """Raises ValueError for a config that says nothing sensible, and where the parts do not belong together."""
-        where, found = f"--model_path {self.source}: {self.NETWORK}/config.json", self.network.get("_class_name")
+        where, found = f"{self.where}: {self.NETWORK}/config.json", self.network.get("_class_name")
         if found not in (self.NETWORK_CLASS, self.OLDER_CLASS):
             raise ValueError(f"{where} is of a {found}, and a {self.pipeline} has a {self.NETWORK_CLASS}")
         known = ("in_channels", "patch_size", "sample_size", "pos_embed_max_size", "block_out_channels", "joint_attention_dim")
         hub.check_sizes(where, **{key: self.network[key] for key in known if self.network.get(key) is not None})
-        self._check_scheduler(f"--model_path {self.source}: {SCHEDULER}")
+        self._check_scheduler(f"{self.where}: {SCHEDULER}")
         if self.network["in_channels"] != self.network_channels:
             latents = f"vae/config.json has latents of {self.vae['latent_channels']} channels"
             taken = f"{self.NETWORK}/config.json takes {self.network['in_channels']}"
-            raise ValueError(f"--model_path {self.source}: {latents}, and {taken}")
+            raise ValueError(f"{self.where}: {latents}, and {taken}")
 
     def _check_scheduler(self, where: str) -> None:
         hub.check_sizes(where, num_train_timesteps=self.n_levels)
@@ -103,6 +107,11 @@ class Pipeline(ABC):
                 raise ValueError(f"{where}: {key!r} is {value!r}, which is no shift")
 
     # ------------------------------------------------------------ what it says of itself
+
+    @property
+    def where(self) -> str:
+        """The flag and the place that its configs are from."""
+        return f"{self.asked.flag} {self.source}"
 
     @property
     def prediction(self) -> str:
@@ -145,17 +154,25 @@ class Pipeline(ABC):
     def describe(self) -> str:
         n, n_all = len(self.encoders), len(self.ENCODERS)
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
-        return f"{self.source} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
+        return f"{self.weights.describe()} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
-    @property
-    def adapters(self) -> Adapters:
-        """What is fused into the parts."""
-        return Adapters(self.pipeline, (self.NETWORK, *(e.part for e in self.encoders)), self.network, self.asked.loras)
+    @cached_property
+    def weights(self) -> Weights:
+        """Of its models."""
+        index = hub.read_config(self.source, "model_index.json")
+        encoders = {encoder.part: texts.model_class(index, encoder.part) for encoder in self.encoders}
+        layers = self.network.get("layers_per_block", 2)
+        loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.asked.loras, layers)
+        classes = {self.NETWORK: self.NETWORK_CLASS, "vae": hub.vae_class(self.vae)} | encoders
+        embeddings = Embeddings(self.pipeline, self.source, tuple(encoders), self.asked.embeddings)
+        known = (self.NETWORK, "vae", *(encoder.part for encoder in self.encoders_of(self.pipeline)))
+        file = SingleFile(self.asked.file, self.pipeline, self.NETWORK, known, self.source) if self.asked.file else None
+        return Weights(self.source, self.revision, classes, loras, embeddings, file)
 
     def identity(self) -> str:
-        """The hub's commit, or the hash of what a local folder holds of the parts in use; and what is fused into them."""
+        """As of `Weights`, of the parts in use; and in which space its folder wants errors to be taken."""
         stated = [f"errors in {self.stated_space}"] if self.stated_space else []
-        return ", ".join([hub.identity(self.source, self.revision, self.parts), *stated, *self.adapters.identity()])
+        return ", ".join([self.weights.identity(self.parts), *stated])
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
         """(C, h, w) of an image's latent. Raises ValueError for a size that the patches cannot divide, or is too large."""
@@ -172,14 +189,12 @@ class Pipeline(ABC):
     def memory(self, dtype: str) -> dict[str, int]:
         """Bytes of each part's weights, as they are loaded beside a network of this dtype; what is not known is left out."""
         dtypes = {self.NETWORK: dtype, "vae": "float32"} | {encoder.part: encoder.dtype(dtype) for encoder in self.encoders}
-        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in dtypes}
+        counts = {part: self.weights.n_parameters(part) for part in dtypes}
         return {part: n * (4 if dtypes[part] == "float32" else 2) for part, n in counts.items() if n}
 
     def tokens(self, prompts: Sequence[str]) -> Tokens:
         """What the text encoders are given of prompts."""
-        return texts.merged(
-            [self.encoder(e.part).tokens(self.source, self.revision, self.written(prompts)) for e in self.encoders]
-        )
+        return texts.merged([self.encoder(e.part).tokens(self.weights, self.written(prompts)) for e in self.encoders])
 
     def flow_levels(self, shift: float, scale: float, last: float = 1.0):
         """`flow_levels` at the spread asked for; shift, last: of the model's own."""
@@ -225,14 +240,12 @@ class Pipeline(ABC):
 
         def reader(prompts):
             def read(part, take):
-                texts_of = (self.source, self.revision, self.written(prompts))
-                return self.encoder(part).read(*texts_of, take, device, dtype, self.adapters.fuse)
+                return self.encoder(part).read(self.weights, self.written(prompts), take, device, dtype)
 
             return read
 
         network = cache(lambda: self._network(device, dtype, plain))
-        encode = hub.vae_encoder(self.source, device, subfolder="vae", revision=self.revision)
-        return self.denoiser(network, encode, reader, device, dtype, compile, plain)
+        return self.denoiser(network, self.weights.vae_encoder(device), reader, device, dtype, compile, plain)
 
     def denoiser(self, network, encode, reader, device: str, dtype: str, compile: bool = False, plain: bool = False):
         """The Denoiser of parts that are there, or will be.
@@ -261,12 +274,7 @@ class Pipeline(ABC):
         return Denoiser(encode, embed, predict, levels, self.SPACE)
 
     def _network(self, device: str, dtype: str, plain: bool):
-        import diffusers
-
-        where = {"subfolder": self.NETWORK, "revision": self.revision, "torch_dtype": devices.torch_dtype(dtype)}
-        network = hub.pretrained(getattr(diffusers, self.NETWORK_CLASS), self.source, device, **where)
-        self.adapters.fuse(self.NETWORK, network)
-        return self.adapted(network, plain)
+        return self.adapted(self.weights.load(self.NETWORK, device, devices.torch_dtype(dtype)), plain)
 
 
 def stated_space(source: str) -> str | None:

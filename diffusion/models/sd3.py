@@ -26,6 +26,7 @@ class StableDiffusion3(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "SD3Transformer2DModel"
+    SINGLE_FILE: ClassVar[bool] = True
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2"),

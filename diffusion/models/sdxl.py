@@ -24,6 +24,7 @@ class StableDiffusionXL(Pipeline):
     NETWORK_CLASS: ClassVar[str] = "UNet2DConditionModel"
     NETWORK: ClassVar[str] = "unet"
     SPACE: ClassVar[str] = "epsilon"
+    SINGLE_FILE: ClassVar[bool] = True
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2"),
@@ -31,11 +32,10 @@ class StableDiffusionXL(Pipeline):
 
     def check(self) -> None:
         super().check()
-        where = f"--model_path {self.source}"
-        check_scheduler(f"{where}: {SCHEDULER}", {"num_train_timesteps": 1000} | dict(self.scheduler))
+        check_scheduler(f"{self.where}: {SCHEDULER}", {"num_train_timesteps": 1000} | dict(self.scheduler))
         self.prediction  # noqa: B018 - raises
         if self.network.get("addition_embed_type") != "text_time":
-            raise ValueError(f"{where}: unet/config.json is of no SDXL: 'addition_embed_type' is not 'text_time'")
+            raise ValueError(f"{self.where}: unet/config.json is of no SDXL: 'addition_embed_type' is not 'text_time'")
 
     @property
     def patch(self) -> int:
@@ -43,7 +43,7 @@ class StableDiffusionXL(Pipeline):
 
     @property
     def prediction(self) -> str:
-        return prediction_of(self.scheduler.get("prediction_type", "epsilon"), f"--model_path {self.source}: {SCHEDULER}")
+        return prediction_of(self.scheduler.get("prediction_type", "epsilon"), f"{self.where}: {SCHEDULER}")
 
     def levels(self):
         return ddpm_levels(self.scheduler)

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
 from diffusion.models import devices, hub
 from diffusion.models.adapters import Adapters
+from diffusion.models.embeddings import Embeddings
+from diffusion.models.single_file import SingleFile
 from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
+from diffusion.models.weights import Weights
 from diffusion.paths import TINY_SD
 from diffusion.settings import AS_IT_IS, Asked
 
@@ -20,7 +23,9 @@ NEEDED = {  # keys without which nothing is known, and their types
 }
 # keys of a U-Net that wants more than latent, level and text
 MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")  # no safety checker, no feature extractor
+PIPELINE, TEXT_ENCODER = "StableDiffusionPipeline", "text_encoder"
+PARTS = ("vae", "unet", TEXT_ENCODER, "tokenizer", "scheduler")  # no safety checker, no feature extractor
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", TEXT_ENCODER: "CLIPTextModel"}
 LAYOUT = f"a pipeline folder with {', '.join(PARTS)}"
 # diffusers' schedulers of a discrete DDPM (Ho et al. 2020): however they sample, their configs name its betas in one way
 DDPM_SCHEDULERS = (
@@ -57,7 +62,7 @@ class StableDiffusion:
     widths: tuple[int, int]  # channels of the VAE's and of the U-Net's first feature map
     text_places: int  # that the text encoder has for tokens, with those for begin and end
     n_tokens: int  # that the text encoder has embeddings of
-    adapters: Adapters | None = None  # what is fused into U-Net and text encoder
+    asked: Asked = AS_IT_IS
 
     # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -68,26 +73,25 @@ class StableDiffusion:
         "sd-turbo": "stabilityai/sd-turbo",
         "tiny": str(TINY_SD),
     }
-    PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    PIPELINES: ClassVar[tuple[str, ...]] = (PIPELINE,)
     space: ClassVar[str] = "epsilon"  # in which errors are taken
+    SINGLE_FILE: ClassVar[bool] = True  # whether its weights may be those of a single file
 
     @classmethod
     def find(cls, source: str, asked: Asked = AS_IT_IS) -> "StableDiffusion":
-        """Reads only config files, so that wrong names and sizes are told before gigabytes move.
+        """Reads only config files, and what is added to weights, so that wrong names and sizes are told before gigabytes move.
 
         Raises ValueError when the source is neither a local pipeline folder nor reachable, and for another layout.
         """
         if asked.text_encoders != "all":
             raise ValueError(f"--text_encoders {asked.text_encoders}: {source} cannot do without any of its text encoders")
-        vae = hub.vae_config(source, "vae/config.json", layout=LAYOUT)
-        unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], layout=LAYOUT) for name in NEEDED)
-        check_network(source, unet, text, vae["latent_channels"])
-        check_scheduler(f"--model_path {source}: {SCHEDULER}", scheduler)
-        check_tokenizer(source)
-        adapters = Adapters("StableDiffusionPipeline", ("unet", "text_encoder"), unet, asked.loras)
-        adapters.check()
-        return cls(
-            adapters=adapters,
+        flag, where = asked.flag, f"{asked.flag} {source}"
+        vae = hub.vae_config(source, "vae/config.json", flag, LAYOUT)
+        unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], flag, LAYOUT) for name in NEEDED)
+        check_network(where, unet, text, vae["latent_channels"])
+        check_scheduler(f"{where}: {SCHEDULER}", scheduler)
+        check_tokenizer(source, flag)
+        found = cls(
             source=source,
             revision=hub.revision_of(source, hub.fetch(source, UNET)),
             latent_channels=vae["latent_channels"],
@@ -95,23 +99,34 @@ class StableDiffusion:
             unet_downscale=2 ** (len(unet["block_out_channels"]) - 1),
             default_size=default_size(unet.get("sample_size"), vae["downscale"]),
             n_levels=scheduler["num_train_timesteps"],
-            prediction=prediction_of(scheduler.get("prediction_type", "epsilon"), f"--model_path {source}: {SCHEDULER}"),
+            prediction=prediction_of(scheduler.get("prediction_type", "epsilon"), f"{where}: {SCHEDULER}"),
             widths=(vae["block_out_channels"][0], unet["block_out_channels"][0]),
             text_places=text.get("max_position_embeddings", 77),
             n_tokens=text.get("vocab_size", 49408),
+            asked=asked,
         )
+        found.weights.check(lambda part: load_tokenizer(source, found.text_places, revision=found.revision)[0])
+        return found
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Of its models."""
+        loras = Adapters(PIPELINE, ("unet", TEXT_ENCODER), self.asked.loras)
+        embeddings = Embeddings(PIPELINE, self.source, (TEXT_ENCODER,), self.asked.embeddings)
+        file = SingleFile(self.asked.file, PIPELINE, "unet", tuple(CLASSES), self.source) if self.asked.file else None
+        return Weights(self.source, self.revision, CLASSES, loras, embeddings, file)
 
     def describe(self) -> str:
-        return self.source + (f" ({self.n_levels} noise levels)" if self.n_levels != 1000 else "")
+        return self.weights.describe() + (f" ({self.n_levels} noise levels)" if self.n_levels != 1000 else "")
 
     def identity(self) -> str:
-        """Tells two sets of weights apart: the hub's commit, or the hash of what a local folder holds of the parts in use."""
-        return ", ".join([hub.identity(self.source, self.revision, PARTS), *self.adapters.identity()])
+        """As of `Weights`, of the parts in use."""
+        return self.weights.identity(PARTS)
 
     def memory(self, dtype: str) -> dict[str, int]:
         """As of pipelines.Pipeline."""
         bytes_of = {"unet": 4 if dtype == "float32" else 2, "vae": 4, "text_encoder": 4}
-        counts = {part: hub.n_parameters(self.source, self.revision, part) for part in bytes_of}
+        counts = {part: self.weights.n_parameters(part) for part in bytes_of}
         return {part: n * bytes_of[part] for part, n in counts.items() if n}
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
@@ -130,8 +145,12 @@ class StableDiffusion:
     def tokens(self, prompts: Sequence[str]) -> Tokens:
         """What the text encoder is given of prompts. Reads the tokenizer only; raises ValueError for one that does not do."""
         tokenizer, limit = load_tokenizer(self.source, self.text_places, revision=self.revision)
+        own = len(tokenizer)
+        self.weights.embeddings.extend(TEXT_ENCODER, tokenizer)
+        prompts = self.weights.embeddings.written(TEXT_ENCODER, prompts)
         check_vocabulary(tokenizer, prompts, self.source)
-        return tokenize(partial(encode, tokenizer), prompts, limit, self.n_tokens, self.source)
+        n_known = self.n_tokens + len(tokenizer) - own
+        return tokenize(partial(encode, tokenizer), prompts, limit, n_known, self.source)
 
     def alphas_cumprod(self):
         """Float32 [T]."""
@@ -152,39 +171,34 @@ class StableDiffusion:
 
         compile, plain: as of `denoiser_of`.
         """
-        import torch
-        from diffusers import UNet2DConditionModel
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
-        where = {"revision": self.revision}
-        unet = hub.pretrained(
-            UNet2DConditionModel, self.source, device, torch_dtype=devices.torch_dtype(dtype), subfolder="unet", **where
-        )
-        self.adapters.fuse("unet", unet)
-        encode = hub.vae_encoder(self.source, device, subfolder="vae", **where)
-        embed = text_embedder(self.source, device, unet.dtype, torch.float32, self.text_places, self.adapters.fuse, **where)
+        unet = self.weights.load("unet", device, devices.torch_dtype(dtype))
+        encode = self.weights.vae_encoder(device)
+        embed = text_embedder(self.weights, device, unet.dtype, self.text_places)
         return denoiser_of(unet, self.alphas_cumprod(), self.prediction, encode, embed, device, compile, plain)
 
 
-def check_network(source: str, unet: dict, text: dict, latent_channels: int) -> None:
-    """Raises ValueError for sizes that are none, and for a U-Net that is not fed a latent, a level and these texts alone."""
+def check_network(where: str, unet: dict, text: dict, latent_channels: int) -> None:
+    """Raises ValueError for sizes that are none, and for a U-Net that is not fed a latent, a level and these texts alone.
+
+    where: the flag and the folder that say so
+    """
     names = ("block_out_channels", "in_channels", "cross_attention_dim")
-    hub.check_sizes(f"--model_path {source}: {UNET}", **{name: unet[name] for name in names})
+    hub.check_sizes(f"{where}: {UNET}", **{name: unet[name] for name in names})
     texts = {name: text[name] for name in ("hidden_size", "vocab_size", "max_position_embeddings") if name in text}
-    hub.check_sizes(f"--model_path {source}: {TEXT}", **texts)
+    hub.check_sizes(f"{where}: {TEXT}", **texts)
     size = unet.get("sample_size")
     if isinstance(size, int):
-        hub.check_sizes(f"--model_path {source}: {UNET}", sample_size=size)
+        hub.check_sizes(f"{where}: {UNET}", sample_size=size)
     wrong = [f"{UNET} has {key!r}" for key in MORE_INPUTS if unet.get(key)]
     if (unet["in_channels"], unet.get("out_channels", latent_channels)) != (latent_channels, latent_channels):
         wrong.append(f"vae/config.json and {UNET} differ in channels")
     if unet["cross_attention_dim"] != text["hidden_size"]:
         wrong.append(f"{TEXT} and {UNET} differ in width")
     if wrong:
-        raise ValueError(
-            f"model {source!r} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x: {wrong[0]}"
-        )
+        raise ValueError(f"{where} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x: {wrong[0]}")
 
 
 def check_scheduler(where: str, config: dict) -> None:
@@ -230,19 +244,19 @@ def prediction_of(prediction_type: str, where: str = "this checkpoint") -> str:
 # ---------------------------------------------------------------- texts
 
 
-def check_tokenizer(source: str) -> None:
+def check_tokenizer(source: str, flag: str = "--model_path") -> None:
     """Raises ValueError where a local folder's tokenizer is missing, not readable, or has no sensible limit."""
     root = Path(source) / "tokenizer"
     if not Path(source).is_dir():
         return  # what is not fetched yet is checked when it is
     if not (root / "tokenizer.json").is_file():
-        hub.fetch(source, "tokenizer/vocab.json", layout=LAYOUT)
-        hub.fetch(source, "tokenizer/merges.txt", layout=LAYOUT)
-    configs = {path.name: hub.read_config(source, f"tokenizer/{path.name}") for path in sorted(root.glob("*.json"))}
+        hub.fetch(source, "tokenizer/vocab.json", flag, LAYOUT)
+        hub.fetch(source, "tokenizer/merges.txt", flag, LAYOUT)
+    configs = {path.name: hub.read_config(source, f"tokenizer/{path.name}", flag=flag) for path in sorted(root.glob("*.json"))}
     limit = configs.get("tokenizer_config.json", {}).get("model_max_length")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 3 or limit % 1):
-        raise ValueError(f"--model_path {source}: tokenizer/tokenizer_config.json: 'model_max_length' is {limit!r}, which is no "
-                         "number of tokens")  # fmt: skip
+        where = f"{flag} {source}: tokenizer/tokenizer_config.json"
+        raise ValueError(f"{where}: 'model_max_length' is {limit!r}, which is no number of tokens")
 
 
 def load_tokenizer(source: str, places: int, **where):
@@ -261,23 +275,18 @@ def encode(tokenizer, prompts: list[str], length: int):
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 
-def text_embedder(source: str, device: str, dtype, weights_dtype, places: int, fuse, **where):
-    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask.
-
-    fuse(part, model) changes the text encoder's weights first.
-    """
+def text_embedder(weights: Weights, device: str, dtype, places: int):
+    """list of K prompts -> Conditions with the sequence [K,L,D] in dtype; padded and cut to the model's limit, no mask."""
     import torch
-    from transformers import CLIPTextModel
 
     from diffusion.models.denoiser import Conditions
 
-    text_encoder = hub.pretrained(CLIPTextModel, source, device, torch_dtype=weights_dtype, subfolder="text_encoder", **where)
-    fuse("text_encoder", text_encoder)
-    tokenizer, limit = load_tokenizer(source, places, **where)
+    tokenizer, limit = load_tokenizer(weights.source, places, revision=weights.revision)
+    text_encoder = weights.load_text(TEXT_ENCODER, device, torch.float32, tokenizer)
 
     @torch.inference_mode()
     def embed(prompts):
-        tokens = encode(tokenizer, prompts, limit)
+        tokens = encode(tokenizer, weights.embeddings.written(TEXT_ENCODER, prompts), limit)
         return Conditions(sequence=torch.cat([text_encoder(ids.to(device))[0] for ids in tokens.split(64)]).to(dtype))
 
     return embed

@@ -42,32 +42,32 @@ class Encoder:
         except Exception as error:  # the reader of damaged files raises whatever it runs into
             raise ValueError(f"{source}/{self.tokenizer} cannot be read ({hub.told(error)})") from None
 
-    def tokens(self, source: str, revision: str | None, prompts: Sequence[str]) -> tokens.Tokens:
-        """What it is given of prompts. Raises ValueError for a tokenizer that knows nothing of them."""
-        tokenizer = self.load_tokenizer(source, revision)
-        tokens.check_vocabulary(tokenizer, prompts, source)
+    def tokens(self, weights, prompts: Sequence[str]) -> tokens.Tokens:
+        """What it is given of prompts. weights: a models.weights.Weights. Raises ValueError for a tokenizer that knows nothing of
+        them."""
+        tokenizer = self.load_tokenizer(weights.source, weights.revision)
+        weights.embeddings.extend(self.part, tokenizer)
+        prompts = weights.embeddings.written(self.part, prompts)
+        tokens.check_vocabulary(tokenizer, prompts, weights.source)
         limit = self.length or tokenizer.model_max_length
-        return tokens.tokenize(lambda texts, length: tokenized(tokenizer, texts, length).input_ids, prompts, limit, None, source)
 
-    def read(self, source: str, revision: str | None, prompts: Sequence[str], take: Callable, device: str, dtype: str,
-             fuse: Callable) -> tuple:  # fmt: skip
+        def encode(texts, length):
+            return tokenized(tokenizer, texts, length).input_ids
+
+        return tokens.tokenize(encode, prompts, limit, None, weights.source)
+
+    def read(self, weights, prompts: Sequence[str], take: Callable, device: str, dtype: str) -> tuple:
         """take(output, mask) -> tensors [B,...] of every call, put together: [K,...] each, on the CPU.
 
-        output: of transformers' class with its hidden states; mask: int64 [B,L]; fuse(part, model) changes its weights first. The
-        encoder is freed at the end.
+        output: of transformers' class with its hidden states; mask: int64 [B,L]. The encoder is freed at the end.
         """
         import torch
-        import transformers
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of weights from disk; downloads keep theirs
-        name = model_class(hub.read_config(source, "model_index.json"), self.part)
-        tokenizer = self.load_tokenizer(source, revision)
-        dtype = devices.torch_dtype(self.dtype(dtype))
-        where = {"subfolder": self.part, "revision": revision, "torch_dtype": dtype}
-        encoder = hub.pretrained(getattr(transformers, name), source, device, **where)
-        fuse(self.part, encoder)
-        texts = tokenized(tokenizer, list(prompts), self.length or tokenizer.model_max_length)
+        tokenizer = self.load_tokenizer(weights.source, weights.revision)
+        encoder = weights.load_text(self.part, device, devices.torch_dtype(self.dtype(dtype)), tokenizer)
+        texts = tokenized(tokenizer, weights.embeddings.written(self.part, prompts), self.length or tokenizer.model_max_length)
         rows = []
         with torch.inference_mode():
             for ids, mask in zip(texts.input_ids.split(AT_ONCE), texts.attention_mask.split(AT_ONCE), strict=True):
