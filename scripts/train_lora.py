@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from diffusion import cli, datasets, files, models, session
 from diffusion.datasets import DATASETS, transforms
-from diffusion.models import devices, hub
+from diffusion.models import devices
 from diffusion.models.stable_diffusion import StableDiffusion
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # of the U-Net's attention, as diffusers' own training script has them
@@ -101,11 +101,9 @@ def chosen(labels, label: int, n: int, seed: int):
 def adapted_unet(job: Job, rank: int):
     """The U-Net in float32, in which a new LoRA is all that learns, and that LoRA's config."""
     import torch
-    from diffusers import UNet2DConditionModel
     from peft import LoraConfig
 
-    where = {"subfolder": "unet", "revision": job.source.revision, "torch_dtype": torch.float32}
-    unet = hub.pretrained(UNet2DConditionModel, job.source.source, job.device, **where)
+    unet = job.source.weights.load("unet", job.device, torch.float32)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, init_lora_weights="gaussian")
     unet.add_adapter(config)
     return unet, config

@@ -21,8 +21,8 @@ from diffusion.models.weights import Weights
 from diffusion.settings import AS_IT_IS, Asked
 
 # A family of text-to-image models is a class with VERSIONS (name -> folder or hub id), PIPELINES (diffusers' names of its
-# pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where Asked.levels means something to it, SINGLE_FILE where
-# it heeds Asked.file. The first one is also asked about what names no pipeline.
+# pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where it heeds Asked.levels, SINGLE_FILE where it heeds
+# Asked.file. The first one is also asked about what names no pipeline.
 TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
 
 
