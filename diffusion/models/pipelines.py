@@ -154,7 +154,8 @@ class Pipeline(ABC):
     def describe(self) -> str:
         n, n_all = len(self.encoders), len(self.ENCODERS)
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
-        return f"{self.weights.describe()} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
+        place = self.weights.describe() if self.asked.file else self.source  # of a bare shape there is no folder
+        return f"{place} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
     @cached_property
     def weights(self) -> Weights:
