@@ -128,6 +128,8 @@ def try_file(path: Path) -> None:
     """Raises OSError with path and cause where `write` could not make this file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)  # which a name that is too long does not survive
     try_writing(path.parent)
 
 

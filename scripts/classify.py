@@ -274,7 +274,7 @@ def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json where there are records."""
     table, shape = run.table, run.source.latent_shape(run.model.img_size)
     names = [run.labels[label] for label in run.class_of]
-    if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, "--labels or --prompts"):
+    if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, "--labels, --template or --prompts"):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     before = runlog.found_batch_size(run.folder) if run.folder else None

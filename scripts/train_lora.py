@@ -70,7 +70,7 @@ class Job:
 def prepare(args) -> Job:
     """Raises ValueError or OSError for what is not there or does not fit."""
     options = vars(args)
-    files.try_writing(args.out.parent)
+    files.try_file(args.out)
     dataset = datasets.open_images(cli.data_of(options))
     table = datasets.load_prompts(args.dataset, dataset, None, None)
     lacking = [label for label in args.classes if label not in table.classidx]
