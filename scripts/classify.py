@@ -231,6 +231,7 @@ def prepare(options: dict) -> Run:
     if fit:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
+        files.try_file(run.out)
         runlog.check_config(run.folder, run.identity, "name another file with -o")
     return run
 
