@@ -12,7 +12,7 @@ import eval_prob_adaptive
 from diffusion import kernel, models, rerun, runlog, scores
 from diffusion.models import single_file
 from diffusion.paths import TINY_SD
-from diffusion.settings import Asked
+from diffusion.settings import Asked, Embedding, Lora
 from tests import original_layouts, tiny_pipelines
 
 PROMPTS = ["a photo of a bag.", "a red boot, a type of clothing"]
@@ -123,6 +123,19 @@ def test_sd3_with_all_its_texts_is_as_diffusers_reads_it(tmp_path):
     torch.testing.assert_close(found.sequence[:, 24:], whole.sequence[:, 24:], rtol=1e-6, atol=0)
     clip = models.text_to_image("none", str(file), Asked(SIZE, "clip", config=config))
     assert "text_encoder_3" in source.memory("float32") and "text_encoder_3" not in clip.memory("float32")
+
+
+def test_what_is_added_to_a_folder_is_added_to_a_file(mine, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    lora = {"unet.conv_in.lora_A.weight": torch.randn(2, 4, 3, 3, generator=g),
+            "unet.conv_in.lora_B.weight": torch.randn(64, 2, 1, 1, generator=g)}  # fmt: skip
+    save_file(lora, tmp_path / "lora.safetensors")
+    save_file({"bag": torch.randn(2, 128, generator=g)}, tmp_path / "embedding.safetensors")
+    loras, embeddings = (Lora(str(tmp_path / "lora.safetensors")),), (Embedding(str(tmp_path / "embedding.safetensors")),)
+    found = errors(mine, 64, config=str(TINY_SD), loras=loras, embeddings=embeddings)
+    torch.testing.assert_close(found, errors(TINY_SD, 64, loras=loras, embeddings=embeddings), rtol=1e-6, atol=0)
+    plain = errors(mine, 64, config=str(TINY_SD), loras=loras)
+    assert (found[0] != plain[0]).all() and not torch.isclose(plain, errors(mine, 64, config=str(TINY_SD))).any()
 
 
 def test_names_and_shapes_of_flux(tmp_path, monkeypatch):
