@@ -68,7 +68,8 @@ def test_golden_openclip(run):
     for file, expected in case["records"].items():
         ours = record(Path("data") / file)
         for pair, logit in expected.items():
-            np.testing.assert_allclose(float(ours[pair]), float(logit), rtol=1e-5)
+            # a logit is 100 times a cosine, whose last bits differ between processors: some of them, where it is near zero
+            np.testing.assert_allclose(float(ours[pair]), float(logit), rtol=1e-5, atol=100 * 4 * np.finfo(np.float32).eps)
 
 
 @pytest.mark.parametrize("name", ["w01_sd_t100", "w04_sd_t20_rand_bicubic"])
