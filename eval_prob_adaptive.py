@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def prepare(options: dict) -> Run:
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
+    run = replace(run, noise=noise.continued(rows, runlog.noise_of(run.folder)))
     runlog.check_config(run.folder, run.identity)
     return run
 

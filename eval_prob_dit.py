@@ -17,7 +17,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,7 @@ def prepare(options: dict) -> Run:
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
+    run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
         runlog.check_config(folder, run.identity | {"cls": c})
@@ -302,7 +303,7 @@ def errors_of_class(run: Run, network, x0, c: int):
         "save_vb": scores.bound_terms(network.denoiser, x0),
     }[run.saved]
     row, t = list(run.label_of).index(c), torch.from_numpy(run.plan.t)
-    bank = run.noise(0, (len(t), *x0.shape))
+    bank = run.noise(0, run.plan, x0.shape)
     errors = kernel.errors(network.denoiser, x0, network.conditions[[row]], t, bank, score, network.batch)[0]
     return errors.unflatten(0, (-1, run.strategy.n_trials))
 

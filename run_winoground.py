@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,12 @@ def prepare(options: dict) -> Run:
     running = cli.running_of(options)
     scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
     data = pairs.open_pairs(options["dataset"], options["data_dir"])
-    identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
-    identity |= scorer.identity() | {"images": data.fingerprint()}
     ending = "_randnoise" if options["randomize_noise"] else ""
     folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
+    if isinstance(scorer, Diffusion):
+        scorer = replace(scorer, noise=noise.continued(scorer.noise, runlog.noise_of(folder)))
+    identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
+    identity |= scorer.identity() | {"images": data.fingerprint()}
     runlog.check_config(folder, identity)
     unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
     done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
@@ -219,7 +221,7 @@ def diffusion_matcher(run: Run):
     network = session.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
-    bank = scorer.noise(0, (len(t), *shape))
+    bank = scorer.noise(0, scorer.plan, shape)
 
     def match(images, captions):
         x0 = torch.stack([denoiser.encode(image) for image in images])  # [2,C,h,w]

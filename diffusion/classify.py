@@ -87,7 +87,7 @@ class Classifier:
     denoiser: models.denoiser.Denoiser; conditions: of the K candidates; class_of: the label of each
     strategy: which pairs are evaluated, and who is dropped; plan: its plan on the denoiser's levels
     loss: a name in scores.SCORES; of a DiT l2, l1, kl or vlb
-    noise: (index, [S,C,h,w]) -> the bank of the image with this index
+    noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
     """
@@ -110,12 +110,13 @@ class Classifier:
         from diffusion import kernel
 
         start = time.perf_counter()
-        x0, t, bank = self._given(image, index)
+        x0, t = self._given(image)
         score, pick = scores.scoring(self.loss, self.denoiser, x0)
         kept = []
 
         def evaluate(rows, pairs):
-            values = kernel.errors(self.denoiser, x0, self.conditions[rows], t[pairs], bank[pairs], score, self.batch)
+            noise = self.noise(index, self.plan, x0.shape, pairs)
+            values = kernel.errors(self.denoiser, x0, self.conditions[rows], t[pairs], noise, score, self.batch)
             kept.append(values)
             return pick(values, t[pairs])
 
@@ -125,16 +126,16 @@ class Classifier:
 
     def error_maps(self, image, rows, index: int = 0):
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
-        x0, t, bank = self._given(image, index)
-        return error_maps(self.denoiser, x0, self.conditions[rows], t, bank, self.batch)
+        x0, t = self._given(image)
+        noise = self.noise(index, self.plan, x0.shape)
+        return error_maps(self.denoiser, x0, self.conditions[rows], t, noise, self.batch)
 
-    def _given(self, image, index: int):
-        """x0 [C,h,w] of an image, levels [S] of the plan, and noise [S,C,h,w]."""
+    def _given(self, image):
+        """x0 [C,h,w] of an image, and the levels [S] of the plan."""
         import torch
 
         image = image if torch.is_tensor(image) else self.transform(image)
-        x0, t = self.denoiser.encode(image), torch.from_numpy(self.plan.t)
-        return x0, t, self.noise(index, (len(t), *x0.shape))
+        return self.denoiser.encode(image), torch.from_numpy(self.plan.t)
 
 
 def error_maps(denoiser, x0, conditions, t, noise, batch):

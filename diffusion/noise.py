@@ -1,7 +1,7 @@
-"""Sources of noise: the seeded bank of an image, and a bank that all images share. Row s belongs to the s-th pair of a Plan.
+"""Sources of noise: seeded by image, timestep and trial, and a bank that all images share, of which row s belongs to pair s.
 
-A source is called with an image's index and the shape [S,C,h,w] of its bank; `identity()` tells two sources apart in a record's
-config. torch is imported when noise is drawn or read.
+A source is called with an image's index, its Plan, the latents' shape [C,h,w] and the pairs that are wanted, and returns their
+noise [n,C,h,w]; `identity()` tells two sources apart in a record's config. torch is imported when noise is drawn or read.
 """
 
 import os
@@ -10,58 +10,93 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffusion.files import fingerprint
+from diffusion.schedule import Plan
+
+ALL = slice(None)  # pairs
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """Standard normal noise, a function of the seed and the image's index; of `index` for all images where that is given."""
+    """Standard normal noise, a function of the seed, the image's index (`index` for all images where that is given), the timestep
+    and the trial: whatever strategy comes to a timestep finds the same noise there."""
 
     seed: int
     index: int | None = None
 
-    def __call__(self, index: int, shape: tuple[int, ...]):
-        if self.index is None:
-            return seeded_noise(self.seed, index, shape)
-        return _one_for_all(self.seed, self.index, tuple(shape))
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+        import torch
+
+        draw, index = (seeded_row, index) if self.index is None else (_kept_row, self.index)
+        rows = zip(plan.t[pairs].tolist(), plan.trial[pairs].tolist(), strict=True)
+        return torch.stack([draw(self.seed, index, t, trial, tuple(latent_shape)) for t, trial in rows])
 
     def identity(self) -> str:
-        return "seeded"
+        return "seeded by timestep"
+
+
+@dataclass(frozen=True)
+class SeededInOrder:
+    """The seeded noise of runs begun before noise belonged to timesteps: row s to the s-th pair. Their folders go on with it."""
+
+    NAME: ClassVar = "seeded"
+
+    seed: int
+    index: int | None = None
+
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+        entropy = [self.seed, index if self.index is None else self.index]
+        return _drawn(entropy, (len(plan.t), *latent_shape))[pairs]
+
+    def identity(self) -> str:
+        return self.NAME
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Noise [S,C,h,w] that all images share."""
+    """Noise [S,C,h,w] that all images share, row s for pair s as published."""
 
     noise: Any
 
-    def __call__(self, index: int, shape: tuple[int, ...]):
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
         """Raises ValueError for another shape than the bank's."""
-        if tuple(shape) != tuple(self.noise.shape):
+        shape = (len(plan.t), *latent_shape)
+        if shape != tuple(self.noise.shape):
             raise ValueError(f"the noise bank holds {list(self.noise.shape)}, needed is {list(shape)}")
-        return self.noise
+        return self.noise[pairs]
 
     def identity(self) -> str:
         return fingerprint(self.noise.numpy().tobytes())
 
 
-def seeded_noise(seed: int, index: int, shape: tuple[int, ...]):
-    """Standard normal float32 of this shape, a function of (seed, image index) alone: drawn on the CPU, whatever device runs."""
+def continued(source, made_with: str | None):
+    """The source for a folder whose records were made with noise of this identity; None: it has none yet."""
+    in_order = isinstance(source, Seeded) and made_with == SeededInOrder.NAME
+    return SeededInOrder(source.seed, source.index) if in_order else source
+
+
+def seeded_row(seed: int, index: int, t: int, trial: int, latent_shape: tuple[int, ...]):
+    """Standard normal float32 [C,h,w], a function of these numbers alone."""
+    return _drawn([seed, index, t, trial], latent_shape)
+
+
+_kept_row = lru_cache(maxsize=None)(seeded_row)  # of noise that all images share: as many rows as a plan has pairs
+
+
+def _drawn(entropy: list[int], shape: tuple[int, ...]):
+    """Drawn on the CPU, whatever device runs."""
     import torch
 
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.randn(shape, generator=torch.Generator().manual_seed(int(state)))
 
 
-_one_for_all = lru_cache(maxsize=1)(seeded_noise)
-
-
 def grid_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int, rows_by_position: int | None):
-    """The source of a grid of n pairs, the same for every image: a file's rows, or seeded ones, row i for pair i.
+    """The source of a grid of n pairs, the same for every image: a file's rows, row i for pair i, or seeded ones.
 
     rows_by_position: None, or a batch size: pair i of a file takes the row of its position in its batch, as the published code
     does without --randomize_noise. Raises ValueError as `read_noise`.
@@ -73,7 +108,7 @@ def grid_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int,
 
 
 def image_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int):
-    """The source of a classification: every image's own seeded bank, or the first n rows of a file. Raises ValueError so too."""
+    """The source of a classification: every image's own seeded noise, or the first n rows of a file. Raises ValueError so too."""
     return Bank(read_noise(path, n, latent_shape, img_size)) if path else Seeded(seed)
 
 

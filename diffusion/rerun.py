@@ -127,6 +127,7 @@ def open_noise(past: Past, n_pairs: int, latent_shape):
     else:
         bank = settings.pick(settings.GridNoise, options)
         source = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, latent_shape, size, bank.by_position)
+    source = noise.continued(source, past.identity.get("noise"))
     check_same(past, "noise", source.identity(), bank.noise_path)
     return source
 
@@ -147,10 +148,10 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
 
     device = devices.resolve_device(device)
     source = open_source(past, device)
-    t, shape = past.strategy.plan(source.n_levels).t, source.latent_shape(past.model.img_size)
-    bank = open_noise(past, len(t), shape)(index, (len(t), *shape))
+    plan, shape = past.strategy.plan(source.n_levels), source.latent_shape(past.model.img_size)
+    bank = open_noise(past, len(plan.t), shape)(index, plan, shape)
     denoiser = models.load(source, device, past.model.dtype, space=getattr(past.model, "error_space", None))
     conditions = denoiser.embed(candidates)[rows]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
-    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(t), bank, batch)
+    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(plan.t), bank, batch)

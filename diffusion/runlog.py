@@ -79,6 +79,12 @@ def _find_config(folder: Path) -> Path | None:
     return next((path for path in places if os.path.lexists(path)), None) if Path(folder).is_dir() else None
 
 
+def noise_of(folder: Path) -> str | None:
+    """The identity of the noise that this folder's records were made with. Raises as `read_config`."""
+    config = read_config(folder)
+    return config["identity"].get("noise") if config else None
+
+
 def check_config(folder: Path, identity: dict, elsewhere="start a new run folder with --extra") -> None:
     """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
 

@@ -4,8 +4,10 @@ A timestep is an index into a model's table of `n_levels` noise levels: 1000 for
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -14,12 +16,18 @@ import numpy as np
 class Plan:
     """All (timestep, noise) pairs of an image in order of evaluation.
 
-    t: int64 [S], each timestep repeated n_trials times; pair s uses row s of the noise bank.
+    t: int64 [S], each timestep repeated n_trials times; pair s uses row s of a noise bank.
     stages: one slice of 0..S a stage; they follow each other and cover 0..S.
     """
 
     t: np.ndarray
     stages: tuple[slice, ...]
+
+    @cached_property
+    def trial(self) -> np.ndarray:
+        """int64 [S], how many earlier pairs have the same timestep."""
+        seen = Counter()
+        return np.array([seen.update([t]) or seen[t] - 1 for t in self.t.tolist()], np.int64)
 
 
 def timestep_grid(n: int, n_levels: int) -> list[int]:

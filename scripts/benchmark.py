@@ -41,7 +41,7 @@ from diffusion import cli, files, models, session, settings
 from diffusion.models import devices, dit, hub, own, shapes, told_size
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.noise import seeded_noise
+from diffusion.noise import Seeded
 from diffusion.schedule import make_plan
 from diffusion.settings import Asked
 
@@ -195,12 +195,12 @@ def make_input(args, network, subject) -> dict:
     """One image's share of a run, as the commands hand it to the kernel."""
     import torch
 
-    t = torch.from_numpy(make_plan([args.timesteps], 1, subject.n_levels).t)
+    plan = make_plan([args.timesteps], 1, subject.n_levels)
     return {
         "x0": network.denoiser.encode(torch.rand(3, args.img_size, args.img_size) * 2 - 1),
         "conditions": network.conditions,
-        "t": t,
-        "noise": seeded_noise(0, 0, (len(t), *subject.latent_shape)),
+        "t": torch.from_numpy(plan.t),
+        "noise": Seeded(0)(0, plan, subject.latent_shape),
     }
 
 

@@ -129,7 +129,7 @@ class Run:
     def identity(self) -> dict:
         """What the numbers depend on."""
         table = files.fingerprint(self.table.prompts, self.table.classidx)
-        hashes = {"prompts": table, "weights": self.source.identity(), "noise": "seeded by content"}
+        hashes = {"prompts": table, "weights": self.source.identity(), "noise": "seeded by content and timestep"}
         return self.model.identity() | self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed} | hashes
 
     @property

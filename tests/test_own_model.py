@@ -64,7 +64,7 @@ def test_errors_are_those_of_the_networks_velocity(run_main):
     classifier = classify.text_to_image("x", prompts, model_path=str(written(GOOD)), strategy=strategy, device="cpu", seed=5)
     result = classifier(image, 2)
     x0 = image.mean(0, keepdim=True).double().numpy()
-    bank = classifier.noise(2, (4, 1, 16, 16)).double().numpy()
+    bank = classifier.noise(2, classifier.plan, (1, 16, 16)).double().numpy()
     for row, prompt in enumerate(prompts):
         for k, (t, noise) in enumerate(zip(result.t, bank, strict=True)):
             s = (t + 1) / 20
@@ -139,7 +139,7 @@ def test_errors_of_the_class_conditional_example_are_diffusers_training_loss():
     path = str(ROOT / "examples" / "ddpm_unet.py")
     classifier = classify.class_conditional("x", [2, 7], model_path=path, strategy=Stages((1,), (4,)), device="cpu")
     result = classifier(image, 1)
-    noise, t = classifier.noise(1, (4, 3, 32, 32)), torch.from_numpy(result.t)
+    noise, t = classifier.noise(1, classifier.plan, (3, 32, 32)), torch.from_numpy(result.t)
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     network = sys.modules["own_model_ddpm_unet"].build()
     x_t = scheduler.add_noise(image[None].expand(4, -1, -1, -1), noise, t)

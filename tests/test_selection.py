@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion import noise, sharding
+from diffusion import noise, schedule, sharding
 
 
 def test_shards_are_the_published_interleaving():
@@ -142,13 +142,48 @@ def test_integers_of_any_size_and_order_are_indices(tmp_path, dtype):
     assert indices == [7, 0, 3] and all(type(i) is int for i in indices)
 
 
-def test_noise_is_a_function_of_seed_and_index():
-    a, again = noise.seeded_noise(0, 7, (50, 4, 8, 8)), noise.seeded_noise(0, 7, (50, 4, 8, 8))
+def test_noise_is_a_function_of_seed_index_timestep_and_trial():
+    plan, shape = schedule.make_plan([50], 2, 1000), (4, 8, 8)
+    a = noise.Seeded(0)(7, plan, shape)
     torch.randn(3)  # the global generator plays no part
-    assert torch.equal(a, again)
+    assert torch.equal(a, noise.Seeded(0)(7, plan, shape)) and a.shape == (100, 4, 8, 8)
     for seed, index in ((0, 8), (1, 7), (7, 0)):
-        assert (noise.seeded_noise(seed, index, (50, 4, 8, 8)) - a).abs().mean() > 1
+        assert (noise.Seeded(seed)(index, plan, shape) - a).abs().mean() > 1
+    rows = a.flatten(1)
     assert abs(a.mean()) < 0.02 and abs(a.std() - 1) < 0.02
+    assert np.abs(np.corrcoef(rows) - np.eye(100)).max() < 0.35  # 256 numbers a row: six standard deviations
+
+
+def test_strategies_that_come_to_a_timestep_find_the_same_noise_there():
+    """A race, stages, and a coarser grid whose timesteps nest in a finer one's."""
+    fine, shape = schedule.make_plan([250], 2, 1000), (1, 4, 4)
+    rows = dict(zip(zip(fine.t.tolist(), fine.trial.tolist(), strict=True), noise.Seeded(3)(5, fine, shape), strict=True))
+    for plan in (schedule.race_plan(250, 2, 1000), schedule.make_plan([25, 250], 1, 1000), schedule.make_plan([50], 2, 1000)):
+        for s, key in enumerate(zip(plan.t.tolist(), plan.trial.tolist(), strict=True)):
+            assert torch.equal(noise.Seeded(3)(5, plan, shape, slice(s, s + 1))[0], rows[key])
+
+
+def test_noise_of_all_images_is_one():
+    plan, shape = schedule.interval_plan(100, 1, 1000), (1, 4, 4)
+    shared = noise.Seeded(0, 4)
+    assert torch.equal(shared(1, plan, shape), shared(2, plan, shape))
+    assert torch.equal(shared(1, plan, shape), noise.Seeded(0)(4, plan, shape))
+
+
+def test_noise_of_old_runs_is_drawn_as_it_was():
+    """Numbers drawn by the code of that time: seed 0, image 7, the second of three pairs."""
+    plan = schedule.make_plan([3], 1, 1000)
+    old = noise.SeededInOrder(0)(7, plan, (1, 2, 2), slice(1, 2))
+    torch.testing.assert_close(old.flatten(), torch.tensor([0.43521342, 0.06495921, -0.31937525, 1.0459267]))
+    assert old.shape == (1, 1, 2, 2) and noise.SeededInOrder(0).identity() != noise.Seeded(0).identity()
+
+
+def test_a_bank_gives_row_s_to_pair_s():
+    bank = noise.Bank(torch.randn(3, 1, 2, 2))
+    plan = schedule.make_plan([3], 1, 1000)
+    assert torch.equal(bank(9, plan, (1, 2, 2), slice(1, 3)), bank.noise[1:])
+    with pytest.raises(ValueError, match="needed is"):
+        bank(9, schedule.make_plan([4], 1, 1000), (1, 2, 2))
 
 
 def test_a_shared_bank_is_cut_to_the_rows_needed(tmp_path):
