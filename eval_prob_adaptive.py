@@ -144,6 +144,7 @@ def prepare(options: dict) -> Run:
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(run.folder)))
+    chosen.check_run(run.identity, len(prompts.prompts))
     runlog.check_config(run.folder, run.identity)
     return run
 

@@ -211,6 +211,7 @@ def prepare(options: dict) -> Run:
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
+    chosen.check_run(run.identity, len(label_of))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
         runlog.check_config(folder, run.identity | {"cls": c})

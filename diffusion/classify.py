@@ -175,8 +175,10 @@ def text_to_image(
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
+    space = error_space if error_space != source.space else None
+    about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
     how = (strategy, loss, seed, device, dtype, batch_size, error_space)
-    return _classifier(source, img_size, list(prompts), labels, transform, *how)
+    return _classifier(source, about, list(prompts), labels, transform, *how)
 
 
 def class_conditional(
@@ -203,7 +205,8 @@ def class_conditional(
     classes = list(range(source.num_classes)) if classes is None else list(classes)
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
-    return _classifier(source, source.default_size, classes, labels, transform, strategy, loss, seed, device, dtype, batch_size)
+    about = settings.ClassConditional(img_size=source.default_size).identity()
+    return _classifier(source, about, classes, labels, transform, strategy, loss, seed, device, dtype, batch_size)
 
 
 def _check_loss(loss: str, known) -> None:
@@ -211,15 +214,17 @@ def _check_loss(loss: str, known) -> None:
         raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
 
 
-def _classifier(source, img_size, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size,
+def _classifier(source, about, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size,
                 space=None) -> Classifier:  # fmt: skip
-    """Checks what can be checked, then loads the weights."""
+    """Checks what can be checked, then loads the weights. about: the model's part of a run's identity."""
+    img_size = about["img_size"]
     source.latent_shape(img_size)
     strategy = strategy or Race()
     labels = list(range(len(candidates))) if labels is None else list(labels)
     if len(labels) != len(candidates):
         raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
     strategy.check(len(candidates), source.n_levels)
+    strategy.check_run(about | {"weights": source.identity(), "loss": loss}, len(candidates))
     plan = strategy.plan(source.n_levels)
     dtype = devices.resolve_dtype(dtype, device)
     models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))

@@ -220,18 +220,19 @@ def add_strategy_options(parser, default: str | None = "stages", told="stages"):
     """--strategy, and the options of every strategy in the table."""
     group = parser.add_argument_group("strategy")
     group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help="stages: as published; race: a "
-                       f"candidate is dropped as soon as it is significantly worse than the best (default: {told})")  # fmt: skip
+                       "candidate is dropped as soon as it is significantly worse than the best; race_calibrated: as soon as it "
+                       f"lies further above the best than a fit says (default: {told})")  # fmt: skip
     added = set()
     for strategy in STRATEGIES.values():
         for field in fields(strategy):
-            if field.name not in added:
+            if field.metadata and field.name not in added:
                 _add_option(group, strategy, field)
                 added.add(field.name)
 
 
 def _add_option(group, strategy, field):
     about, owners = field.metadata, [s for s in STRATEGIES.values() if field.name in option_names(s)]
-    default = f" (default: {field.default})" if field.default != () else ""
+    default = f" (default: {field.default})" if field.default not in ((), "") else ""
     only = f"{strategy.NAME}: {about['help']}{default}"
     group.add_argument(
         f"--{field.name}",

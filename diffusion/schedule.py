@@ -61,17 +61,33 @@ def make_plan(n_samples: Sequence[int], n_trials: int, n_levels: int) -> Plan:
     return Plan(t, tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)))
 
 
-def spread_order(n: int) -> list[int]:
-    """A permutation of 0..n-1 every prefix of which covers the range evenly: van der Corput's sequence, the bits reversed."""
+def spread_order(n: int, shift: float = 0) -> list[int]:
+    """A permutation of 0..n-1 every prefix of which covers the range evenly: van der Corput's sequence, the bits reversed.
+
+    shift: a digital one, in 0..1, of which the sequence begins near n times that; each prefix covers the range as evenly.
+    """
     bits = (n - 1).bit_length()
-    mirrored = (int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(2**bits))
+    mask = int(shift * 2**bits)
+    mirrored = ((int(f"{i:0{bits}b}"[::-1], 2) if bits else 0) ^ mask for i in range(2**bits))
     return [i for i in mirrored if i < n]
 
 
-def race_plan(max_samples: int, n_trials: int, n_levels: int) -> Plan:
+CENTRED = 0.25  # as a shift: the first two stand in the middle of a half each
+
+
+def race_plan(max_samples: int, n_trials: int, n_levels: int, shift: float = CENTRED) -> Plan:
     """The published grid of max_samples timesteps in `spread_order`, so that a race may stop after any of them."""
-    t = np.repeat(np.array(timestep_grid(max_samples, n_levels), np.int64)[spread_order(max_samples)], n_trials)
+    grid = np.array(timestep_grid(max_samples, n_levels), np.int64)
+    t = np.repeat(grid[spread_order(max_samples, shift)], n_trials)
     return Plan(t, (slice(0, len(t)),))
+
+
+def growing_rounds(total: int, first: int, least: int) -> list[int]:
+    """After how many pairs each round ends: the first one's, then a fifth more at a time, `least` or more, up to the total."""
+    ends = [min(first, total)]
+    while ends[-1] < total:
+        ends.append(min(total, ends[-1] + max(least, -(-ends[-1] // 5))))
+    return ends
 
 
 def interval_plan(t_interval: int, n_trials: int, n_levels: int) -> Plan:

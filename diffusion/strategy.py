@@ -5,6 +5,7 @@ eliminate and folder, and an entry in STRATEGIES; what else it may say of itself
 """
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from diffusion import elimination, schedule
+from diffusion import elimination, racing, schedule
+from diffusion.files import fingerprint
 from diffusion.schedule import Plan
 
 
@@ -62,6 +64,10 @@ class Strategy(ABC):
     def check(self, n_candidates: int, n_levels: int) -> None:
         """Raises ValueError, naming the flag and the fix, for what cannot be run."""
         self.plan(n_levels)
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        """Raises ValueError for a run, by its identity, that this strategy was not made for."""
+        return
 
     def price(self, plan: Plan, n_candidates: int) -> int:
         """Network evaluations per image."""
@@ -151,22 +157,18 @@ class Stages(Strategy):
 
 @dataclass(frozen=True)
 class Race(Strategy):
-    """After every round candidates are dropped by paired tests against the best one (`elimination.run_race`).
+    """After every round candidates are dropped by paired tests against the best one (`racing.run_race`, `racing.LevelRule`)."""
 
-    A later round has at least ROUND_EVALUATIONS evaluations, so that a device's batch stays full when few candidates are left.
-    As every round tests again, the best of nearly equal candidates is lost more often than alpha; scripts/replay.py measures it.
-    """
-
-    alpha: float = option(0.05, "significance level of a round's tests against the best", "ALPHA", type=float)
-    min_samples: int = option(10, "(timestep, noise) pairs that all see before the first is dropped", least=2)
-    round_size: int = option(5, "pairs per later round, at least", least=1)
+    alpha: float = option(0.2, "most chance to drop the winner in a whole race", "ALPHA", type=float)
+    min_samples: int = option(2, "(timestep, noise) pairs that all see before the first is dropped", least=2)
+    round_size: int = option(1, "pairs per later round, at least", least=1)
     max_samples: int = option(250, "most timesteps", least=2)
     n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
 
     NAME: ClassVar = "race"
     AT_MOST: ClassVar = True
     NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
-    ROUND_EVALUATIONS: ClassVar = 32
+    EDITION: ClassVar = 2  # of the rule, in the identity; runs of the first do not say
 
     def __post_init__(self):
         """Raises ValueError for a rule that cannot be run."""
@@ -186,12 +188,12 @@ class Race(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def size(self, seen: int, n_alive: int) -> int:
-        """How many pairs the next round has."""
-        return self.min_samples if not seen else max(self.round_size, self.ROUND_EVALUATIONS // n_alive)
-
     def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*elimination.run_race(evaluate, class_of, plan.t, self.alpha, self.size))
+        ends = schedule.growing_rounds(len(plan.t), self.min_samples, self.round_size)
+        return Outcome(*racing.run_race(evaluate, class_of, ends, racing.LevelRule(plan.t, ends, self.alpha)))
+
+    def identity(self) -> dict:
+        return super().identity() | {"edition": self.EDITION}
 
     def folder(self) -> str:
         rule = f"{self.alpha:g}alpha_{self.min_samples}min_{self.round_size}round_{self.max_samples}max"
@@ -202,13 +204,73 @@ class Race(Strategy):
 
     @classmethod
     def from_text(cls, text: str, n: int, n_trials: int) -> "Race":
-        """`0.05 10 5`: alpha, min_samples, round_size, on all n timesteps."""
+        """`0.2 2 1`: alpha, min_samples, round_size, on all n timesteps."""
         alpha, least, size = text.split()
         return cls(float(alpha), int(least), int(size), n, n_trials)
 
     @staticmethod
     def examples(n: int) -> list[str]:
-        return [f"{alpha} {least} 5" for alpha in (0.5, 0.2, 0.05, 0.01, 0.001) for least in (5, 10, 20)]
+        return [f"{alpha} {least} 1" for alpha in (0.8, 0.5, 0.2, 0.05, 0.01) for least in (2, 4, 10)]
+
+
+@dataclass(frozen=True)
+class FirstRace(Race):
+    """The race of runs that do not say their edition, by its plan; read back only."""
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels, shift=0)
+
+
+@dataclass(frozen=True)
+class CalibratedRace(Strategy):
+    """A race whose gaps between candidates were fitted on a run that kept all errors (`racing.GapRule`); labels play no part."""
+
+    race_fit: str = option("", "what scripts/fit_race.py wrote on a run of this model", "FILE", type=str)
+    fit: Any = None  # its content, racing.GapFit
+
+    NAME: ClassVar = "race_calibrated"
+    AT_MOST: ClassVar = True
+    NOTE: ClassVar = Race.NOTE
+
+    def __post_init__(self):
+        """Raises ValueError without a fit, and for a file that is none."""
+        if not (self.fit or self.race_fit):
+            raise ValueError(f"--strategy {self.NAME} needs --race_fit FILE, which scripts/fit_race.py writes")
+        fit = racing.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or racing.GapFit.read(self.race_fit)
+        object.__setattr__(self, "fit", fit)
+
+    @property
+    def n_trials(self) -> int:
+        return self.fit.n_trials
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.fit.max_samples, self.fit.n_trials, n_levels)
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        if self.fit.max_samples > n_levels:
+            raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        self.fit.check(identity, n_candidates)
+
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        return Outcome(*racing.run_race(evaluate, class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits)))
+
+    def folder(self) -> str:
+        return f"{self.n_trials}trials_race_calibrated_{fingerprint(json.dumps(dataclasses.asdict(self.fit)))[:8]}"
+
+    def identity(self) -> dict:
+        """The fit's content, wherever it lies."""
+        return {"strategy": self.NAME, "fit": json.loads(json.dumps(dataclasses.asdict(self.fit)))}
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "CalibratedRace":
+        """The file."""
+        chosen = cls(text.strip())
+        if (chosen.fit.max_samples, chosen.n_trials) != (n, n_trials):
+            own = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
+            raise ValueError(f"{text} is of {own}, the run of {n} and {n_trials}")
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -238,7 +300,7 @@ class Grid(Strategy):
 
 # ---------------------------------------------------------------- the table
 
-STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race)}  # what --strategy offers
+STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace)}  # what --strategy offers
 
 
 def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:
@@ -260,17 +322,17 @@ def of_identity(identity: dict) -> Strategy:
     Raises ValueError for a strategy that is not in the table.
     """
     name = identity.get("strategy") or (Grid.NAME if identity.get("t_interval") else Stages.NAME)
-    known = STRATEGIES | {Grid.NAME: Grid}
+    known = STRATEGIES | {Grid.NAME: Grid} | ({} if identity.get("edition") else {Race.NAME: FirstRace})
     if name not in known:
         raise ValueError(f"this run was made with --strategy {name}, which is none of {', '.join(known)}")
     return _build(known[name], {flag: value for flag, value in identity.items() if value is not None})
 
 
 def option_names(strategy) -> list[str]:
-    return [field.name for field in dataclasses.fields(strategy)]
+    return [field.name for field in dataclasses.fields(strategy) if field.metadata]
 
 
 def _build(strategy, values: dict) -> Strategy:
     """The strategy with those of the values that are its own; JSON's and argparse's lists become tuples."""
-    own = {flag: values[flag] for flag in option_names(strategy) if flag in values}
+    own = {field.name: values[field.name] for field in dataclasses.fields(strategy) if field.name in values}
     return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in own.items()})

@@ -228,6 +228,7 @@ def prepare(options: dict) -> Run:
     bank = settings.Noise(options["seed"])
     run = Run(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
               options["out"], options["map"])  # fmt: skip
+    chosen.check_run(run.identity, len(table.prompts))
     if fit:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Accuracy against cost without a model: any stages and any race, replayed on a run that kept every candidate's errors.
 
-A setting is played on the run's own errors. A real run of it is alike, not the same: its noise goes with the order of evaluation.
+A setting is played on the run's own errors. A real run of it has the same ones: seeded noise belongs to image, timestep and trial.
 
 a run that eliminated nobody (--to_keep 1 --n_samples N), or a DiT run with --save_errors:
   python scripts/replay.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64
 settings of your own, and a picture:
-  python scripts/replay.py RUN --stages "5 1 / 25 250" --stages "2 1 / 10 250" --race "0.05 10 5" --out replay.png
+  python scripts/replay.py RUN --stages "5 1 / 25 250" --stages "2 1 / 10 250" --race "0.2 2 1" --out replay.png
 """
 
 import sys
@@ -22,7 +22,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, metrics, session
-from diffusion.analysis import figures, tables
+from diffusion.analysis import figures, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import STRATEGIES, Stages
 
@@ -53,48 +53,18 @@ class Result:
     evaluations: Any
 
 
-def columns_of(grid, wanted) -> list[int]:
-    """Where the pairs of a plan are in the grid; the j-th trial of a timestep is its j-th column there."""
-    from collections import Counter
-
-    first = {int(t): i for i, t in reversed(list(enumerate(grid.t)))}
-    lacking = sorted(set(wanted.tolist()) - set(first))
-    if lacking:
-        raise ValueError(
-            f"the run has no timestep {lacking[0]}: the last number of samples must be such that its grid lies in the run's"
-        )
-    used, columns = Counter(), []
-    for t in wanted.tolist():
-        columns.append(first[t] + used[t])
-        used[t] += 1
-    return columns
-
-
-def play(grid, strategy, setting: str) -> Result:
-    """Runs the strategy on every image's errors. Raises ValueError for a setting that cannot be read or played."""
-    import numpy as np
-
-    plan = strategy.plan(grid.n_levels)
-    columns = np.array(columns_of(grid, plan.t))
-    preds, evaluations = [], []
-    for image in grid.errors[:, :, columns]:
-        outcome = strategy.eliminate(lambda rows, pairs, image=image: image[rows][:, pairs], grid.class_of, plan)
-        preds.append(grid.class_of[outcome.winner])
-        evaluations.append(sum(map(len, outcome.errors.values())))
-    return Result(strategy.NAME, setting, np.array(preds), np.array(evaluations))
-
-
 def play_all(args, grid) -> list[Result]:
     """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played."""
     n = len(set(grid.t.tolist()))
     own = {name: getattr(args, name) for name in STRATEGIES}
-    results = [play(grid, Stages((1,), (n,), grid.n_trials), f"1 / {n}")]
+    full = Stages((1,), (n,), grid.n_trials)
+    results = [Result(full.NAME, f"1 / {n}", *replay.play(grid, full))]
     for name, strategy in STRATEGIES.items():
         for setting in own[name] or ([] if any(own.values()) else strategy.examples(n)):
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
                 chosen.check(len(grid.class_of), grid.n_levels)
-                results.append(play(grid, chosen, setting))
+                results.append(Result(name, setting, *replay.play(grid, chosen)))
             except (ValueError, IndexError) as error:
                 if own[name]:
                     raise ValueError(f"--{name} {setting!r}: {error}") from None  # of examples, some do not fit

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, load_script
 
-from diffusion import paths
+from diffusion import paths, runlog
 
 OLD = ROOT / "tests" / "old_runs"
 FOLDERS = {path.parent.relative_to(OLD).as_posix() for path in OLD.glob("*/*/config.json")}
@@ -27,7 +27,7 @@ OPTIONS = {
     "print_dit_acc": "--json out/a.json",
     "print_winoground": "--json out/a.json --csv out/a.csv",
     "report": "--format json -o out",
-    "replay": "--csv out/a.csv --stages '3 1 / 2 10' --race '0.2 2 2'",
+    "replay": "--csv out/a.csv --stages '3 1 / 2 10'",
     "calibrate": "--csv out/a.csv",
     "compare_runs": "{run} --json out/a.json",
     "plot_timesteps": "-o out",
@@ -148,7 +148,8 @@ def same(one, other):
 
 
 RUNS = [line[7:] for line in (OLD / "README.md").read_text().splitlines() if re.match(r"python (eval|run)_", line)]
-CONTINUED = [words for words in RUNS if "--prune_img_size" not in words]
+CONTINUED = [words for words in RUNS if "--prune_img_size" not in words and "--strategy race" not in words]
+RACES = [f"{words} --alpha 0.05" for words in RUNS if "--strategy race" in words]  # the default of that time
 
 
 @pytest.mark.parametrize("words", CONTINUED)
@@ -166,10 +167,18 @@ def test_a_run_is_known_as_done_and_redoes_what_is_missing(words, old_runs, run_
     assert same(torch.load(path, weights_only=True), before)
 
 
-def test_every_folder_has_its_command(old_runs, run_main):
+@pytest.mark.parametrize("words", RACES)
+def test_a_race_of_another_edition_is_not_mixed_with_this_one(words, old_runs, run_main):
+    command, *argv = shlex.split(words)
+    code, _, err = run_main(import_module(command.removesuffix(".py")).main, *argv)
+    assert code == 2 and err.count("\n") == 1 and "edition (None there, 2 now)" in err and "--extra" in err
+
+
+def test_every_folder_has_its_command(old_runs, run_main, monkeypatch):
     """The commands above name all folders there are but that of the option that is no more."""
     known = set()
-    for words in CONTINUED:
+    monkeypatch.setattr(runlog, "check_config", lambda *_: None)  # which refuses the races
+    for words in CONTINUED + RACES:
         command, *argv = shlex.split(words)
         out = run_main(import_module(command.removesuffix(".py")).main, *argv, "--dry_run")[1]
         first = Path(re.search(r"Run folder: (\S+)", out)[1]).relative_to("runs").as_posix()

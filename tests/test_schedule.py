@@ -87,9 +87,10 @@ def test_another_table_of_levels():
         schedule.check_stages([1], [101], n_candidates=10, n_levels=100)
 
 
+@pytest.mark.parametrize("shift", [0, schedule.CENTRED, 0.35, 0.85])
 @pytest.mark.parametrize("n", [1, 2, 10, 100, 250, 1000])
-def test_every_prefix_of_the_spread_order_covers_the_range_evenly(n):
-    order = schedule.spread_order(n)
+def test_every_prefix_of_the_spread_order_covers_the_range_evenly(n, shift):
+    order = schedule.spread_order(n, shift)
     assert sorted(order) == list(range(n))
     for length in range(4, n + 1):
         points = np.sort(order[:length]) / n
@@ -100,4 +101,4 @@ def test_every_prefix_of_the_spread_order_covers_the_range_evenly(n):
 def test_race_plan_is_the_published_grid_in_another_order():
     plan = schedule.race_plan(50, 2, 1000)
     assert sorted(set(plan.t.tolist())) == schedule.timestep_grid(50, 1000) and len(plan.t) == 100
-    assert (plan.t[::2] == plan.t[1::2]).all() and plan.t[:6:2].tolist() == [10, 650, 330]
+    assert (plan.t[::2] == plan.t[1::2]).all() and plan.t[:6:2].tolist() == [330, 970, 10]

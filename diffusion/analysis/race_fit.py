@@ -1,0 +1,55 @@
+"""Limits beyond which a race may drop a candidate, learned from a run that kept all errors. Labels play no part."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion import racing, schedule
+from diffusion.analysis.replay import columns_of
+from diffusion.analysis.tables import Grid
+from diffusion.racing import NEAREST, GapFit, GapRule
+from diffusion.strategy import Race
+
+SHIFTS = (schedule.CENTRED, 0.0, 0.35, 0.6, 0.85)  # orders of timesteps that every image is raced in; the first is that of a run
+
+
+def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
+    """Limits after every round: a multiple of how far the gap of a close rival is off by then, as a root mean square over images.
+
+    target: share of races that the winner of the whole grid survives, over images and SHIFTS; the smallest multiple that does
+    this. Raises ValueError for fewer than two candidates, and for levels that are no race's grid.
+    """
+    n, candidates = len(set(grid.t.tolist())), len(grid.class_of)
+    if candidates < 2:
+        raise ValueError("one candidate is no race: give a run with two or more")
+    ends = schedule.growing_rounds(len(grid.t), Race.min_samples, Race.round_size)
+    orders = [schedule.race_plan(n, grid.n_trials, grid.n_levels, shift).t for shift in SHIFTS]
+    rounds = [_seen_after(grid, orders, end) for end in ends]
+    variances = [float(r.spread.mean()) for r in rounds]
+    units = [GapRule.unit(r.spread, usual, end) for r, usual, end in zip(rounds, variances, ends, strict=True)]
+    off = [np.sqrt(((r.off / unit[:, None]) ** 2).mean()) for r, unit in zip(rounds, units, strict=True)]
+    lag = [r.lag / (unit * o) for r, unit, o in zip(rounds[:-1], units[:-1], off[:-1], strict=True)]
+    multiple = np.quantile(np.max(lag, axis=0), target, method="higher")
+    limits = [float(multiple * o) for o in off[:-1]] + [0.0]  # of all pairs nothing is left to chance
+    return GapFit(n, grid.n_trials, tuple(ends), tuple(limits), tuple(variances), candidates, target, len(grid.labels), about)
+
+
+class _Seen(NamedTuple):
+    """What is seen after a round, of images times orders [N]. lag: how far the winner of the whole grid lies above the best, [N];
+    off: by how much the gaps of its nearest rivals are wrong, [N,R]; spread: of `racing.gaps_and_spread`, [N]."""
+
+    lag: np.ndarray
+    off: np.ndarray
+    spread: np.ndarray
+
+
+def _seen_after(grid: Grid, orders, end: int) -> _Seen:
+    found = []
+    for t in orders:
+        for image in grid.errors[:, :, columns_of(grid, t)].astype(np.float64):
+            means = image.mean(1)
+            winner, *rivals = np.argsort(means, kind="stable")[: NEAREST + 1]
+            gaps, spread = racing.gaps_and_spread(image[:, :end], t)
+            off = (gaps[rivals] - gaps[winner]) - (means[rivals] - means[winner])
+            found.append((gaps[winner], off, spread))
+    return _Seen(*map(np.array, zip(*found, strict=True)))
