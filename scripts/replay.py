@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Accuracy against cost without a model: any stages and any race, replayed on a run that kept every candidate's errors.
 
-A setting is played on the run's own errors. A real run of it has the same ones: seeded noise belongs to image, timestep and trial.
+A setting is played on the run's own errors. A real run has the same ones: seeded noise belongs to (image, timestep, trial).
 
 a run that eliminated nobody (--to_keep 1 --n_samples N), or a DiT run with --save_errors:
   python scripts/replay.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64
