@@ -216,8 +216,8 @@ class GapFit:
         """Raises ValueError for a run of another identity than it was fitted on, or with far more or far fewer candidates."""
         for name, value in self.about.items():
             if identity.get(name) != value:
-                raise ValueError(f"the fit of the race is of {name} {value}, this run has {identity.get(name)}: fit it on a run "
-                                 "of this model (scripts/fit_race.py)")  # fmt: skip
+                raise ValueError(f"--race_fit is of {name} {value}, this run has {identity.get(name)}: fit it on a run of this "
+                                 "model (scripts/fit_race.py)")  # fmt: skip
         if not self.n_candidates / 2 <= n_candidates <= 2 * self.n_candidates:
-            raise ValueError(f"the fit of the race is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on "
-                             "a run with about as many (scripts/fit_race.py)")  # fmt: skip
+            raise ValueError(f"--race_fit is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a run "
+                             "with about as many (scripts/fit_race.py)")  # fmt: skip

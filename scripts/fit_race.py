@@ -26,21 +26,11 @@ from diffusion.analysis import figures, race_fit, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import CalibratedRace, Race, Stages
 
-FEWEST = 50  # images, of which a share that is lost can be told
-
-
-def share(text: str) -> float:
-    """A target as a number between 0 and 1."""
-    value = float(text)
-    if not 0.5 <= value < 1:
-        raise ValueError
-    return value
-
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     figures.add_run_argument(parser)
-    parser.add_argument("--target", type=share, default=0.997, metavar="SHARE", help="of races that the winner of the whole grid "
+    parser.add_argument("--target", type=float, default=0.997, metavar="SHARE", help="of races that the winner of the whole grid "
                         "is to survive, 0.5 to below 1 (default: 0.997)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the fit on all images, for --race_fit")
     return parser.parse_args(argv)
@@ -72,25 +62,35 @@ def print_table(played: dict[str, replay.Played], labels) -> None:
         print(f"{name:26}{spent.mean():12,.1f}{share:8.1f}%  {accuracy:26}{agreement}")
 
 
+def read_grid(args) -> tuple[tables.Grid, dict]:
+    """The run's errors, and what of its identity a fit depends on. Raises ValueError or OSError for what cannot be fitted."""
+    if not 0.5 <= args.target < 1:
+        raise ValueError(f"--target {args.target} must lie in 0.5 to below 1, as 0.997")
+    run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
+    grid = tables.grid_of(run)
+    if len(grid.labels) < 2:
+        raise ValueError(f"{args.folder} has one image, and a fit is tried on others than its own: evaluate more of them")
+    if args.out:
+        files.try_file(args.out)
+    identity = run.config["identity"]
+    identity = identity | {"loss": args.loss or identity.get("loss", "l2")}
+    return grid, {name: identity.get(name) for name in racing.GapFit.ABOUT}
+
+
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
-        grid = tables.grid_of(run)
-        if len(grid.labels) < FEWEST:
-            raise ValueError(f"{args.folder} has {len(grid.labels)} images, a fit needs {FEWEST} or more: evaluate more of them")
-        if args.out:
-            files.try_file(args.out)
-        identity = run.config["identity"] | {"loss": args.loss or run.config["identity"].get("loss", "l2")}
-        about = {name: identity.get(name) for name in racing.GapFit.ABOUT}
-        n = len(set(grid.t.tolist()))
+        grid, about = read_grid(args)
         fit = race_fit.fit_limits(grid, args.target, about)
+        n, n_races = len(set(grid.t.tolist())), len(grid.labels) * len(race_fit.SHIFTS)
         played = {
             "full grid": replay.play(grid, Stages((1,), (n,), grid.n_trials)),
             "race": replay.play(grid, Race(max_samples=n, n_trials=grid.n_trials)),
             "race_calibrated, held out": cross_fitted(grid, args.target, about),
         }
     print(f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(grid.t)} pairs each")
+    if (1 - args.target) * n_races < 2:
+        print(f"Note: a share of {1 - args.target:.3g} of {n_races} races is one or none: give more images, or a lower --target")
     print_table(played, grid.labels)
     if args.out:
         fit.write(args.out)

@@ -53,8 +53,9 @@ class Result:
     evaluations: Any
 
 
-def play_all(args, grid) -> list[Result]:
-    """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played."""
+def play_all(args, grid, identity: dict) -> list[Result]:
+    """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played, or that is of another
+    run than this, by its identity."""
     n = len(set(grid.t.tolist()))
     own = {name: getattr(args, name) for name in STRATEGIES}
     full = Stages((1,), (n,), grid.n_trials)
@@ -64,6 +65,7 @@ def play_all(args, grid) -> list[Result]:
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
                 chosen.check(len(grid.class_of), grid.n_levels)
+                chosen.check_run(identity, len(grid.class_of))
                 results.append(Result(name, setting, *replay.play(grid, chosen)))
             except (ValueError, IndexError) as error:
                 if own[name]:
@@ -135,8 +137,9 @@ def draw(path: Path, rows: list[dict]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        grid = tables.grid_of(tables.read_run(args.folder, args.loss, args.part, args.prompt_path))
-        rows = rows_of(play_all(args, grid), grid.labels)
+        run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path)
+        grid, identity = tables.grid_of(run), run.config["identity"]
+        rows = rows_of(play_all(args, grid, identity | ({"loss": args.loss} if args.loss else {})), grid.labels)
         if args.csv:
             figures.write_csv(args.csv, csv_rows(rows))
         if args.out:

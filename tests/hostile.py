@@ -63,6 +63,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "classify": {"positional": "@images/a/0.png", "--labels": ("bag", "boot"), "--version": "tiny", "--dry_run": None},
     "compare_runs": {"positional": ("@grid run", "@grid run")},
     "eval_clip": SD | {"--dry_run": None},
+    "fit_race": GRID,
     "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
     "plot_robustness": {"--benchmark": "imagenetv2", "--in_dist": "77.1/50000", "--out_dist": "65.2/10000", "-o": "out.png"},
     "plot_timesteps": GRID | {"-o": "out"},
@@ -136,15 +137,17 @@ BESIDE = (
         ("classify", "--prompts"): {"--labels": False, "--dry_run": False},
         ("classify", "--out"): {"--dry_run": False},  # places of files are tried before the weights are read
         ("classify", "--map"): {"--dry_run": False},
+        ("classify", "--race_fit"): {"--strategy": "race_calibrated"},
         (None, "--model_path"): {"--dry_run": False},  # weights are read when they are loaded
         (None, "--vae_path"): {"--dry_run": False},
         (None, "--config"): {"--model_path": "@single.safetensors"},
         (None, "--device"): {},
     }
     | {
-        (entry, f"--{name}"): {"--strategy": "race", "--to_keep": False, "--n_samples": False, "--t_interval": False}
+        (entry, f"--{name}"): {"--strategy": strategy, "--to_keep": False, "--n_samples": False, "--t_interval": False}
         for entry in ENTRIES[:2]
-        for name in sorted(set(option_names(STRATEGIES["race"])) - set(option_names(STRATEGIES["stages"])))
+        for strategy in ("race", "race_calibrated")
+        for name in sorted(set(option_names(STRATEGIES[strategy])) - set(option_names(STRATEGIES["stages"])))
     }
 )
 
@@ -262,6 +265,8 @@ NAMED = {
     "extra": "extra",
     "stages": "setting",
     "race": "setting",
+    "race_calibrated": "race fit",
+    "race_fit": "race fit",
     ("write_prompts", "dataset"): "version",
     "json": "file to write",
     "csv": "file to write",
@@ -270,6 +275,7 @@ NAMED = {
     ("classify", "out"): ".csv to write",
     ("save_noise", "out"): "file to write",
     ("write_subset", "out"): ".npy to write",
+    ("fit_race", "out"): "file to write",
     ("train_lora", "out"): ".safetensors to write",
     "out": "folder to write",
     "checkpoint_dir": "folder to write",
@@ -599,6 +605,10 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--template": "a {}", "--prompt_path": "@prompts.csv"}, ["--template"]),
     ("eval_prob_adaptive", {"--strategy": "race"}, ["--to_keep"]),
     ("eval_prob_adaptive", {"--alpha": "0.1"}, ["--alpha"]),
+    ("eval_prob_adaptive", {"--race_fit": "x.json"}, ["--race_fit"]),
+    ("eval_prob_adaptive", {"--strategy": "race_calibrated", "--to_keep": False, "--n_samples": False}, ["--race_fit"]),
+    ("fit_race", {"--target": "0.4"}, ["--target"]),
+    ("fit_race", {"--target": "1"}, ["--target"]),
     ("eval_prob_adaptive", {"--to_keep": ("2", "1")}, ["--n_samples"]),
     ("eval_prob_adaptive", {"--to_keep": ("2",)}, ["--to_keep"]),
     ("eval_prob_adaptive", {"--to_keep": ("11", "1"), "--n_samples": ("1", "2")}, ["--to_keep"]),

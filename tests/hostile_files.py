@@ -556,6 +556,31 @@ def fit_of(**changes):
     return written(json.dumps(FIT | changes))
 
 
+RACE_FIT = {"max_samples": 4, "n_trials": 1, "ends": [2, 4], "units": [1.0, 0.0], "variances": [1.0, 1.0], "n_candidates": 10,
+            "target": 0.99, "n_images": 100, "about": {"weights": "of others"}}  # fmt: skip
+
+
+def race_fit_of(**changes):
+    return written(json.dumps(RACE_FIT | changes))
+
+
+RACE_FITS = {
+    "a list": written("[1]"),
+    "no keys": written("{}"),
+    "not JSON": written("{'a': 1"),
+    "one key too many": race_fit_of(more=1),
+    "rounds that shrink": race_fit_of(ends=[4, 2]),
+    "rounds as texts": race_fit_of(ends=["2", "4"]),
+    "a round of one pair": race_fit_of(ends=[1, 4]),
+    "too few units": race_fit_of(units=[1.0]),
+    "units of nan": race_fit_of(units=[float("nan"), 0.0]),
+    "units as texts": race_fit_of(units=["1", "0"]),
+    "another grid": race_fit_of(max_samples=5),
+    "too many timesteps": race_fit_of(max_samples=2000, ends=[2, 2000]),
+    "of nothing": race_fit_of(about=[]),
+    "of another model": race_fit_of(),
+}
+
 FITS = {
     "a list": written("[1]"),
     "no keys": written("{}"),
@@ -645,6 +670,7 @@ KINDS = {
     "noise": (".pt", ANY_FILE | NOISES),
     "picture": (".png", ANY_FILE | PICTURE_FILES),
     "fit": (".json", ANY_FILE | FITS),
+    "race fit": (".json", ANY_FILE | RACE_FITS),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),

@@ -17,7 +17,7 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     """Limits after every round: a multiple of how far the gap of a close rival is off by then, as a root mean square over images.
 
     target: share of races that the winner of the whole grid survives, over images and SHIFTS; the smallest multiple that does
-    this. Raises ValueError for fewer than two candidates, and for levels that are no race's grid.
+    this. Raises ValueError for fewer than two candidates, errors that do not differ, and levels that are no race's grid.
     """
     n, candidates = len(set(grid.t.tolist())), len(grid.class_of)
     if candidates < 2:
@@ -27,10 +27,12 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     rounds = [_seen_after(grid, orders, end) for end in ends]
     variances = [float(r.spread.mean()) for r in rounds]
     units = [GapRule.unit(r.spread, usual, end) for r, usual, end in zip(rounds, variances, ends, strict=True)]
-    off = [np.sqrt(((r.off / unit[:, None]) ** 2).mean()) for r, unit in zip(rounds, units, strict=True)]
-    lag = [r.lag / (unit * o) for r, unit, o in zip(rounds[:-1], units[:-1], off[:-1], strict=True)]
-    multiple = np.quantile(np.max(lag, axis=0), target, method="higher")
-    limits = [float(multiple * o) for o in off[:-1]] + [0.0]  # of all pairs nothing is left to chance
+    if not all(variances):
+        raise ValueError("the errors of its candidates do not differ: there is nothing to fit")
+    off = [np.sqrt(((r.off / unit[:, None]) ** 2).mean()) for r, unit in zip(rounds, units, strict=True)][:-1]
+    lag = [r.lag / (unit * o) for r, unit, o in zip(rounds[:-1], units[:-1], off, strict=True)]
+    multiple = np.quantile(np.max(lag, axis=0), target, method="higher") if lag else 0
+    limits = [float(multiple * o) for o in off] + [0.0]  # of all pairs nothing is left to chance
     return GapFit(n, grid.n_trials, tuple(ends), tuple(limits), tuple(variances), candidates, target, len(grid.labels), about)
 
 
