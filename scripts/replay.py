@@ -54,8 +54,8 @@ class Result:
 
 
 def play_all(args, grid, identity: dict) -> list[Result]:
-    """The full grid first, then the settings. Raises ValueError for a setting that cannot be read or played, or that is of another
-    run than this, by its identity."""
+    """The full grid first, then the settings. identity: of the run. Raises ValueError for a setting that cannot be played,
+    or that was made for another run."""
     n = len(set(grid.t.tolist()))
     own = {name: getattr(args, name) for name in STRATEGIES}
     full = Stages((1,), (n,), grid.n_trials)
