@@ -129,8 +129,7 @@ class Classifier:
             kept.append(values)
             return pick(values, t[pairs])
 
-        what = (self.level_weights, self.strategy, evaluate, list(self.class_of), self.plan)
-        errors, winner, fell = eliminate(*what)
+        errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, list(self.class_of), self.plan)
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         seconds = time.perf_counter() - start
         return Result(self.class_of, winner, errors, self.plan.t, fell, terms, seconds, self.level_weights)

@@ -104,12 +104,8 @@ class Comparison:
 
 def compare(data: Labelled, second: np.ndarray) -> Comparison:
     """second: which images [n] are in the second half, of `calibration.second_half`; each half is judged by the other's fit."""
-    found = {}
-    for name, fit in (("plain", fit_temperature), ("weighted", fit_weights)):
-        found[name] = calibration.cross_fit(
-            second, lambda part, fit=fit: fit(data, part), lambda f, part: log_posterior(data, f, part)
-        )
-    (before, _), (after, halves) = found["plain"], found["weighted"]
+    before, _ = _cross_fitted(data, second, fit_temperature)
+    after, halves = _cross_fitted(data, second, fit_weights)
     right = [posterior.argmax(1) == data.columns for posterior in (after, before)]
     losses = [-posterior[np.arange(len(posterior)), data.columns] for posterior in (after, before)]
     return Comparison(
@@ -120,6 +116,11 @@ def compare(data: Labelled, second: np.ndarray) -> Comparison:
         mcnemar=metrics.mcnemar(*right),
         halves=halves,
     )
+
+
+def _cross_fitted(data: Labelled, second, fit) -> tuple[np.ndarray, list[Fitted]]:
+    """Log-probabilities [n,C] by the fit on the other half, and the two fits."""
+    return calibration.cross_fit(second, lambda part: fit(data, part), lambda found, part: log_posterior(data, found, part))
 
 
 def mean_interval(values) -> Interval:
