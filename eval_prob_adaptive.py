@@ -37,6 +37,7 @@ from diffusion import (
 )
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
+from diffusion.level_weights import LevelWeights, belonging
 
 
 def parse_args(argv=None):
@@ -48,6 +49,7 @@ def parse_args(argv=None):
     group.add_argument("--prompt_path", help="CSV of prompt,classname,classidx (default: the dataset's in prompts/)")
     group.add_argument("--template", help='prompts from the class names instead of a CSV: "a photo of a {}."')
     group.add_argument("--noise_path", help="noise bank shared by all images (scripts/save_noise.py; default: seeded)")
+    cli.add_level_weights(group)
     cli.add_resize_options(group)
     cli.add_strategy_options(parser)
     cli.add_run_options(parser)
@@ -66,6 +68,7 @@ class Run:
     running: settings.Running
     strategy: strategy.Strategy
     loss: str
+    level_weights: LevelWeights | None
     dataset: Any
     prompts: Any
     source: Any  # of the weights
@@ -81,7 +84,8 @@ class Run:
 
     @cached_property
     def folder(self) -> Path:
-        return runlog.adaptive_folder(paths.log_dir(), self.data, self.running.extra, self.model, self.strategy, self.loss)
+        named = (self.data, self.running.extra, self.model, self.strategy, self.loss)
+        return runlog.adaptive_folder(paths.log_dir(), *named, f"_{self.level_weights.name}" if self.level_weights else "")
 
     @cached_property
     def identity(self) -> dict:
@@ -94,13 +98,15 @@ class Run:
             "subset": sharding.subset_identity(self.selection.subset_path, len(self.dataset)),
         }
         method = self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed}
+        method |= {"level_weights": self.level_weights.identity} if self.level_weights else {}
         return self.data.identity() | self.model.identity() | method | hashes
 
     @property
     def options(self) -> dict:
         """All of them, resolved."""
         parts = (self.data, self.selection, self.model, self.asked, self.bank, self.strategy, self.running)
-        return settings.options_of(*parts) | {"loss": self.loss, "strategy": self.strategy.NAME}
+        method = {"loss": self.loss, "level_weights": self.level_weights and self.level_weights.path}
+        return settings.options_of(*parts) | method | {"strategy": self.strategy.NAME}
 
     @cached_property
     def selected(self) -> list[int]:
@@ -135,6 +141,7 @@ def prepare(options: dict) -> Run:
     groups = (settings.Selection, settings.Prompts, settings.Noise)
     selection, asked, bank = (settings.pick(group, options) for group in groups)
     strategy.from_options(options["strategy"], options)  # its own mistakes first
+    weights = cli.level_weights_of(options)
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
@@ -142,7 +149,9 @@ def prepare(options: dict) -> Run:
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
-    run = Run(data, selection, asked, model, bank, running, chosen, loss, dataset, prompts, source, rows)
+    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, dataset, prompts, source, rows)
+    if weights:
+        weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(run.folder)))
     chosen.check_run(run.identity, len(prompts.prompts))
     runlog.check_config(run.folder, run.identity)
@@ -182,11 +191,12 @@ def start(run: Run) -> classify.Classifier:
     if session.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
-        runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
+        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json()}
+        runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     return classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
-                               run.noise, network.batch)  # fmt: skip
+                               run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
 
 
 def main(argv=None) -> int:

@@ -38,6 +38,7 @@ from diffusion import (
     strategy,
 )
 from diffusion.datasets import DATASETS, transforms
+from diffusion.level_weights import LevelWeights, belonging
 from diffusion.models import own
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
@@ -64,6 +65,7 @@ def parse_args(argv=None):
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 4; tiny: 10)")
     group.add_argument("--loss", choices=list(scores.TERMS), default="l2",
                        help="error that decides the prediction; vlb: kl, and nll at t = 0 (default: l2)")  # fmt: skip
+    cli.add_level_weights(group)
     cli.add_noise_options(group)
     cli.add_strategy_options(parser, None, "stages where --to_keep is given, else the grid")
     cli.add_run_options(parser)
@@ -80,6 +82,7 @@ class Run:
     bank: settings.GridNoise
     running: settings.Running
     strategy: strategy.Strategy
+    level_weights: LevelWeights | None
     kept: dict  # options on classes, and what a record holds
     dataset: Any
     source: Any  # of the weights
@@ -120,6 +123,7 @@ class Run:
         named = self.loss != "l2" and not (isinstance(self.strategy, strategy.Grid) and self.source.learned_variance)
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
+        ending += f"_{self.level_weights.name}" if self.level_weights else ""
         name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
         return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, name, size, classes, method, ending)
 
@@ -134,6 +138,7 @@ class Run:
         }
         method = {"seed": self.bank.seed, "randomize_noise": self.bank.randomize_noise, "saved": self.saved}
         several = {} if self.per_class else {"classes": list(self.label_of), "loss": self.loss}
+        several |= {"level_weights": self.level_weights.identity} if self.level_weights else {}
         return self.data.identity() | self.model.identity() | self.strategy.identity() | method | hashes | several
 
     @property
@@ -193,11 +198,12 @@ def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
     selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
+    weights = cli.level_weights_of(options)
     dataset = datasets.open_images(data)
     dtype = cli.dtype_of(options, running)
     where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype)
     source = models.class_conditional(options["model"], *where)
-    check_terms(options, source)
+    check_terms(options, source, chosen)
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
     shape = source.latent_shape(size)
@@ -208,8 +214,10 @@ def prepare(options: dict) -> Run:
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
-    kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
-    run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
+    kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss", "level_weights")}
+    run = Run(data, selection, model, bank, running, chosen, weights, kept, dataset, source, label_of, rows)
+    if weights:
+        weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
     chosen.check_run(run.identity, len(label_of))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
@@ -223,7 +231,7 @@ def choose_method(options: dict) -> strategy.Strategy:
     kept = [f"--{name}" for name in SAVED if options[name]]
     single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
     if single:
-        cli.refuse_idle(options, ["loss"], "with a folder per class, which holds errors and no prediction")
+        cli.refuse_idle(options, ["loss", "level_weights"], "with a folder per class, which holds errors and no prediction")
     if len(kept) > 1:
         raise ValueError(f"{' and '.join(kept)} contradict each other about what a class's file holds: give one of them")
     if kept and not single:
@@ -250,9 +258,12 @@ def choose_strategy(options: dict) -> strategy.Strategy:
     return strategy.Grid(interval, options["n_trials"] or 1)
 
 
-def check_terms(options: dict, source) -> None:
-    """Raises ValueError for numbers of the variational bound where a model has no learned variance."""
+def check_terms(options: dict, source, chosen) -> None:
+    """Raises ValueError for numbers of the variational bound where a model has no learned variance, and for level weights where
+    a record would hold sums over levels."""
     if source.learned_variance:
+        if options["level_weights"] and isinstance(chosen, strategy.Grid) and not options["save_errors"]:
+            raise ValueError("--level_weights with the grid needs --save_errors: sums do not say which class wins by weights")
         return
     if options["loss"] not in scores.SCORES:
         raise ValueError(f"--loss {options['loss']} needs a learned variance, which {source.file} has not: take l2 or l1")
@@ -348,7 +359,8 @@ def start(run: Run):
             folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
             continue
         what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
-        runlog.write_config(folder, runlog.describe(*what, len(run.selected), candidates=candidates, **network.about))
+        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json()}
+        runlog.write_config(folder, runlog.describe(*what, len(run.selected), **known))
     return network
 
 
@@ -370,7 +382,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         network = start(run)
     classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
-                                     run.loss, run.noise, network.batch)  # fmt: skip
+                                     run.loss, run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
 
     def work(index, image, label):
         """All classes in one record."""

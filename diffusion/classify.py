@@ -18,6 +18,7 @@ import numpy as np
 from diffusion import models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
+from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
 from diffusion.models import devices
 from diffusion.noise import Seeded
 from diffusion.schedule import Plan
@@ -33,7 +34,7 @@ class Result:
         pairs in that order, of which a candidate has seen the beginning
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
-    seconds: of wall clock
+    seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
     """
 
     class_of: Sequence[int]
@@ -43,6 +44,7 @@ class Result:
     fell: dict[int, int] | None = None
     terms: Any = None
     seconds: float | None = None
+    level_weights: LevelWeights | None = None
 
     @property
     def label(self) -> int:
@@ -55,9 +57,15 @@ class Result:
         return sum(map(len, self.errors.values()))
 
     @cached_property
+    def compared(self) -> list[np.ndarray]:
+        """Errors of every row, times the level weights if there are any."""
+        rows = (self.errors[row] for row in range(len(self.class_of)))
+        return [weighted(self.level_weights, e, self.t[: len(e)]) for e in rows]
+
+    @cached_property
     def means(self) -> np.ndarray:
-        """Mean error of every candidate, float64 [K]; of those that were dropped on fewer pairs."""
-        return np.array([self.errors[row].mean(dtype=np.float64) for row in range(len(self.class_of))])
+        """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs."""
+        return np.array([errors.mean(dtype=np.float64) for errors in self.compared])
 
     @cached_property
     def best_rows(self) -> dict[int, int]:
@@ -76,8 +84,7 @@ class Result:
 
     def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
         """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
-        errors = [self.errors[row] for row in range(len(self.class_of))]
-        return calibration.probabilities(errors, self.winner, list(self.class_of), fit)
+        return calibration.probabilities(self.compared, self.winner, list(self.class_of), fit)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Classifier:
     noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
+    level_weights: by which errors are multiplied before they are compared
     """
 
     denoiser: Any
@@ -101,6 +109,7 @@ class Classifier:
     noise: Callable
     batch: Any
     transform: Callable | None = None
+    level_weights: LevelWeights | None = None
 
     def __call__(self, image, index: int = 0) -> Result:
         """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
@@ -120,15 +129,16 @@ class Classifier:
             kept.append(values)
             return pick(values, t[pairs])
 
-        errors, winner, fell = self.strategy.eliminate(evaluate, list(self.class_of), self.plan)
+        errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, list(self.class_of), self.plan)
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
-        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, seconds, self.level_weights)
 
     def error_maps(self, image, rows, index: int = 0):
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
         x0, t = self._given(image)
         noise = self.noise(index, self.plan, x0.shape)
-        return error_maps(self.denoiser, x0, self.conditions[rows], t, noise, self.batch)
+        return error_maps(self.denoiser, x0, self.conditions[rows], t, noise, self.batch, self.level_weights)
 
     def _given(self, image):
         """x0 [C,h,w] of an image, and the levels [S] of the plan."""
@@ -138,12 +148,17 @@ class Classifier:
         return self.denoiser.encode(image), torch.from_numpy(self.plan.t)
 
 
-def error_maps(denoiser, x0, conditions, t, noise, batch):
-    """Squared errors of K candidates at every latent position, the mean over S pairs: float32 [K,h,w] of one latent [C,h,w],
-    [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`."""
+def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWeights | None = None):
+    """Squared errors of K candidates at every latent position, the mean over S pairs, each times its level's weight: float32
+    [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`."""
+    import torch
+
     from diffusion import kernel
 
-    return kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch).mean(-3)
+    maps = kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch)
+    if level_weights is not None:
+        maps = maps * torch.from_numpy(level_weights.table[t.numpy()])[:, None, None]
+    return maps.mean(-3)
 
 
 def text_to_image(
@@ -155,6 +170,7 @@ def text_to_image(
     config: str | None = None,  # pipeline folder or hub id of a single file's configs; None: the version's
     strategy: Strategy | None = None,  # None: a race with its defaults
     loss: str = "l2",  # a name in scores.SCORES
+    level_weights: str | None = None,  # file of scripts/fit_weights.py
     seed: int = 0,  # of the noise
     img_size: int | None = None,  # pixels a side; None: what the model was trained on
     interpolation: str = "bicubic",  # of the resize
@@ -177,7 +193,7 @@ def text_to_image(
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
     about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
-    how = (strategy, loss, seed, device, dtype, batch_size, error_space)
+    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, error_space)
     return _classifier(source, about, list(prompts), labels, transform, *how)
 
 
@@ -190,6 +206,7 @@ def class_conditional(
     vae_path: str | None = None,  # VAE folder or hub id
     strategy: Strategy | None = None,
     loss: str = "l2",  # or l1, kl, vlb
+    level_weights: str | None = None,
     seed: int = 0,
     img_size: int | None = None,
     device: str | None = None,
@@ -206,7 +223,8 @@ def class_conditional(
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
     about = settings.ClassConditional(img_size=source.default_size).identity()
-    return _classifier(source, about, classes, labels, transform, strategy, loss, seed, device, dtype, batch_size)
+    how = (strategy, loss, seed, device, dtype, batch_size, level_weights)
+    return _classifier(source, about, classes, labels, transform, *how)
 
 
 def _check_loss(loss: str, known) -> None:
@@ -214,7 +232,7 @@ def _check_loss(loss: str, known) -> None:
         raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
 
 
-def _classifier(source, about, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size,
+def _classifier(source, about, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size, weights_path,
                 space=None) -> Classifier:  # fmt: skip
     """Checks what can be checked, then loads the weights. about: the model's part of a run's identity."""
     img_size = about["img_size"]
@@ -224,7 +242,11 @@ def _classifier(source, about, candidates, labels, transform, strategy, loss, se
     if len(labels) != len(candidates):
         raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
     strategy.check(len(candidates), source.n_levels)
-    strategy.check_run(about | {"weights": source.identity(), "loss": loss}, len(candidates))
+    about |= {"weights": source.identity(), "loss": loss}
+    level_weights = LevelWeights.read(weights_path) if weights_path else None
+    if level_weights:
+        level_weights.check(belonging(about, loss, source.n_levels, space or source.space))
+    strategy.check_run(about | ({"level_weights": level_weights.identity} if level_weights else {}), len(candidates))
     plan = strategy.plan(source.n_levels)
     dtype = devices.resolve_dtype(dtype, device)
     models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))
@@ -233,4 +255,5 @@ def _classifier(source, about, candidates, labels, transform, strategy, loss, se
     from diffusion import kernel
 
     batch = kernel.Batch(batch_size)
-    return Classifier(denoiser, denoiser.embed(candidates), labels, strategy, plan, loss, Seeded(seed), batch, transform)
+    return Classifier(denoiser, denoiser.embed(candidates), labels, strategy, plan, loss, Seeded(seed), batch, transform,
+                      level_weights)  # fmt: skip

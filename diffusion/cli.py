@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from diffusion import files, models, paths, settings, sharding
 from diffusion.datasets import transforms
+from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
@@ -185,6 +186,11 @@ def add_text_to_image_options(group):
                        "token prompts may have; may be given several times")  # fmt: skip
 
 
+def add_level_weights(group):
+    group.add_argument("--level_weights", metavar="FILE", help="weights of scripts/fit_weights.py, by which each level's errors "
+                       "are multiplied before candidates are compared; records keep them as they are")  # fmt: skip
+
+
 def add_resize_options(group, default="bicubic", about="of the resize"):
     """What of a picture a text-to-image model sees."""
     group.add_argument("--img_size", type=at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "
@@ -279,6 +285,11 @@ def running_of(options: dict) -> settings.Running:
     batch_size = options.get("batch_size") or 32
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
+
+
+def level_weights_of(options: dict) -> LevelWeights | None:
+    """Raises ValueError for a file that holds none."""
+    return LevelWeights.read(options["level_weights"]) if options["level_weights"] else None
 
 
 def dtype_of(options: dict, running: settings.Running) -> str:

@@ -22,6 +22,7 @@ FITTED_ON = (
     "img_size",
     "text_encoders",
     "levels",
+    "level_weights",
     *STRATEGY,
 )  # of an identity, what a fit belongs to
 

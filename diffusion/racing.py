@@ -176,7 +176,7 @@ class GapFit:
     n_images: int
     about: dict
 
-    ABOUT = ("weights", "loss", "img_size", "error_space", "levels")
+    ABOUT = ("weights", "loss", "img_size", "error_space", "levels", "level_weights")
 
     def __post_init__(self):
         """Raises ValueError for a field that no fit can have; lists become tuples."""

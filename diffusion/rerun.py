@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import classify, datasets, models, noise, settings, strategy
+from diffusion import classify, datasets, level_weights, models, noise, settings, strategy
 from diffusion.datasets import pairs, transforms
 from diffusion.files import fingerprint
 from diffusion.models import devices
@@ -136,8 +136,8 @@ def open_noise(past: Past, n_pairs: int, latent_shape):
 
 
 def error_maps(past: Past, images, candidates: list, rows, index: int, device: str | None) -> Any:
-    """Squared errors of some candidates at every latent position, the mean over the run's pairs: float32 [len(rows),h,w] of one
-    image [3,H,W], [len(rows),M,h,w] of M images.
+    """Squared errors of some candidates at every latent position, the mean over the run's pairs by its level weights: float32
+    [len(rows),h,w] of one image [3,H,W], [len(rows),M,h,w] of M images.
 
     candidates: all of them, as a model may condition on a place in the list; index: of the image's noise; device None: cuda if
     there is one. Raises ValueError or OSError when weights or noise are not the run's any more.
@@ -154,4 +154,5 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     conditions = denoiser.embed(candidates)[rows]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
-    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(plan.t), bank, batch)
+    weights = level_weights.of_config(past.config, past.folder)
+    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(plan.t), bank, batch, weights)

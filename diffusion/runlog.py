@@ -21,16 +21,16 @@ CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a Di
 CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kinds of record
 
 
-def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: str) -> Path:
+def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: str, ending="") -> Path:
     """The published name of a classification run: reference users' scripts look for it.
 
-    data: settings.Data; model: settings.TextToImage; strategy: an object of diffusion.strategy
+    data: settings.Data; model: settings.TextToImage; strategy: an object of diffusion.strategy; ending: of what else names it
     """
     name = f"v{model.version}_{strategy.folder()}"
     name += f"_{model.interpolation}" if model.interpolation != "bicubic" else ""
     name += f"_{loss}" if loss != "l2" else ""
     name += f"_{model.img_size}" if model.img_size != 512 else ""
-    name += later_options(model)
+    name += later_options(model) + ending
     return dataset_folder(root, data.dataset, extra) / name
 
 
@@ -106,8 +106,8 @@ def describe(command: str, kind: str, identity: dict, options: dict, images_expe
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
     kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS. more: of a classification `candidates`, {"labels", "names"} of every
-    candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`; `batch_size_found` by auto. What
-    is None is left out.
+    candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`; `level_weights` that decide;
+    `batch_size_found` by auto. What is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {

@@ -60,7 +60,7 @@ def read_one(folder: Path, prompt_path) -> tuple[tables.Run, Images]:
     """Raises ValueError when nothing can be fitted."""
     run = tables.read_run(folder, prompt_path=prompt_path)
     images = confidence.read_images(run)
-    confidence.check_enough(images, folder)
+    confidence.check_enough(images.right, images.second, folder)
     return run, images
 
 

@@ -154,7 +154,7 @@ def main(argv=None) -> int:
         if of_pairs:
             result = compare_examples(args.careful, args.fast)
         else:
-            result = compare_images(tables.read_run(args.careful), tables.read_run(args.fast))
+            result = compare_images(tables.read_unweighted(args.careful), tables.read_unweighted(args.fast))
         if args.json:
             files.write_text(args.json, figures.to_json(result))
     cli.print_table(f"{args.careful} and {args.fast}:", table_rows(result, of_pairs))

@@ -2,6 +2,8 @@
 """Accuracy of run folders, ours or the reference's, without a model. Several folders (of workers) count as one run.
 
 python scripts/print_acc.py data/fashion_mnist/v...
+by weights of levels that scripts/fit_weights.py fitted on another run, of a run with all errors of all candidates:
+python scripts/print_acc.py RUN --level_weights weights.json
 """
 
 import sys
@@ -15,7 +17,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, metrics, runlog, session
-from diffusion.analysis import figures
+from diffusion.analysis import figures, tables
 
 
 def parse_args(argv=None):
@@ -25,17 +27,31 @@ def parse_args(argv=None):
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write index, label, pred, evaluations of every image")
     parser.add_argument("--classes", type=cli.at_least(0), nargs="+", metavar="LABEL", help="also the accuracy on the images of "
                         "these classes, and on all others")  # fmt: skip
+    parser.add_argument("--level_weights", metavar="FILE", help="of scripts/fit_weights.py: predictions by the errors times "
+                        "these weights, whatever the run's were (default: the run's predictions)")  # fmt: skip
     return parser.parse_args(argv)
 
 
-def merge(folders) -> tuple[dict, list[str]]:
-    """index -> outcome over all folders, and the names of what is unreadable.
+def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int, runlog.Outcome]:
+    """index -> outcome by the errors times the weights of this file. Raises ValueError for a run that did not keep them all."""
+    import numpy as np
+
+    run = tables.read_run(folder, weights_path=weights)
+    unreadable += run.unreadable
+    tables.check_full(run)
+    preds = {image.index: run.class_of[int(np.argmin(image.means))] for image in run.images}
+    return {image.index: runlog.Outcome(image.label, preds[image.index], int(image.counts.sum())) for image in run.images}
+
+
+def merge(folders, weights: str | None = None) -> tuple[dict, list[str]]:
+    """index -> outcome over all folders, and the names of what is unreadable. weights: a file of them, None: as recorded.
 
     Raises ValueError for an empty folder and for folders of different runs.
     """
     merged, unreadable = {}, []
     for folder in folders:
-        for index, outcome in runlog.read_outcomes(folder, unreadable).items():
+        read = runlog.read_outcomes(folder, unreadable) if weights is None else read_weighted(folder, weights, unreadable)
+        for index, outcome in read.items():
             if merged.get(index, outcome) != outcome:
                 raise ValueError(f"image {index} has two results among these folders: they are different runs")
             merged[index] = outcome
@@ -74,7 +90,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         n_expected = runlog.images_expected(args.folders)
-        outcomes, unreadable = merge(args.folders)
+        outcomes, unreadable = merge(args.folders, args.level_weights)
         result = summarise(outcomes, n_expected)
         parts = by_classes(outcomes, args.classes) if args.classes else {}
         write_files(args, outcomes, result)

@@ -127,10 +127,11 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
 # ---------------------------------------------------------------- records of all classes
 
 
-def record_predictions(record: dict, label_of) -> dict[str, int] | None:
-    """All columns of a record with sums over a grid, None when one is not finite; the one prediction of an elimination."""
-    if "sums" not in record:
-        return {"its own loss, by elimination": record["pred"]}
+def record_predictions(record: dict, label_of, weighted: bool) -> dict[str, int] | None:
+    """All columns of a record with sums over a grid, None when one is not finite; the one prediction of an elimination or of
+    level weights."""
+    if "sums" not in record or weighted:
+        return {f"its own loss, by {'level weights' if weighted else 'elimination'}": record["pred"]}
     if not record["sums"].isfinite().all():
         return None
     rows = [label_of.get(c) for c in record["classes"].tolist()]
@@ -144,6 +145,7 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
     config = runlog.read_config(folder)
     past = config and config["identity"].get("dataset")
+    weighted = bool(config and config.get("level_weights"))
     if past and args.dataset not in (None, past):
         raise ValueError(f"--dataset {args.dataset}: {folder} is a run on {past}: leave the option out")
     cli.refuse_idle(vars(args), FOR_CLASS_FOLDERS, "with records of all classes, which hold their labels")
@@ -152,7 +154,7 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     preds, labels, evaluations, n_classes = [], [], 0, 0
     paths, unreadable = runlog.list_records(folder).values(), []
     for record in (runlog.load_record(path, unreadable) for path in paths):
-        told = record and record_predictions(record, label_of)
+        told = record and record_predictions(record, label_of, weighted)
         if told:
             preds.append(told)
             labels.append(record["label"])

@@ -69,6 +69,8 @@ def rows_of(folder: Path, n_samples) -> list[dict]:
     past, loss = rerun.Past(folder, run.config), run.config["identity"].get("loss", "l2")
     if loss not in POWER:
         raise ValueError(f"{folder}: its errors are {loss}, and those of another space follow only for {' and '.join(POWER)}")
+    if run.config.get("level_weights"):
+        raise ValueError(f"{folder} was made with --level_weights, which belong to one space")
     if past.is_dit:
         raise ValueError(f"{folder}: the errors of a DiT are of epsilon only")
     grid, by_space = tables.grid_of(run), factors(past, POWER[loss])

@@ -35,6 +35,7 @@ def parse_args(argv=None):
         parser.add_argument(f"--{name}", action="append", metavar="'...'", help=f"{written} (default: several)")
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
+    cli.add_level_weights(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
     parser.add_argument("-o", "--out", type=figures.picture_file, metavar="FILE", help="also draw accuracy against evaluations")
     return parser.parse_args(argv)
@@ -137,7 +138,7 @@ def draw(path: Path, rows: list[dict]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path)
+        run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path, args.level_weights)
         grid, identity = tables.grid_of(run), run.config["identity"]
         rows = rows_of(play_all(args, grid, identity | ({"loss": args.loss} if args.loss else {})), grid.labels)
         if args.csv:

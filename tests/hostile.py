@@ -64,6 +64,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "compare_runs": {"positional": ("@grid run", "@grid run")},
     "eval_clip": SD | {"--dry_run": None},
     "fit_race": GRID,
+    "fit_weights": GRID,
     "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
     "plot_robustness": {"--benchmark": "imagenetv2", "--in_dist": "77.1/50000", "--out_dist": "65.2/10000", "-o": "out.png"},
     "plot_timesteps": GRID | {"-o": "out"},
@@ -141,6 +142,7 @@ BESIDE = (
         (None, "--model_path"): {"--dry_run": False},  # weights are read when they are loaded
         (None, "--vae_path"): {"--dry_run": False},
         (None, "--config"): {"--model_path": "@single.safetensors"},
+        ("eval_prob_dit", "--level_weights"): {"--save_errors": None},
         (None, "--device"): {},
     }
     | {
@@ -271,6 +273,8 @@ NAMED = {
     "json": "file to write",
     "csv": "file to write",
     "fit": "file to write",
+    "level_weights": "level weights",
+    ("fit_weights", "out"): "file to write",
     ("classify", "fit"): "fit",
     ("classify", "out"): ".csv to write",
     ("save_noise", "out"): "file to write",
@@ -647,6 +651,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),
     ("eval_prob_dit", {"--spatial": None, "--save_vb": None, "--cls": "1"}, ["--spatial"]),
     ("eval_prob_dit", {"--save_vb": None}, ["--save_vb"]),
+    ("eval_prob_dit", {"--level_weights": "@weights.json"}, ["--save_errors"]),
+    ("eval_prob_dit", {"--level_weights": "@weights.json", "--cls": "1"}, ["--level_weights"]),
     ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
     ("eval_prob_dit", {"--save_errors": None, "--save_per_class": None}, ["--save_errors"]),
     ("eval_prob_dit", {"--noise_path": "@noise.pt", "--batch_size": "auto"}, ["--noise_path"]),
@@ -722,6 +728,9 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("print_dit_acc", {"positional": "@pairs run"}, ["@pairs run"]),
     ("print_dit_acc", {"--split": "train"}, ["--split"]),
     ("print_winoground", {"positional": "@grid run"}, ["@grid run"]),
+    ("fit_weights", {"positional": "@pairs run"}, ["@pairs run"]),
+    ("fit_weights", {"positional": "@dit run"}, ["@dit run"]),
+    ("fit_weights", {"--loss": "l1"}, ["--loss"]),
     ("replay", {"--loss": "l1"}, ["--loss"]),
     ("replay", {"--prompt_path": "@prompts.csv"}, ["--prompt_path"]),
     ("replay", {"--stages": "5 2 / 1 4"}, ["--stages"]),

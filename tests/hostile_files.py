@@ -596,6 +596,34 @@ FITS = {
     "of another model": fit_of(),
 }
 
+WEIGHTS = {
+    "coefficients": [0.5, -0.2, 0.1],
+    "n": 100,
+    "about": {"weights": "0", "loss": "l1", "n_levels": 1000, "error_space": "epsilon", "levels": None, "img_size": 64},
+}
+
+
+def weights_of(about=None, **changes):
+    return written(json.dumps(WEIGHTS | {"about": WEIGHTS["about"] | (about or {})} | changes))
+
+
+LEVEL_WEIGHTS = {
+    "a list": written("[1]"),
+    "no keys": written("{}"),
+    "not JSON": written("{'a': 1"),
+    "one key too many": weights_of(more=1),
+    "two coefficients": weights_of(coefficients=[0.5, 0.1]),
+    "a coefficient of nan": weights_of(coefficients=[0.5, float("nan"), 0.1]),
+    "a huge coefficient": weights_of(coefficients=[0.5, 1e9, 0.1]),
+    "a coefficient as a text": weights_of(coefficients=[0.5, "1", 0.1]),
+    "of no images": weights_of(n=0),
+    "about a list": written(json.dumps(WEIGHTS | {"about": []})),
+    "about nothing": written(json.dumps(WEIGHTS | {"about": {}})),
+    "of huge tables": weights_of({"n_levels": 10**15}),
+    "of no levels": weights_of({"n_levels": 0}),
+    "of another model": weights_of(),
+}
+
 # ---------------------------------------------------------------- adapted weights
 
 
@@ -671,6 +699,7 @@ KINDS = {
     "picture": (".png", ANY_FILE | PICTURE_FILES),
     "fit": (".json", ANY_FILE | FITS),
     "race fit": (".json", ANY_FILE | RACE_FITS),
+    "level weights": (".json", ANY_FILE | LEVEL_WEIGHTS),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
@@ -730,6 +759,7 @@ def good_files(world: Path) -> None:
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
     single()(world / "single.safetensors")
+    weights_of()(world / "weights.json")
     (world / "folder").mkdir()
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()

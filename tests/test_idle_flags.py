@@ -48,6 +48,13 @@ def test_a_loss_of_class_folders_which_predict_nothing(cls, run_main):
     assert code == 2 and "--loss does nothing" in err and not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("cls", [["--cls", "7"], ["--cls", "1,2", "--save_per_class"]])
+def test_level_weights_of_class_folders_which_predict_nothing(cls, run_main):
+    argv = ["--model", "tiny", "--dataset", "fashion_mnist", *cls]
+    code, _, err = run_main(eval_prob_dit.main, *argv, "--level_weights", "weights.json")
+    assert code == 2 and "--level_weights does nothing" in err and not list(Path().iterdir())
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run of two timesteps and three candidates that it names."""

@@ -86,12 +86,12 @@ def halves(labels, right) -> np.ndarray:
     return second
 
 
-def check_enough(images: Images, folder) -> None:
-    """Raises ValueError when nothing can be fitted."""
-    n = len(images.index)
+def check_enough(right, second, folder) -> None:
+    """Raises ValueError when nothing can be fitted. right, second: booleans [n]."""
+    n = len(right)
     if n < LEAST:
         raise ValueError(f"{folder} holds {n} readable images: calibration needs {LEAST} or more, so evaluate more of them")
-    for half in (images.right[~images.second], images.right[images.second]):
+    for half in (right[~second], right[second]):
         if half.all() or not half.any():
             raise ValueError(f"a half of {folder} has {len(half)} images and {half.sum()} right: a fit needs right and "
                              "wrong ones in both halves, so evaluate more images")  # fmt: skip

@@ -1,13 +1,14 @@
 """Run folders as arrays: the errors that every candidate of every image kept, and which class each candidate stands for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from diffusion import runlog, scores, strategy
+from diffusion import level_weights, runlog, scores, strategy
 from diffusion.datasets import prompts
+from diffusion.level_weights import LevelWeights
 from diffusion.strategy import Strategy
 
 
@@ -16,8 +17,8 @@ class Scored:
     """What the record of one image holds. Candidate k saw the first counts[k] pairs of one order that all candidates share.
 
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
-    errors, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None where only sums were kept;
-    seconds: what the image took, None for records that do not say.
+    errors, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None where only sums were kept, times
+    the level weights that they were compared by; seconds: what the image took, None for records that do not say.
     """
 
     index: int
@@ -32,11 +33,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. class_of: label of each of the K candidates; names: label -> class name (its number where it has none);
-    unreadable: names of records that do not count, with the reason."""
+    """A run folder. loss: of its errors; class_of: label of each of the K candidates; names: label -> class name (its number
+    where it has none); unreadable: names of records that do not count, with the reason."""
 
     folder: Path
     config: dict
+    loss: str
     class_of: list[int]
     names: dict[int, str]
     images: list[Scored]
@@ -51,6 +53,12 @@ class Run:
     def n_levels(self) -> int:
         """Of the model's law of noise."""
         return self.config.get("n_levels", 1000)
+
+    @property
+    def belonging(self) -> dict:
+        """What level weights that are fitted on it belong to. Folders without a word on their errors' space had one."""
+        space = self.config.get("error_space", "epsilon")
+        return level_weights.belonging(self.config["identity"], self.loss, self.n_levels, space)
 
     @property
     def kept(self) -> str:
@@ -79,13 +87,26 @@ class Grid:
         return len(self.t) // len(set(self.t.tolist()))
 
 
-def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=None) -> Run:
-    """All records of a folder, ours or the reference's.
+def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=None, weights_path=None) -> Run:
+    """All records of a folder, ours or the reference's, with errors as the run compared them: times its level weights, if any.
 
     loss: of a DiT's numbers (default: the run's own); part: all, even or odd indices; prompt_path: the CSV of a folder whose
-    config.json does not name its candidates. Raises ValueError for a folder without a readable record, for errors of two image
-    sizes, and for a loss or prompts that would change nothing.
+    config.json does not name its candidates; weights_path: file of level weights in place of the run's. Raises ValueError for a
+    folder without a readable record, for errors of two image sizes, for a loss or prompts that would change nothing, and for
+    level weights of another model or loss.
     """
+    given = LevelWeights.read(weights_path) if weights_path else None
+    run = read_unweighted(folder, loss, part, prompt_path)
+    if given:
+        given.check(run.belonging)
+    own = level_weights.of_config(run.config, folder)
+    if own and not given and own.about["loss"] != run.loss:
+        raise ValueError(f"--loss {run.loss}: {folder} was made with level weights of {own.about['loss']}: leave it out")
+    return _weighted_run(run, given or own)
+
+
+def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_path=None) -> Run:
+    """The same with errors as they are recorded, whatever weights the run had."""
     folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:
         raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
@@ -108,17 +129,39 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
             images.append(_scored(index, record, loss))
     if not images:
         raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
-    return Run(folder, config, *_classes(folder, config, keys, prompt_path), images, unreadable)
+    return Run(folder, config, loss, *_classes(folder, config, keys, prompt_path), images, unreadable)
 
 
-def grid_of(run: Run) -> Grid:
-    """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there."""
+def _weighted_run(run: Run, weights: LevelWeights | None) -> Run:
+    return replace(run, images=[_weighted(image, weights) for image in run.images]) if weights else run
+
+
+def _weighted(image: Scored, weights: LevelWeights) -> Scored:
+    """Sums stay as they are: they are none of a run with weights, and no grid."""
+    if image.errors is None:
+        return image
+    if not 0 <= image.t.min() <= image.t.max() < weights.about["n_levels"]:
+        raise ValueError(f"image {image.index} has errors at other levels than the {weights.about['n_levels']} of its model")
+    errors = tuple(level_weights.weighted(weights, e, image.t[: len(e)]) for e in image.errors)
+    return replace(image, errors=errors, means=_means(errors))
+
+
+def check_full(run: Run) -> None:
+    """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there, and for one
+    that is not finite."""
     if run.kept == "sums":
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
     if run.kept != "full":
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
         )
+    if not all(np.isfinite(image.means).all() for image in run.images):
+        raise ValueError(f"{run.folder} holds errors that are not finite")
+
+
+def grid_of(run: Run) -> Grid:
+    """Raises ValueError as `check_full`."""
+    check_full(run)
     order = np.argsort(run.images[0].t, kind="stable")
     errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
     return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]), run.n_levels)
@@ -146,8 +189,12 @@ def _scored(index: int, record: dict, loss: str) -> Scored:
         if errors is None:
             means = (record["sums"][:, scores.TERMS[loss]] / len(t)).numpy()
             return Scored(t=t, means=means, counts=np.full(len(means), len(t)), errors=None, **about)
-    means = np.array([e.mean(dtype=np.float64) for e in errors])
-    return Scored(t=t, means=means, counts=np.array([len(e) for e in errors]), errors=errors, **about)
+    return Scored(t=t, means=_means(errors), counts=np.array([len(e) for e in errors]), errors=errors, **about)
+
+
+def _means(errors) -> np.ndarray:
+    """float64 [K] of K arrays."""
+    return np.array([e.mean(dtype=np.float64) for e in errors])
 
 
 def _classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:

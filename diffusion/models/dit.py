@@ -37,6 +37,7 @@ class DiTSource:
     vae_width: int  # channels of the VAE's first feature map
     token_elements: int  # of the transformer's tokens, per position of the latent
     n_levels: int = 1000
+    space: ClassVar[str] = "epsilon"
     learned_variance: ClassVar[bool] = True  # of which the variational bound is made
 
     @classmethod
