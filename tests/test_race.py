@@ -1,15 +1,16 @@
 """--strategy race in both commands, on tiny real models: its records, its folder, what it refuses."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20
+from conftest import TINY_SD20, load_script
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import schedule
+from diffusion import runlog, schedule
 
 SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 3]
 RACE = ["--strategy", "race", "--alpha", 0.1, "--min_samples", 3, "--round_size", 2, "--max_samples", 20]
@@ -90,3 +91,45 @@ def test_a_grid_is_no_race(run_main, dit):
     for argv, told in ((["--t_interval", 100], "--t_interval"), (["--save_errors"], "--save_errors"), (["--cls", 3], "--cls")):
         code, _, err = run_main(eval_prob_dit.main, *dit, "--strategy", "race", *argv)
         assert code == 2 and err.count("\n") == 1 and told in err and "--strategy race" in err
+
+
+# ---------------------------------------------------------------- limits that a run has taught
+
+
+@pytest.fixture
+def fit(run_main):
+    """race.json, of a run with all errors of 12 timesteps."""
+    code, _, err = run_main(eval_prob_adaptive.main, *SD[:-1], 6, "--to_keep", 1, "--n_samples", 12)
+    assert code == 0, err
+    folder = Path("data/fashion_mnist/v2-0_1trials_1keep_12samples_64")
+    code, out, err = run_main(load_script("fit_race").main, folder, "--target", 0.95, "-o", "race.json")
+    assert code == 0 and "6 images, 10 candidates, 12 pairs each" in out and "one or none" in out, err
+    return folder
+
+
+CALIBRATED = ["--strategy", "race_calibrated", "--race_fit", "race.json", "--loss", "l2"]
+
+
+def test_a_fit_races_and_the_run_is_its_replay(fit, run_main):
+    code, out, err = run_main(eval_prob_adaptive.main, *SD[:-1], 6, *CALIBRATED)
+    assert code == 0 and "Price: at most 120 network evaluations per image" in out, err
+    folder = next(Path("data/fashion_mnist").glob("v2-0_1trials_race_calibrated_*_64"))
+    real = runlog.load_outcomes(runlog.list_records(folder))
+    code, out, err = run_main(load_script("replay").main, fit, "--race_calibrated", "race.json", "--csv", "t.csv")
+    row = list(csv.DictReader(Path("t.csv").read_text().splitlines()))[1]
+    assert code == 0 and float(row["evaluations"]) == np.mean([o.evaluations for o in real.values()]) < 120, err
+    assert float(row["accuracy"]) == np.mean([o.right for o in real.values()])
+    Path("race.json").unlink()  # what the folder says is enough to read it
+    assert run_main(load_script("report").main, folder, "-o", "report")[0] == 0
+
+
+def test_a_fit_of_another_run_is_refused(fit, run_main, dit):
+    for main, argv, told in (
+        (eval_prob_adaptive.main, [*SD, *CALIBRATED[:-1], "l1"], "loss l2, this run has l1"),
+        (eval_prob_adaptive.main, [*SD[:5], 96, *SD[6:], *CALIBRATED], "img_size 64, this run has 96"),
+        (eval_prob_dit.main, [*dit, *CALIBRATED], "--race_fit is of weights"),
+        (eval_prob_adaptive.main, [*SD, *CALIBRATED[:2]], "needs --race_fit FILE"),
+        (eval_prob_adaptive.main, [*SD, *RACE, "--race_fit", "race.json"], "--race_fit is for --strategy race_calibrated"),
+    ):
+        code, _, err = run_main(main, *argv)
+        assert code == 2 and err.count("\n") == 1 and told in err, err

@@ -32,6 +32,7 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     off = [np.sqrt(((r.off / unit[:, None]) ** 2).mean()) for r, unit in zip(rounds, units, strict=True)][:-1]
     lag = [r.lag / (unit * o) for r, unit, o in zip(rounds[:-1], units[:-1], off, strict=True)]
     multiple = np.quantile(np.max(lag, axis=0), target, method="higher") if lag else 0
+    multiple *= 1 + 1e-4  # the race that it is taken from would lie on the limit, and the last bits of its errors decide
     limits = [float(multiple * o) for o in off] + [0.0]  # of all pairs nothing is left to chance
     return GapFit(n, grid.n_trials, tuple(ends), tuple(limits), tuple(variances), candidates, target, len(grid.labels), about)
 
