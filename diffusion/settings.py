@@ -223,11 +223,13 @@ class GridNoise(Noise):
 
 @dataclass(frozen=True)
 class Running:
-    """How to run: nothing here changes a number. batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this
-    process's share of the images."""
+    """How to run: nothing here changes a number by more than rounding. batch_size: network inputs per call, or "auto";
+    images_in_flight: how many are evaluated at once, "auto" while that depends on a batch size that is, None: a command that takes
+    one after another; worker_idx of n_workers is this process's share of the images."""
 
     device: str = "cpu"
     batch_size: int | str = 32
+    images_in_flight: int | str | None = None
     compile: bool = False
     extra: str | None = None
     n_workers: int = 1

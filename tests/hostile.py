@@ -279,7 +279,7 @@ TYPES = {
     int: "integer",
     float: "number",
     cli.positive: "number",
-    cli.batch_size: "integer",
+    cli.auto_or_count: "integer",
     cli.class_ranges: "classes",
     figures.picture_file: "picture to write",
 }
