@@ -101,7 +101,7 @@ def positive(text: str) -> float:
     return value
 
 
-def auto_or_count(text: str) -> int | str:
+def how_many(text: str) -> int | str:
     """An argparse type: `auto` or an integer above 0."""
     return text if text == "auto" else at_least(1)(text)
 
@@ -198,7 +198,7 @@ def add_network_options(group):
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES],
                        help="of the network; errors stay float32 (default: auto, float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
-    group.add_argument("--batch_size", "-b", type=auto_or_count, metavar="N", help="network inputs per call; auto: as many as fit, "
+    group.add_argument("--batch_size", "-b", type=how_many, metavar="N", help="network inputs per call; auto: as many as fit, "
                        "on a CPU as many as its caches like (default: 32)")  # fmt: skip
     group.add_argument(
         "--compile", action="store_true", help="use torch.compile: up to a minute or more at the start, faster evaluations"
@@ -246,8 +246,8 @@ def add_run_options(parser, several=False):
     """several: of a command that can have several images at once in work."""
     group = parser.add_argument_group("run")
     if several:
-        group.add_argument("--images_in_flight", type=auto_or_count, default="auto", metavar="N", help="images at once, which share "
-                           "network calls; auto: 1 on a CPU, half of --batch_size on a GPU (docs/speed.md; default: auto)")  # fmt: skip
+        group.add_argument("--images_in_flight", type=how_many, default="auto", metavar="N", help="images that share network "
+                           "calls (default: auto, 1 on a CPU, half of --batch_size and 1 more on a GPU)")  # fmt: skip
     group.add_argument("--extra", type=name_part, help="added to the dataset's name in the run folder")
     group.add_argument("--seed", type=seed, default=0, help="seed of the noise and of a random choice of images (default: 0)")
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")

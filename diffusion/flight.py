@@ -13,14 +13,15 @@ from typing import Any
 def width(asked: int | str | None, device: str, batch_size: int | str) -> int | str | None:
     """How many images are in flight where --images_in_flight asks for so many, None: where the command has no such option.
 
-    auto is 1 on a CPU and batch_size / 2, rounded up, on a GPU: an image that is not decided yet has two candidates or more and
-    asks for one pair or more, so that so many images fill a call. It stays "auto" while the batch size is that.
+    auto is 1 on a CPU and batch_size // 2 + 1 on a GPU: an image that is not decided yet has two candidates or more and asks for
+    one pair or more, and of one image a part may be evaluated already, so that these fill a call. It stays "auto" while the
+    batch size is that.
     """
     if asked != "auto":
         return asked
     if not device.startswith("cuda"):
         return 1
-    return "auto" if batch_size == "auto" else -(-batch_size // 2)
+    return "auto" if batch_size == "auto" else batch_size // 2 + 1
 
 
 class Landed(BaseException):

@@ -16,7 +16,7 @@ from diffusion.team import lost_contact, team
 
 
 class Network(NamedTuple):
-    """What an image is evaluated with. found: the batch size that --batch_size auto found, else None; in_flight: images at once."""
+    """What an image is evaluated with. found: what --batch_size auto found, else None; in_flight: how many images at once."""
 
     denoiser: Any
     conditions: Any  # of all candidates
@@ -32,8 +32,8 @@ class Network(NamedTuple):
 
 
 def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
-    """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto and --images_in_flight auto,
-    compiles, and prints all that.
+    """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, by that
+    --images_in_flight auto, compiles, and prints all three.
 
     running: settings.Running. before: what auto found at an earlier start, and takes again; of one image more than `useful`
     evaluations are never asked for at once. Raises ValueError or OSError for weights that do not do.

@@ -223,9 +223,11 @@ class GridNoise(Noise):
 
 @dataclass(frozen=True)
 class Running:
-    """How to run: nothing here changes a number by more than rounding. batch_size: network inputs per call, or "auto";
-    images_in_flight: how many are evaluated at once, "auto" while that depends on a batch size that is, None: a command that takes
-    one after another; worker_idx of n_workers is this process's share of the images."""
+    """How to run: nothing here changes a number by more than rounding.
+
+    batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this process's share of the images
+    images_in_flight: how many are evaluated at once, "auto" where the batch size is, None: one after another
+    """
 
     device: str = "cpu"
     batch_size: int | str = 32

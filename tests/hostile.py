@@ -140,6 +140,7 @@ BESIDE = (
         (None, "--vae_path"): {"--dry_run": False},
         (None, "--config"): {"--model_path": "@single.safetensors"},
         (None, "--device"): {},
+        ("eval_prob_dit", "--images_in_flight"): {"--strategy": "race", "--t_interval": False},
     }
     | {
         (entry, f"--{name}"): {"--strategy": "race", "--to_keep": False, "--n_samples": False, "--t_interval": False}
@@ -279,7 +280,7 @@ TYPES = {
     int: "integer",
     float: "number",
     cli.positive: "number",
-    cli.auto_or_count: "integer",
+    cli.how_many: "integer",
     cli.class_ranges: "classes",
     figures.picture_file: "picture to write",
 }
@@ -525,6 +526,7 @@ WANTED = {
     (None, "--imgs_to_eval", "largest"): "all images, and there are fewer",
     (None, "--top", "largest"): "all classes, and there are fewer",
     (None, "--batch_size", "largest"): "no batch is larger than the work",
+    (None, "--images_in_flight", "largest"): "all images at once, and there is one",
     (None, "--n_workers", "largest"): "the first of many workers has one image",
     (None, "--round_size", "largest"): "one round over all",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
@@ -635,6 +637,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--to_keep": "1", "--n_samples": "2"}, ["--t_interval"]),
     ("eval_prob_dit", {"--strategy": "race"}, ["--t_interval"]),
     ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),
+    ("eval_prob_dit", {"--images_in_flight": "2"}, ["--images_in_flight"]),
+    ("eval_prob_dit", {"--images_in_flight": "auto", "--cls": "1"}, ["--images_in_flight"]),
     ("eval_prob_dit", {"--spatial": None, "--save_vb": None, "--cls": "1"}, ["--spatial"]),
     ("eval_prob_dit", {"--save_vb": None}, ["--save_vb"]),
     ("eval_prob_dit", {"--save_errors": None, "--cls": "1"}, ["--save_errors"]),
