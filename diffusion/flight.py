@@ -43,7 +43,7 @@ class Flight:
         except Exception as problem:
             self.problem = problem
             return
-        self.thread = threading.Thread(target=self._run, args=(job,), name=f"image {key}", daemon=True)
+        self.thread = threading.Thread(target=self._run, args=(job,), daemon=True)
         self.thread.start()
 
     def _run(self, job) -> None:

@@ -61,10 +61,13 @@ def landed(classifier, images, n):
     return found
 
 
+TINY_KL = 1e-9  # bits per element; the bound's terms at high t are differences near 1e-6, whose rounding any batch size moves
+
+
 def assert_equal(one, other, rtol):
     assert (one.label, one.evaluations, one.fell) == (other.label, other.evaluations, other.fell)
     for row, errors in one.errors.items():
-        np.testing.assert_allclose(other.errors[row], errors, rtol=rtol, atol=0)
+        np.testing.assert_allclose(other.errors[row], errors, rtol=rtol, atol=TINY_KL if rtol else 0)
 
 
 # ---------------------------------------------------------------- the same results
@@ -165,7 +168,7 @@ def test_a_failure_in_an_elimination_is_that_images(classifiers, clothes):
 def test_an_image_that_cannot_be_encoded_fails_alone(classifiers, clothes):
     images = [(0, torch.zeros(3), 0), *pictures(clothes, 2)[1:]]
     found = landed(classifiers("sd", STRATEGIES["stages"]), images, 2)
-    assert isinstance(found[0], RuntimeError) and found[1].evaluations == 38
+    assert isinstance(found[0], ValueError) and found[1].evaluations == 38
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -225,14 +228,19 @@ class Device:
     call takes a moment, and a 16th of one for each input."""
 
     def __init__(self, strategy, size=32):
-        self.calls, self.clock = [], 0.0
-        denoiser = Denoiser(lambda image: image, None, self.predict, ddpm(torch.linspace(0.99, 0.01, 1000)))
+        self.calls, self.encoded, self.begun, self.clock = [], 0, [], 0.0
+        denoiser = Denoiser(self.encode, None, self.predict, ddpm(torch.linspace(0.99, 0.01, 1000)))
         conditions = Conditions(torch.arange(10.0)[:, None])
         plan, labels, batch = strategy.plan(1000), list(range(10)), kernel.Batch(size)
         self.classifier = classify.Classifier(denoiser, conditions, labels, strategy, plan, "l2", Seeded(0), batch)
 
+    def encode(self, image):
+        self.encoded += 1
+        return image
+
     def predict(self, x_t, t, conditions):
         self.calls.append(len(x_t))
+        self.begun.append(self.encoded)  # images, before this call
         self.clock += 1 + len(x_t) / 16
         return (0.1 * conditions.sequence).view(-1, 1, 1, 1).expand(x_t.shape)
 
@@ -262,11 +270,13 @@ def test_32_images_in_flight_fill_a_device_that_one_starves(strategy, capsys):
 
 
 def test_half_of_a_call_s_size_in_flight_fills_it():
-    """What auto takes on a GPU: two candidates left of each image, one pair each. Only what is left at the end is less."""
-    device = Device(OneByOne())
-    device.run(flight.width("auto", "cuda", 32))
-    short = [place for place, size in enumerate(device.calls) if size < 32]
-    assert short == list(range(short[0], len(device.calls))) and short[0] > 0.9 * len(device.calls)
+    """What auto takes on a GPU: as long as there are images to begin, calls are full, and with two images less they are not."""
+    short = {}
+    for n in (15, flight.width("auto", "cuda", 32)):
+        device = Device(OneByOne())
+        device.run(n)
+        short[n] = [size for size, begun in zip(device.calls, device.begun, strict=True) if begun < 96 and size < 32]
+    assert short[15] and short[17] == []
 
 
 @pytest.mark.parametrize(
@@ -282,7 +292,7 @@ def test_what_goes_into_a_call_does_not_depend_on_the_timing_of_threads(monkeypa
     def calls(patience):
         device = Device(OneByOne())
         eliminate = OneByOne.eliminate
-        rng = np.random.default_rng(patience)
+        rng = np.random.default_rng(0)
 
         def slow(self, evaluate, class_of, plan):
             def late(rows, pairs):
@@ -326,9 +336,9 @@ def test_those_that_waited_longest_come_first_and_no_more_are_held_than_asked():
     for key, end in flight.together(((key, partial(begin, key)) for key in range(9)), 4, lambda: 3, evaluate):
         assert end() == [[key]] * 3
         ended.append(key)
-        assert len(begun) - len(ended) <= 4 - 1 or key == begun[-1]
-    assert sorted(ended) == list(range(9)) and served[:4] == [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
-    assert all(len(call) == 3 for call in served[:-2]) and flight.threading.active_count() == threading.active_count()
+        assert len(begun) - len(ended) < 4
+    four = [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
+    assert ended == list(range(9)) and served == [*four, *([key + 4 for key in call] for call in four), [8], [8], [8]]
 
 
 # ---------------------------------------------------------------- whole runs
