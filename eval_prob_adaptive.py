@@ -52,7 +52,7 @@ def parse_args(argv=None):
     cli.add_level_weights(group)
     cli.add_resize_options(group)
     cli.add_strategy_options(parser)
-    cli.add_run_options(parser)
+    cli.add_run_options(parser, several=True)
     return parser.parse_args(argv)
 
 
@@ -178,8 +178,8 @@ def announce(run: Run):
     cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
 
 
-def start(run: Run) -> classify.Classifier:
-    """Loads the weights, embeds the prompts and writes config.json."""
+def start(run: Run) -> tuple[classify.Classifier, int]:
+    """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
     runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
@@ -195,8 +195,9 @@ def start(run: Run) -> classify.Classifier:
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
-    return classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
-                               run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
+    classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
+                                     run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
+    return classifier, network.in_flight
 
 
 def main(argv=None) -> int:
@@ -207,16 +208,16 @@ def main(argv=None) -> int:
     if run.running.dry_run:
         return 0
     with cli.bad_input():
-        classifier = start(run)
+        classifier, in_flight = start(run)
 
-    def work(index, image, label):
-        result = classifier(image, index)
+    def work(index, result, label):
         record = runlog.record_of(result, range(len(result.class_of)), label)
         runlog.save_record(run.record_path(index), record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
+    several = partial(classifier.several, n=in_flight)
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, several)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 

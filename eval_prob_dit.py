@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import os
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def parse_args(argv=None):
     cli.add_level_weights(group)
     cli.add_noise_options(group)
     cli.add_strategy_options(parser, None, "stages where --to_keep is given, else the grid")
-    cli.add_run_options(parser)
+    cli.add_run_options(parser, several=True)
     return parser.parse_args(argv)
 
 
@@ -199,6 +199,9 @@ def prepare(options: dict) -> Run:
     data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
     selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
     weights = cli.level_weights_of(options)
+    if isinstance(chosen, strategy.Grid):
+        cli.refuse_idle(options, ["images_in_flight"], "with a grid, whose network calls are full with one image")
+        running = replace(running, images_in_flight=None)
     dataset = datasets.open_images(data)
     dtype = cli.dtype_of(options, running)
     where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype)
@@ -384,9 +387,9 @@ def main(argv=None) -> int:
     classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
                                      run.loss, run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
 
-    def work(index, image, label):
+    def work(index, result, label):
         """All classes in one record."""
-        record = record_of(run, classifier(image, index), label)
+        record = record_of(run, result, label)
         runlog.save_record(run.record_paths(index)[None], record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
@@ -398,7 +401,8 @@ def main(argv=None) -> int:
         run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
+    how = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, *how)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
     in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"

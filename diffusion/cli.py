@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import fields
 
-from diffusion import files, models, paths, settings, sharding
+from diffusion import files, flight, models, paths, settings, sharding
 from diffusion.datasets import transforms
 from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
@@ -102,7 +102,7 @@ def positive(text: str) -> float:
     return value
 
 
-def batch_size(text: str) -> int | str:
+def how_many(text: str) -> int | str:
     """An argparse type: `auto` or an integer above 0."""
     return text if text == "auto" else at_least(1)(text)
 
@@ -204,7 +204,7 @@ def add_network_options(group):
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES],
                        help="of the network; errors stay float32 (default: auto, float16 on CUDA, else float32)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
-    group.add_argument("--batch_size", "-b", type=batch_size, metavar="N", help="network inputs per call; auto: as many as fit, "
+    group.add_argument("--batch_size", "-b", type=how_many, metavar="N", help="network inputs per call; auto: as many as fit, "
                        "on a CPU as many as its caches like (default: 32)")  # fmt: skip
     group.add_argument(
         "--compile", action="store_true", help="use torch.compile: up to a minute or more at the start, faster evaluations"
@@ -249,8 +249,12 @@ def _add_option(group, strategy, field):
     )
 
 
-def add_run_options(parser):
+def add_run_options(parser, several=False):
+    """several: of a command that can have several images at once in work."""
     group = parser.add_argument_group("run")
+    if several:
+        group.add_argument("--images_in_flight", type=how_many, default="auto", metavar="N", help="images that share network "
+                           "calls (default: auto, 1 on a CPU, half of --batch_size and 1 more on a GPU)")  # fmt: skip
     group.add_argument("--extra", type=name_part, help="added to the dataset's name in the run folder")
     group.add_argument("--seed", type=seed, default=0, help="seed of the noise and of a random choice of images (default: 0)")
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
@@ -283,8 +287,9 @@ def running_of(options: dict) -> settings.Running:
         raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
+    in_flight = flight.width(options.get("images_in_flight"), device, batch_size)
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
-    return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
+    return settings.pick(settings.Running, options, device=device, batch_size=batch_size, images_in_flight=in_flight, **share)
 
 
 def level_weights_of(options: dict) -> LevelWeights | None:

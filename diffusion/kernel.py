@@ -2,9 +2,12 @@
 
 import warnings
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -19,7 +22,7 @@ class Batch:
         if self.size == 1:
             raise torch.OutOfMemoryError("one evaluation does not fit into the device's memory: give a smaller --img_size")
         self.size //= 2
-        warnings.warn(f"out of memory: going on with {self.size} evaluations a call", stacklevel=3)
+        warnings.warn(f"out of memory: going on with {self.size} evaluations a call", stacklevel=4)
         torch.cuda.empty_cache()  # what the failed call left behind, in pieces of the larger size
 
 
@@ -46,30 +49,122 @@ def errors(
     x_t = denoiser.levels.add_noise(clean, noise, t)  # [M,S,C,h,w]
     target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
     n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
-    todo, found = deque(blocks(len(conditions), len(t), batch.size)), None
+
+    def evaluate(rows, pairs):
+        output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
+        return score_block(score, target[pairs], output.float(), x_t[pairs], t[pairs])
+
+    found = checked(_evaluated(len(conditions), len(t), evaluate, batch))
+    return (found if x0.dim() == 3 else found.unflatten(1, (n_images, -1))).cpu()
+
+
+def _evaluated(n_rows: int, n_pairs: int, evaluate: Callable, batch: Batch):
+    """evaluate(rows, pairs) -> [R,P,...] of all n_rows x n_pairs, block by block: [n_rows,n_pairs,...], on the device."""
+    todo, found = deque(blocks(n_rows, n_pairs, batch.size)), None
     while todo:
         rows, pairs = todo.popleft()
         try:
             if cells(rows, pairs) > batch.size:
                 todo.extendleft(halves(rows, pairs))
                 continue
-            output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
-            new = score_block(score, target[pairs], output.float(), x_t[pairs], t[pairs])
+            new = evaluate(rows, pairs)
         except torch.OutOfMemoryError:
             batch.halve()
             todo.appendleft((rows, pairs))
             continue
-        found = new.new_empty(len(conditions), len(t), *new.shape[2:]) if found is None else found
+        found = new.new_empty(n_rows, n_pairs, *new.shape[2:]) if found is None else found
         found[rows, pairs] = new
-    if not found.isfinite().all():  # no candidate may win by being NaN
+    return found
+
+
+def checked(found):
+    """The errors themselves. Raises FloatingPointError when one is not finite: no candidate may win by being NaN."""
+    if not found.isfinite().all():
         raise FloatingPointError(f"{int((~found.isfinite()).sum())} of {found.numel()} errors are not finite")
-    return (found if x0.dim() == 3 else found.unflatten(1, (n_images, -1))).cpu()
+    return found
 
 
 def score_block(score, target, output, x_t, t):
     """score of output [R*P,...], whose rows share target [P,C,h,w], x_t and t: [R,P,...]."""
     n = len(output) // len(t)
     return score(target.repeat(n, 1, 1, 1), output, x_t.repeat(n, 1, 1, 1), t.repeat(n)).unflatten(0, (n, -1))
+
+
+# ---------------------------------------------------------------- cells of several images
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is asked about one image: R candidates on S pairs, or some of these cells, which are numbered pair by pair: s * R + r.
+
+    x0: [C,h,w] clean latent, already scaled; rows: R of the conditions; t: int64 [S] on the CPU
+    noise: callable, slice of the S pairs -> standard normal [n,C,h,w]; which: the cells, of 0..R*S
+    """
+
+    x0: Any
+    rows: Sequence[int]
+    t: Any
+    noise: Callable
+    which: range
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def part(self, start: int, stop: int) -> "Cells":
+        return replace(self, which=self.which[start:stop])
+
+    def table(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Errors of all cells in order, in pieces of [n,...], as [R,S,...]."""
+        return torch.cat(list(pieces)).unflatten(0, (-1, len(self.rows))).transpose(0, 1)
+
+
+@torch.inference_mode()
+def cell_errors(
+    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_cells
+    asked,  # list of Cells, of one image each
+    conditions,  # Conditions of all candidates, of which only rows are taken
+    score_of,  # callable(x0 [B,C,h,w]) -> a score for `errors`, of cells that have these clean latents
+    batch,  # Batch: evaluations per call of the network
+) -> list[torch.Tensor]:
+    """Errors of cells of several images, which share calls of the network: float32 [n,...] for each, on the CPU.
+
+    A call takes the next cells, whosever they are, and computes once what those of one pair share. Noising, errors and
+    memory as in `errors`; noise is drawn call by call. Errors may not be finite, which only concerns their image: see `checked`.
+    """
+
+    def evaluate(_, which):
+        x0, t, noise, latent, rows = _joined(list(_parts(asked, which)))
+        x_t, target = denoiser.levels.add_noise(x0, noise, t), denoiser.levels.target(denoiser.space, x0, noise, t)
+        output = denoiser.predict_cells(x_t, t, latent, conditions[rows])
+        return score_of(x0[latent])(target[latent], output.float(), x_t[latent], t[latent])[None]
+
+    found = _evaluated(1, sum(map(len, asked)), evaluate, batch)[0].cpu()
+    return list(found.split([len(part) for part in asked]))
+
+
+def _parts(asked: Sequence[Cells], which: slice) -> Iterator[Cells]:
+    """Those of all cells, one image after another, that lie in the slice."""
+    start = 0
+    for part in asked:
+        if wanted := part.part(max(which.start - start, 0), max(which.stop - start, 0)):
+            yield wanted
+        start += len(part)
+
+
+def _joined(parts: Sequence[Cells]):
+    """Of a call's B cells on P pairs: x0 [P,C,h,w], t [P], noise [P,C,h,w], the pair of every cell [B] and its row, a list."""
+    x0, t, noise, pairs, rows = [], [], [], [], []
+    for part in parts:
+        pair, row = np.divmod(np.array(part.which), len(part.rows))
+        seen = slice(int(pair[0]), int(pair[-1]) + 1)
+        pairs.append(pair - pair[0] + sum(map(len, t)))
+        rows += [part.rows[r] for r in row]
+        t.append(part.t[seen])
+        noise.append(part.noise(seen))
+        x0.append(part.x0.expand(len(t[-1]), *part.x0.shape))
+    device, pair = parts[0].x0.device, torch.from_numpy(np.concatenate(pairs))
+    noise = torch.cat(noise).to(device, torch.float32)
+    return torch.cat(x0), torch.cat(t).to(device), noise, pair.to(device), rows
 
 
 # ---------------------------------------------------------------- blocks of candidates and pairs

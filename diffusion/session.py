@@ -6,20 +6,23 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
-from diffusion import files, metrics, startup
+from diffusion import files, flight, metrics, startup
 from diffusion.datasets import loader
 from diffusion.team import lost_contact, team
 
 
 class Network(NamedTuple):
-    """What an image is evaluated with. found: the batch size that --batch_size auto found, else None."""
+    """What an image is evaluated with. found: what --batch_size auto found, else None; in_flight: how many images at once."""
 
     denoiser: Any
     conditions: Any  # of all candidates
     batch: Any  # kernel.Batch
     found: int | None
+    in_flight: int = 1
 
     @property
     def about(self) -> dict:
@@ -29,24 +32,30 @@ class Network(NamedTuple):
 
 
 def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
-    """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, compiles, and prints both.
+    """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, by that
+    --images_in_flight auto, compiles, and prints all three.
 
-    running: settings.Running. before: what auto found at an earlier start, and takes again; more than `useful` evaluations are
-    never asked for at once. Raises ValueError or OSError for weights that do not do.
+    running: settings.Running. before: what auto found at an earlier start, and takes again; of one image more than `useful`
+    evaluations are never asked for at once. Raises ValueError or OSError for weights that do not do.
     """
     from diffusion import kernel
+    from diffusion.models import hardware
 
     denoiser = load(running.device, dtype, running.compile)
-    conditions, found = denoiser.embed(candidates), None
+    conditions, found, asked = denoiser.embed(candidates), None, running.images_in_flight
     if running.batch_size == "auto":
+        useful *= flight.width(asked, running.device, hardware.MOST) or 1
         found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
         print(f"Batch size: {found}", flush=True)
     batch = kernel.Batch(found or running.batch_size)
+    in_flight = flight.width(asked, running.device, batch.size) or 1
+    if asked == "auto":
+        print(f"Images in flight: {in_flight}", flush=True)
     if running.compile:
         start = time.perf_counter()
-        _compile(denoiser, conditions, latent_shape, running.device, batch.size)
+        _compile(denoiser, conditions, latent_shape, running.device, batch.size, in_flight > 1)
         print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
-    return Network(denoiser, conditions, batch, found)
+    return Network(denoiser, conditions, batch, found, in_flight)
 
 
 def _zeros(n: int, latent_shape, device: str):
@@ -69,15 +78,18 @@ def _largest_batch(denoiser, conditions, latent_shape, device: str, dtype: str, 
     return hardware.largest_batch(fits, device, n_bytes, useful)
 
 
-def _compile(denoiser, conditions, latent_shape, device: str, size: int) -> None:
-    """The first block, with no side of one, which would be compiled by itself."""
+def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: bool) -> None:
+    """The first block, with no side of one, which would be compiled by itself; cells: and the first call of several images."""
     import torch
 
     # by a list, as the run takes rows: of a slice's inference tensors dynamo would trace a second time
     rows = conditions[list(range(min(len(conditions), max(2, size // 2))))]
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
-        denoiser.predict_block(*_zeros(max(2, size // len(rows)), latent_shape, device), rows)
+        x_t, t = _zeros(max(2, size // len(rows)), latent_shape, device)
+        denoiser.predict_block(x_t, t, rows)
+        if cells:
+            denoiser.predict_cells(x_t, t, torch.arange(len(t), device=device), conditions[[0] * len(t)])
 
 
 # ---------------------------------------------------------------- while it works
@@ -137,7 +149,7 @@ class Tally:
 
 
 class StopBetweenImages:
-    """Context manager: the first Ctrl-C or SIGTERM sets `.signal` and lets the image in work finish; a second one kills."""
+    """Context manager: the first Ctrl-C or SIGTERM sets `.signal` and lets the images in work finish; a second one kills."""
 
     signal: int | None = None
 
@@ -151,7 +163,7 @@ class StopBetweenImages:
     def _request(self, number, frame):
         self.signal = number
         if team().leads:
-            print("\nstopping after the current one (press again to stop at once)", file=sys.stderr)
+            print("\nstopping after what is in work (press again to stop at once)", file=sys.stderr)
         self._restore()
 
     def _restore(self):
@@ -169,17 +181,26 @@ class Ended(NamedTuple):
     unwritten: str | None = None
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work) -> Ended:
+def _in_turn(images, most: int):
+    """What `work_through` does where nothing else is said: one image after another, which `work` is given as it is."""
+    for index, image, label in images:
+        yield index, lambda image=image: image, label
+
+
+def work_through(running, dataset, todo: list[int], done: dict, work, through=_in_turn) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
+    through(images, most) makes something of images (index, image, label), of which it may hold `most` at once, and yields
+    (index, call, label) as they end; what call() returns is given to `work` in place of the image.
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. A record that cannot be
     written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds. Under torchrun all
     processes work on the todo of rank 0, which returns the end of the whole run, with everyone's outcomes in `done`; the failures
     are then its to tell.
     """
     share, before = team().share(todo), set(done)
+    most = -(-len(share) // team().size)  # nobody holds images back that others could take
     with StopBetweenImages() as stop:
-        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, stop)
+        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, partial(through, most=most), stop)
         new = {key: outcome for key, outcome in done.items() if key not in before}
         ends = team().gather((seen, failures, stop.signal, new, unwritten), lambda: stop.signal)
     if not team().leads:
@@ -187,27 +208,40 @@ def work_through(running, dataset, todo: list[int], done: dict, work) -> Ended:
     return _whole_run(dataset, share, tally, ends, done)
 
 
-def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict, str | None]:
+def _work(running, dataset, share, done: dict, work, through, stop) -> tuple[Tally, list[int], dict, str | None]:
     """This process's part: the tally, the indices that it has finished, the failures among them, and what was not written."""
     tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
-    with progress(len(share)) as bar:
-        for index, image, label, problem in images:
+
+    def end(index, problem=None):
+        if problem:
+            failures[dataset.name(index)] = problem
+        seen.append(index)
+        bar.set_postfix(tally.postfix(), refresh=False)
+        bar.update(share.finish() - bar.n)
+
+    with progress(len(share)) as bar, closing(through(_readable(images, end, stop))) as ended:
+        for index, call, label in ended:
             try:
-                if problem:
-                    failures[dataset.name(index)] = problem
-                else:
-                    tally.add(work(index, image, label))
+                tally.add(work(index, call(), label))
             except FloatingPointError as error:
-                failures[dataset.name(index)] = f"{error}: try --dtype bfloat16"
+                end(index, f"{error}: try --dtype bfloat16")
             except OSError as error:
                 return tally, seen, failures, files.one_line(error)
-            seen.append(index)
-            bar.set_postfix(tally.postfix(), refresh=False)
-            bar.update(share.finish() - bar.n)
-            if stop.signal:
-                break
+            else:
+                end(index)
     return tally, seen, failures, None
+
+
+def _readable(images, end, stop):
+    """(index, image, label) of those that could be read, until a signal asks for no more; the others end here."""
+    for index, image, label, problem in images:
+        if problem:
+            end(index, problem)
+        else:
+            yield index, image, label
+        if stop.signal:
+            return
 
 
 def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> Ended:

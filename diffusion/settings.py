@@ -223,11 +223,15 @@ class GridNoise(Noise):
 
 @dataclass(frozen=True)
 class Running:
-    """How to run: nothing here changes a number. batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this
-    process's share of the images."""
+    """How to run: nothing here changes a number by more than rounding.
+
+    batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this process's share of the images
+    images_in_flight: how many are evaluated at once, "auto" where the batch size is, None: one after another
+    """
 
     device: str = "cpu"
     batch_size: int | str = 32
+    images_in_flight: int | str | None = None
     compile: bool = False
     extra: str | None = None
     n_workers: int = 1

@@ -144,6 +144,7 @@ BESIDE = (
         (None, "--config"): {"--model_path": "@single.safetensors"},
         ("eval_prob_dit", "--level_weights"): {"--save_errors": None},
         (None, "--device"): {},
+        ("eval_prob_dit", "--images_in_flight"): {"--strategy": "race", "--t_interval": False},
     }
     | {
         (entry, f"--{name}"): {"--strategy": strategy, "--to_keep": False, "--n_samples": False, "--t_interval": False}
@@ -289,7 +290,7 @@ TYPES = {
     int: "integer",
     float: "number",
     cli.positive: "number",
-    cli.batch_size: "integer",
+    cli.how_many: "integer",
     cli.class_ranges: "classes",
     figures.picture_file: "picture to write",
 }
@@ -535,6 +536,7 @@ WANTED = {
     (None, "--imgs_to_eval", "largest"): "all images, and there are fewer",
     (None, "--top", "largest"): "all classes, and there are fewer",
     (None, "--batch_size", "largest"): "no batch is larger than the work",
+    (None, "--images_in_flight", "largest"): "all images at once, and there is one",
     (None, "--n_workers", "largest"): "the first of many workers has one image",
     (None, "--round_size", "largest"): "one round over all",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
@@ -649,6 +651,8 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_dit", {"--to_keep": "1", "--n_samples": "2"}, ["--t_interval"]),
     ("eval_prob_dit", {"--strategy": "race"}, ["--t_interval"]),
     ("eval_prob_dit", {"--alpha": "0.1"}, ["--alpha"]),
+    ("eval_prob_dit", {"--images_in_flight": "2"}, ["--images_in_flight"]),
+    ("eval_prob_dit", {"--images_in_flight": "auto", "--cls": "1"}, ["--images_in_flight"]),
     ("eval_prob_dit", {"--spatial": None, "--save_vb": None, "--cls": "1"}, ["--spatial"]),
     ("eval_prob_dit", {"--save_vb": None}, ["--save_vb"]),
     ("eval_prob_dit", {"--level_weights": "@weights.json"}, ["--save_errors"]),

@@ -232,7 +232,7 @@ def test_a_compiled_run_is_told_and_is_the_run(run_main, monkeypatch):
     def compile_(function, dynamic, options):
         assert dynamic and options == {"freezing": True}
         run = real(function, dynamic=True, backend=backend)
-        return lambda x_t, t, cond: calls.append((len(cond), len(t))) or run(x_t, t, cond)
+        return lambda x_t, t, cond, latent: calls.append((len(cond), len(t))) or run(x_t, t, cond, latent)
 
     monkeypatch.setattr(torch, "compile", compile_)
     code, out, err = run_main(eval_prob_adaptive.main, *argv, "--compile", "--extra", "compiled")

@@ -55,6 +55,14 @@ def test_level_weights_of_class_folders_which_predict_nothing(cls, run_main):
     assert code == 2 and "--level_weights does nothing" in err and not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("grid", [[], ["--cls", "7"], ["--cls", "1,2", "--save_per_class"], ["--t_interval", 100]])
+@pytest.mark.parametrize("value", [1, 2, "auto"])
+def test_images_in_flight_of_a_grid_whose_calls_are_full(grid, value, run_main):
+    argv = ["--model", "tiny", "--dataset", "fashion_mnist", *grid, "--images_in_flight", value]
+    code, _, err = run_main(eval_prob_dit.main, *argv)
+    assert code == 2 and err.count("\n") == 1 and "--images_in_flight does nothing" in err and not list(Path().iterdir())
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run of two timesteps and three candidates that it names."""

@@ -56,7 +56,7 @@ def test_no_option_of_any_command_takes_an_empty_value(command, monkeypatch, cap
                 assert not action.option_strings or action.option_strings[0] in err, (word, err)
 
 
-@pytest.mark.parametrize("kind", [str, int, Path, cli.at_least(1), cli.batch_size, cli.class_ranges])
+@pytest.mark.parametrize("kind", [str, int, Path, cli.at_least(1), cli.how_many, cli.class_ranges])
 @pytest.mark.parametrize("words", [["--new", ""], ["--new="], ["-n", ""]])
 def test_whatever_the_type_of_a_new_flag(kind, words, capsys):
     parser = cli.Parser("")

@@ -166,7 +166,8 @@ class Denoiser:
     space: in which errors are taken. Squared errors of two spaces differ by a factor at every level, so that an unweighted mean
         in another space is another classifier
     terms: (x0 [B,C,h,w], x_t, t, noise, output of predict) -> [B,4] float32: mse, l1, kl, nll; None without a learned variance
-    shared: (x_t [P,C,h,w], t [P], Conditions of R) -> [R*P,...], every condition on every latent, where that saves work
+    shared: (x_t [P,C,h,w], t [P], Conditions, latent) -> what `predict` says, where latents are used several times and that saves
+        work; latent None: R conditions on every latent -> [R*P,...], else condition b on latent[b] -> [B,...]
     """
 
     encode: Callable
@@ -180,9 +181,20 @@ class Denoiser:
     def predict_block(self, x_t, t, conditions):
         """`predict` of R conditions on each of P latents [P,C,h,w], t [P]: [R*P,...], evaluation r * P + p."""
         if self.shared:
-            return self.shared(x_t, t, conditions)
-        n = len(conditions)
-        return self.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), conditions.repeat_each(len(t)))
+            return self.shared(x_t, t, conditions, None)
+        return self.predict(*evaluated(x_t, t, conditions, None), conditions.repeat_each(len(t)))
+
+    def predict_cells(self, x_t, t, latent, conditions):
+        """`predict` of B conditions, each on one of P latents [P,C,h,w], t [P], which latent [B] names: [B,...]."""
+        if self.shared:
+            return self.shared(x_t, t, conditions, latent)
+        return self.predict(*evaluated(x_t, t, conditions, latent), conditions)
+
+
+def evaluated(x_t, t, conditions, latent):
+    """(x_t, t) of every evaluation of `Denoiser.shared`."""
+    n = len(conditions)
+    return (x_t.repeat(n, 1, 1, 1), t.repeat(n)) if latent is None else (x_t[latent], t[latent])
 
 
 def in_space(denoiser: Denoiser, space: str) -> Denoiser:
@@ -201,8 +213,7 @@ def in_space(denoiser: Denoiser, space: str) -> Denoiser:
     def predict(x_t, t, conditions):
         return convert(denoiser.predict(x_t, t, conditions), x_t, t)
 
-    def shared(x_t, t, conditions):
-        n = len(conditions)
-        return convert(denoiser.shared(x_t, t, conditions), x_t.repeat(n, 1, 1, 1), t.repeat(n))
+    def shared(x_t, t, conditions, latent):
+        return convert(denoiser.shared(x_t, t, conditions, latent), *evaluated(x_t, t, conditions, latent))
 
     return replace(denoiser, predict=predict, space=space, shared=shared if denoiser.shared else None)

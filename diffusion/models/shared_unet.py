@@ -2,7 +2,7 @@
 
 A block is R conditions on P noised latents, one after another: evaluation r * P + p. Nothing before the first cross-attention
 depends on the condition: conv_in, blocks without cross-attention, the next ResNet block and its self-attention. Keys and values
-of the text depend on nothing else.
+of the text depend on nothing else. Of a list of cells, one condition and one of P latents each, only the former is shared.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,8 @@ READERS = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2
 
 
 def share(unet) -> Callable | None:
-    """Changes the U-Net in place; returns (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w].
+    """Changes the U-Net in place; returns (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w], which with latent [B] as
+    a fourth argument is (..., cond [B,L,D], latent) -> [B,C,h,w], cond[b] on x_t[latent[b]].
 
     None, and the U-Net as it was, where it is of another kind than those of Stable Diffusion 1.x and 2.x. The changed U-Net
     still takes one condition per latent, as before.
@@ -48,13 +49,14 @@ def share(unet) -> Callable | None:
         if name.endswith("attn2"):
             module.set_processor(TextAttention())
 
-    def run(x_t, t, cond):
+    def run(x_t, t, cond, latent=None):
         n = len(cond)
-        block.rows, block.latents = n, len(x_t)
+        block.rows, block.latents, block.latent = n, len(x_t), latent
+        every = (repeat(x_t, n), t.repeat(n)) if latent is None else (take(x_t, latent), t[latent])
         try:
-            return unet(repeat(x_t, n), t.repeat(n), encoder_hidden_states=cond, return_dict=False)[0]
+            return unet(*every, encoder_hidden_states=cond, return_dict=False)[0]
         finally:
-            block.rows = 1  # also when memory runs out: the next call may be one of the U-Net itself
+            block.rows, block.latent = 1, None  # also when memory runs out: the next call may be one of the U-Net itself
 
     return run
 
@@ -67,9 +69,23 @@ def is_standard(unet) -> bool:
 
 
 class Block:
-    """The size of the block in work: `rows` conditions on `latents` noised latents; one row for a call of the U-Net itself."""
+    """The size of the block in work: `rows` conditions on `latents` noised latents; one row for a call of the U-Net itself.
 
-    rows, latents = 1, 0
+    latent: [B] int64, the latent of each of `rows` cells, where it is no block
+    """
+
+    rows, latents, latent = 1, 0, None
+
+    def first(self, x):
+        """Of [R*P,...] or [B,...] one for each latent: [P,...]."""
+        if self.latent is None:
+            return x[: self.latents]
+        cell = torch.arange(len(self.latent), device=x.device)
+        return take(x, self.latent.new_zeros(self.latents).scatter(0, self.latent, cell))
+
+    def spread(self, y):
+        """[P,...] for every evaluation."""
+        return repeat(y, self.rows) if self.latent is None else take(y, self.latent)
 
 
 def before_text(unet) -> list:
@@ -84,15 +100,15 @@ def before_text(unet) -> list:
 
 
 def once_a_latent(module, block: Block) -> None:
-    """The module runs on the inputs of the block's first row, and its outputs are repeated for the others."""
+    """The module runs on one input for each latent, and its outputs are repeated for the others."""
     forward = module.forward
 
     def shared(*inputs, **named):
         if block.rows == 1:
             return forward(*inputs, **named)
-        first = [_each(x, lambda x: x[: block.latents]) for x in inputs]
-        outputs = forward(*first, **{name: _each(x, lambda x: x[: block.latents]) for name, x in named.items()})
-        return _each(outputs, lambda y: repeat(y, block.rows))
+        first = [_each(x, block.first) for x in inputs]
+        outputs = forward(*first, **{name: _each(x, block.first) for name, x in named.items()})
+        return _each(outputs, block.spread)
 
     module.forward = shared
 
@@ -102,6 +118,13 @@ def repeat(x, n: int):
     if x.dim() == 4:
         return x.permute(0, 2, 3, 1).repeat(n, 1, 1, 1).permute(0, 3, 1, 2)
     return x.repeat(n, *[1] * (x.dim() - 1))
+
+
+def take(x, index):
+    """x[index]; [P,C,h,w] in channels_last stays so."""
+    if x.dim() == 4:
+        return x.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
+    return x[index]
 
 
 def _each(value, function):

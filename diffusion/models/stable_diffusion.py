@@ -301,7 +301,7 @@ def denoiser_of(unet, alphas_cumprod, prediction: str, encode, embed, device: st
     import torch
 
     from diffusion.models import hardware, shared_unet
-    from diffusion.models.denoiser import Denoiser, ddpm
+    from diffusion.models.denoiser import Denoiser, ddpm, evaluated
 
     unet = unet if plain else hardware.tune(unet, device)
     layout = torch.contiguous_format if plain else torch.channels_last
@@ -320,9 +320,8 @@ def denoiser_of(unet, alphas_cumprod, prediction: str, encode, embed, device: st
     def predict(x_t, t, conditions):
         return to_epsilon(run(x_t.to(unet.dtype, memory_format=layout), t, conditions.sequence), x_t, t)
 
-    def shared(x_t, t, conditions):
-        n = len(conditions)
-        output = share(x_t.to(unet.dtype, memory_format=layout), t, conditions.sequence)
-        return to_epsilon(output, x_t.repeat(n, 1, 1, 1), t.repeat(n))
+    def shared(x_t, t, conditions, latent):
+        output = share(x_t.to(unet.dtype, memory_format=layout), t, conditions.sequence, latent)
+        return to_epsilon(output, *evaluated(x_t, t, conditions, latent))
 
     return Denoiser(encode, embed, predict, levels, shared=shared if share else None)
