@@ -37,6 +37,7 @@ from diffusion import (
     sharding,
     strategy,
 )
+from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import own
 
@@ -210,6 +211,8 @@ def prepare(options: dict) -> Run:
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss")}
     run = Run(data, selection, model, bank, running, chosen, kept, dataset, source, label_of, rows)
+    if run.per_class:
+        cli.refuse_idle(options, ["results"], "with a folder per class, which holds errors and no prediction")
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
@@ -387,6 +390,7 @@ def main(argv=None) -> int:
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
+    lines += results.at_end(run.running.results, ended, run.folders.get(None), run.selected, args.command)
     in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"
     return session.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)

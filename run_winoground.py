@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding
+from diffusion.analysis import results
 from diffusion.datasets import pairs, transforms
 from diffusion.metrics import PairScores
 from diffusion.models import clip
@@ -275,6 +276,8 @@ def main(argv=None) -> int:
 
     ended = session.work_through(run.running, run.data, run.todo, run.done, work)
     lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
+    ids = [example.id for example in run.data.examples]
+    lines += results.at_end(run.running.results, ended, run.folder, ids, args.command, run.score_mode)
     return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
 
 

@@ -4,8 +4,10 @@ import argparse
 import contextlib
 import math
 import os
+import shlex
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 from diffusion import files, models, paths, settings, sharding
 from diffusion.datasets import transforms
@@ -19,17 +21,18 @@ MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 class Parser(argparse.ArgumentParser):
     """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
 
-    The namespace also holds `given`: the names of the options that stood in the command.
+    The namespace also holds `given`, the names of the options that stood in the command, and `command`, its words for a shell.
     """
 
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._given = set()
 
-    def parse_known_args(self, *words, **named):
+    def parse_known_args(self, words=None, namespace=None):
+        words = sys.argv[1:] if words is None else list(words)
         self._given = set()
-        namespace, rest = super().parse_known_args(*words, **named)
-        namespace.given = frozenset(self._given)
+        namespace, rest = super().parse_known_args(words, namespace)
+        namespace.given, namespace.command = frozenset(self._given), shlex.join([self.prog, *words])
         return namespace, rest
 
     def _get_values(self, action, arg_strings):
@@ -249,6 +252,8 @@ def add_run_options(parser):
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
     group.add_argument("--worker_idx", type=at_least(0), help="number of this process, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
+    group.add_argument("--results", metavar="FILE.json", help="write accuracy, intervals and cost in the end, in the fields of "
+                       "CLIP_benchmark (docs/reports.md)")  # fmt: skip
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
 
@@ -263,8 +268,8 @@ def data_of(options: dict) -> settings.Data:
 def running_of(options: dict) -> settings.Running:
     """This process's share of the images and its GPU: the flags', else the launcher's.
 
-    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, and for
-    a device that PyTorch cannot use.
+    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, for
+    a device that PyTorch cannot use, and for --results that could not be written.
     """
     worker_idx, n_workers = options["worker_idx"], options["n_workers"]
     if n_workers is None and worker_idx is None:
@@ -274,10 +279,20 @@ def running_of(options: dict) -> settings.Running:
     worker_idx, n_workers = worker_idx or 0, n_workers or 1
     if worker_idx >= n_workers:
         raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
+    check_results(options.get("results"))
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, **share)
+
+
+def check_results(path: str | None) -> None:
+    """Raises ValueError for a file that could not be written."""
+    try:
+        if path:
+            files.try_file(Path(path))
+    except OSError as error:
+        raise ValueError(f"--results {files.one_line(error)}: name another file") from None
 
 
 def dtype_of(options: dict, running: settings.Running) -> str:

@@ -224,7 +224,7 @@ class GridNoise(Noise):
 @dataclass(frozen=True)
 class Running:
     """How to run: nothing here changes a number. batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this
-    process's share of the images."""
+    process's share of the images; results: the file that holds accuracy and cost in the end."""
 
     device: str = "cpu"
     batch_size: int | str = 32
@@ -233,4 +233,5 @@ class Running:
     n_workers: int = 1
     worker_idx: int = 0
     load_stats: bool = False
+    results: str | None = None
     dry_run: bool = False

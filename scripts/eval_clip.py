@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import cli, datasets, models, paths, records, runlog, session, settings, sharding
+from diffusion.analysis import results
 from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
@@ -199,6 +200,7 @@ def main(argv=None) -> int:
 
     ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    lines += results.at_end(run.running.results, ended, run.folder, run.selected, args.command)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 

@@ -264,6 +264,7 @@ NAMED = {
     "race": "setting",
     ("write_prompts", "dataset"): "version",
     "json": "file to write",
+    "results": "file to write",
     "csv": "file to write",
     "fit": "file to write",
     ("classify", "fit"): "fit",
