@@ -552,6 +552,31 @@ RUNS = {
 FIT = {"temperature": 1e-3, "weight": 0.5, "n": 100, "about": {"weights": "0", "loss": "l2"}}
 
 
+RESULTS = {"task": "zeroshot_classification", "metrics": {"acc1": 0.5}, "intervals": {"acc1": [0.4, 0.6]}, "n": 100}
+
+
+def results_of(**changes):
+    return written(json.dumps(RESULTS | changes))
+
+
+RESULT_FILES = {
+    "JSON, a list": written("[]"),
+    "no metrics": written('{"task": "x"}'),
+    "metrics a list": results_of(metrics=[0.5]),
+    "metrics of texts": results_of(metrics={"acc1": "0.5"}),
+    "metrics of infinity": results_of(metrics={"acc1": float("inf")}),
+    "metrics too large": results_of(metrics={"acc1": 10**400}),
+    "intervals of others": results_of(intervals={"acc5": [0.4, 0.6]}),
+    "intervals of one end": results_of(intervals={"acc1": [0.4]}),
+    "intervals a number": results_of(intervals=3),
+    "n a text": results_of(n="many"),
+    "evaluations of nan": results_of(evaluations=float("nan")),
+    "model a number": results_of(model=3),
+    "half a letter": results_of(model="\ud800"),
+    "another file of ours": written(json.dumps(FIT)),
+}
+
+
 def fit_of(**changes):
     return written(json.dumps(FIT | changes))
 
@@ -645,6 +670,7 @@ KINDS = {
     "noise": (".pt", ANY_FILE | NOISES),
     "picture": (".png", ANY_FILE | PICTURE_FILES),
     "fit": (".json", ANY_FILE | FITS),
+    "results file": (".json", ANY_FILE | RESULT_FILES),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
@@ -700,6 +726,7 @@ def good_files(world: Path) -> None:
     array([1, 2])(world / "subset.npy")
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
     GOOD_NOISE(world / "noise.pt")
+    results_of()(world / "results.json")
     written("cat\ndog\n")(world / "classes.txt")
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")

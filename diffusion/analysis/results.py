@@ -15,10 +15,11 @@ from diffusion.analysis import curves, tables
 from diffusion.datasets import pairs
 from diffusion.team import team
 
-FIELDS = {"dataset": str, "model": str, "pretrained": str, "task": str, "metrics": dict, "language": str}  # CLIP_benchmark's
 CLASSIFICATION, PAIRS = "zeroshot_classification", "image_caption_selection"  # tasks, as CLIP_benchmark calls them
 PAIR_METRICS = {"text_acc": "text", "image_acc": "image", "acc": "group"}  # its names for Winoground's three scores
 BEST = 5  # of acc5
+TEXTS = ("dataset", "model", "pretrained", "task", "language", "split", "score_mode", "command", "identity", "run")
+COUNTS = ("n", "n_expected", "evaluations")
 
 
 class Ranked(NamedTuple):
@@ -114,6 +115,39 @@ def _pairs(folder: Path, config: dict, only, score_mode: str | None, unreadable:
 
 
 # ---------------------------------------------------------------- the file
+
+
+def read(path) -> dict:
+    """A results file, ours or CLIP_benchmark's own, which has no intervals.
+
+    Raises ValueError, naming file and field, for anything else, OSError for a file that cannot be read.
+    """
+    found = files.read_json(path, {"task": str, "metrics": dict})
+    wrong = next((name for name in TEXTS if not _is_text(found.get(name))), None)
+    wrong = wrong or next((name for name in COUNTS if not _is_number(found.get(name, 0))), None)
+    wrong = wrong or next((name for name, value in found["metrics"].items() if not (_is_number(value) or value != value)), None)
+    wrong = wrong or (None if _are_intervals(found.get("intervals", {}), found["metrics"]) else "intervals")
+    if wrong:
+        raise ValueError(f"{path} is no results file: its {wrong} is not what --results writes")
+    return found
+
+
+def _is_text(value) -> bool:
+    """Which half of a surrogate pair, that JSON can name, is not."""
+    return value is None or (isinstance(value, str) and value.encode(errors="ignore").decode() == value)
+
+
+def _is_number(value) -> bool:
+    """Nor NaN, infinity or an integer beyond all floats, which JSON can hold."""
+    return value is None or (type(value) in (int, float) and abs(value) < 2**63)
+
+
+def _are_intervals(intervals, of: dict) -> bool:
+    """Metric -> low and high, of some of these metrics."""
+    if not (isinstance(intervals, dict) and set(intervals) <= set(of)):
+        return False
+    pairs = intervals.values()
+    return all(isinstance(pair, list) and len(pair) == 2 and None not in pair and all(map(_is_number, pair)) for pair in pairs)
 
 
 def at_end(path: str | None, ended, folder: Path, only, command: str, score_mode: str | None = None) -> list[str]:
