@@ -4,8 +4,11 @@
 all results as CSV, and some run folders as Markdown or LaTeX (booktabs):
   python scripts/collect.py results
   python scripts/collect.py data/fashion_mnist/v*_l1_64 results/clip.json --format markdown -o table.md
+every image of one run, with probabilities by a fit that scripts/calibrate.py made on other images:
+  python scripts/collect.py data/fashion_mnist/v..._l1_64 --samples samples.parquet --calibration fit.json
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -17,12 +20,20 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, runlog, session
-from diffusion.analysis import figures, pages, results
+from diffusion import cli, files, predictions, runlog, session
+from diffusion.analysis import figures, pages, results, samples
+from diffusion.analysis.calibration import Fit
 from diffusion.metrics import Interval
 
 ABOUT, MADE = ("dataset", "split", "model", "pretrained", "task", "score_mode"), ("identity", "command", "run")
 METRICS = ("acc1", "acc5", "mean_per_class_recall", *results.PAIR_METRICS)  # first, in this order
+
+
+def parquet_file(text: str) -> Path:
+    """An argparse type: where the table of images goes."""
+    if Path(text).suffix.lower() != ".parquet" or not Path(text).stem:
+        raise argparse.ArgumentTypeError(f"{text} must end in .parquet")
+    return Path(text)
 
 
 def parse_args(argv=None):
@@ -32,6 +43,10 @@ def parse_args(argv=None):
     parser.add_argument("--format", default="csv", choices=list(FORMATS), help="csv has fractions, the others percent with "
                         "intervals (default: csv)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table there (default: print it)")
+    parser.add_argument("--samples", type=parquet_file, metavar="FILE.parquet", help="of one run folder, also write its images: "
+                        "label, prediction, evaluations, errors (docs/reports.md)")  # fmt: skip
+    parser.add_argument("--calibration", type=Path, metavar="FIT", help="a fit of scripts/calibrate.py, for probabilities in "
+                        "--samples")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -53,6 +68,31 @@ def of_run(folder: Path) -> dict:
     if told := runlog.unreadable_told(unreadable, "not counted"):
         print(f"Note: {folder}: {told}", file=sys.stderr)
     return found
+
+
+# ---------------------------------------------------------------- the images of one run
+
+
+def write_samples(args) -> str:
+    """Says where they are. Raises ValueError for anything but one run folder, and for a fit of another run."""
+    if len(args.places) > 1 or not args.places[0].is_dir():
+        raise ValueError(f"--samples {args.samples} is about one run: give its folder, and nothing else")
+    files.try_file(args.samples)
+    rows, about = samples.rows_of(args.places[0], read_fit(args.places[0], args.calibration))
+    figures.write_parquet(args.samples, rows, about)
+    return f"Images: {len(rows):,}, in {args.samples}"
+
+
+def read_fit(folder: Path, path: Path | None) -> Fit | None:
+    """A note tells of one that was made on these images. Raises ValueError for one of another model, loss or strategy."""
+    if path is None:
+        return None
+    fit, identity = Fit.read(path), (runlog.read_config(folder) or {"identity": {}})["identity"]
+    predictions.check_fit(fit, identity, path, "--calibration")
+    if fit.about == identity:
+        print("Note: the fit was made on these very images, so their probabilities look better than those of new ones will",
+              file=sys.stderr)  # fmt: skip
+    return fit
 
 
 # ---------------------------------------------------------------- the table
@@ -119,10 +159,16 @@ FORMATS = {
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
+        if not args.samples:
+            cli.refuse_idle(vars(args), ["calibration"], "without --samples, whose probabilities it gives")
+        if args.out:
+            files.try_file(args.out)
         table = FORMATS[args.format]([one for place in args.places for one in read(place)])
+        told = [write_samples(args)] if args.samples else []
         if args.out:
             files.write_text(args.out, table)
-    print(f"Table: {args.out}" if args.out else table, end="\n" if args.out else "")
+    lines = [f"Table: {args.out}" if args.out else table.rstrip("\n"), *told]
+    print("\n".join(lines))
     return 0
 
 

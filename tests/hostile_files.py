@@ -735,6 +735,7 @@ def good_files(world: Path) -> None:
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()
     (world / "taken.csv").mkdir()
+    (world / "taken.parquet").mkdir()
     pair_folder(PAIR_LINE, PAIR_LINE | {"id": 1})(world / "pairs")
     pictures("a/0.png", "b/0.png")(world / "images")
     looped(world / "looped")

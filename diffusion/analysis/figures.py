@@ -95,11 +95,14 @@ def _cells(row: dict) -> dict:
     return cells
 
 
-def write_parquet(path: Path, rows: list[dict]) -> None:
-    """Rows of plain values, whole or absent; a cell that a row lacks is null."""
+def write_parquet(path: Path, rows: list[dict], about: dict | None = None) -> None:
+    """Rows of plain values and lists, whole or absent; a cell that a row lacks is null. about: pandas.read_parquet has it as
+    `attrs`."""
     import pandas
 
-    content = pandas.DataFrame(rows).to_parquet(index=False)
+    frame = pandas.DataFrame(rows)
+    frame.attrs = about or {}
+    content = frame.to_parquet(index=False)
     files.write(path, lambda file: file.write(content))
 
 
