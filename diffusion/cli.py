@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion import files, models, paths, settings, sharding
+from diffusion import files, models, optionfile, paths, settings, sharding
 from diffusion.datasets import transforms
 from diffusion.models import devices, own, single_file
 from diffusion.strategy import STRATEGIES, option_names
@@ -21,19 +21,49 @@ MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 class Parser(argparse.ArgumentParser):
     """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
 
-    The namespace also holds `given`, the names of the options that stood in the command, and `command`, its words for a shell.
+    The namespace also holds `given`, the names of the options that stood in the command or in the file of --options, and
+    `command`, both as one line for a shell.
     """
 
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._given = set()
+        self._where = ""  # an error lies, other than in the command line
 
     def parse_known_args(self, words=None, namespace=None):
         words = sys.argv[1:] if words is None else list(words)
+        words = [*self._words_of_file(words), *words]
         self._given = set()
         namespace, rest = super().parse_known_args(words, namespace)
         namespace.given, namespace.command = frozenset(self._given), shlex.join([self.prog, *words])
         return namespace, rest
+
+    def _words_of_file(self, words: list[str]) -> list[str]:
+        """Of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
+        options = self._option_string_actions
+        path = self._parse_some(words).options if "--options" in options else None
+        if path is None:
+            return []
+        typed = frozenset(self._given)
+        try:
+            found = optionfile.words_of(path, options)
+        except ValueError as error:
+            self.error(files.one_line(error))
+        self._where = f"--options {path}: "
+        self._parse_some([word for part in found.values() for word in part])
+        self._where = ""
+        return [word for key, part in found.items() if options[f"--{key}"].dest not in typed for word in part]
+
+    def _parse_some(self, words: list[str]):
+        """The namespace of words that need not be a whole command line; `_given` are the options in them."""
+        required, self._given = [action for action in self._actions if action.required], set()
+        for action in required:
+            action.required = False
+        try:
+            return super().parse_known_args(words)[0]
+        finally:
+            for action in required:
+                action.required = True
 
     def _get_values(self, action, arg_strings):
         """Of argparse: the one place that all values pass, before their types. An empty one is mostly an unset shell variable."""
@@ -46,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         team().follow()
-        sys.exit(fail(message))
+        sys.exit(fail(f"{self._where}{message}"))
 
 
 def fail(message: object) -> int:
@@ -247,6 +277,8 @@ def _add_option(group, strategy, field):
 
 def add_run_options(parser):
     group = parser.add_argument_group("run")
+    group.add_argument("--options", metavar="FILE.yaml", help="options as lines `name: value`; the command line overrides them "
+                       "(docs/own-data-and-models.md)")  # fmt: skip
     group.add_argument("--extra", type=name_part, help="added to the dataset's name in the run folder")
     group.add_argument("--seed", type=seed, default=0, help="seed of the noise and of a random choice of images (default: 0)")
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")

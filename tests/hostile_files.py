@@ -577,6 +577,32 @@ RESULT_FILES = {
 }
 
 
+OPTION_FILES = {
+    "a list": written("- seed\n- extra\n"),
+    "two documents": written("seed: 1\n---\nseed: 2\n"),
+    "no YAML": written("seed: [1\n"),
+    "a tab": written("a:\n\tb: 1\n"),
+    "nested deeply": written("seed: " + "[" * 5000),
+    "latin 1": written("extra: \u00e9\n".encode("latin-1")),
+    "a Python object": written("extra: !!python/object/apply:os.system ['touch it_ran']\n"),
+    "an unknown key": written("sed: 1\n"),
+    "a short option": written("see: 1\n"),
+    "a key twice": written("seed: 1\nseed: 2\n"),
+    "a key that is a list": written("? [seed]\n: 1\n"),
+    "help": written("help: true\n"),
+    "another file": written("options: other.yaml\n"),
+    "a word for a number": written("seed: x\n"),
+    "a number that is too low": written("seed: -1\n"),
+    "nothing": written("seed:\n"),
+    "a list for a value": written("seed: [1, 2]\n"),
+    "a mapping for a value": written("seed:\n  a: 1\n"),
+    "a list of lists": written("seed: [[1]]\n"),
+    "a number for a flag": written("dry_run: 1\n"),
+    "a list for a flag": written("dry_run: [true]\n"),
+    "an option as a value": written("extra: a/b\n"),
+}
+
+
 def fit_of(**changes):
     return written(json.dumps(FIT | changes))
 
@@ -670,6 +696,7 @@ KINDS = {
     "noise": (".pt", ANY_FILE | NOISES),
     "picture": (".png", ANY_FILE | PICTURE_FILES),
     "fit": (".json", ANY_FILE | FITS),
+    "options file": (".yaml", ANY_FILE | OPTION_FILES),
     "results file": (".json", ANY_FILE | RESULT_FILES),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
@@ -727,6 +754,7 @@ def good_files(world: Path) -> None:
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
     GOOD_NOISE(world / "noise.pt")
     results_of()(world / "results.json")
+    written("to_keep: [2, 1]\nn_samples: [3]\n")(world / "at odds.yaml")
     written("cat\ndog\n")(world / "classes.txt")
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
