@@ -34,6 +34,7 @@ from diffusion import (
     settings,
     sharding,
     strategy,
+    tracking,
 )
 from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
@@ -198,6 +199,7 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         classifier = start(run)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, image, label):
         result = classifier(image, index)
@@ -206,9 +208,9 @@ def main(argv=None) -> int:
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
-    lines += results.at_end(run.running.results, ended, run.folder, run.selected, args.command)
+    lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 

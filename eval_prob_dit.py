@@ -36,6 +36,7 @@ from diffusion import (
     settings,
     sharding,
     strategy,
+    tracking,
 )
 from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
@@ -371,6 +372,7 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         network = start(run)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
     classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
                                      run.loss, run.noise, network.batch)  # fmt: skip
 
@@ -388,9 +390,10 @@ def main(argv=None) -> int:
         run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work_per_class if run.per_class else work)
+    each = work_per_class if run.per_class else work
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
-    lines += results.at_end(run.running.results, ended, run.folders.get(None), run.selected, args.command)
+    lines += results.at_end(run.running.results, tracker, ended, run.folders.get(None), run.selected, args.command)
     in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"
     return session.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)

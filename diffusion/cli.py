@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion import files, models, optionfile, paths, settings, sharding
+from diffusion import files, models, optionfile, paths, settings, sharding, tracking
 from diffusion.datasets import transforms
 from diffusion.models import devices, own, single_file
 from diffusion.strategy import STRATEGIES, option_names
@@ -286,6 +286,9 @@ def add_run_options(parser):
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
     group.add_argument("--results", metavar="FILE.json", help="write accuracy, intervals and cost in the end, in the fields of "
                        "CLIP_benchmark (docs/reports.md)")  # fmt: skip
+    group.add_argument(
+        "--tracker", choices=tracking.TRACKERS, help="log options, progress and metrics there, where it is installed"
+    )
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
 
@@ -301,7 +304,7 @@ def running_of(options: dict) -> settings.Running:
     """This process's share of the images and its GPU: the flags', else the launcher's.
 
     Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, for
-    a device that PyTorch cannot use, and for --results that could not be written.
+    a device that PyTorch cannot use, for --results that could not be written, and for a --tracker that is not installed.
     """
     worker_idx, n_workers = options["worker_idx"], options["n_workers"]
     if n_workers is None and worker_idx is None:
@@ -312,6 +315,7 @@ def running_of(options: dict) -> settings.Running:
     if worker_idx >= n_workers:
         raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
     check_results(options.get("results"))
+    tracking.check(options.get("tracker"))
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
     share = {"worker_idx": worker_idx, "n_workers": n_workers}

@@ -169,17 +169,18 @@ class Ended(NamedTuple):
     unwritten: str | None = None
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work) -> Ended:
+def work_through(running, dataset, todo: list[int], done: dict, work, told=lambda tally: None) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. A record that cannot be
-    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds. Under torchrun all
+    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds; told: is called with the
+    Tally of this process after each image. Under torchrun all
     processes work on the todo of rank 0, which returns the end of the whole run, with everyone's outcomes in `done`; the failures
     are then its to tell.
     """
     share, before = team().share(todo), set(done)
     with StopBetweenImages() as stop:
-        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, stop)
+        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, stop, told)
         new = {key: outcome for key, outcome in done.items() if key not in before}
         ends = team().gather((seen, failures, stop.signal, new, unwritten), lambda: stop.signal)
     if not team().leads:
@@ -187,7 +188,7 @@ def work_through(running, dataset, todo: list[int], done: dict, work) -> Ended:
     return _whole_run(dataset, share, tally, ends, done)
 
 
-def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[int], dict, str | None]:
+def _work(running, dataset, share, done: dict, work, stop, told) -> tuple[Tally, list[int], dict, str | None]:
     """This process's part: the tally, the indices that it has finished, the failures among them, and what was not written."""
     tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
@@ -205,6 +206,7 @@ def _work(running, dataset, share, done: dict, work, stop) -> tuple[Tally, list[
             seen.append(index)
             bar.set_postfix(tally.postfix(), refresh=False)
             bar.update(share.finish() - bar.n)
+            told(tally)
             if stop.signal:
                 break
     return tally, seen, failures, None

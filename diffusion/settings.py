@@ -224,7 +224,8 @@ class GridNoise(Noise):
 @dataclass(frozen=True)
 class Running:
     """How to run: nothing here changes a number. batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this
-    process's share of the images; results: the file that holds accuracy and cost in the end."""
+    process's share of the images; results: the file that holds accuracy and cost in the end; tracker: the package
+    that is told of the progress."""
 
     device: str = "cpu"
     batch_size: int | str = 32
@@ -234,4 +235,5 @@ class Running:
     worker_idx: int = 0
     load_stats: bool = False
     results: str | None = None
+    tracker: str | None = None
     dry_run: bool = False

@@ -51,8 +51,11 @@ dry_run: true
 download: False
 batch_size: auto
 """
-WORDS = [*"--dataset fashion_mnist --version tiny --to_keep 5 1 --n_samples 4 10 --loss l1".split(), "--template",
-         "a photo of a {}: blurred.", *"--lora a.safetensors@0.5 --lora b.safetensors --dry_run --batch_size auto".split()]  # fmt: skip
+WORDS = [
+    "--dataset", "fashion_mnist", "--version", "tiny", "--to_keep", "5", "1", "--n_samples", "4", "10", "--loss", "l1",
+    "--template", "a photo of a {}: blurred.", "--lora", "a.safetensors@0.5", "--lora", "b.safetensors", "--dry_run",
+    "--batch_size", "auto",
+]  # fmt: skip
 
 
 def test_a_file_says_what_the_command_line_would():

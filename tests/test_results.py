@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import runlog, session
+from diffusion import runlog, session, tracking
 from diffusion.analysis import results
 
 CLIP_BENCHMARK = ["dataset", "model", "pretrained", "task", "metrics", "language"]
@@ -234,19 +234,22 @@ def ended():
 def test_a_run_that_was_stopped_writes_none(errors, ended, tmp_path):
     folder = write_run(tmp_path / "run", errors, [1, 3, 5, 7], [0] * 40)
     for stopped in (ended._replace(signal=signal.SIGINT), ended._replace(unwritten="disk full")):
-        assert results.at_end("r.json", stopped, folder, range(40), "x") == [] and not Path("r.json").exists()
+        assert results.at_end("r.json", tracking.Tracker(), stopped, folder, range(40), "x") == [] and not Path("r.json").exists()
     failed = ended._replace(failures={"3": "damaged"})  # the others count
-    assert results.at_end("r.json", failed, folder, range(40), "x") == ["Results: r.json"] and read()["command"] == "x"
+    assert (
+        results.at_end("r.json", tracking.Tracker(), failed, folder, range(40), "x") == ["Results: r.json"]
+        and read()["command"] == "x"
+    )
 
 
 def test_every_image_failed(ended, tmp_path):
-    [line] = results.at_end("r.json", ended, tmp_path, [1, 2], "x")
-    assert line.startswith("No results in r.json") and not Path("r.json").exists()
+    [line] = results.at_end("r.json", tracking.Tracker(), ended, tmp_path, [1, 2], "x")
+    assert line.startswith("No results: ") and not Path("r.json").exists()
 
 
 def test_a_file_that_cannot_be_written_in_the_end(errors, ended, tmp_path):
     folder = write_run(tmp_path / "run", errors, [1, 3, 5, 7], [0] * 40)
     Path("r.json").mkdir()
     with pytest.raises(OSError, match=r"r\.json"):
-        results.at_end("r.json", ended, folder, range(40), "x")
+        results.at_end("r.json", tracking.Tracker(), ended, folder, range(40), "x")
     assert not list(Path().glob(".*tmp"))

@@ -150,20 +150,24 @@ def _are_intervals(intervals, of: dict) -> bool:
     return all(isinstance(pair, list) and len(pair) == 2 and None not in pair and all(map(_is_number, pair)) for pair in pairs)
 
 
-def at_end(path: str | None, ended, folder: Path, only, command: str, score_mode: str | None = None) -> list[str]:
-    """Writes --results at the end of a command, unless it was stopped; the lines that say so.
+def at_end(path: str | None, tracker, ended, folder, only, command: str, score_mode: str | None = None) -> list[str]:
+    """Writes --results and tells the tracker at the end of a command, unless it was stopped; the lines that say so.
 
-    path: None where nothing was asked for; ended: session.Ended; only: the images or examples of this command, as a folder can
-    hold more. Of torchrun's processes rank 0 writes. Raises OSError where the file cannot be written any more.
+    path: None where nothing was asked for; tracker: tracking.Tracker; ended: session.Ended; folder: None where nothing follows
+    from it; only: the images or examples of this command, as a folder can hold more. Of torchrun's processes rank 0 writes.
+    Raises OSError where the file cannot be written any more.
     """
-    if path is None or ended.signal or ended.unwritten or not team().leads:
-        return []
-    try:
-        found = of_folder(folder, only, command, score_mode)
-    except ValueError as error:  # every image failed
-        return [f"No results in {path}: {error}"]
-    write(path, found)
-    return [f"Results: {path}"]
+    found, lines = {}, []
+    if (path or tracker.listens) and folder and team().leads and not (ended.signal or ended.unwritten):
+        try:
+            found = of_folder(folder, only, command, score_mode)
+        except ValueError as error:  # every image failed
+            lines = [f"No results: {error}"]
+    tracker.end(found)
+    if path and found:
+        write(path, found)
+        lines = [f"Results: {path}"]
+    return lines
 
 
 def write(path, found: dict) -> None:
