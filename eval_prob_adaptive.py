@@ -34,7 +34,9 @@ from diffusion import (
     settings,
     sharding,
     strategy,
+    tracking,
 )
+from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
 from diffusion.level_weights import LevelWeights, belonging
@@ -209,6 +211,7 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         classifier, in_flight = start(run)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, result, label):
         record = runlog.record_of(result, range(len(result.class_of)), label)
@@ -217,8 +220,9 @@ def main(argv=None) -> int:
         return run.done[index]
 
     several = partial(classifier.several, n=in_flight)
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, several)
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress, several)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 

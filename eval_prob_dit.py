@@ -36,7 +36,9 @@ from diffusion import (
     settings,
     sharding,
     strategy,
+    tracking,
 )
+from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.level_weights import LevelWeights, belonging
 from diffusion.models import own
@@ -221,6 +223,8 @@ def prepare(options: dict) -> Run:
     run = Run(data, selection, model, bank, running, chosen, weights, kept, dataset, source, label_of, rows)
     if weights:
         weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
+    if run.per_class:
+        cli.refuse_idle(options, ["results"], "with a folder per class, which holds errors and no prediction")
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
     chosen.check_run(run.identity, len(label_of))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
@@ -384,6 +388,7 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         network = start(run)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
     classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
                                      run.loss, run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
 
@@ -401,9 +406,10 @@ def main(argv=None) -> int:
         run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
-    how = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, *how)
+    each, *through = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress, *through)
     lines = [] if run.per_class else session.accuracy_lines(run.done.values())
+    lines += results.at_end(run.running.results, tracker, ended, run.folders.get(None), run.selected, args.command)
     in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"
     return session.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)

@@ -24,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding
+from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding, tracking
+from diffusion.analysis import results
 from diffusion.datasets import pairs, transforms
 from diffusion.metrics import PairScores
 from diffusion.models import clip
@@ -265,6 +266,7 @@ def main(argv=None) -> int:
             runlog.write_config(run.folder, config)
         else:
             run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
@@ -273,8 +275,10 @@ def main(argv=None) -> int:
         run.done[example.id] = outcome
         return outcome
 
-    ended = session.work_through(run.running, run.data, run.todo, run.done, work)
+    ended = session.work_through(run.running, run.data, run.todo, run.done, work, tracker.progress)
     lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
+    ids = [example.id for example in run.data.examples]
+    lines += results.at_end(run.running.results, tracker, ended, run.folder, ids, args.command, run.score_mode)
     return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
 
 

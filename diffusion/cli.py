@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import math
 import os
+import shlex
 import sys
 from dataclasses import fields
+from pathlib import Path
 
-from diffusion import files, flight, models, paths, settings, sharding
+from diffusion import files, flight, models, optionfile, paths, settings, sharding, tracking
 from diffusion.datasets import transforms
 from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
@@ -20,18 +22,49 @@ MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 class Parser(argparse.ArgumentParser):
     """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
 
-    The namespace also holds `given`: the names of the options that stood in the command.
+    The namespace also holds `given`, the names of the options that stood in the command or in the file of --options, and
+    `command`, both as one line for a shell.
     """
 
     def __init__(self, doc: str):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._given = set()
+        self._where = ""  # an error lies, other than in the command line
 
-    def parse_known_args(self, *words, **named):
+    def parse_known_args(self, words=None, namespace=None):
+        words = sys.argv[1:] if words is None else list(words)
+        words = [*self._words_of_file(words), *words]
         self._given = set()
-        namespace, rest = super().parse_known_args(*words, **named)
-        namespace.given = frozenset(self._given)
+        namespace, rest = super().parse_known_args(words, namespace)
+        namespace.given, namespace.command = frozenset(self._given), shlex.join([self.prog, *words])
         return namespace, rest
+
+    def _words_of_file(self, words: list[str]) -> list[str]:
+        """Of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
+        options = self._option_string_actions
+        path = self._parse_some(words).options if "--options" in options else None
+        if path is None:
+            return []
+        typed = frozenset(self._given)
+        try:
+            found = optionfile.words_of(path, options)
+        except ValueError as error:
+            self.error(files.one_line(error))
+        self._where = f"--options {path}: "
+        self._parse_some([word for part in found.values() for word in part])
+        self._where = ""
+        return [word for key, part in found.items() if options[f"--{key}"].dest not in typed for word in part]
+
+    def _parse_some(self, words: list[str]):
+        """The namespace of words that need not be a whole command line; `_given` are the options in them."""
+        required, self._given = [action for action in self._actions if action.required], set()
+        for action in required:
+            action.required = False
+        try:
+            return super().parse_known_args(words)[0]
+        finally:
+            for action in required:
+                action.required = True
 
     def _get_values(self, action, arg_strings):
         """Of argparse: the one place that all values pass, before their types. An empty one is mostly an unset shell variable."""
@@ -44,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         team().follow()
-        sys.exit(fail(message))
+        sys.exit(fail(f"{self._where}{message}"))
 
 
 def fail(message: object) -> int:
@@ -252,6 +285,8 @@ def _add_option(group, strategy, field):
 def add_run_options(parser, several=False):
     """several: of a command that can have several images at once in work."""
     group = parser.add_argument_group("run")
+    group.add_argument("--options", metavar="FILE.yaml", help="options as lines `name: value`; the command line overrides them "
+                       "(docs/own-data-and-models.md)")  # fmt: skip
     if several:
         group.add_argument("--images_in_flight", type=how_many, default="auto", metavar="N", help="images that share network "
                            "calls (default: auto, 1 on a CPU, half of --batch_size and 1 more on a GPU)")  # fmt: skip
@@ -260,6 +295,11 @@ def add_run_options(parser, several=False):
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
     group.add_argument("--worker_idx", type=at_least(0), help="number of this process, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
+    group.add_argument("--results", metavar="FILE.json", help="write accuracy, intervals and cost in the end, in the fields of "
+                       "CLIP_benchmark (docs/reports.md)")  # fmt: skip
+    group.add_argument(
+        "--tracker", choices=tracking.TRACKERS, help="log options, progress and metrics there, where it is installed"
+    )
     group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
 
 
@@ -274,8 +314,8 @@ def data_of(options: dict) -> settings.Data:
 def running_of(options: dict) -> settings.Running:
     """This process's share of the images and its GPU: the flags', else the launcher's.
 
-    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, and for
-    a device that PyTorch cannot use.
+    Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, for
+    a device that PyTorch cannot use, for --results that could not be written, and for a --tracker that is not installed.
     """
     worker_idx, n_workers = options["worker_idx"], options["n_workers"]
     if n_workers is None and worker_idx is None:
@@ -285,6 +325,8 @@ def running_of(options: dict) -> settings.Running:
     worker_idx, n_workers = worker_idx or 0, n_workers or 1
     if worker_idx >= n_workers:
         raise ValueError(f"--worker_idx {worker_idx} must be below --n_workers {n_workers}: workers count from 0")
+    check_results(options.get("results"))
+    tracking.check(options.get("tracker"))
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
     in_flight = flight.width(options.get("images_in_flight"), device, batch_size)
@@ -295,6 +337,15 @@ def running_of(options: dict) -> settings.Running:
 def level_weights_of(options: dict) -> LevelWeights | None:
     """Raises ValueError for a file that holds none."""
     return LevelWeights.read(options["level_weights"]) if options["level_weights"] else None
+
+
+def check_results(path: str | None) -> None:
+    """Raises ValueError for a file that could not be written."""
+    try:
+        if path:
+            files.try_file(Path(path))
+    except OSError as error:
+        raise ValueError(f"--results {files.one_line(error)}: name another file") from None
 
 
 def dtype_of(options: dict, running: settings.Running) -> str:

@@ -108,9 +108,9 @@ def as_row(path: str, prediction: Prediction, labels: Sequence[str], calibrated:
 # ---------------------------------------------------------------- a fit
 
 
-def check_fit(fit: Fit, identity: Mapping, path) -> None:
+def check_fit(fit: Fit, identity: Mapping, path, flag: str = "--fit") -> None:
     """Raises ValueError for a fit of another model, size, loss or strategy. identity: of the run that it is to be used for."""
     differing = [name for name in FITTED_ON if fit.about.get(name) != identity.get(name)]
     if differing:
         told = ", ".join(f"{name} ({fit.about.get(name)} there, {identity.get(name)} now)" for name in differing)
-        raise ValueError(f"--fit {path} was fitted on a run of other settings: {told}; give it the run's, or leave it out")
+        raise ValueError(f"{flag} {path} was fitted on a run of other settings: {told}; give it the run's, or leave it out")

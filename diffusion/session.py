@@ -187,20 +187,21 @@ def _in_turn(images, most: int):
         yield index, lambda image=image: image, label
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work, through=_in_turn) -> Ended:
+def work_through(running, dataset, todo: list[int], done: dict, work, told=lambda tally: None, through=_in_turn) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     through(images, most) makes something of images (index, image, label), of which it may hold `most` at once, and yields
     (index, call, label) as they end; what call() returns is given to `work` in place of the image.
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. A record that cannot be
-    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds. Under torchrun all
+    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds; told: is called with the
+    Tally of this process after each image. Under torchrun all
     processes work on the todo of rank 0, which returns the end of the whole run, with everyone's outcomes in `done`; the failures
     are then its to tell.
     """
     share, before = team().share(todo), set(done)
     most = -(-len(share) // team().size)  # nobody holds images back that others could take
     with StopBetweenImages() as stop:
-        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, partial(through, most=most), stop)
+        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, partial(through, most=most), stop, told)
         new = {key: outcome for key, outcome in done.items() if key not in before}
         ends = team().gather((seen, failures, stop.signal, new, unwritten), lambda: stop.signal)
     if not team().leads:
@@ -208,7 +209,7 @@ def work_through(running, dataset, todo: list[int], done: dict, work, through=_i
     return _whole_run(dataset, share, tally, ends, done)
 
 
-def _work(running, dataset, share, done: dict, work, through, stop) -> tuple[Tally, list[int], dict, str | None]:
+def _work(running, dataset, share, done: dict, work, through, stop, told) -> tuple[Tally, list[int], dict, str | None]:
     """This process's part: the tally, the indices that it has finished, the failures among them, and what was not written."""
     tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
@@ -219,6 +220,7 @@ def _work(running, dataset, share, done: dict, work, through, stop) -> tuple[Tal
         seen.append(index)
         bar.set_postfix(tally.postfix(), refresh=False)
         bar.update(share.finish() - bar.n)
+        told(tally)
 
     with progress(len(share)) as bar, closing(through(_readable(images, end, stop))) as ended:
         for index, call, label in ended:

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import cli, datasets, models, paths, records, runlog, session, settings, sharding
+from diffusion import cli, datasets, models, paths, records, runlog, session, settings, sharding, tracking
+from diffusion.analysis import results
 from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
@@ -79,6 +80,11 @@ class Run:
             "subset": sharding.subset_identity(self.selection.subset_path, len(self.dataset)),
         }
         return self.data.identity() | {"version": self.model.version, "score": "cosine"} | hashes
+
+    @property
+    def options(self) -> dict:
+        """All of them, resolved."""
+        return settings.options_of(self.data, self.selection, self.model, self.running)
 
     @cached_property
     def classes(self) -> list[int]:
@@ -139,7 +145,7 @@ def announce(run: Run):
     redone = runlog.unreadable_told(run.unreadable, "redone")
     notices = (run.dataset.notice, "contrastive model: encoding one image counts as one evaluation", redone)
     counts = (len(run.todo), len(run.done), len(run.selected))
-    cli.announce(settings.options_of(run.data, run.selection, run.model, run.running), about, notices, run.folder, counts, 1)
+    cli.announce(run.options, about, notices, run.folder, counts, 1)
 
 
 def start(run: Run):
@@ -154,8 +160,7 @@ def start(run: Run):
     if session.team().leads:
         names = dict(zip(table.classidx, table.classnames, strict=True))
         candidates = {"labels": run.classes, "names": [names[label] for label in run.classes]}
-        options = settings.options_of(run.data, run.selection, run.model, run.running)
-        what = ("eval_clip", runlog.CLASSIFICATION, run.identity, options, len(run.selected))
+        what = ("eval_clip", runlog.CLASSIFICATION, run.identity, run.options, len(run.selected))
         runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
@@ -189,6 +194,7 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         score = start(run)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, image, label):
         logits = score(image)
@@ -197,8 +203,9 @@ def main(argv=None) -> int:
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
+    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 

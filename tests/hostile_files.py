@@ -552,6 +552,57 @@ RUNS = {
 FIT = {"temperature": 1e-3, "weight": 0.5, "n": 100, "about": {"weights": "0", "loss": "l2"}}
 
 
+RESULTS = {"task": "zeroshot_classification", "metrics": {"acc1": 0.5}, "intervals": {"acc1": [0.4, 0.6]}, "n": 100}
+
+
+def results_of(**changes):
+    return written(json.dumps(RESULTS | changes))
+
+
+RESULT_FILES = {
+    "JSON, a list": written("[]"),
+    "no metrics": written('{"task": "x"}'),
+    "metrics a list": results_of(metrics=[0.5]),
+    "metrics of texts": results_of(metrics={"acc1": "0.5"}),
+    "metrics of infinity": results_of(metrics={"acc1": float("inf")}),
+    "metrics too large": results_of(metrics={"acc1": 10**400}),
+    "intervals of others": results_of(intervals={"acc5": [0.4, 0.6]}),
+    "intervals of one end": results_of(intervals={"acc1": [0.4]}),
+    "intervals a number": results_of(intervals=3),
+    "n a text": results_of(n="many"),
+    "evaluations of nan": results_of(evaluations=float("nan")),
+    "model a number": results_of(model=3),
+    "half a letter": results_of(model="\ud800"),
+    "another file of ours": written(json.dumps(FIT)),
+}
+
+
+OPTION_FILES = {
+    "a list": written("- seed\n- extra\n"),
+    "two documents": written("seed: 1\n---\nseed: 2\n"),
+    "no YAML": written("seed: [1\n"),
+    "a tab": written("a:\n\tb: 1\n"),
+    "nested deeply": written("seed: " + "[" * 5000),
+    "latin 1": written("extra: \u00e9\n".encode("latin-1")),
+    "a Python object": written("extra: !!python/object/apply:os.system ['touch it_ran']\n"),
+    "an unknown key": written("sed: 1\n"),
+    "a short option": written("see: 1\n"),
+    "a key twice": written("seed: 1\nseed: 2\n"),
+    "a key that is a list": written("? [seed]\n: 1\n"),
+    "help": written("help: true\n"),
+    "another file": written("options: other.yaml\n"),
+    "a word for a number": written("seed: x\n"),
+    "a number that is too low": written("seed: -1\n"),
+    "nothing": written("seed:\n"),
+    "a list for a value": written("seed: [1, 2]\n"),
+    "a mapping for a value": written("seed:\n  a: 1\n"),
+    "a list of lists": written("seed: [[1]]\n"),
+    "a number for a flag": written("dry_run: 1\n"),
+    "a list for a flag": written("dry_run: [true]\n"),
+    "an option as a value": written("extra: a/b\n"),
+}
+
+
 def fit_of(**changes):
     return written(json.dumps(FIT | changes))
 
@@ -700,6 +751,8 @@ KINDS = {
     "fit": (".json", ANY_FILE | FITS),
     "race fit": (".json", ANY_FILE | RACE_FITS),
     "level weights": (".json", ANY_FILE | LEVEL_WEIGHTS),
+    "options file": (".yaml", ANY_FILE | OPTION_FILES),
+    "results file": (".json", ANY_FILE | RESULT_FILES),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
@@ -755,6 +808,8 @@ def good_files(world: Path) -> None:
     array([1, 2])(world / "subset.npy")
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
     GOOD_NOISE(world / "noise.pt")
+    results_of()(world / "results.json")
+    written("to_keep: [2, 1]\nn_samples: [3]\n")(world / "at odds.yaml")
     written("cat\ndog\n")(world / "classes.txt")
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
@@ -764,6 +819,7 @@ def good_files(world: Path) -> None:
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()
     (world / "taken.csv").mkdir()
+    (world / "taken.parquet").mkdir()
     pair_folder(PAIR_LINE, PAIR_LINE | {"id": 1})(world / "pairs")
     pictures("a/0.png", "b/0.png")(world / "images")
     looped(world / "looped")

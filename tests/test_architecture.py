@@ -252,7 +252,8 @@ python not_a_command.py
 
 
 @pytest.mark.parametrize("page", PAGES, **BY_NAME)
-def test_every_command_on_the_page_parses(page):
+def test_every_command_on_the_page_parses(page, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where a file of --options is looked for
     for script, *argv in commands_of(page.read_text()):
         assert (ROOT / script).is_file(), script
         if script.startswith("tests/"):  # of pytest, which takes more of them

@@ -70,10 +70,16 @@ def save(figure, path: Path, dpi: int = 110) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """An Estimate or Interval x becomes the cells x, x_low, x_high, x_n; a cell that a row lacks stays empty."""
+    """As `flat_rows`; whole or absent."""
+    files.write_csv(path, flat_rows(rows))
+
+
+def flat_rows(rows: list[dict]) -> list[list]:
+    """The columns, and a list of cells a row: an Estimate or Interval x becomes the cells x, x_low, x_high, x_n; a cell that a
+    row lacks is empty."""
     flat = [_cells(row) for row in rows]
     columns = list(dict.fromkeys(key for row in flat for key in row))
-    files.write_csv(path, [columns, *([row.get(key, "") for key in columns] for row in flat)])
+    return [columns, *([row.get(key, "") for key in columns] for row in flat)]
 
 
 def to_json(result) -> str:
@@ -89,11 +95,14 @@ def _cells(row: dict) -> dict:
     return cells
 
 
-def write_parquet(path: Path, rows: list[dict]) -> None:
-    """Rows of plain values, whole or absent; a cell that a row lacks is null."""
+def write_parquet(path: Path, rows: list[dict], about: dict | None = None) -> None:
+    """Rows of plain values and lists, whole or absent; a cell that a row lacks is null. about: pandas.read_parquet has it as
+    `attrs`."""
     import pandas
 
-    content = pandas.DataFrame(rows).to_parquet(index=False)
+    frame = pandas.DataFrame(rows)
+    frame.attrs = about or {}
+    content = frame.to_parquet(index=False)
     files.write(path, lambda file: file.write(content))
 
 

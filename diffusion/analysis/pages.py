@@ -75,9 +75,13 @@ def number(value: float) -> str:
 
 def markdown(table: Table, level: str) -> str:
     """A table under its title, a heading of this level (## or ###), with its note."""
+    return "\n".join([f"{level} {table.title}\n", *markdown_lines(table), f"\n{table.note}\n" if table.note else ""])
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """The table alone; nothing without rows."""
     cells = [table.columns, ["---"] * len(table.columns), *table.texts] if table.rows else []
-    lines = ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in cells]
-    return "\n".join([f"{level} {table.title}\n", *lines, f"\n{table.note}\n" if table.note else ""])
+    return ["| " + " | ".join(map(markdown_cell, row)) + " |" for row in cells]
 
 
 def markdown_cell(text: str) -> str:

@@ -1,5 +1,6 @@
 """Run folders as arrays: the errors that every candidate of every image kept, and which class each candidate stands for."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ class Scored:
 
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
     errors, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None where only sums were kept, times
-    the level weights that they were compared by; seconds: what the image took, None for records that do not say.
+    the level weights that they were compared by; seconds: what the image took, None for records that do not say; evaluations: of
+    the network, which a contrastive model has one of; fell: row -> round in which a race dropped it, None of other strategies.
     """
 
     index: int
@@ -29,6 +31,8 @@ class Scored:
     counts: np.ndarray
     errors: tuple[np.ndarray, ...] | None
     seconds: float | None
+    evaluations: int
+    fell: dict[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class Grid:
         return len(self.t) // len(set(self.t.tolist()))
 
 
+NO_RECORD = "{} holds no readable record <index>.pt: give a run folder"
+
+
 def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=None, weights_path=None) -> Run:
     """All records of a folder, ours or the reference's, with errors as the run compared them: times its level weights, if any.
 
@@ -102,43 +109,65 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
     own = level_weights.of_config(run.config, folder)
     if own and not given and own.about["loss"] != run.loss:
         raise ValueError(f"--loss {run.loss}: {folder} was made with level weights of {own.about['loss']}: leave it out")
-    return _weighted_run(run, given or own)
+    return replace(run, images=[weighted(image, given or own) for image in run.images])
 
 
 def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_path=None) -> Run:
     """The same with errors as they are recorded, whatever weights the run had."""
-    folder, config = Path(folder), runlog.read_config(folder) or {"identity": {}}
-    if "prune_img_size" in config["identity"]:
-        raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
+    folder, config = Path(folder), config_of(folder)
     if prompt_path and "candidates" in config:
         raise ValueError(f"--prompt_path: {folder} names its candidates itself, in config.json: leave the option out")
-    asked, loss = loss, loss or config["identity"].get("loss", "l2")
-    parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
-    images, unreadable, keys = [], [], []
-    for index, path in runlog.list_records(folder).items():
-        if index % 2 in parity:
-            record = runlog.load_record(path, unreadable)
-            if record is None:
-                continue
-            keys = keys or _candidates(record)
-            if _candidates(record) != keys:
-                unreadable.append(f"{path.name} (it is about other candidates)")
-                continue
-            if asked and "classes" not in record:
-                raise ValueError(f"--loss {asked}: the records of {folder} hold one loss, {loss}: leave the option out")
-            images.append(_scored(index, record, loss))
-    if not images:
-        raise ValueError(f"{folder} holds no readable record <index>.pt: give a run folder")
-    return Run(folder, config, loss, *_classes(folder, config, keys, prompt_path), images, unreadable)
+    parity, unreadable = {"all": (0, 1), "even": (0,), "odd": (1,)}[part], []
+    only = [index for index in runlog.list_records(folder) if index % 2 in parity]
+    found = list(each_image(folder, config, unreadable, only, loss))
+    if not found:
+        raise ValueError(NO_RECORD.format(folder))
+    loss = loss or config["identity"].get("loss", "l2")
+    return Run(
+        folder, config, loss, *classes(folder, config, found[0][0], prompt_path), [image for _, image in found], unreadable
+    )
 
 
-def _weighted_run(run: Run, weights: LevelWeights | None) -> Run:
-    return replace(run, images=[_weighted(image, weights) for image in run.images]) if weights else run
+def config_of(folder) -> dict:
+    """The folder's config.json, with an empty identity of a run of the reference.
+
+    Raises ValueError for a run whose errors do not compare, and as `runlog.read_config`.
+    """
+    config = runlog.read_config(folder) or {"identity": {}}
+    if "prune_img_size" in config["identity"]:
+        raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
+    return config
 
 
-def _weighted(image: Scored, weights: LevelWeights) -> Scored:
-    """Sums stay as they are: they are none of a run with weights, and no grid."""
-    if image.errors is None:
+def each_image(
+    folder, config: dict, unreadable: list, only: Collection[int] | None = None, loss: str | None = None
+) -> Iterator[tuple[list[int], Scored]]:
+    """(keys of the candidates, the image, unweighted) of every readable record, one at a time: a run may not fit into memory.
+
+    unreadable: where the names of records that do not count go, with the reason; only: indices to look at, None: all of them;
+    loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
+    """
+    asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), []
+    found = runlog.list_records(folder)
+    for index in sorted(found if only is None else found.keys() & set(only)):
+        path, record = found[index], runlog.load_record(found[index], unreadable)
+        if record is None:
+            continue
+        keys = keys or _candidates(record)
+        if _candidates(record) != keys:
+            unreadable.append(f"{path.name} (it is about other candidates)")
+            continue
+        if asked and "classes" not in record:
+            raise ValueError(f"--loss {asked}: the records of {folder} hold one loss, {loss}: leave the option out")
+        yield keys, _scored(index, record, loss)
+
+
+def weighted(image: Scored, weights: LevelWeights | None) -> Scored:
+    """The image with errors as they are compared. Sums stay as they are: they are none of a run with weights, and no grid.
+
+    Raises ValueError for errors at levels that the weights lack.
+    """
+    if weights is None or image.errors is None:
         return image
     if not 0 <= image.t.min() <= image.t.max() < weights.about["n_levels"]:
         raise ValueError(f"image {image.index} has errors at other levels than the {weights.about['n_levels']} of its model")
@@ -177,8 +206,15 @@ def _candidates(record: dict) -> list[int]:
     return record["classes"].tolist() if "classes" in record else list(record["errors"])
 
 
+def _rounds(record: dict) -> dict[int, int] | None:
+    """Row -> round in which a race dropped it."""
+    rows = {key: row for row, key in enumerate(_candidates(record))}
+    return {rows[key]: number for key, number in record["fell"].items()} if record.get("fell") is not None else None
+
+
 def _scored(index: int, record: dict, loss: str) -> Scored:
-    about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds")}
+    about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds"),
+             "evaluations": runlog.outcome(record).evaluations, "fell": _rounds(record)}  # fmt: skip
     if "classes" not in record:
         candidates = record["errors"].values()
         errors = tuple(c["pred_errors"].float().numpy() for c in candidates)
@@ -197,7 +233,7 @@ def _means(errors) -> np.ndarray:
     return np.array([e.mean(dtype=np.float64) for e in errors])
 
 
-def _classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
+def classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:
     """The label that each candidate stands for, and the names of labels: from config.json, else from a prompt CSV."""
     if "candidates" in config:
         class_of, names = config["candidates"]["labels"], config["candidates"]["names"]
