@@ -245,6 +245,14 @@ def test_a_compiled_run_is_told_and_is_the_run(run_main, monkeypatch):
     assert len(one["errors"]) == 10
     for row, candidate in one["errors"].items():
         torch.testing.assert_close(candidate["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5, atol=0)
+    traced.clear()
+    several = ["--images_in_flight", 3, "--imgs_to_eval", 4, "--batch_size", 10]
+    code, _, err = run_main(eval_prob_adaptive.main, *argv, *several, "--compile", "--extra", "flight")
+    assert code == 0 and len(traced) <= 4, err  # of blocks and of cells, each for any size
+    name = next(Path("data/fashion_mnist").rglob("*.pt")).name
+    other = torch.load(next(Path("data/fashion_mnist_flight").rglob(name)), weights_only=True)
+    for row, candidate in one["errors"].items():
+        torch.testing.assert_close(candidate["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
