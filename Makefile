@@ -3,8 +3,8 @@
 BROWSER ?= chromium
 DATA := $(or $(LOG_DIR),data)/fashion_mnist
 GRID := $(DATA)/vtiny_1trials_1keep_250samples_l1_64
-VALID := $(DATA)_validation/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
-RACE := $(DATA)/vtiny_1trials_race_0.05alpha_10min_5round_250max_l1_64
+VALID := $(DATA)_validation/vtiny_1trials_race_0.2alpha_2min_1round_250max_l1_64
+RACE := $(DATA)/vtiny_1trials_race_0.2alpha_2min_1round_250max_l1_64
 TINY := python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --loss l1
 
 .PHONY: figures

@@ -100,7 +100,7 @@ def test_the_example_is_edms_denoiser(monkeypatch):
 def test_the_example_runs_as_its_first_lines_say(run_main):
     code, out, err = run_main(eval_prob_adaptive.main, "--model_path", EDM, *CLOTHES, "--strategy", "race")
     assert code == 0 and "n = 3" in out, err
-    folder = Path("data/fashion_mnist/vedm_pixels_1trials_race_0.05alpha_10min_5round_250max_l1_32")
+    folder = Path("data/fashion_mnist/vedm_pixels_1trials_race_0.2alpha_2min_1round_250max_l1_32")
     config = json.loads((folder / "config.json").read_text())
     assert config["error_space"] == "x0" and config["n_levels"] == 250
     code, _, err = run_main(load_script("print_acc").main, folder)
