@@ -77,6 +77,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "print_winoground": {"positional": "@pairs run"},
     "replay": GRID,
     "report": GRID | {"-o": "out"},
+    "simulate_race": {"--candidates": "2", "--races": "1"},
     "save_noise": {"--img_size": "64", "--n": "2", "-o": "out.pt"},
     "train_lora": {
         "--version": "tiny",
