@@ -80,6 +80,9 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         race = Race(args.alpha)
+        for name, most, value in (("candidates", 100_000, max(args.candidates)), ("races", 1_000_000, args.races)):
+            if value > most:
+                raise ValueError(f"--{name} {value} is too many to simulate: give at most {most}")
     plan, rng = race.plan(LEVELS), np.random.default_rng(args.seed)
     print(f"alpha {args.alpha:g}, {len(plan.t)} timesteps, {args.races} races of every kind: the winner was lost in")
     print(f"{'candidates':>10}  {'ties':10}  " + "".join(f"{law:26}" for law in LAWS).rstrip())
