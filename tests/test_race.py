@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script
+from conftest import ROOT, TINY_SD20, load_script
 
 import eval_prob_adaptive
 import eval_prob_dit
@@ -133,3 +133,13 @@ def test_a_fit_of_another_run_is_refused(fit, run_main, dit):
     ):
         code, _, err = run_main(main, *argv)
         assert code == 2 and err.count("\n") == 1 and told in err, err
+
+
+def test_the_fits_that_ship_are_of_the_models_that_ship(run_main):
+    races, tiny = ROOT / "shipped" / "races", ["--dataset", "fashion_mnist", "--strategy", "race_calibrated", "--dry_run"]
+    for main, argv in (
+        (eval_prob_adaptive.main, ["--version", "tiny", "--race_fit", races / "tiny-sd_l1.json"]),
+        (eval_prob_dit.main, ["--model", "tiny", "--race_fit", races / "tiny-dit_l2.json"]),
+    ):
+        code, out, err = run_main(main, *tiny, *argv)
+        assert code == 0 and "Price: at most" in out, err
