@@ -2,7 +2,7 @@
 """Fit a race to a model: how far above the best a candidate is dropped, by a run that kept all errors. Labels play no part.
 
 a run of images that the test set does not hold, its fit, and a run with it:
-  python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --split validation --imgs_to_eval 300 --to_keep 1 \\
+  python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --split validation --imgs_to_eval 350 --to_keep 1 \\
       --n_samples 250 --loss l1 --extra validation
   python scripts/fit_race.py data/fashion_mnist_validation/vtiny_1trials_1keep_250samples_l1_64 -o race.json
   python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --strategy race_calibrated --race_fit race.json
