@@ -48,7 +48,7 @@ def relative_differences(pairs):
     for one, other in pairs:
         n = min(len(one.t), len(other.t))
         if one.errors is None or other.errors is None or (one.t[:n] != other.t[:n]).any():
-            continue  # sums, or another order of evaluation, in which seeded noise belongs to other timesteps
+            continue  # sums, or another order of evaluation, which a bank and runs of before take their noise by
         for a, b in zip(one.errors, other.errors, strict=True):
             n = min(len(a), len(b))
             found.append(relative(a[:n], b[:n]))

@@ -2,22 +2,12 @@
 
 import numpy as np
 import pytest
+from conftest import table
 
 from diffusion.elimination import run_stages, survivors
 from diffusion.schedule import make_plan
 
 STAGES = (slice(0, 2), slice(2, 4))
-
-
-def table(rows):
-    """A callback that reads a table [candidates, pairs] and notes what it was asked for."""
-    errors, asked = np.array(rows, np.float32), []
-
-    def evaluate(alive, pairs):
-        asked.append((list(alive), pairs))
-        return errors[alive][:, pairs]
-
-    return evaluate, asked
 
 
 def test_hand_table():

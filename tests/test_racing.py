@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import table
 from scipy.stats import t as student
 
 from diffusion.analysis import race_fit, replay
@@ -22,17 +23,6 @@ from diffusion.racing import (
 )
 from diffusion.schedule import growing_rounds, race_plan, timestep_grid
 from diffusion.strategy import CalibratedRace, FirstRace, Race, of_identity
-
-
-def table(rows):
-    """A callback that reads a table [candidates, pairs] and notes what it was asked for."""
-    errors, asked = np.array(rows, np.float32), []
-
-    def evaluate(alive, pairs):
-        asked.append((list(alive), pairs))
-        return errors[alive][:, pairs]
-
-    return evaluate, asked
 
 
 def over(limit):
