@@ -483,7 +483,8 @@ def copies_that_fit(args, weights: dict) -> int:
 
 
 def speed(values) -> str:
-    return f"{median(values):,.1f} evaluations/s ({min(values):,.1f} to {max(values):,.1f})"
+    middle, least, most = (f"{x:,.1f}" if x >= 10 else f"{x:.2g}" for x in (median(values), min(values), max(values)))
+    return f"{middle} evaluations/s ({least} to {most})"
 
 
 def report(result: dict):
