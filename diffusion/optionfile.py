@@ -12,14 +12,14 @@ from diffusion import files
 SWITCHES = {"true": True, "false": False}
 
 
-def words_of(path: str, options: Mapping[str, argparse.Action]) -> dict[str, list[str]]:
+def words_of(path: str, actions: Mapping[str, argparse.Action]) -> dict[str, list[str]]:
     """Key -> its words, `--key` first; none for a flag that is false.
 
-    options: of the command, by `--key`. Raises ValueError, naming the file and the key, for what no command line could say
+    actions: of the parser, by `--key`. Raises ValueError, naming the file and the key, for what no command line could say
     and for a file that cannot be read.
     """
     try:
-        return {key: _words(key, value, options.get(f"--{key}")) for key, value in read(path).items()}
+        return {key: _words(key, value, actions.get(f"--{key}")) for key, value in read(path).items()}
     except OSError as error:
         raise ValueError(f"--options {files.one_line(error)}") from None
     except ValueError as error:

@@ -14,7 +14,13 @@ from diffusion.files import fingerprint
 from diffusion.strategy import STRATEGIES, option_names
 
 NO_LABEL = -1  # in the record of a picture whose class is not known
-STRATEGY = ("strategy", *dict.fromkeys(name for one in STRATEGIES.values() for name in option_names(one)), "t_interval")
+STRATEGY = (
+    "strategy",
+    "edition",
+    "fit",
+    *dict.fromkeys(name for one in STRATEGIES.values() for name in option_names(one)),
+    "t_interval",
+)
 FITTED_ON = (
     "weights",
     "loss",

@@ -72,6 +72,12 @@ def neighbour_freedom(n: int) -> float:
     return 2 * (n - 1) ** 2 / (3 * n - 4)
 
 
+def drawn(own, usual, prior: float, n: int):
+    """Variances of n pairs each, drawn towards a usual one that counts as `prior` degrees of freedom (Smyth 2004)."""
+    freedom = neighbour_freedom(n)
+    return (prior * usual + freedom * own) / (prior + freedom)
+
+
 # ---------------------------------------------------------------- what is clearly worse
 
 
@@ -105,8 +111,8 @@ class LevelRule:
         return means - means[best] > self._quantile(n, rivals.sum()) * error
 
     def _moderated(self, differences, n: int) -> np.ndarray:
-        own, freedom = neighbour_variance(differences, self.t[:n]), neighbour_freedom(n)
-        return (self.PRIOR * own.mean() + freedom * own) / (self.PRIOR + freedom)
+        own = neighbour_variance(differences, self.t[:n])
+        return drawn(own, own.mean(), self.PRIOR, n)
 
     def _quantile(self, n: int, comparisons: int) -> float:
         from scipy.special import stdtrit
@@ -150,8 +156,7 @@ class GapRule:
     @classmethod
     def unit(cls, spread, usual, n: int):
         """Of variances on n pairs of one image, and on those of the fit."""
-        freedom = neighbour_freedom(n)
-        return np.sqrt((cls.PRIOR * usual + freedom * spread) / (cls.PRIOR + freedom))
+        return np.sqrt(drawn(spread, usual, cls.PRIOR, n))
 
 
 # ---------------------------------------------------------------- limits that a run has taught

@@ -67,14 +67,12 @@ def read_grid(args) -> tuple[tables.Grid, dict]:
     """The run's errors, and what of its identity a fit depends on. Raises ValueError or OSError for what cannot be fitted."""
     if not 0.5 <= args.target < 1:
         raise ValueError(f"--target {args.target} must lie in 0.5 to below 1, as 0.997")
-    run = tables.read_run(args.folder, args.loss, prompt_path=args.prompt_path)
-    grid = tables.grid_of(run)
+    run, grid = figures.read_grid(args.folder, args.loss, args.prompt_path)
     if len(grid.labels) < 2:
         raise ValueError(f"{args.folder} has one image, and a fit is tried on others than its own: evaluate more of them")
     if args.out:
         files.try_file(args.out)
-    identity = run.config["identity"]
-    identity = identity | {"loss": args.loss or identity.get("loss", "l2")}
+    identity = run.config["identity"] | {"loss": run.loss}
     return grid, {name: identity.get(name) for name in racing.GapFit.ABOUT}
 
 

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from diffusion import cli, metrics, session
 from diffusion.analysis import figures, replay, tables
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.level_weights import LevelWeights
 from diffusion.strategy import STRATEGIES, Stages
 
 
@@ -139,8 +140,10 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path, args.level_weights)
-        grid, identity = tables.grid_of(run), run.config["identity"]
-        rows = rows_of(play_all(args, grid, identity | ({"loss": args.loss} if args.loss else {})), grid.labels)
+        grid, identity = tables.grid_of(run), run.config["identity"] | {"loss": run.loss}
+        if args.level_weights:
+            identity["level_weights"] = LevelWeights.read(args.level_weights).identity
+        rows = rows_of(play_all(args, grid, identity), grid.labels)
         if args.csv:
             figures.write_csv(args.csv, csv_rows(rows))
         if args.out:

@@ -71,8 +71,8 @@ def parse_args(argv=None):
 
 def is_lost(race: Race, plan, errors) -> bool:
     """Whether a race drops the winner of the whole grid; errors: float32 [K,S], columns in order of t."""
-    columns = np.argsort(np.argsort(plan.t, kind="stable"), kind="stable")
-    found = race.eliminate(lambda rows, pairs: errors[rows][:, columns[pairs]], list(range(len(errors))), plan)
+    errors = errors[:, np.argsort(np.argsort(plan.t, kind="stable"), kind="stable")]  # in order of evaluation
+    found = race.eliminate(lambda rows, pairs: errors[rows, pairs], list(range(len(errors))), plan)
     return found.winner != errors.mean(1, dtype=np.float64).argmin()
 
 

@@ -1,6 +1,7 @@
 """--strategy race in both commands, on tiny real models: its records, its folder, what it refuses."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from conftest import ROOT, TINY_SD20, load_script
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import runlog, schedule
+from diffusion import predictions, runlog, schedule
+from diffusion.analysis.calibration import Fit
+from diffusion.strategy import CalibratedRace, Race
 
 SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 3]
 RACE = ["--strategy", "race", "--alpha", 0.1, "--min_samples", 3, "--round_size", 2, "--max_samples", 20]
@@ -143,3 +146,13 @@ def test_the_fits_that_ship_are_of_the_models_that_ship(run_main):
     ):
         code, out, err = run_main(main, *tiny, *argv)
         assert code == 0 and "Price: at most" in out, err
+
+
+def test_probabilities_of_another_race_are_refused(fit):
+    """A fit of scripts/calibrate.py belongs to one rule: its edition, and its limits."""
+    race, limits = Race().identity(), CalibratedRace("race.json").identity()
+    other = json.loads(json.dumps(limits)) | {"fit": limits["fit"] | {"target": 0.9}}
+    predictions.check_fit(Fit(1.0, 0.0, 1, limits), limits, "fit.json")
+    for about, identity in ((race | {"edition": None}, race), (limits, other)):
+        with pytest.raises(ValueError, match=r"--fit fit.json was fitted on a run of other settings: (edition|fit) "):
+            predictions.check_fit(Fit(1.0, 0.0, 1, about), identity, "fit.json")

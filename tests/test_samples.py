@@ -48,6 +48,19 @@ def test_rows_are_the_records(run):
     assert "probability" not in first
 
 
+def test_errors_are_those_that_a_run_with_level_weights_compared(run):
+    """Weights by hand: exp(u) over its mean, u the level scaled to -1..1."""
+    about = {"weights": "a", "loss": "l1", "n_levels": 1000, "error_space": "epsilon", "levels": None, "img_size": 64}
+    config = json.loads((run / "config.json").read_text())
+    config["level_weights"] = {"coefficients": [1.0, 0.0, 0.0], "n": 9, "about": about}
+    (run / "config.json").write_text(json.dumps(config))
+    weights = np.exp(np.linspace(-1, 1, 1000))
+    weights = (weights / weights.mean())[T]
+    first = samples.rows_of(run)[0][0]["errors"]
+    assert first[1] == pytest.approx((np.array([0.5, 0.7, 0.6, 0.6]) * weights).mean())
+    assert first[0] == pytest.approx((np.array([1.0, 1.2]) * weights[:2]).mean())
+
+
 def test_three_stages_count_from_one(tmp_path):
     errors = {0: [1.0] * 4, 1: [2.0] * 3, 2: [3.0], 3: [3.0] * 3}
     runlog.save_record(tmp_path / "0.pt", record(errors, 0, 0))

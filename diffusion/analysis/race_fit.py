@@ -24,7 +24,8 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
         raise ValueError("one candidate is no race: give a run with two or more")
     ends = schedule.growing_rounds(len(grid.t), Race.min_samples, Race.round_size)
     orders = [schedule.race_plan(n, grid.n_trials, grid.n_levels, shift).t for shift in SHIFTS]
-    rounds = [_seen_after(grid, orders, end) for end in ends]
+    seen = [_seen(image, t, ends) for t in orders for image in grid.errors[:, :, columns_of(grid, t)]]
+    rounds = [_Seen(*map(np.array, zip(*found, strict=True))) for found in zip(*seen, strict=True)]
     variances = [float(r.spread.mean()) for r in rounds]
     units = [GapRule.unit(r.spread, usual, end) for r, usual, end in zip(rounds, variances, ends, strict=True)]
     if not all(variances):
@@ -46,13 +47,13 @@ class _Seen(NamedTuple):
     spread: np.ndarray
 
 
-def _seen_after(grid: Grid, orders, end: int) -> _Seen:
-    found = []
-    for t in orders:
-        for image in grid.errors[:, :, columns_of(grid, t)].astype(np.float64):
-            means = image.mean(1)
-            winner, *rivals = np.argsort(means, kind="stable")[: NEAREST + 1]
-            gaps, spread = racing.gaps_and_spread(image[:, :end], t)
-            off = (gaps[rivals] - gaps[winner]) - (means[rivals] - means[winner])
-            found.append((gaps[winner], off, spread))
-    return _Seen(*map(np.array, zip(*found, strict=True)))
+def _seen(image, t, ends) -> list[tuple]:
+    """Lag, off and spread of one image [K,S] in one order after every round."""
+    image, found = image.astype(np.float64), []
+    means = image.mean(1)
+    winner, *rivals = np.argsort(means, kind="stable")[: NEAREST + 1]
+    for end in ends:
+        gaps, spread = racing.gaps_and_spread(image[:, :end], t)
+        off = (gaps[rivals] - gaps[winner]) - (means[rivals] - means[winner])
+        found.append((gaps[winner], off, spread))
+    return found

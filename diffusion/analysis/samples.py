@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion import level_weights
 from diffusion.analysis import calibration, confidence, tables
 from diffusion.analysis.calibration import Fit
 
@@ -13,16 +14,18 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
     """A row for each image of a run of classifications, and {"labels", "names"} of its candidates, in the order of a row's lists.
 
     index, label, pred, right; probability: of pred, by the fit, absent without one; evaluations; errors: of each candidate the
-    mean, of one that was dropped on what it saw; dropped: of each candidate the round after which it was out, null for those that
-    were not. unreadable: where the names of records that do not count go. Raises ValueError for a folder without a record.
+    mean, as the run compared them, of one that was dropped on what it saw; dropped: of each candidate the round after which it
+    was out, null for those that were not. unreadable: where the names of records that do not count go. Raises ValueError for a
+    folder without a record.
     """
     folder = Path(folder)
     config, found, about = tables.config_of(folder), [], {}
+    weights = level_weights.of_config(config, folder)
     for keys, image in tables.each_image(folder, config, [] if unreadable is None else unreadable):
         if not about:
             class_of, names = tables.classes(folder, config, keys)
             about = {"labels": class_of, "names": [names[label] for label in class_of]}
-        found.append(_row(image, class_of, fit))
+        found.append(_row(tables.weighted(image, weights), class_of, fit))
     if not found:
         raise ValueError(tables.NO_RECORD.format(folder))
     return found, about
