@@ -27,6 +27,7 @@ from diffusion import (
     models,
     noise,
     paths,
+    proposals,
     records,
     runlog,
     scores,
@@ -75,6 +76,7 @@ class Run:
     prompts: Any
     source: Any  # of the weights
     noise: Any  # a source of noise
+    proposals: proposals.Proposals | None  # None: all candidates compete for every image
 
     @cached_property
     def plan(self):
@@ -82,7 +84,12 @@ class Run:
 
     @property
     def price(self) -> int:
-        return self.strategy.price(self.plan, len(self.prompts.prompts))
+        return self.strategy.price(self.plan, self.n_candidates)
+
+    @property
+    def n_candidates(self) -> int:
+        """The most that an image has."""
+        return self.proposals.n_candidates if self.proposals else len(self.prompts.prompts)
 
     @cached_property
     def folder(self) -> Path:
@@ -125,8 +132,9 @@ class Run:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
         classidx, labels = self.prompts.classidx, self.dataset.labels
         wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t)
+        rows_of = self.proposals.rows if self.proposals else lambda index: None
         paths = {i: self.record_path(i) for i in self.selected}
-        return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
+        return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable)
 
     @cached_property
     def todo(self) -> list[int]:
@@ -146,16 +154,18 @@ def prepare(options: dict) -> Run:
     weights = cli.level_weights_of(options)
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
-    chosen, loss = choose_method(options, data.dataset, len(prompts.prompts))
-    source, model = cli.checked_model(options, running, chosen, len(prompts.prompts))
+    proposed = proposals.of_dataset(dataset, prompts.classidx)
+    n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
+    chosen, loss = choose_method(options, data.dataset, n_candidates)
+    source, model = cli.checked_model(options, running, chosen, n_candidates)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
-    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, dataset, prompts, source, rows)
+    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, dataset, prompts, source, rows, proposed)
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.continued(rows, runlog.noise_of(run.folder)))
-    chosen.check_run(run.identity, len(prompts.prompts))
+    chosen.check_run(run.identity, n_candidates)
     runlog.check_config(run.folder, run.identity)
     return run
 
@@ -193,12 +203,14 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
     if session.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
-        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json()}
+        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
+                                 "partial": True if run.proposals else None}  # fmt: skip
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
-                                     run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
+                                     run.noise, network.batch, level_weights=run.level_weights,
+                                     rows_of=run.proposals and run.proposals.rows)  # fmt: skip
     return classifier, network.in_flight
 
 

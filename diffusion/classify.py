@@ -25,12 +25,15 @@ from diffusion.schedule import Plan
 from diffusion.strategy import Race, Strategy
 
 
+NEVER = np.empty(0, np.float32)  # tried
+
+
 @dataclass(frozen=True)
 class Result:
     """What a classifier found out about one image.
 
     class_of: label of each of the K candidates; winner: the row that won
-    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer. t: int64 [S], the levels of all
+    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none. t: int64 [S], the levels of all
         pairs in that order, of which a candidate has seen the beginning
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
@@ -58,19 +61,19 @@ class Result:
 
     @cached_property
     def compared(self) -> list[np.ndarray]:
-        """Errors of every row, times the level weights if there are any."""
-        rows = (self.errors[row] for row in range(len(self.class_of)))
+        """Errors of every row, times the level weights if there are any; none of one that was never tried."""
+        rows = (self.errors.get(row, NEVER) for row in range(len(self.class_of)))
         return [weighted(self.level_weights, e, self.t[: len(e)]) for e in rows]
 
     @cached_property
     def means(self) -> np.ndarray:
-        """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs."""
-        return np.array([errors.mean(dtype=np.float64) for errors in self.compared])
+        """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs, inf of the untried."""
+        return np.array([errors.mean(dtype=np.float64) if len(errors) else np.inf for errors in self.compared])
 
     @cached_property
     def best_rows(self) -> dict[int, int]:
-        """Label -> row of its best candidate, best first: whoever was dropped later is better, then whoever has the lower mean
-        error."""
+        """Label -> row of its best candidate that was tried, best first: whoever was dropped later is better, then whoever has the
+        lower mean error."""
         rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
         best = {}
         for row in rows:
@@ -98,6 +101,7 @@ class Classifier:
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
     level_weights: by which errors are multiplied before they are compared
+    rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
     """
 
     denoiser: Any
@@ -110,6 +114,7 @@ class Classifier:
     batch: Any
     transform: Callable | None = None
     level_weights: LevelWeights | None = None
+    rows_of: Callable[[int], Sequence[int]] | None = None
 
     def __call__(self, image, index: int = 0) -> Result:
         """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
@@ -144,17 +149,21 @@ class Classifier:
     def _classified(self, x0, t, index: int, start: float, errors_of: Callable) -> Result:
         """The result of an image begun at `start`. errors_of(kernel.Cells) -> all its errors [R,S,...]."""
         pick = scores.scoring(self.loss, self.denoiser, x0)[1]
+        competing = list(self.rows_of(index)) if self.rows_of else list(range(len(self.class_of)))
         kept = []
 
         def evaluate(rows, pairs):
-            values = errors_of(self._cells(x0, t, index, rows, pairs))
+            values = errors_of(self._cells(x0, t, index, [competing[row] for row in rows], pairs))
             kept.append(values)
             return pick(values, t[pairs])
 
-        errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, list(self.class_of), self.plan)
+        class_of = [self.class_of[row] for row in competing]
+        errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, class_of, self.plan)
+        errors = {competing[row]: own for row, own in errors.items() if len(own)}
+        fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         seconds = time.perf_counter() - start
-        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, seconds, self.level_weights)
+        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights)
 
     def _cells(self, x0, t, index: int, rows, pairs: slice):
         """All candidates `rows` on all these pairs of an image, as kernel.Cells."""

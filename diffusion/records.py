@@ -55,18 +55,23 @@ def _check_grid(record: dict) -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What records of a run with several candidates hold. keys: of the rows; class_of: their labels; t: int64 [S] of its plan."""
+    """What records of a run with several candidates hold. keys: of the rows; class_of: their labels; t: int64 [S] of its plan;
+    partial: whether some of the candidates will do."""
 
     keys: Sequence
     class_of: Sequence[int]
     t: Any
+    partial: bool = False
 
-    def check(self, record: dict, label: int) -> None:
-        """record: as `check_classification` returns it; label: the data set's. Raises ValueError for one of another run."""
-        keys = record["classes"].tolist() if "classes" in record else list(record["errors"])
+    def check(self, record: dict, label: int, keys: Sequence | None = None) -> None:
+        """record: as `check_classification` returns it; label: the data set's; keys: of the rows that compete for this image, None:
+        all. Raises ValueError for one of another run."""
+        found = record["classes"].tolist() if "classes" in record else list(record["errors"])
+        wanted = list(self.keys if keys is None else keys)
         if record["label"] != label:
             raise ValueError(f"its label is {record['label']}, the data set's {label}")
-        if keys != list(self.keys) or record["pred"] not in self.class_of:
+        known = set(found) <= set(wanted) if self.partial else found == wanted
+        if not known or record["pred"] not in self.class_of:
             raise ValueError("it is about other candidates")
         parts = [(record["t"], record["sums"])] if "classes" in record else _parts(record)
         if any(t.tolist() != self.t[: len(t)].tolist() for t, _ in parts):
@@ -102,7 +107,7 @@ def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
 # ---------------------------------------------------------------- config.json
 
 PARTS = {"options": dict, "candidates": dict, "versions": dict, "images_expected": int, "n_levels": int,
-         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "error_space": str}  # fmt: skip
+         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "error_space": str, "partial": bool}  # fmt: skip
 NAMED = {"dataset": str, "split": str, "model": str, "strategy": str, "loss": str, "saved": str, "to_keep": list,
          "n_samples": list, "classes": list, "n_trials": int, "t_interval": int, "max_samples": int, "min_samples": int,
          "round_size": int, "seed": int, "alpha": float, "img_size": int, "level_weights": str}  # fmt: skip

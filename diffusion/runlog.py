@@ -106,8 +106,8 @@ def describe(command: str, kind: str, identity: dict, options: dict, images_expe
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
     kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS. more: of a classification `candidates`, {"labels", "names"} of every
-    candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`; `level_weights` that decide;
-    `batch_size_found` by auto. What is None is left out.
+    candidate in the order of a record's rows, and `partial` where records lack those that were never tried; of a diffusion model
+    `n_levels` and `error_space`; `level_weights` that decide; `batch_size_found` by auto. What is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {

@@ -49,7 +49,7 @@ def read_images(run: tables.Run) -> Images:
         gaps=gaps,
         deviations=deviations,
         margins=np.where(np.array(run.class_of) == preds[:, None], np.inf, gaps).min(1),
-        evaluations=np.array([int(image.counts.sum()) for image in run.images]),
+        evaluations=np.array([image.evaluations for image in run.images]),
         second=halves(labels, preds == labels),
     )
 
@@ -67,7 +67,13 @@ def check_classes(run: tables.Run) -> None:
 
 
 def gaps_of(image: tables.Scored, class_of: list[int]):
-    """Gaps and standard errors [K] to the winner's error; of sums, which every candidate has of all pairs, the gaps alone."""
+    """Gaps and standard errors [K] to the winner's error; of sums, which every candidate has of all pairs, the gaps alone.
+
+    Raises ValueError where a candidate was never tried, as nothing says how probable it is.
+    """
+    if not image.counts.all():
+        raise ValueError(f"candidates of image {image.index} were never tried (by a tree, or for want of a place in a shortlist), so "
+                         "it has no probabilities: evaluate with another --strategy and without --shortlist")  # fmt: skip
     winner = tables.best_row(image, class_of, image.pred)
     if image.errors is None:
         return image.means - image.means[winner], np.zeros(len(image.means))

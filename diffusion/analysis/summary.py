@@ -210,7 +210,7 @@ def name_of(run) -> str:
 
 
 def evaluations(run) -> list[int]:
-    return [int(image.counts.sum()) for image in run.images]
+    return [image.evaluations for image in run.images]
 
 
 def top5(run):
@@ -234,7 +234,7 @@ def curve(run) -> list[Point]:
 
 def stops(run, kind: str) -> list[int]:
     """Numbers of pairs: 1, 2, 5, 10, ... and all of a full grid, else what the strategy says."""
-    counts = {int(n) for image in run.images for n in image.counts}
+    counts = {int(n) for image in run.images for n in image.counts if n}
     return round_numbers(max(counts)) if kind == "full" else run.strategy.stops(counts)
 
 

@@ -18,8 +18,8 @@ class Scored:
     """What the record of one image holds. Candidate k saw the first counts[k] pairs of one order that all candidates share.
 
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
-    errors, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None where only sums were kept, times
-    the level weights that they were compared by; seconds: what the image took, None for records that do not say; evaluations: of
+    errors, inf of one that was never tried, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None
+    where only sums were kept, times the level weights that they were compared by; seconds: what the image took, None for records that do not say; evaluations: of
     the network, which a contrastive model has one of; fell: row -> round in which a race dropped it, None of other strategies.
     """
 
@@ -147,19 +147,20 @@ def each_image(
     unreadable: where the names of records that do not count go, with the reason; only: indices to look at, None: all of them;
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
-    asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), []
+    asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
     found = runlog.list_records(folder)
     for index in sorted(found if only is None else found.keys() & set(only)):
         path, record = found[index], runlog.load_record(found[index], unreadable)
         if record is None:
             continue
         keys = keys or _candidates(record)
-        if _candidates(record) != keys:
+        partial = config.get("partial") and set(_candidates(record)) <= set(keys)
+        if _candidates(record) != keys and not partial:
             unreadable.append(f"{path.name} (it is about other candidates)")
             continue
         if asked and "classes" not in record:
             raise ValueError(f"--loss {asked}: the records of {folder} hold one loss, {loss}: leave the option out")
-        yield keys, _scored(index, record, loss)
+        yield keys, _scored(index, record, loss, keys)
 
 
 def weighted(image: Scored, weights: LevelWeights | None) -> Scored:
@@ -180,6 +181,9 @@ def check_full(run: Run) -> None:
     that is not finite."""
     if run.kept == "sums":
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
+    if run.config.get("partial"):
+        raise ValueError(f"{run.folder} did not try all candidates on every image, so it has no grid of all errors: give a run "
+                         "without --shortlist and --strategy tree, on a set whose images share their candidates")  # fmt: skip
     if run.kept != "full":
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
@@ -206,19 +210,29 @@ def _candidates(record: dict) -> list[int]:
     return record["classes"].tolist() if "classes" in record else list(record["errors"])
 
 
-def _rounds(record: dict) -> dict[int, int] | None:
+def _all_keys(config: dict) -> list[int]:
+    """Of a run whose records lack candidates that were never tried; of others a record says."""
+    if not config.get("partial"):
+        return []
+    return config["identity"].get("classes") or list(range(len(config["candidates"]["labels"])))
+
+
+def _rounds(record: dict, keys: list[int]) -> dict[int, int] | None:
     """Row -> round in which a race dropped it."""
-    rows = {key: row for row, key in enumerate(_candidates(record))}
+    rows = {key: row for row, key in enumerate(keys)}
     return {rows[key]: number for key, number in record["fell"].items()} if record.get("fell") is not None else None
 
 
-def _scored(index: int, record: dict, loss: str) -> Scored:
+NEVER = np.empty(0, np.float32)  # tried
+
+
+def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
     about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds"),
-             "evaluations": runlog.outcome(record).evaluations, "fell": _rounds(record)}  # fmt: skip
+             "evaluations": runlog.outcome(record).evaluations, "fell": _rounds(record, keys)}  # fmt: skip
     if "classes" not in record:
-        candidates = record["errors"].values()
-        errors = tuple(c["pred_errors"].float().numpy() for c in candidates)
-        t = max((c["t"].numpy() for c in candidates), key=len)
+        tried = {key: candidate["pred_errors"].float().numpy() for key, candidate in record["errors"].items()}
+        errors = tuple(tried.get(key, NEVER) for key in keys)
+        t = max((candidate["t"].numpy() for candidate in record["errors"].values()), key=len)
     else:
         t = record["t"].numpy()
         errors = tuple(scores.pick_term(loss, record["terms"], record["t"]).numpy()) if "terms" in record else None
@@ -229,8 +243,8 @@ def _scored(index: int, record: dict, loss: str) -> Scored:
 
 
 def _means(errors) -> np.ndarray:
-    """float64 [K] of K arrays."""
-    return np.array([e.mean(dtype=np.float64) for e in errors])
+    """float64 [K] of K arrays, inf of an empty one."""
+    return np.array([e.mean(dtype=np.float64) if len(e) else np.inf for e in errors])
 
 
 def classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:

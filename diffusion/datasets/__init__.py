@@ -44,6 +44,7 @@ class DatasetSpec:
     recipe          None: the flags have to be given
     prompts         file in prompts/; None: prompts are made from the class names
     downloadable    torchvision can fetch it
+    template        that makes prompts of class names where no other is given
     """
 
     build: Callable[..., Any]
@@ -52,6 +53,7 @@ class DatasetSpec:
     recipe: Recipe | None
     prompts: str | None
     downloadable: bool
+    template: str = "a photo of a {}."
 
 
 class ImageData:
@@ -87,6 +89,16 @@ class ImageData:
         except Exception as error:  # for broken and oversized files Pillow raises nearly anything
             raise OSError(f"image {index}{_file_of(self.raw, index)} cannot be read: {one_line(error)}") from error
         return image, label
+
+    @property
+    def n_candidates(self) -> int | None:
+        """How many labels compete for an image, where not all do for every one."""
+        found = getattr(self.raw, "candidates", None)
+        return max(map(len, found)) if found else None
+
+    def candidates(self, index: int) -> np.ndarray:
+        """Those that do, int64 [n], ascending; of a set with `n_candidates`."""
+        return self.raw.candidates[index]
 
     def name(self, index: int) -> int:
         """What a message calls the item: its index, which names its record too."""
@@ -195,6 +207,10 @@ def _tiny_combos(root: Path, split: str, download: bool):
     return shipped.Combos(split)
 
 
+def _tiny_scenes(root: Path, split: str, download: bool):
+    return shipped.Scenes(split)
+
+
 def _folder(root: Path, split: str, download: bool):
     return open_own(root)
 
@@ -270,6 +286,9 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "tiny_combos": DatasetSpec(
         _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
+    ),
+    "tiny_scenes": DatasetSpec(
+        _tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"
     ),
     "caltech101": _torchvision(
         _class_folders("caltech101", "Caltech101", "caltech101/101_ObjectCategories", {"BACKGROUND_Google"}),
@@ -358,7 +377,7 @@ def _check_labels(name: str, data: ImageData) -> str | None:
         raise ValueError(f"image {wrong[0]} has the label {data.labels[wrong[0]]}, and the {n} classes are 0..{n - 1}")
     expected, found = set(labels_of_classes(name, n).values()), set(data.labels.tolist())
     lacking = [data.classes[label] for label in sorted(expected - found)]
-    if not lacking:
+    if not lacking or data.n_candidates:
         return None
     named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
     return f"images of {len(expected) - len(lacking)} of {len(expected)} classes, none of {named}: all stay candidates"
@@ -436,7 +455,7 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
         names = _names_in_prompt(shipped.removesuffix("_prompts.csv"), table)
         return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx)
     if not (prompt_path or shipped):
-        return prompts_from_classes(dataset.classes, template or "a photo of a {}.")
+        return prompts_from_classes(dataset.classes, template or DATASETS[name].template)
     path = prompt_path or PROMPTS / shipped
     table = read_prompts(path)
     unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))

@@ -1,10 +1,12 @@
-"""The labelled images that ship with the project: a part of Fashion-MNIST, and coloured items made of it."""
+"""The labelled images that ship with the project: a part of Fashion-MNIST, coloured items made of it, and scenes of two of these."""
+
+from functools import cached_property
 
 import numpy as np
 
 from diffusion.datasets.reading import IdxImages
 from diffusion.paths import SHIPPED
-from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, Item, draw_single
+from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, Item, draw_pair, draw_single, pair_caption
 
 CLOTHES = SHIPPED / "datasets" / "FashionMNIST" / "raw"
 PARTS = {"test": "t10k", "validation": "validation"}  # split -> how the files begin
@@ -59,3 +61,65 @@ class Combos:
         label = int(self.targets[index])
         colour, noun = PAIRS[label]
         return draw_single(Item(self.clothes.data[self.numbers[index]], noun, colour)), label
+
+
+SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
+SCENES = [
+    (first, second, relation) for relation in ("to the left of", "above") for first in SEEN for second in SEEN if first != second
+]  # every scene once: to the right of and below say the same of exchanged items
+
+
+class Scenes:
+    """200 pictures of two coloured items in a stated relation, each with as many candidate captions as the split says.
+
+    A recipe and a seed over the test images of `Clothes`, of which none is used twice; pairs of colour and item are those that
+    training saw. Of every four candidates after the true one, the first differs from it in one part (a colour, an item or the
+    relation), the second in two, and two are any, so that fewer candidates are the beginning of more. `targets` int64 [200]: rows
+    of SCENES, whose captions are `classes`; `candidates[i]` int64: those that compete for picture i, ascending.
+    """
+
+    SIZES = ("10", "60", "250", "1000")
+    N = 200
+
+    def __init__(self, split: str, seed: int = 0):
+        self.clothes, self.size = Clothes("test"), int(split)
+        self.classes = [pair_caption(*(Item(None, noun, colour) for colour, noun in scene[:2]), scene[2]) for scene in SCENES]
+        rng = np.random.default_rng(seed)
+        self.targets = rng.choice(len(SCENES), self.N, replace=False)
+        self.numbers, self.seeds = self._deal(rng), rng.integers(2**32, size=self.N)
+        told = f"{self.size:,} captions for each, of {len(SCENES):,}"
+        self.notice = f"scenes made of the {len(self.clothes):,} {TOLD['test']}, {told}"
+
+    def _deal(self, rng) -> list[list[int]]:
+        """Numbers of the two item pictures of every scene."""
+        waiting = [iter(rng.permutation(np.flatnonzero(self.clothes.targets == i))) for i in range(len(NOUNS))]
+        return [[int(next(waiting[NOUNS.index(noun)])) for _, noun in SCENES[scene][:2]] for scene in self.targets]
+
+    @cached_property
+    def candidates(self) -> list[np.ndarray]:
+        return [np.sort(rivals(int(scene), seed)[: self.size]) for scene, seed in zip(self.targets, self.seeds, strict=True)]
+
+    def __len__(self) -> int:
+        return self.N
+
+    def __getitem__(self, index: int):
+        (colour, noun), (other_colour, other_noun), relation = SCENES[self.targets[index]]
+        first, second = (self.clothes.data[number] for number in self.numbers[index])
+        items = Item(first, noun, colour), Item(second, other_noun, other_colour)
+        across = [0, 1] if relation.startswith("to the") else [1, 0]  # at right angles, as in training: items never overlap
+        jitter = np.random.default_rng(self.seeds[index]).integers(-8, 9, size=(2, 1)) * across
+        return draw_pair(*items, relation, jitter), int(self.targets[index])
+
+
+PARTS_OF = np.array([[*first, *second, relation] for first, second, relation in SCENES])  # [N,5] words
+
+
+def rivals(scene: int, seed: int) -> np.ndarray:
+    """A scene and all others, as rows of SCENES, in the order in which they are candidates for its picture."""
+    order = np.random.default_rng(seed).permutation(np.delete(np.arange(len(SCENES)), scene))
+    differing = (PARTS_OF[order] != PARTS_OF[scene]).sum(1)
+    place = np.empty(len(order))
+    for turn, chosen in enumerate((differing == 1, differing == 2, differing > 2)):
+        n = np.arange(chosen.sum())
+        place[chosen] = 4 * n + turn if turn < 2 else 2 * n - n % 2 + 2
+    return np.concatenate([[scene], order[np.argsort(place, kind="stable")]])
