@@ -131,7 +131,7 @@ class Run:
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
         classidx, labels = self.prompts.classidx, self.dataset.labels
-        wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t)
+        wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
         rows_of = self.proposals.rows if self.proposals else lambda index: None
         paths = {i: self.record_path(i) for i in self.selected}
         return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable)
@@ -204,7 +204,7 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
         known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
-                                 "partial": True if run.proposals else None}  # fmt: skip
+                                 "partial": bool(run.proposals or not run.strategy.TRIES_ALL) or None}  # fmt: skip
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet

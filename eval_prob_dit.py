@@ -163,7 +163,8 @@ class Run:
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
         if not self.per_class:
-            wanted = records.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t)
+            partial = not self.strategy.TRIES_ALL
+            wanted = records.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t, partial)
             paths, labels = {i: self.record_paths(i)[None] for i in self.selected}, self.dataset.labels
             return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
         whole = (i for i in self.selected if not self.missing(i))
@@ -366,7 +367,8 @@ def start(run: Run):
             folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
             continue
         what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
-        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json()}
+        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
+                                 "partial": not run.strategy.TRIES_ALL or None}  # fmt: skip
         runlog.write_config(folder, runlog.describe(*what, len(run.selected), **known))
     return network
 
@@ -388,9 +390,10 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         network = start(run)
+        classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy,
+                                         run.plan, run.loss, run.noise, network.batch,
+                                         level_weights=run.level_weights)  # fmt: skip
         tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
-    classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy, run.plan,
-                                     run.loss, run.noise, network.batch, level_weights=run.level_weights)  # fmt: skip
 
     def work(index, result, label):
         """All classes in one record."""

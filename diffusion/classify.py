@@ -24,7 +24,6 @@ from diffusion.noise import Seeded
 from diffusion.schedule import Plan
 from diffusion.strategy import Race, Strategy
 
-
 NEVER = np.empty(0, np.float32)  # tried
 
 
@@ -33,7 +32,8 @@ class Result:
     """What a classifier found out about one image.
 
     class_of: label of each of the K candidates; winner: the row that won
-    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none. t: int64 [S], the levels of all
+    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none.
+    t: int64 [S], the levels of all
         pairs in that order, of which a candidate has seen the beginning
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
@@ -67,12 +67,12 @@ class Result:
 
     @cached_property
     def means(self) -> np.ndarray:
-        """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs, inf of the untried."""
+        """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs; inf of others."""
         return np.array([errors.mean(dtype=np.float64) if len(errors) else np.inf for errors in self.compared])
 
     @cached_property
     def best_rows(self) -> dict[int, int]:
-        """Label -> row of its best candidate that was tried, best first: whoever was dropped later is better, then whoever has the
+        """Label -> row of its best candidate that was tried, best first: whoever was dropped later is better, then who has the
         lower mean error."""
         rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
         best = {}
@@ -102,6 +102,8 @@ class Classifier:
     transform: PIL image -> float32 [3,H,W] in [-1,1]
     level_weights: by which errors are multiplied before they are compared
     rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
+
+    Raises ValueError for a strategy that cannot do with these candidates.
     """
 
     denoiser: Any
@@ -115,6 +117,9 @@ class Classifier:
     transform: Callable | None = None
     level_weights: LevelWeights | None = None
     rows_of: Callable[[int], Sequence[int]] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "strategy", self.strategy.informed(self.class_of, self.conditions.embeddings))
 
     def __call__(self, image, index: int = 0) -> Result:
         """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
@@ -157,8 +162,8 @@ class Classifier:
             kept.append(values)
             return pick(values, t[pairs])
 
-        class_of = [self.class_of[row] for row in competing]
-        errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, class_of, self.plan)
+        class_of, strategy = [self.class_of[row] for row in competing], self.strategy.among(competing)
+        errors, winner, fell = eliminate(self.level_weights, strategy, evaluate, class_of, self.plan)
         errors = {competing[row]: own for row, own in errors.items() if len(own)}
         fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None

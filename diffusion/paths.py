@@ -10,6 +10,7 @@ TINY_SD = SHIPPED / "tiny-sd"
 TINY_SD3 = SHIPPED / "tiny-sd3"
 TINY_DIT = SHIPPED / "tiny-dit"
 TINY_CLIP = SHIPPED / "tiny-clip"
+TREES = SHIPPED / "trees"
 TINY_PAIRS = SHIPPED / "datasets" / "tiny_pairs"
 
 

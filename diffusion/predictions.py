@@ -104,11 +104,12 @@ def as_json(prediction: Prediction) -> list[dict]:
 
 
 def as_row(path: str, prediction: Prediction, labels: Sequence[str], calibrated: bool) -> dict:
-    """path, label, its probability, evaluations, and error_<label>, the mean error, of every label."""
+    """path, label, its probability, evaluations, and error_<label>, the mean error, of every label, None of one that
+    was never tried."""
     errors = {candidate.label: candidate.error for candidate in prediction.candidates}
     name = "probability" if calibrated else "probability_uncalibrated"
     row = {"path": path, "label": prediction.label, name: prediction.candidates[0].probability}
-    return row | {"evaluations": prediction.evaluations} | {f"error_{label}": errors[label] for label in labels}
+    return row | {"evaluations": prediction.evaluations} | {f"error_{label}": errors.get(label) for label in labels}
 
 
 # ---------------------------------------------------------------- a fit

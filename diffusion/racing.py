@@ -37,6 +37,42 @@ def run_race(
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
 
 
+def run_guided_race(
+    evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
+) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+    """A race that begins with the rows `first`, and which others enter as it goes on.
+
+    enter(errors, best) is told the errors of all rows that were tried, {row: float64 [n]}, and which of those still in the race
+    is ahead, and returns the rows that enter next; when there are none, nobody will any more. Who enters is first tried on the
+    pairs that the others have seen. All else is as of `run_race`; rows that never entered have no errors.
+    """
+    alive, errors, fell, closed = list(first), {}, {}, False
+    for number, end in enumerate(ends, 1):
+        if closed and len({class_of[row] for row in alive}) == 1:
+            break
+        _catch_up(errors, evaluate, alive, end)
+        values = np.stack([errors[row] for row in alive]).astype(np.float64)
+        worse = clearly_worse(values) if len(alive) > 1 else np.zeros(1, bool)
+        best = alive[int(values.mean(1).argmin())]
+        new = [] if closed else enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
+        fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
+        alive, closed = sorted([row for row in alive if row not in fell] + new), not new
+    while not closed:  # all pairs were seen
+        _catch_up(errors, evaluate, alive, ends[-1])
+        best = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
+        new = enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
+        alive, closed = sorted(alive + new), not new
+    winner = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
+    return dict(sorted(errors.items())), winner, fell
+
+
+def _catch_up(errors: dict[int, np.ndarray], evaluate, rows: list[int], end: int) -> None:
+    """Evaluates every row up to so many pairs, those together that have seen as many."""
+    seen = {row: len(errors.setdefault(row, np.empty(0, np.float32))) for row in rows}
+    for n in sorted(set(seen.values()) - {end}):
+        append_errors(errors, evaluate, [row for row in rows if seen[row] == n], slice(n, end))
+
+
 # ---------------------------------------------------------------- means over the whole grid, from a beginning of the order
 
 

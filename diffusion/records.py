@@ -64,7 +64,7 @@ class Wanted:
     partial: bool = False
 
     def check(self, record: dict, label: int, keys: Sequence | None = None) -> None:
-        """record: as `check_classification` returns it; label: the data set's; keys: of the rows that compete for this image, None:
+        """record: as `check_classification` returns it; label: the data set's; keys: of the rows that compete for it, None:
         all. Raises ValueError for one of another run."""
         found = record["classes"].tolist() if "classes" in record else list(record["errors"])
         wanted = list(self.keys if keys is None else keys)
@@ -107,7 +107,8 @@ def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
 # ---------------------------------------------------------------- config.json
 
 PARTS = {"options": dict, "candidates": dict, "versions": dict, "images_expected": int, "n_levels": int,
-         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "error_space": str, "partial": bool}  # fmt: skip
+         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "error_space": str,
+         "partial": bool}  # fmt: skip
 NAMED = {"dataset": str, "split": str, "model": str, "strategy": str, "loss": str, "saved": str, "to_keep": list,
          "n_samples": list, "classes": list, "n_trials": int, "t_interval": int, "max_samples": int, "min_samples": int,
          "round_size": int, "seed": int, "alpha": float, "img_size": int, "level_weights": str}  # fmt: skip

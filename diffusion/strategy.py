@@ -1,105 +1,18 @@
-"""Strategies: which (candidate, level) pairs of an image are evaluated, and who wins.
-
-A strategy is a frozen dataclass; its fields are its options, `--<field>`. A new one is a subclass of Strategy with NAME, plan,
-eliminate and folder, and an entry in STRATEGIES; what else it may say of itself has a default in Strategy.
-"""
+"""The strategies by name: stages, races and grid as objects; `strategy_base` says what all are."""
 
 import dataclasses
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
+from typing import Any, ClassVar
 
 from diffusion import elimination, racing, schedule
 from diffusion.files import fingerprint
+from diffusion.guided import SurrogateRace, TreeRace
 from diffusion.schedule import Plan
+from diffusion.strategy_base import Outcome, Strategy, option, round_numbers
 
-
-class Outcome(NamedTuple):
-    """What an elimination found: errors {row: float32 [n]} in order of evaluation, the winning row, and the round in which each
-    other row was dropped (None where rounds mean nothing)."""
-
-    errors: dict[int, np.ndarray]
-    winner: int
-    fell: dict[int, int] | None = None
-
-
-def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
-    """A field that is an option of the commands. least: the smallest allowed; several: one or more of them."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
-    )
-
-
-@dataclass(frozen=True)
-class Strategy(ABC):
-    """What all strategies are asked, with the answers of one that tries every candidate on every pair.
-
-    NAME: of the table and of `--strategy`
-    AT_MOST: images may need fewer evaluations than the price
-    KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
-    NOTE: under a report's accuracy after so many pairs
-    """
-
-    NAME: ClassVar[str]
-    AT_MOST: ClassVar = False
-    KEEPS_GRID: ClassVar = False
-    NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
-
-    @abstractmethod
-    def plan(self, n_levels: int) -> Plan:
-        """All pairs in order of evaluation."""
-
-    @abstractmethod
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        """One image. evaluate(rows, slice of pairs) -> errors [len(rows), len of the slice]; class_of: label of each row."""
-
-    @abstractmethod
-    def folder(self) -> str:
-        """Its part of the run folder's name."""
-
-    def check(self, n_candidates: int, n_levels: int) -> None:
-        """Raises ValueError, naming the flag and the fix, for what cannot be run."""
-        self.plan(n_levels)
-
-    def check_run(self, identity: dict, n_candidates: int) -> None:
-        """Raises ValueError for a run, by its identity, that this strategy was not made for."""
-        return
-
-    def price(self, plan: Plan, n_candidates: int) -> int:
-        """Network evaluations per image."""
-        return n_candidates * len(plan.t)
-
-    def identity(self) -> dict:
-        """What a record's numbers depend on, as JSON values."""
-        return {"strategy": self.NAME} | dataclasses.asdict(self)
-
-    def notice(self, n_levels: int) -> str | None:
-        """A line to tell the user."""
-        return None
-
-    @staticmethod
-    def stops(counts: set[int]) -> list[int]:
-        """After how many pairs a report shows the accuracy; counts: how many any candidate of any image saw."""
-        return round_numbers(max(counts))
-
-    @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Strategy":
-        """A setting as scripts/replay.py takes it, for a grid of n timesteps. Raises ValueError."""
-        raise ValueError(f"--{cls.NAME} cannot be replayed")
-
-    @staticmethod
-    def examples(n: int) -> list[str]:
-        """Settings that scripts/replay.py tries by itself on a grid of n timesteps."""
-        return []
-
-
-def round_numbers(most: int) -> list[int]:
-    """1, 2, 5, 10, 20, ... below `most`, and `most`."""
-    return [n for n in (d * 10**e for e in range(6) for d in (1, 2, 5)) if n < most] + [most]
+__all__ = ["Outcome", "Strategy", "option", "round_numbers"]  # the door of those who add one
 
 
 @dataclass(frozen=True)
@@ -300,7 +213,9 @@ class Grid(Strategy):
 
 # ---------------------------------------------------------------- the table
 
-STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace)}  # what --strategy offers
+STRATEGIES: dict[str, Any] = {
+    cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)
+}  # what --strategy offers
 
 
 def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:

@@ -154,7 +154,7 @@ class Run:
     @cached_property
     def done(self) -> dict[str, predictions.Prediction]:
         """Of the contents that are known; the work adds to it."""
-        wanted = records.Wanted(range(len(self.class_of)), self.class_of, self.plan.t)
+        wanted = records.Wanted(range(len(self.class_of)), self.class_of, self.plan.t, not self.strategy.TRIES_ALL)
 
         def convert(key, record):
             wanted.check(record, predictions.NO_LABEL)
@@ -284,7 +284,8 @@ def start(run: Run) -> classify.Classifier:
     if run.folder and session.team().leads:
         what = ("classify", runlog.CLASSIFICATION, run.identity, run.options, len(run.keys))
         candidates = {"labels": run.class_of, "names": names}
-        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates, **network.about))
+        known = network.about | {"candidates": candidates, "partial": not run.strategy.TRIES_ALL or None}
+        runlog.write_config(run.folder, runlog.describe(*what, **known))
     return classify.Classifier(network.denoiser, network.conditions, run.class_of, run.strategy, run.plan, run.loss,
                                noise.Seeded(run.bank.seed), network.batch)  # fmt: skip
 

@@ -25,13 +25,16 @@ from diffusion import cli, metrics, session
 from diffusion.analysis import figures, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.level_weights import LevelWeights
-from diffusion.strategy import STRATEGIES, Stages
+from diffusion.strategy import STRATEGIES, Stages, Strategy
+
+# those that errors alone decide; the others say so by leaving from_text as it is
+PLAYABLE = {name: cls for name, cls in STRATEGIES.items() if cls.from_text.__func__ is not Strategy.from_text.__func__}
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     figures.add_run_argument(parser)
-    for name, strategy in STRATEGIES.items():
+    for name, strategy in PLAYABLE.items():
         written = strategy.from_text.__doc__.rstrip(".")
         parser.add_argument(f"--{name}", action="append", metavar="'...'", help=f"{written} (default: several)")
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
@@ -59,10 +62,10 @@ def play_all(args, grid, identity: dict) -> list[Result]:
     """The full grid first, then the settings. identity: of the run. Raises ValueError for a setting that cannot be played,
     or that was made for another run."""
     n = len(set(grid.t.tolist()))
-    own = {name: getattr(args, name) for name in STRATEGIES}
+    own = {name: getattr(args, name) for name in PLAYABLE}
     full = Stages((1,), (n,), grid.n_trials)
     results = [Result(full.NAME, f"1 / {n}", *replay.play(grid, full))]
-    for name, strategy in STRATEGIES.items():
+    for name, strategy in PLAYABLE.items():
         for setting in own[name] or ([] if any(own.values()) else strategy.examples(n)):
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
@@ -119,7 +122,7 @@ def draw(path: Path, rows: list[dict]):
 
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
-        for kind, marker in zip(STRATEGIES, "so^vDX", strict=False):
+        for kind, marker in zip(PLAYABLE, "so^vDX", strict=False):
             chosen = [r for r in rows if r["kind"] == kind]
             x, y = [r["evaluations"] for r in chosen], [100 * r[name].value for r in chosen]
             below = [100 * max(0, r[name].value - r[name].low) for r in chosen]  # rounding can leave -1e-16

@@ -81,10 +81,13 @@ def paired_gaps(errors, winner: int) -> tuple[np.ndarray, np.ndarray]:
     """How far each candidate's errors lie above the winner's on the pairs that both saw: mean [K] and its standard error [K].
 
     errors: K arrays, each a beginning of one shared order of (timestep, noise) pairs, so that what a pair adds to all
-    candidates cancels. The winner's own two are 0; one pair alone has no standard error and gets 0.
+    candidates cancels. The winner's own two are 0; one pair alone has no standard error and gets 0. A candidate that was never
+    tried is infinitely far above.
     """
-    means, deviations = np.zeros(len(errors)), np.zeros(len(errors))
+    means, deviations = np.full(len(errors), np.inf), np.zeros(len(errors))
     for k, own in enumerate(errors):
+        if not len(own):
+            continue
         n = min(len(own), len(errors[winner]))
         difference = np.asarray(own[:n], np.float64) - errors[winner][:n]
         means[k] = difference.mean()

@@ -72,8 +72,8 @@ def gaps_of(image: tables.Scored, class_of: list[int]):
     Raises ValueError where a candidate was never tried, as nothing says how probable it is.
     """
     if not image.counts.all():
-        raise ValueError(f"candidates of image {image.index} were never tried (by a tree, or for want of a place in a shortlist), so "
-                         "it has no probabilities: evaluate with another --strategy and without --shortlist")  # fmt: skip
+        raise ValueError(f"not all candidates of image {image.index} were tried, so it has no probabilities: evaluate with "
+                         "--strategy stages or race, on a set whose images share their candidates")  # fmt: skip
     winner = tables.best_row(image, class_of, image.pred)
     if image.errors is None:
         return image.means - image.means[winner], np.zeros(len(image.means))

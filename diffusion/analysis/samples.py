@@ -14,7 +14,8 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
     """A row for each image of a run of classifications, and {"labels", "names"} of its candidates, in the order of a row's lists.
 
     index, label, pred, right; probability: of pred, by the fit, absent without one; evaluations; errors: of each candidate the
-    mean, as the run compared them, of one that was dropped on what it saw, null where it was never tried; dropped: of each candidate the round after which it
+    mean, as the run compared them, of one that was dropped on what it saw, null where it was never tried;
+    dropped: of each candidate the round after which it
     was out, null for those that were not. unreadable: where the names of records that do not count go. Raises ValueError for a
     folder without a record.
     """
@@ -34,7 +35,11 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
 def _row(image: tables.Scored, class_of: list[int], fit: Fit | None) -> dict:
     about = {"index": image.index, "label": image.label, "pred": image.pred, "right": image.pred == image.label}
     probability = {"probability": _probability(image, class_of, fit)} if fit else {}
-    cost = {"evaluations": image.evaluations, "errors": [mean if n else None for mean, n in zip(image.means.tolist(), image.counts, strict=True)], "dropped": _dropped(image)}
+    cost = {
+        "evaluations": image.evaluations,
+        "errors": [mean if n else None for mean, n in zip(image.means.tolist(), image.counts, strict=True)],
+        "dropped": _dropped(image),
+    }
     return about | probability | cost
 
 

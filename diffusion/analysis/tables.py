@@ -19,7 +19,8 @@ class Scored:
 
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
     errors, inf of one that was never tried, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None
-    where only sums were kept, times the level weights that they were compared by; seconds: what the image took, None for records that do not say; evaluations: of
+    where only sums were kept, times the level weights that they were compared by;
+    seconds: what the image took, None for records that do not say; evaluations: of
     the network, which a contrastive model has one of; fell: row -> round in which a race dropped it, None of other strategies.
     """
 
@@ -183,7 +184,7 @@ def check_full(run: Run) -> None:
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
     if run.config.get("partial"):
         raise ValueError(f"{run.folder} did not try all candidates on every image, so it has no grid of all errors: give a run "
-                         "without --shortlist and --strategy tree, on a set whose images share their candidates")  # fmt: skip
+                         "with --strategy stages or race, on a set whose images share their candidates")  # fmt: skip
     if run.kept != "full":
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"

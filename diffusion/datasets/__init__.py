@@ -287,9 +287,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "tiny_combos": DatasetSpec(
         _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
     ),
-    "tiny_scenes": DatasetSpec(
-        _tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"
-    ),
+    "tiny_scenes": DatasetSpec(_tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"),
     "caltech101": _torchvision(
         _class_folders("caltech101", "Caltech101", "caltech101/101_ObjectCategories", {"BACKGROUND_Google"}),
         "caltech101/101_ObjectCategories/<class>/image_0001.jpg ...",

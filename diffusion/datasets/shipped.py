@@ -1,4 +1,4 @@
-"""The labelled images that ship with the project: a part of Fashion-MNIST, coloured items made of it, and scenes of two of these."""
+"""The labelled images that ship with the project: a part of Fashion-MNIST, coloured items of it, and scenes of two."""
 
 from functools import cached_property
 

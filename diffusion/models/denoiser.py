@@ -147,6 +147,17 @@ class Conditions:
         """The first row n times, without copies."""
         return self._each(lambda part: part[:1].expand(n, *part.shape[1:]))
 
+    def embeddings(self, seed: int = 0):
+        """What tells the candidates apart: all parts but ids and sizes, projected on 512 random directions (Johnson and
+        Lindenstrauss 1984: distances stay), numpy float32 [K,512]. Raises ValueError for candidates that are ids alone."""
+        parts = [part.float().cpu().flatten(1) for part in (self.sequence, self.pooled) if part is not None]
+        if not parts:
+            raise ValueError("this model's candidates have no embeddings: give a --tree, or another --strategy")
+        generator, found = torch.Generator().manual_seed(seed), torch.zeros(len(self), 512)
+        for piece in (piece for part in parts for piece in part.split(4096, dim=1)):  # one matrix could be gigabytes
+            found += piece @ torch.randn(piece.shape[1], 512, generator=generator)
+        return (found / 512**0.5).numpy()
+
     def to(self, where) -> "Conditions":
         """On another device, or with its floating parts in another dtype."""
         if isinstance(where, torch.dtype):

@@ -1,0 +1,136 @@
+"""Races for many candidates: a few are tried, and others enter as long as something speaks for them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diffusion import files, guides, racing, schedule
+from diffusion.paths import TREES
+from diffusion.schedule import Plan
+from diffusion.strategy_base import Outcome, Strategy, option
+
+PARTS = 48  # principal components of the embeddings that errors are taken to depend on
+SHIPPED = {
+    "imagenet": ("imagenet", "imagenetv2", "imagenetA"),
+    "objectnet": ("objectnet",),
+}  # trees -> data sets with their labels
+
+
+@dataclass(frozen=True)
+class GuidedRace(Strategy):
+    """A race (`racing.run_guided_race`, `racing.LevelRule`) that candidates enter by what is expected of them.
+
+    guide: of all K candidates, guides.Guide; there once the strategy is `informed`
+    """
+
+    representatives: int = option(48, "candidates that are tried first, spread among all", least=3)
+    width: int = option(32, "that enter after a round, at most", least=1)
+    caution: float = option(2.5, "standard deviations below what is expected of a candidate that make it enter", "X", type=float)
+    alpha: float = option(0.2, "most chance to drop the best of those that entered", "ALPHA", type=float)
+    min_samples: int = option(3, "(timestep, noise) pairs of the first round", least=2)
+    max_samples: int = option(250, "most timesteps", least=2)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+    guide: Any = None
+
+    AT_MOST: ClassVar = True
+    TRIES_ALL: ClassVar = False
+    NOTE: ClassVar = "By the first so many (timestep, noise) pairs of those that were tried in the end; evaluations are means."
+
+    def __post_init__(self):
+        """Raises ValueError for a rule that cannot be run."""
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
+        if not 0 <= self.caution < np.inf:
+            raise ValueError(f"--caution {self.caution} must be 0 or more")
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        if self.max_samples > n_levels or self.min_samples > self.max_samples * self.n_trials:
+            raise ValueError(
+                f"--min_samples {self.min_samples} must not exceed --max_samples {self.max_samples}, nor that {n_levels}"
+            )
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
+
+    def among(self, rows: Sequence[int]) -> "GuidedRace":
+        return dataclasses.replace(self, guide=self.guide.among(rows))
+
+    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+        ends = schedule.growing_rounds(len(plan.t), self.min_samples, 1)
+        rule = racing.LevelRule(plan.t, ends, self.alpha)
+        enter = guides.Entrance(self.guide, self.width, self.caution)
+        first = guides.representatives(self.guide.distances, self.representatives)
+        return Outcome(*racing.run_guided_race(evaluate, class_of, ends, rule, first, enter))
+
+    def identity(self) -> dict:
+        return {"strategy": self.NAME} | {name: getattr(self, name) for name in self.option_names()}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls) if field.metadata]
+
+    def folder(self) -> str:
+        rule = f"{self.representatives}first_{self.width}wide_{self.caution:g}caution_{self.alpha:g}alpha"
+        return f"{self.n_trials}trials_{self.NAME}_{rule}_{self.min_samples}min_{self.max_samples}max"
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(self.max_samples, n_levels)
+
+
+@dataclass(frozen=True)
+class SurrogateRace(GuidedRace):
+    """What is expected of a candidate: a linear function of its embedding, learned image by image from those that were tried."""
+
+    NAME: ClassVar = "surrogate"
+
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "SurrogateRace":
+        return dataclasses.replace(self, guide=guides.LinearGuide(guides.principal(embeddings(), PARTS)))
+
+
+@dataclass(frozen=True)
+class TreeRace(GuidedRace):
+    """What is expected of a candidate: what the nearest one of a tree has that was tried."""
+
+    tree: str = option("", "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
+
+    NAME: ClassVar = "tree"
+
+    @property
+    def path(self) -> Path:
+        return TREES / f"{self.tree}.json" if self.tree in SHIPPED else Path(self.tree)
+
+    def read(self) -> guides.Branch:
+        """Raises ValueError, one line, for a file that holds no tree."""
+        try:
+            return guides.Branch.of(files.read_json(self.path))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--tree {self.tree} is no tree: {files.one_line(error)}") from None
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        super().check(n_candidates, n_levels)
+        if self.tree:
+            self.read()
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        dataset = identity.get("dataset")
+        if self.tree in SHIPPED and dataset and dataset not in SHIPPED[self.tree]:
+            raise ValueError(f"--tree {self.tree} is of {', '.join(SHIPPED[self.tree])}, not of {dataset}: leave it out, or "
+                             "give a JSON file")  # fmt: skip
+
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "TreeRace":
+        try:
+            found = self.read().distances(class_of) if self.tree else guides.clustered(guides.principal(embeddings(), PARTS))
+        except ValueError as error:
+            raise ValueError(f"--tree {self.tree}: {files.one_line(error)}") from None
+        return dataclasses.replace(self, guide=guides.TreeGuide(found))
+
+    def identity(self) -> dict:
+        """The tree's content, wherever it lies."""
+        return super().identity() | {"tree": files.fingerprint(self.path.read_text(encoding="utf-8")) if self.tree else ""}
+
+    def folder(self) -> str:
+        return super().folder() + (f"_{self.path.stem}" if self.tree else "")
