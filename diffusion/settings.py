@@ -197,6 +197,38 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Which features of a text-to-image model, and what classifies them.
+
+    layer: a part of the U-Net; t: the noise level; head: of training.heads.HEADS; pool: of POOLS, of a linear head
+    augment: whether the head learns from views that are drawn anew in every epoch
+    """
+
+    layer: str = "mid_block"
+    t: int = 100
+    head: str = "resnet"
+    pool: str = "mean"
+    augment: bool = False
+
+    def identity(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a classifier learns from: a split of the data set, and where it lies. train_images: how many of it, a seeded choice
+    (None: all); val_share: of each class, held back to choose by."""
+
+    train_dir: str
+    train_split: str = "train"
+    train_images: int | None = None
+    val_share: float = 0.1
+
+    def identity(self) -> dict:
+        return {name: getattr(self, name) for name in ("train_split", "train_images", "val_share")}
+
+
+@dataclass(frozen=True)
 class Noise:
     """Where noise comes from: a seed, or a file."""
 

@@ -19,7 +19,7 @@ from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
 from diffusion.datasets.pictures import fit
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
-from diffusion.datasets.reading import IdxImages
+from diffusion.datasets.reading import IdxImages, find_idx
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
 
@@ -162,8 +162,14 @@ def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
 
 
 def _idx(name: str):
-    """MNIST and its kin, as torchvision lays them out: <name>/raw/{train,t10k}-..."""
-    return _fetched(name, lambda root, split: IdxImages(root / name / "raw", "train" if split == "train" else "t10k"))
+    """MNIST and its kin: {train,t10k}-..."""
+    return _fetched(name, lambda root, split: IdxImages(_idx_folder(root, name), "train" if split == "train" else "t10k"))
+
+
+def _idx_folder(root: Path, name: str) -> Path:
+    """Where the files are: <name>/raw/ as torchvision lays them out, or the folder itself, as of Debian's packages."""
+    torchvisions = root / name / "raw"
+    return root if find_idx(root, "train-labels-idx1-ubyte") and not torchvisions.is_dir() else torchvisions
 
 
 def _listed(name: str, torchvision: str, read: Callable):
@@ -185,7 +191,7 @@ def _fashion_mnist(root: Path, split: str, download: bool):
     if split == "validation":
         return shipped.Clothes(split)
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    complete = all((root / "FashionMNIST" / "raw" / f"{part}-ubyte").is_file() for part in parts)
+    complete = all(find_idx(_idx_folder(root, "FashionMNIST"), f"{part}-ubyte") for part in parts)
     if complete or download or split == "train":
         return _idx("FashionMNIST")(root, split, download)
     return shipped.Clothes(split)
