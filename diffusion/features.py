@@ -3,6 +3,7 @@
 They are kept on disk, one file per image, so that extraction can be interrupted and shared. torch is imported for features.
 """
 
+import errno
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def extractor(source: StableDiffusion, layer: str, t: int, seed: int, device: st
     read, encode, levels = layer_reader(unet, layer), source.weights.vae_encoder(device), source.levels().to(device)
     empty = text_embedder(source.weights, device, unet.dtype, source.text_places)([""]).sequence
     at = torch.tensor([t], device=device)
+    with torch.inference_mode():  # a layer that does not do is told before there is an image
+        read(torch.zeros(1, source.latent_channels, *[source.unet_downscale] * 2, device=device, dtype=unet.dtype), at, empty)
 
     @torch.inference_mode()
     def extract(index: int, image, trial: int = 0):
@@ -94,8 +97,8 @@ class Cache(Store):
         """[C,h,w]. Raises OSError, naming the file, for one that is gone or damaged."""
         try:
             return np.load(self.path(index), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise OSError(f"{self.path(index)} is damaged, remove it and run again ({files.one_line(error)})") from None
+        except (ValueError, EOFError):
+            raise OSError(errno.EIO, "damaged: remove it, and run the same command again", str(self.path(index))) from None
 
     def stack(self, indices: Iterable[int], pool: bool = False):
         """Float32 tensor [N,C,h,w] of these images; pool: [N,C,1,1], the mean of each channel."""

@@ -106,9 +106,9 @@ def check_config(folder: Path, identity: dict, elsewhere="start a new run folder
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
-    kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS, or STORE. more: of a classification `candidates`, {"labels", "names"} of every
-    candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`; `level_weights` that decide;
-    `batch_size_found` by auto. What is None is left out.
+    kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS, or STORE. more: of a classification `candidates`, {"labels",
+    "names"} of every candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`;
+    `level_weights` that decide; `batch_size_found` by auto. What is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {

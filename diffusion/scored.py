@@ -126,13 +126,18 @@ def start(run: Run) -> Callable:
     """Loads the weights and writes config.json; returns image [3,H,W] -> scores float32 [K]."""
     runlog.make_ready(run.folder)
     run.images.dataset.transform, score = run.method.load(run.images.running.device)
+    begin(run)
+    return score
+
+
+def begin(run: Run) -> None:
+    """Makes the folder and its config.json."""
     if session.team().leads:
         candidates = {"labels": list(run.method.labels), "names": list(run.method.names)}
         what = (run.method.command, runlog.CLASSIFICATION, run.identity, run.options, len(run.selected))
         runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
-    return score
 
 
 def record_of(scores, classes: Sequence[int], label: int) -> dict:
@@ -144,8 +149,11 @@ def record_of(scores, classes: Sequence[int], label: int) -> dict:
     return {"errors": errors, "pred": classes[int(scores.argmax())], "label": label, "evaluations": 1}
 
 
-def evaluate(run: Run, score: Callable, tracker, line: str) -> int:
-    """Goes through the images and prints the closing lines; returns the exit code. line: the command as it was typed."""
+def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable = session.in_turn) -> int:
+    """Goes through the images and prints the closing lines; returns the exit code. line: the command as it was typed.
+
+    through: as of session.work_through; what it makes of an image is what is scored
+    """
 
     def work(index, image, label):
         record = record_of(score(image), run.method.labels, label)
@@ -154,7 +162,7 @@ def evaluate(run: Run, score: Callable, tracker, line: str) -> int:
         return run.done[index]
 
     running = run.images.running
-    ended = session.work_through(running, run.images.dataset, run.todo, run.done, work, tracker.progress)
+    ended = session.work_through(running, run.images.dataset, run.todo, run.done, work, tracker.progress, through)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
     lines += results.at_end(running.results, tracker, ended, run.folder, run.selected, line)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)

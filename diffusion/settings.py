@@ -198,14 +198,26 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class Features:
-    """Which features of a text-to-image model, and what classifies them.
+    """Which features of a text-to-image model: the output of a part of its U-Net (layer) at a noise level (t); the rest is as of
+    TextToImage."""
 
-    layer: a part of the U-Net; t: the noise level; head: of training.heads.HEADS; pool: of POOLS, of a linear head
-    augment: whether the head learns from views that are drawn anew in every epoch
-    """
-
+    version: str = "2-0"
+    model_path: str | None = None
+    img_size: int | None = None
+    interpolation: str = "bicubic"
+    dtype: str = "float32"
     layer: str = "mid_block"
     t: int = 100
+
+    def identity(self) -> dict:
+        return {name: value for name, value in asdict(self).items() if name != "model_path"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What classifies features: of training.heads.HEADS; pool: of POOLS, of a linear one; augment: whether it learns from views
+    that are drawn anew in every epoch."""
+
     head: str = "resnet"
     pool: str = "mean"
     augment: bool = False

@@ -28,7 +28,7 @@ class Epochs:
 
 
 def held_back(labels, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation): sorted rows of labels [N]; a share of each class, at least one image where it has two, is held back.
+    """(training, validation): sorted rows of labels [N]; a share of each class is held back, at least one image where it has two.
 
     Raises ValueError where nothing would be left to train on or to validate with.
     """
@@ -49,12 +49,12 @@ def batches(n: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     return np.array_split(order[: whole * size], whole)
 
 
-def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpoint: Path, keeping: Callable) -> dict:
+def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpoint: Path) -> list[dict]:
     """Trains in place with AdamW and cross-entropy, and leaves the weights of the best validation accuracy in the model.
 
     batch(rows [B], epoch) -> (inputs, labels [B]) on the model's device; accuracy(model) -> validation accuracy in [0, 1], the
-    earlier epoch counts where two are alike; keeping(lines): called with the course, one dict an epoch, when an epoch ends.
-    An interrupted training goes on from the checkpoint as if it had not been. Returns the course's best line.
+    earlier epoch counts where two are alike. Returns the course, a line an epoch. An interrupted training goes on from the
+    checkpoint as if it had not been; the caller removes it once the model is saved.
     """
     import torch
     from tqdm import tqdm
@@ -70,8 +70,8 @@ def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpo
         state = {name: saved[name] for name in state}
     while not finished(state["course"], how):
         epoch = len(state["course"])
-        loss = _epoch(model, optimizer, batch, tqdm(batches(n, how.batch_size, how.seed, epoch), f"epoch {epoch + 1}", leave=False,
-                                                    mininterval=5), epoch)  # fmt: skip
+        rows = tqdm(batches(n, how.batch_size, how.seed, epoch), f"epoch {epoch + 1}", leave=False, mininterval=5)
+        loss = _epoch(model, optimizer, batch, rows, epoch)
         schedule.step()
         found = {"epoch": epoch + 1, "loss": loss, "validation_accuracy": accuracy(model)}
         if found["validation_accuracy"] > max((line["validation_accuracy"] for line in state["course"]), default=-1):
@@ -79,9 +79,8 @@ def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpo
         state["course"].append(found)
         print("epoch {epoch}: loss {loss:.4f}, validation accuracy {validation_accuracy:.2%}".format(**found), flush=True)
         loop.save_checkpoint(checkpoint, {name: part.state_dict() for name, part in parts.items()} | state)
-        keeping(state["course"])
     model.load_state_dict(state["best"])
-    return best_of(state["course"])
+    return state["course"]
 
 
 def _epoch(model, optimizer, batch, rows, epoch: int) -> float:
@@ -101,7 +100,7 @@ def _epoch(model, optimizer, batch, rows, epoch: int) -> float:
 
 
 def finished(course: list[dict], how: Epochs) -> bool:
-    return len(course) >= how.epochs or bool(course) and course[-1]["epoch"] - best_of(course)["epoch"] >= how.patience
+    return len(course) >= how.epochs or (bool(course) and len(course) - best_of(course)["epoch"] >= how.patience)
 
 
 def best_of(course: list[dict]) -> dict:
