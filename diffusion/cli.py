@@ -290,12 +290,12 @@ def _add_option(group, strategy, field):
     )
 
 
-def add_epoch_options(group, epochs: int, batch_size: int, lr: float, patience: int):
-    """How long a classifier learns, with these defaults."""
+def add_epoch_options(group, epochs: int, batch_size: int, lr: float, patience: int, about=""):
+    """How long a classifier learns, with these defaults. about: what else is to be said of the learning rate"""
     group.add_argument("--epochs", type=at_least(1), default=epochs, help=f"at most so many (default: {epochs})")
     group.add_argument("--batch_size", type=at_least(1), default=batch_size, metavar="N", help="training images per step "
                        f"(default: {batch_size})")  # fmt: skip
-    group.add_argument("--lr", type=positive, default=lr, help=f"learning rate of AdamW (default: {lr:g})")
+    group.add_argument("--lr", type=positive, default=lr, help=f"learning rate of AdamW (default: {lr:g}{about})")
     group.add_argument("--patience", type=at_least(1), default=patience, metavar="EPOCHS", help="it ends after so many without a "
                        f"better accuracy on the validation images (default: {patience})")  # fmt: skip
 

@@ -59,7 +59,9 @@ def extractor(source: StableDiffusion, layer: str, t: int, seed: int, device: st
     images or on their neighbours. Raises ValueError as `layer_reader`, and as the source does for its weights.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of weights from disk
     unet = source.weights.load("unet", device, devices.torch_dtype(dtype))
     read, encode, levels = layer_reader(unet, layer), source.weights.vae_encoder(device), source.levels().to(device)
     empty = text_embedder(source.weights, device, unet.dtype, source.text_places)([""]).sequence

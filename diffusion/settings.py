@@ -241,6 +241,32 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How a text-to-image model draws: steps of its own scheduler, guidance of the text; the rest is as of TextToImage."""
+
+    version: str = "2-0"
+    model_path: str | None = None
+    img_size: int | None = None
+    dtype: str = "float32"
+    steps: int = 50
+    guidance: float = 7.5
+
+    def identity(self) -> dict:
+        return {name: value for name, value in asdict(self).items() if name != "model_path"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which of training.networks, and the pixels a side that it sees."""
+
+    network: str = "resnet50"
+    size: int = 224
+
+    def identity(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Noise:
     """Where noise comes from: a seed, or a file."""
 

@@ -33,7 +33,7 @@ from diffusion import cli, datasets, features, files, models, paths, runlog, sco
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices
 from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.training import early, heads
+from diffusion.training import early, heads, networks
 
 HEAD, COURSE, CHECKPOINT = "head.safetensors", "training.csv", "training.checkpoint"  # in the run folder
 OF_NETWORKS = ("augment", "epochs", "batch_size", "lr", "patience")  # what a linear head has no use for
@@ -207,6 +207,7 @@ def caches_of(options: dict, images: scored.Images, train, training: settings.Tr
     )
     for cache in caches:
         cache.check()
+        files.try_writing(cache.folder)
     return caches
 
 
@@ -265,7 +266,7 @@ def train_head(job: Job) -> None:
     """Writes the head and the course of its training."""
     print(f"Head: {job.head.head}, {len(job.rows)} training and {len(job.validation)} validation images", flush=True)
     fit = fit_linear if job.head.head == "linear" else fit_network
-    state, shape, course = fit(job)
+    model, shape, course = fit(job)
     about = {
         "head": job.head.head,
         "pool": job.head.pool,
@@ -273,12 +274,12 @@ def train_head(job: Job) -> None:
         "classes": str(len(job.train.classes)),
     }
     files.write_csv(job.run.folder / COURSE, [list(course[0]), *([line[name] for name in course[0]] for line in course)])
-    save_head(job.head_file, state, about)
+    networks.save(job.head_file, model, about)
     (job.run.folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def fit_linear(job: Job):
-    """(state, shape of the features, course)"""
+    """(head, shape of the features, course)"""
     import torch
 
     cache, labels = job.caches[0], job.train.labels
@@ -287,8 +288,10 @@ def fit_linear(job: Job):
     n = len(job.rows)
     parts = np.arange(n), np.arange(n, len(rows))
     weight, bias, course = heads.probe(maps.flatten(1).numpy(), labels[rows], *parts, len(job.train.classes))
-    state = {"2.weight": torch.from_numpy(weight).float(), "2.bias": torch.from_numpy(bias).float()}
-    return state, cache.read(rows[0]).shape, course
+    shape = cache.read(rows[0]).shape
+    model = heads.build("linear", shape, len(bias), job.head.pool)
+    model.load_state_dict({"2.weight": torch.from_numpy(weight), "2.bias": torch.from_numpy(bias)})
+    return model, shape, course
 
 
 def fit_network(job: Job):
@@ -302,10 +305,11 @@ def fit_network(job: Job):
     n = sum(p.numel() for p in model.parameters())
     print(f"{n / 1e6:.1f} M parameters on features {list(shape)}", flush=True)
 
-    def batch(rows, epoch):
-        indices = job.rows[rows]
-        inputs = views(job, indices, epoch) if job.head.augment else cache.stack(indices)
-        return inputs.float().to(device), labels[indices].to(device)
+    def passes(epoch):
+        for rows in early.batches(len(job.rows), job.how.batch_size, job.how.seed, epoch):
+            indices = job.rows[rows]
+            inputs = views(job, indices, epoch) if job.head.augment else cache.stack(indices)
+            yield inputs.float().to(device), labels[indices].to(device)
 
     def accuracy(model):
         model.eval()
@@ -313,8 +317,8 @@ def fit_network(job: Job):
             lambda rows: model(cache.stack(job.validation[rows.numpy()]).to(device)), job.train.labels[job.validation], 256
         )
 
-    course = early.fit(model, batch, len(job.rows), accuracy, job.how, job.run.folder / CHECKPOINT)
-    return model.state_dict(), shape, course
+    course = early.fit(model, passes, accuracy, job.how, job.run.folder / CHECKPOINT)
+    return model, shape, course
 
 
 def views(job: Job, indices, epoch: int):
@@ -330,26 +334,15 @@ def views(job: Job, indices, epoch: int):
     return torch.stack([of(int(index)) for index in indices])
 
 
-def save_head(path: Path, state: dict, about: dict) -> None:
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    files.write(path, lambda file: file.write(save(tensors, about)))
-
-
 def load(job: Job, device: str):
     """(transform, features [C,h,w] -> logits float32 [K]) of the trained head. Raises ValueError for a damaged file."""
     import torch
-    from safetensors import safe_open
 
-    try:
-        with safe_open(job.head_file, "pt") as file:
-            about, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = heads.build(about["head"], [int(n) for n in about["shape"].split()], int(about["classes"]), about["pool"])
-        model.load_state_dict(state)
-    except Exception as error:  # of a damaged file its reader raises whatever it runs into
-        raise ValueError(f"{job.head_file} cannot be read ({files.one_line(error)}): remove it to train again") from None
-    model.to(device).eval()
+    def build(about):
+        shape = [int(n) for n in about["shape"].split()]
+        return heads.build(about["head"], shape, int(about["classes"]), about["pool"])
+
+    model = networks.load(job.head_file, build, device)
 
     @torch.inference_mode()
     def score(maps):

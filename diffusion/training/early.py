@@ -49,12 +49,12 @@ def batches(n: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     return np.array_split(order[: whole * size], whole)
 
 
-def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpoint: Path) -> list[dict]:
+def fit(model, passes: Callable, accuracy: Callable, how: Epochs, checkpoint: Path) -> list[dict]:
     """Trains in place with AdamW and cross-entropy, and leaves the weights of the best validation accuracy in the model.
 
-    batch(rows [B], epoch) -> (inputs, labels [B]) on the model's device; accuracy(model) -> validation accuracy in [0, 1], the
-    earlier epoch counts where two are alike. Returns the course, a line an epoch. An interrupted training goes on from the
-    checkpoint as if it had not been; the caller removes it once the model is saved.
+    passes(epoch) -> iterable of the epoch's (inputs, labels [B]) on the model's device; accuracy(model) -> validation accuracy
+    in [0, 1], the earlier epoch counts where two are alike. Returns the course, a line an epoch. An interrupted training goes on
+    from the checkpoint as if it had not been; the caller removes it once the model is saved.
     """
     import torch
     from tqdm import tqdm
@@ -70,8 +70,7 @@ def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpo
         state = {name: saved[name] for name in state}
     while not finished(state["course"], how):
         epoch = len(state["course"])
-        rows = tqdm(batches(n, how.batch_size, how.seed, epoch), f"epoch {epoch + 1}", leave=False, mininterval=5)
-        loss = _epoch(model, optimizer, batch, rows, epoch)
+        loss = _epoch(model, optimizer, tqdm(passes(epoch), f"epoch {epoch + 1}", leave=False, mininterval=5))
         schedule.step()
         found = {"epoch": epoch + 1, "loss": loss, "validation_accuracy": accuracy(model)}
         if found["validation_accuracy"] > max((line["validation_accuracy"] for line in state["course"]), default=-1):
@@ -83,14 +82,13 @@ def fit(model, batch: Callable, n: int, accuracy: Callable, how: Epochs, checkpo
     return state["course"]
 
 
-def _epoch(model, optimizer, batch, rows, epoch: int) -> float:
+def _epoch(model, optimizer, batches) -> float:
     """One pass; the mean loss."""
     import torch
 
     model.train()
     losses = []
-    for part in rows:
-        inputs, labels = batch(part, epoch)
+    for inputs, labels in batches:
         loss = torch.nn.functional.cross_entropy(model(inputs), labels)
         loss.backward()
         optimizer.step()
