@@ -149,7 +149,7 @@ def record_of(scores, classes: Sequence[int], label: int) -> dict:
     return {"errors": errors, "pred": classes[int(scores.argmax())], "label": label, "evaluations": 1}
 
 
-def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable = session.in_turn) -> int:
+def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable) -> int:
     """Goes through the images and prints the closing lines; returns the exit code. line: the command as it was typed.
 
     through: as of session.work_through; what it makes of an image is what is scored
@@ -173,9 +173,12 @@ def main(prepare: Callable[[dict], Run], options: dict) -> int:
     with cli.bad_input():
         run = prepare(options)
         announce(run)
-    if run.images.running.dry_run:
-        return 0
+    return 0 if run.images.running.dry_run else finish(run, options["command"])
+
+
+def finish(run: Run, line: str, through: Callable = session.in_turn) -> int:
+    """Loads the weights and goes through the images; the rest is as of `evaluate`."""
     with cli.bad_input():
         score = start(run)
         tracker = tracking.Tracker(run.images.running.tracker).start(run.options, run.folder.name)
-    return evaluate(run, score, tracker, options["command"])
+    return evaluate(run, score, tracker, line, through)

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from diffusion import cli, datasets, features, files, models, paths, runlog, scored, session, settings, sharding, tracking
+from diffusion import cli, datasets, features, files, models, paths, runlog, scored, session, settings, sharding
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices
 from diffusion.models.stable_diffusion import StableDiffusion
@@ -311,13 +311,11 @@ def fit_network(job: Job):
             inputs = views(job, indices, epoch) if job.head.augment else cache.stack(indices)
             yield inputs.float().to(device), labels[indices].to(device)
 
-    def accuracy(model):
-        model.eval()
-        return early.accuracy_of(
-            lambda rows: model(cache.stack(job.validation[rows.numpy()]).to(device)), job.train.labels[job.validation], 256
-        )
+    def judge(model):
+        parts = np.array_split(job.validation, -(-len(job.validation) // 256))
+        return early.judged(model, ((cache.stack(rows).to(device), labels[rows].to(device)) for rows in parts))
 
-    course = early.fit(model, passes, accuracy, job.how, job.run.folder / CHECKPOINT)
+    course = early.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
     return model, shape, course
 
 
@@ -374,15 +372,12 @@ def main(argv=None) -> int:
             print(f"{why}: run the same command again when that is done")
             return 0
         train_head(job)
-    with cli.bad_input():
-        score = scored.start(job.run)
-        tracker = tracking.Tracker(running.tracker).start(job.run.options, job.run.folder.name)
 
     def through(images, most):
         for index, image, label in images:
             yield index, lambda index=index, image=image: job.taken(job.caches[1], index, image), label
 
-    return scored.evaluate(job.run, score, tracker, options["command"], through)
+    return scored.finish(job.run, options["command"], through)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from diffusion import cli, datasets, drawing, files, models, paths, runlog, scored, session, settings, sharding, tracking
+from diffusion import cli, datasets, drawing, files, models, paths, runlog, scored, session, settings, sharding
 from diffusion.datasets import DATASETS, prompts, transforms
 from diffusion.files import fingerprint
 from diffusion.models import devices
@@ -36,6 +36,7 @@ from diffusion.training import early, networks
 NETWORK, COURSE, CHECKPOINT = "network.safetensors", "training.csv", "training.checkpoint"  # in the run folder
 SHEET = "sheet.png"  # there too
 ON_SHEET = {"classes": 50, "columns": 10, "largest": 96}  # pixels a side
+OF_THE_NETWORK = ("network", "size", "epochs", "batch_size", "lr", "patience")
 VALIDATION = 0.1  # of each class, as in the paper
 WEIGHT_DECAY = 1e-4  # the paper's
 
@@ -103,6 +104,8 @@ class Job:
 
 def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
+    if options["draw_only"]:
+        cli.refuse_idle(options, OF_THE_NETWORK, "with --draw_only")
     images = scored.images_of(options)
     if session.team().size > 1:
         raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
@@ -253,20 +256,17 @@ def train(job: Job) -> None:
     torch.manual_seed(job.how.seed)
     model = networks.build(job.network.network, len(job.drawing.names)).to(device)
 
-    def passes(epoch):
-        batches = early.batches(len(training), job.how.batch_size, job.how.seed, epoch)
-        for inputs, target in DataLoader(Views(job, training, epoch), batch_sampler=batches, num_workers=workers):
+    def on_device(images, epoch, **how):
+        for inputs, target in DataLoader(Views(job, images, epoch), num_workers=workers, **how):
             yield inputs.to(device), target.to(device)
 
-    def accuracy(model):
-        model.eval()
-        right = 0
-        with torch.inference_mode():
-            for inputs, target in DataLoader(Views(job, validation, None), batch_size=64, num_workers=workers):
-                right += int((model(inputs.to(device)).argmax(1).cpu() == target).sum())
-        return right / len(validation)
+    def passes(epoch):
+        return on_device(training, epoch, batch_sampler=early.batches(len(training), job.how.batch_size, job.how.seed, epoch))
 
-    course = early.fit(model, passes, accuracy, job.how, job.run.folder / CHECKPOINT)
+    def judge(model):
+        return early.judged(model, on_device(validation, None, batch_size=64))
+
+    course = early.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
     files.write_csv(job.run.folder / COURSE, [list(course[0]), *(list(line.values()) for line in course)])
     networks.save(job.network_file, model, {"network": job.network.network, "classes": str(len(job.drawing.names))})
     (job.run.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -293,14 +293,14 @@ def main(argv=None) -> int:
     running = job.run.images.running
     if running.dry_run:
         return 0
-    every = job.drawing.images
+    every, drawing_first = job.drawing.images, options["draw_only"] or not job.network_file.is_file()
     with cli.bad_input():
         runlog.make_ready(job.run.folder)
-        if job.missing(every):
+        if drawing_first and job.missing(every):
             _ = job.draw  # what is wrong with the weights is told before there is a folder
         job.pictures.begin("synthetic_data", job.run.options, len(every))
         scored.begin(job.run)
-    if not job.network_file.is_file():
+    if drawing_first:
         ended = draw(job)
         if ended.failures or ended.signal or ended.unwritten:
             return session.close([], {}, "", ended)
@@ -314,10 +314,7 @@ def main(argv=None) -> int:
             print(f"{why}: run the same command again when that is done")
             return 0
         train(job)
-    with cli.bad_input():
-        score = scored.start(job.run)
-        tracker = tracking.Tracker(running.tracker).start(job.run.options, job.run.folder.name)
-    return scored.evaluate(job.run, score, tracker, options["command"])
+    return scored.finish(job.run, options["command"])
 
 
 if __name__ == "__main__":

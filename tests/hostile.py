@@ -799,6 +799,7 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("synthetic_data", {"--version": "sdxl"}, ["--version", "--model_path"]),
     ("synthetic_data", {"--img_size": "65"}, ["--img_size"]),
     ("synthetic_data", {"--per_class": "1"}, ["--per_class"]),
+    ("synthetic_data", {"--draw_only": None, "--epochs": "2"}, ["--epochs"]),
     ("train_lora", {"--classes": "4"}, ["--classes"]),
     ("train_lora", {"--classes": ("4", "4")}, ["--classes"]),
     ("train_lora", {"--classes": ("4", "10")}, ["--classes"]),

@@ -216,7 +216,7 @@ def test_with_views_of_their_own(run, pictures):
     first = next(Path("data").rglob("training.csv")).read_text()
     shutil.rmtree("data")
     assert run(*words)[0] == 0 and next(Path("data").rglob("training.csv")).read_text() == first
-    assert first.startswith("epoch,loss,validation_accuracy\n1,") and first.count("\n") == 3
+    assert first.startswith("epoch,loss,validation_accuracy,validation_loss\n1,") and first.count("\n") == 3
 
 
 def test_views_are_crops_that_their_numbers_give():
@@ -301,12 +301,11 @@ def trained(how, checkpoint, stop_after=None):
     x, y = torch.randn(40, 5, generator=g), torch.randint(0, 3, (40,), generator=g)
     seen = []
 
-    def accuracy(model):
-        model.eval()
+    def judge(model):
         seen.append(1)
         if stop_after and len(seen) == stop_after + 1:
             raise Stop
-        return early.accuracy_of(lambda rows: model(x[30:][rows]), y[30:].numpy(), 4)
+        return early.judged(model, [(x[30:34], y[30:34]), (x[34:], y[34:])])
 
     def passes(epoch):
         return [(x[rows], y[rows]) for rows in early.batches(30, how.batch_size, how.seed, epoch)]
@@ -315,8 +314,8 @@ def trained(how, checkpoint, stop_after=None):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         try:
-            course = early.fit(model, passes, accuracy, how, checkpoint)
-            return course, model.state_dict(), accuracy(model)
+            course = early.fit(model, passes, judge, how, checkpoint)
+            return course, model.state_dict(), judge(model)
         except Stop:
             continue
 
@@ -329,9 +328,25 @@ def test_an_interrupted_training_ends_as_one_that_was_not(cosine, tmp_path):
 
 
 def test_it_stops_early_with_the_best_weights(tmp_path):
-    course, _, accuracy = trained(early.Epochs(200, 4, 0.3, 3, 0), tmp_path / "c")
-    found = [line["validation_accuracy"] for line in course]
-    assert len(found) < 200 and found.index(max(found)) == len(found) - 4 and accuracy == max(found)
+    course, _, found = trained(early.Epochs(200, 4, 0.3, 3, 0), tmp_path / "c")
+    best = sorted(course, key=lambda line: (-line["validation_accuracy"], line["validation_loss"]))[0]
+    assert len(course) < 200 and best["epoch"] == len(course) - 3
+    assert found == {name: best[name] for name in ("validation_accuracy", "validation_loss")}
+
+
+def test_of_equal_accuracies_the_least_loss_is_the_best():
+    course = [(1, 0.5, 0.1), (2, 0.9, 0.4), (3, 0.9, 0.2), (4, 0.9, 0.3)]
+    lines = [dict(zip(("epoch", "validation_accuracy", "validation_loss"), line, strict=True)) for line in course]
+    assert early.best_of(lines)["epoch"] == 3
+
+
+def test_judged_is_the_mean_over_all_rows():
+    model, g = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5)), torch.Generator().manual_seed(0)
+    x, y = torch.randn(7, 3, generator=g), torch.randint(0, 4, (7,), generator=g)
+    p = torch.softmax(x @ model[0].weight.T + model[0].bias, 1)
+    found = early.judged(model, [(x[:5], y[:5]), (x[5:], y[5:])])
+    assert found["validation_accuracy"] == pytest.approx((p.argmax(1) == y).float().mean().item())
+    assert found["validation_loss"] == pytest.approx(-p[range(7), y].log().mean().item(), rel=1e-5)
 
 
 def test_the_head_says_what_it_is(run, pictures):

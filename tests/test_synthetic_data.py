@@ -175,6 +175,7 @@ def test_a_flow_draws_too(script, run_main):
         (["--version", "nonsense"], "--version nonsense"),
         (["--img_size", "65"], "--img_size 65"),
         (["--per_class", "1"], "--per_class"),
+        (["--draw_only", "--lr", "0.1"], "--lr does nothing with --draw_only"),
         (["--templates", "none.txt"], "--templates none.txt cannot be read"),
     ],
 )

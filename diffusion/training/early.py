@@ -49,12 +49,13 @@ def batches(n: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     return np.array_split(order[: whole * size], whole)
 
 
-def fit(model, passes: Callable, accuracy: Callable, how: Epochs, checkpoint: Path) -> list[dict]:
-    """Trains in place with AdamW and cross-entropy, and leaves the weights of the best validation accuracy in the model.
+def fit(model, passes: Callable, judge: Callable, how: Epochs, checkpoint: Path) -> list[dict]:
+    """Trains in place with AdamW and cross-entropy, and leaves the weights of the best epoch in the model: of the highest
+    validation accuracy, and of the least validation loss where several have that.
 
-    passes(epoch) -> iterable of the epoch's (inputs, labels [B]) on the model's device; accuracy(model) -> validation accuracy
-    in [0, 1], the earlier epoch counts where two are alike. Returns the course, a line an epoch. An interrupted training goes on
-    from the checkpoint as if it had not been; the caller removes it once the model is saved.
+    passes(epoch) -> iterable of the epoch's (inputs, labels [B]) on the model's device; judge(model) -> as of `judged`.
+    Returns the course, a line an epoch. An interrupted training goes on from the checkpoint as if it had not been; the caller
+    removes it once the model is saved.
     """
     import torch
     from tqdm import tqdm
@@ -72,11 +73,11 @@ def fit(model, passes: Callable, accuracy: Callable, how: Epochs, checkpoint: Pa
         epoch = len(state["course"])
         loss = _epoch(model, optimizer, tqdm(passes(epoch), f"epoch {epoch + 1}", leave=False, mininterval=5))
         schedule.step()
-        found = {"epoch": epoch + 1, "loss": loss, "validation_accuracy": accuracy(model)}
-        if found["validation_accuracy"] > max((line["validation_accuracy"] for line in state["course"]), default=-1):
+        state["course"].append({"epoch": epoch + 1, "loss": loss} | judge(model))
+        if best_of(state["course"])["epoch"] == epoch + 1:
             state["best"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        state["course"].append(found)
-        print("epoch {epoch}: loss {loss:.4f}, validation accuracy {validation_accuracy:.2%}".format(**found), flush=True)
+        told = "epoch {epoch}: loss {loss:.4f}, validation accuracy {validation_accuracy:.2%}"
+        print(told.format(**state["course"][-1]), flush=True)
         loop.save_checkpoint(checkpoint, {name: part.state_dict() for name, part in parts.items()} | state)
     model.load_state_dict(state["best"])
     return state["course"]
@@ -102,14 +103,20 @@ def finished(course: list[dict], how: Epochs) -> bool:
 
 
 def best_of(course: list[dict]) -> dict:
-    """The first line of the highest validation accuracy."""
-    return max(course, key=lambda line: line["validation_accuracy"])
+    """The line of the highest validation accuracy, among several that of the least validation loss."""
+    return max(course, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
 
 
-def accuracy_of(logits: Callable, labels, size: int) -> float:
-    """logits(rows) -> [B,K] of validation rows, size of them at a time; labels int64 [N]."""
+def judged(model, batches) -> dict:
+    """Accuracy in [0, 1] and mean cross-entropy of validation batches (inputs, labels [B]), on the model's device."""
     import torch
 
+    model.eval()
+    right, loss, n = 0, 0.0, 0
     with torch.inference_mode():
-        parts = [logits(rows).argmax(1).cpu() for rows in torch.arange(len(labels)).split(size)]
-    return float((torch.cat(parts).numpy() == np.asarray(labels)).mean())
+        for inputs, labels in batches:
+            logits = model(inputs)
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            n += len(labels)
+    return {"validation_accuracy": right / n, "validation_loss": loss / n}
