@@ -39,6 +39,7 @@ class Method:
     about, notices: more rows and lines of what a run prints first
     load: device -> (transform, score): PIL image -> [3,H,W] on the CPU, which other processes can unpickle, and
         [3,H,W] -> scores float32 [K] on the CPU; raises ValueError or OSError for weights that do not do
+    task: what results files call it, None: zero-shot classification
     """
 
     command: str
@@ -50,6 +51,7 @@ class Method:
     about: dict
     notices: tuple
     load: Callable
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def start(run: Run) -> Callable:
     if session.team().leads:
         candidates = {"labels": list(run.method.labels), "names": list(run.method.names)}
         what = (run.method.command, runlog.CLASSIFICATION, run.identity, run.options, len(run.selected))
-        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates))
+        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates, task=run.method.task))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     return score

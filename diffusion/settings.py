@@ -197,6 +197,14 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """Which network that was trained on labels. weights: a tag of torchvision's, or a file."""
+
+    model: str
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
 class Noise:
     """Where noise comes from: a seed, or a file."""
 

@@ -87,7 +87,7 @@ def of_folder(
         "dataset": identity.get("dataset"),
         "model": identity.get("version") or options.get("model"),
         "pretrained": options.get("pretrained") or options.get("model_path") or identity.get("weights"),
-        "task": PAIRS if measure is _pairs else CLASSIFICATION,
+        "task": PAIRS if measure is _pairs else config.get("task", CLASSIFICATION),
         "metrics": {name: estimate.value for name, estimate in found.items()},
         "language": "en",
         "split": identity.get("split"),

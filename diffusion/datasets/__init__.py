@@ -314,6 +314,9 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
+
+
 # ---------------------------------------------------------------- what the commands call
 
 
