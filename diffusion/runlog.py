@@ -108,7 +108,7 @@ def describe(command: str, kind: str, identity: dict, options: dict, images_expe
 
     kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS, or STORE. more: of a classification `candidates`, {"labels",
     "names"} of every candidate in the order of a record's rows; of a diffusion model `n_levels` and `error_space`;
-    `level_weights` that decide; `batch_size_found` by auto. What is None is left out.
+    `level_weights` that decide; `batch_size_found` by auto; `task` where it is not zero-shot. What is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {

@@ -4,7 +4,7 @@ Records and folders are those of eval_prob_adaptive.py, with minus the score as 
 scripts that read runs read these. A command supplies a `Method`, made in its `prepare`, and calls `main`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import cli, datasets, paths, records, runlog, session, settings, sharding, tracking
-from diffusion.analysis import results
+from diffusion.analysis import curves, results
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Method:
     about, notices: more rows and lines of what a run prints first
     load: device -> (transform, score): PIL image -> [3,H,W] on the CPU, which other processes can unpickle, and
         [3,H,W] -> scores float32 [K] on the CPU; raises ValueError or OSError for weights that do not do
+    task: what results files call it, None: zero-shot classification
     """
 
     command: str
@@ -50,6 +51,7 @@ class Method:
     about: dict
     notices: tuple
     load: Callable
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,17 @@ class Run:
         return []
 
     @cached_property
-    def done(self) -> dict[int, runlog.Outcome]:
+    def done(self) -> dict[int, results.Ranked]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
         classes, labels = self.method.labels, self.images.dataset.labels
         wanted = records.Wanted(range(len(classes)), classes, np.zeros(1, int))
+
+        def convert(index, record):
+            wanted.check(record, int(labels[index]))
+            return ranked(record, classes)
+
         places = {i: self.record_path(i) for i in self.selected}
-        return runlog.load_outcomes(places, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
+        return runlog.load_classifications(places, convert, self.unreadable)
 
     @cached_property
     def todo(self) -> list[int]:
@@ -135,7 +142,7 @@ def begin(run: Run) -> None:
     if session.team().leads:
         candidates = {"labels": list(run.method.labels), "names": list(run.method.names)}
         what = (run.method.command, runlog.CLASSIFICATION, run.identity, run.options, len(run.selected))
-        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates))
+        runlog.write_config(run.folder, runlog.describe(*what, candidates=candidates, task=run.method.task))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
 
@@ -149,6 +156,20 @@ def record_of(scores, classes: Sequence[int], label: int) -> dict:
     return {"errors": errors, "pred": classes[int(scores.argmax())], "label": label, "evaluations": 1}
 
 
+def ranked(record: dict, classes: Sequence[int]) -> results.Ranked:
+    """What accuracy needs of a record of `record_of`."""
+    errors = [float(error["pred_errors"]) for error in record["errors"].values()]
+    rank = curves.class_rank(errors, classes, record["label"])
+    best = rank < results.BEST if len(classes) >= results.BEST else None
+    return results.Ranked(record["label"], record["pred"], record["evaluations"], best)
+
+
+def accuracy_lines(outcomes: Collection[results.Ranked]) -> list[str]:
+    """Of images that were scored; none of none."""
+    names = {"acc1": "Top-1 accuracy", "acc5": "Top-5 accuracy", "mean_per_class_recall": "Mean per class"}
+    return [f"{names[name]}: {estimate}" for name, estimate in results.accuracies(outcomes).items()] if outcomes else []
+
+
 def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable) -> int:
     """Goes through the images and prints the closing lines; returns the exit code. line: the command as it was typed.
 
@@ -158,12 +179,12 @@ def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable) -
     def work(index, image, label):
         record = record_of(score(image), run.method.labels, label)
         runlog.save_record(run.record_path(index), record)
-        run.done[index] = runlog.outcome(record)
+        run.done[index] = ranked(record, run.method.labels)
         return run.done[index]
 
     running = run.images.running
     ended = session.work_through(running, run.images.dataset, run.todo, run.done, work, tracker.progress, through)
-    lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    lines, in_folder = accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
     lines += results.at_end(running.results, tracker, ended, run.folder, run.selected, line)
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 

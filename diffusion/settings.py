@@ -267,6 +267,14 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Supervised:
+    """Which network that was trained on labels. weights: a tag of torchvision's, or a file."""
+
+    model: str
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
 class Noise:
     """Where noise comes from: a seed, or a file."""
 

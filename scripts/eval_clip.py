@@ -3,8 +3,8 @@
 
   offline, on the shipped model and images:
     python scripts/eval_clip.py --model openclip --version tiny --dataset tiny_combos
-  published weights, several prompts per class (a row each in a CSV, or a template per line in a text file):
-    python scripts/eval_clip.py --model clip --version ViT-L/14 --dataset pets --templates templates.txt
+  published weights, several prompts per class (CLIP's own list, a template per line in a text file, or a row each in a CSV):
+    python scripts/eval_clip.py --model clip --version ViT-L/14 --dataset cifar10 --templates clip
 
 A class's embedding is the normalised mean of its normalised prompts (Radford et al. 2021, section 3.1.4). Records and folders are
 those of eval_prob_adaptive.py, with minus the logit in place of an error, so that all scripts that read runs read these.
@@ -26,6 +26,8 @@ from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
 
+CLIPS = "clip"  # in place of a file of templates
+
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
@@ -41,7 +43,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("prompts")
     group.add_argument("--prompt_path", help="CSV of prompt,classname,classidx (default: the dataset's in prompts/)")
     group.add_argument("--template", help='prompts from the class names instead of a CSV: "a photo of a {}."')
-    group.add_argument("--templates", type=Path, metavar="FILE", help="text file of several such templates, one per line")
+    group.add_argument("--templates", metavar="FILE", help="several such templates: a text file, one per line; clip: the list "
+                       "that CLIP's authors published for the data set")  # fmt: skip
     cli.add_run_options(parser)
     return parser.parse_args(argv)
 
@@ -74,7 +77,8 @@ def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable
         return datasets.load_prompts(name, dataset, options["prompt_path"], options["template"]), ""
     if options["prompt_path"] or options["template"]:
         raise ValueError("--templates makes the prompts from class names: leave --prompt_path and --template out")
-    templates = prompts.read_templates(options["templates"])
+    clips = options["templates"] == CLIPS
+    templates = datasets.clip_templates(name) if clips else prompts.read_templates(options["templates"])
     tables = [datasets.load_prompts(name, dataset, None, template) for template in templates]
     return prompts.joined(tables), f"_{len(templates)}templates"
 

@@ -141,6 +141,7 @@ def prepare(options: dict) -> Job:
         about={"weights": source.describe(), "training": f"{len(rows)} images, {len(validation)} to choose by"},
         notices=(),
         load=None,
+        task="supervised_classification",
     )
     job = Job(scored.Run(images, method), train, rows, validation, caches, source, asked, head, how)
     return replace(job, run=scored.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))

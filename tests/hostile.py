@@ -64,6 +64,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "collect": {"positional": "@results.json"},
     "compare_runs": {"positional": ("@grid run", "@grid run")},
     "eval_clip": SD | {"--dry_run": None},
+    "eval_supervised": {"--model": "timm:test_vit", "--weights": "@supervised.safetensors", **TINY, "--dry_run": None},
     "fit_race": GRID,
     "fit_weights": GRID,
     "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
@@ -128,6 +129,7 @@ BESIDE = (
         ("write_prompts", "--template"): {"--classes": "@classes.txt"},
         ("write_prompts", "--classes"): {"positional": "mine"},
         ("write_subset", "--per_class"): {"--n": False},
+        ("eval_supervised", "--weights"): {"--dry_run": False},  # numbers are looked at when they are loaded
         ("eval_clip", "--pretrained"): {"--version": "ViT-H-14"},
         ("run_winoground", "--pretrained"): {"--model": "openclip", "--version": "ViT-H-14", "--t_interval": False},
         (None, "--template"): {"--dry_run": False},  # tokens are made when the tokenizer is there
@@ -247,6 +249,7 @@ NAMED = {
     ("eval_prob_dit", "model_path"): "dit",
     ("eval_clip", "model_path"): "clip",
     "templates": "template list",
+    ("eval_supervised", "weights"): "supervised",
     "lora": "lora",
     "embedding": "embedding",
     "config": "configs",
@@ -588,9 +591,7 @@ WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
 OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
-WANTED |= {
-    (script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_combos", "print_dit_acc")
-}
+WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_combos", "print_dit_acc")}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:
@@ -757,6 +758,12 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_clip", {"--templates": "@templates.txt", "--prompt_path": "@prompts.csv"}, ["--templates"]),
     ("eval_clip", {"--pretrained": "openai"}, ["--pretrained"]),
     ("eval_clip", {"--model": "clip"}, ["--version"]),
+    ("eval_supervised", {"--weights": "IMAGENET1K_V1"}, ["--weights"]),
+    ("eval_supervised", {"--weights": False}, ["--weights"]),
+    ("eval_supervised", {"--model": "resnet18"}, ["--weights"]),
+    ("eval_supervised", {"--model": "resnet18", "--weights": "IMAGENET1K_V1"}, ["--weights"]),
+    ("eval_supervised", {"--model": "timm:resnet18.nonsense"}, ["--model"]),
+    ("eval_supervised", {"--model": "vit_h_14", "--weights": False}, ["--weights"]),
     ("plot_image", {"positional": "@pairs run"}, ["@pairs run"]),
     ("plot_image", {"--image": "10000"}, ["--image"]),
     ("plot_image", {"--loss": "vlb"}, ["--loss"]),

@@ -18,7 +18,7 @@ from diffusion.datasets import imagenet_variants, listed, shipped
 from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
 from diffusion.datasets.pictures import fit
-from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
+from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts, read_templates
 from diffusion.datasets.reading import IdxImages, find_idx
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
@@ -320,6 +320,9 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
+
+
 # ---------------------------------------------------------------- what the commands call
 
 
@@ -449,6 +452,17 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if unknown:
         raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
     return table
+
+
+def clip_templates(name: str) -> list[str]:
+    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+
+    Raises ValueError for a data set without any.
+    """
+    path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
+    if not path.name.endswith("_templates.txt") or not path.is_file():
+        raise ValueError(f"--templates clip: CLIP's authors published none for {name}: name a file with one template per line")
+    return read_templates(path)
 
 
 def _names_in_prompt(name: str, table: PromptTable) -> list[str]:
