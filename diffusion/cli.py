@@ -135,6 +135,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """An argparse type: a part of a whole, more than nothing and less than all."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value
+
+
 def how_many(text: str) -> int | str:
     """An argparse type: `auto` or an integer above 0."""
     return text if text == "auto" else at_least(1)(text)
@@ -280,6 +288,16 @@ def _add_option(group, strategy, field):
         metavar=about["metavar"],
         help=about["help"] if len(owners) > 1 else only,
     )
+
+
+def add_epoch_options(group, epochs: int, batch_size: int, lr: float, patience: int, about=""):
+    """How long a classifier learns, with these defaults. about: what else is to be said of the learning rate"""
+    group.add_argument("--epochs", type=at_least(1), default=epochs, help=f"at most so many (default: {epochs})")
+    group.add_argument("--batch_size", type=at_least(1), default=batch_size, metavar="N", help="training images per step "
+                       f"(default: {batch_size})")  # fmt: skip
+    group.add_argument("--lr", type=positive, default=lr, help=f"learning rate of AdamW (default: {lr:g}{about})")
+    group.add_argument("--patience", type=at_least(1), default=patience, metavar="EPOCHS", help="it ends after so many without a "
+                       f"better accuracy on the validation images (default: {patience})")  # fmt: skip
 
 
 def add_run_options(parser, several=False):

@@ -107,8 +107,8 @@ def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
 # ---------------------------------------------------------------- config.json
 
 PARTS = {"options": dict, "candidates": dict, "versions": dict, "images_expected": int, "n_levels": int,
-         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "error_space": str,
-         "partial": bool}  # fmt: skip
+         "batch_size_found": int, "level_weights": dict, "command": str, "kind": str, "task": str,
+         "error_space": str, "partial": bool}  # fmt: skip
 NAMED = {"dataset": str, "split": str, "model": str, "strategy": str, "loss": str, "saved": str, "to_keep": list,
          "n_samples": list, "classes": list, "n_trials": int, "t_interval": int, "max_samples": int, "min_samples": int,
          "round_size": int, "seed": int, "alpha": float, "img_size": int, "level_weights": str}  # fmt: skip

@@ -19,6 +19,7 @@ from diffusion.paths import ROOT
 CONFIG = "config.json"
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a DiT
 CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kinds of record
+STORE = "store"  # of no records, but what runs work from: diffusion/store.py
 
 
 def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: str, ending="") -> Path:
@@ -105,9 +106,10 @@ def check_config(folder: Path, identity: dict, elsewhere="start a new run folder
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
     """The content of config.json: what the numbers depend on, all options, how many images, and what software ran.
 
-    kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS. more: of a classification `candidates`, {"labels", "names"} of every
-    candidate in the order of a record's rows, and `partial` where records lack those that were never tried; of a diffusion model
-    `n_levels` and `error_space`; `level_weights` that decide; `batch_size_found` by auto. What is None is left out.
+    kind: of its records, CLASSIFICATION, ONE_CLASS or PAIRS, or STORE. more: of a classification `candidates`, {"labels",
+    "names"} of every candidate in the order of a record's rows, and `partial` where records lack those that were never tried; of
+    a diffusion model `n_levels` and `error_space`;
+    `level_weights` that decide; `batch_size_found` by auto; `task` where it is not zero-shot. What is None is left out.
     """
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "diffusers", "transformers", "numpy")}
     return {
@@ -162,7 +164,7 @@ def read_config(folder: Path) -> dict | None:
     except ValueError as error:
         raise ValueError(f"{error}: {RESTORE}") from None
     wrong = records.wrong_key(config, _option_types())
-    if not wrong and config.get("kind", PAIRS) not in (CLASSIFICATION, ONE_CLASS, PAIRS):
+    if not wrong and config.get("kind", PAIRS) not in (CLASSIFICATION, ONE_CLASS, PAIRS, STORE):
         wrong = f"kind is {config['kind']!r}"
     if wrong:
         raise ValueError(f"{path} is no config.json of a run ({wrong}): {RESTORE}")

@@ -181,13 +181,13 @@ class Ended(NamedTuple):
     unwritten: str | None = None
 
 
-def _in_turn(images, most: int):
+def in_turn(images, most: int):
     """What `work_through` does where nothing else is said: one image after another, which `work` is given as it is."""
     for index, image, label in images:
         yield index, lambda image=image: image, label
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work, told=lambda tally: None, through=_in_turn) -> Ended:
+def work_through(running, dataset, todo: list[int], done: dict, work, told=lambda tally: None, through=in_turn) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     through(images, most) makes something of images (index, image, label), of which it may hold `most` at once, and yields

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, metrics, runlog, session
-from diffusion.analysis import figures, tables
+from diffusion.analysis import figures, results, tables
 
 
 def parse_args(argv=None):
@@ -32,7 +32,18 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int, runlog.Outcome]:
+def read(folder: Path, unreadable: list[str]) -> dict[int, results.Ranked]:
+    """index -> outcome as recorded. Raises ValueError for a folder without a readable record."""
+    config = runlog.read_config(folder) or {"identity": {}}
+    if "prune_img_size" in config["identity"]:  # errors of two image sizes rank no classes
+        return {index: results.Ranked(*outcome, None) for index, outcome in runlog.read_outcomes(folder, unreadable).items()}
+    found = dict(results.each_ranked(folder, config, unreadable))
+    if not found:
+        raise ValueError(tables.NO_RECORD.format(folder))
+    return found
+
+
+def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int, results.Ranked]:
     """index -> outcome by the errors times the weights of this file. Raises ValueError for a run that did not keep them all."""
     import numpy as np
 
@@ -40,32 +51,34 @@ def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int
     unreadable += run.unreadable
     tables.check_full(run)
     preds = {image.index: run.class_of[int(np.argmin(image.means))] for image in run.images}
-    return {image.index: runlog.Outcome(image.label, preds[image.index], int(image.counts.sum())) for image in run.images}
+    ranked = {image.index: results.ranked(image, run.class_of) for image in run.images}
+    return {index: image._replace(pred=preds[index]) for index, image in ranked.items()}
 
 
-def merge(folders, weights: str | None = None) -> tuple[dict, list[str]]:
+def merge(folders, weights: str | None = None) -> tuple[dict[int, results.Ranked], list[str]]:
     """index -> outcome over all folders, and the names of what is unreadable. weights: a file of them, None: as recorded.
 
     Raises ValueError for an empty folder and for folders of different runs.
     """
     merged, unreadable = {}, []
     for folder in folders:
-        read = runlog.read_outcomes(folder, unreadable) if weights is None else read_weighted(folder, weights, unreadable)
-        for index, outcome in read.items():
+        for index, outcome in (read_weighted(folder, weights, unreadable) if weights else read(folder, unreadable)).items():
             if merged.get(index, outcome) != outcome:
                 raise ValueError(f"image {index} has two results among these folders: they are different runs")
             merged[index] = outcome
     return dict(sorted(merged.items())), unreadable
 
 
-def summarise(outcomes: dict, n_expected: int | None) -> dict:
-    labels, preds, evaluations = zip(*outcomes.values(), strict=True)
+def summarise(outcomes: dict[int, results.Ranked], n_expected: int | None) -> dict:
+    """What --json holds; top5 is None where not every image's record ranks five classes."""
+    found = results.accuracies(outcomes.values())
     return {
-        "top1": metrics.top1(preds, labels),
-        "mean_per_class": metrics.mean_per_class(preds, labels),
+        "top1": found["acc1"],
+        "top5": found.get("acc5"),
+        "mean_per_class": found["mean_per_class_recall"],
         "n": len(outcomes),
         "n_expected": n_expected,
-        "evaluations_per_image": sum(evaluations) / len(outcomes),
+        "evaluations_per_image": sum(outcome.evaluations for outcome in outcomes.values()) / len(outcomes),
     }
 
 
@@ -83,7 +96,7 @@ def write_files(args, outcomes: dict, result: dict):
     if args.json:
         files.write_text(args.json, figures.to_json(result))
     if args.csv:
-        files.write_csv(args.csv, [("index", "label", "pred", "evaluations"), *((i, *o) for i, o in outcomes.items())])
+        files.write_csv(args.csv, [("index", "label", "pred", "evaluations"), *((i, *o[:3]) for i, o in outcomes.items())])
 
 
 def main(argv=None) -> int:
@@ -95,6 +108,8 @@ def main(argv=None) -> int:
         parts = by_classes(outcomes, args.classes) if args.classes else {}
         write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
+    if result["top5"]:
+        print(f"Top 5 acc: {result['top5']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
     for name, estimate in parts.items():
         print(f"Top 1 acc of {name}: {estimate}")

@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Write prompt CSVs (prompt,classname,classidx) from class names and a template.
+"""Write prompt CSVs (prompt,classname,classidx) from class names and a template, and CLIP's lists of templates.
 
     python scripts/write_prompts.py all                  # every file in prompts/, from prompts/classes.json
     python scripts/write_prompts.py pets --out /tmp      # one of them, to another folder
     python scripts/write_prompts.py birds --classes names.txt --template "a photo of a {}, a type of bird."
 
-The last one is for your own data: names.txt holds one class name per line, in label order.
+The last one is for your own data: names.txt holds one class name per line, in label order. The lists of templates, one per line,
+are those that CLIP's authors published for zero-shot classification; scripts/eval_clip.py --templates clip reads them.
 """
 
 import json
@@ -53,6 +54,16 @@ def published_table(entry: dict) -> PromptTable:
     return PromptTable(prompts, classnames, indices)
 
 
+def published_templates(entry: dict) -> list[str]:
+    """CLIP's templates of one entry of classes.json; none where its authors published no list."""
+    templates = entry.get("clip_templates", [])
+    if templates == "open_clip.OPENAI_IMAGENET_TEMPLATES":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    return templates
+
+
 def own_table(path: Path, template: str | None) -> PromptTable:
     """Raises ValueError for an unreadable or empty file, and for a template without {}."""
     try:
@@ -64,25 +75,29 @@ def own_table(path: Path, template: str | None) -> PromptTable:
     return prompts_from_classes(names, template or "a photo of a {}.")
 
 
-def tables(args) -> dict[str, PromptTable]:
-    """Dataset name -> table, for what was asked. Raises ValueError for a name that is not in classes.json."""
-    if args.classes:
-        return {args.dataset: own_table(args.classes, args.template)}
+def entries(dataset: str) -> dict[str, dict]:
+    """Name -> entry of classes.json. Raises ValueError for a name that it lacks."""
     published = json.loads((PROMPTS / "classes.json").read_text(encoding="utf-8"))
-    if args.dataset != "all" and args.dataset not in published:
-        raise ValueError(f"DATASET {args.dataset}: choose all or one of {', '.join(published)}; or give --classes")
-    names = published if args.dataset == "all" else [args.dataset]
-    return {name: published_table(published[name]) for name in names}
+    if dataset != "all" and dataset not in published:
+        raise ValueError(f"DATASET {dataset}: choose all or one of {', '.join(published)}; or give --classes")
+    return published if dataset == "all" else {dataset: published[dataset]}
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        wanted = tables(args)
-        for name, table in wanted.items():
+        wanted = {} if args.classes else entries(args.dataset)
+        tables = {name: published_table(entry) for name, entry in wanted.items()}
+        tables |= {args.dataset: own_table(args.classes, args.template)} if args.classes else {}
+        for name, table in tables.items():
             path = args.out / f"{name}_prompts.csv"
             files.write_csv(path, [COLUMNS, *zip(table.prompts, table.classnames, table.classidx, strict=True)])
             print(f"{path}: {len(table.prompts)} prompts")
+        for name, entry in wanted.items():
+            if templates := published_templates(entry):
+                path = args.out / f"{name}_templates.txt"
+                files.write_text(path, "".join(f"{template}\n" for template in templates))
+                print(f"{path}: {len(templates)} templates")
     return 0
 
 

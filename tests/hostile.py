@@ -64,6 +64,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "collect": {"positional": "@results.json"},
     "compare_runs": {"positional": ("@grid run", "@grid run")},
     "eval_clip": SD | {"--dry_run": None},
+    "eval_supervised": {"--model": "timm:test_vit", "--weights": "@supervised.safetensors", **TINY, "--dry_run": None},
     "fit_race": GRID,
     "fit_weights": GRID,
     "plot_image": GRID | {"--image": "{image}", "-o": "out.png"},
@@ -78,7 +79,9 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "replay": GRID,
     "report": GRID | {"-o": "out"},
     "simulate_race": {"--candidates": "2", "--races": "1"},
+    "sd_features": SD | {"--train_split": "validation", "--dry_run": None},
     "save_noise": {"--img_size": "64", "--n": "2", "-o": "out.pt"},
+    "synthetic_data": SD | {"--per_class": "2", "--steps": "1", "--dry_run": None},
     "train_lora": {
         "--version": "tiny",
         "--dataset": "fashion_mnist",
@@ -126,6 +129,7 @@ BESIDE = (
         ("write_prompts", "--template"): {"--classes": "@classes.txt"},
         ("write_prompts", "--classes"): {"positional": "mine"},
         ("write_subset", "--per_class"): {"--n": False},
+        ("eval_supervised", "--weights"): {"--dry_run": False},  # numbers are looked at when they are loaded
         ("eval_clip", "--pretrained"): {"--version": "ViT-H-14"},
         ("run_winoground", "--pretrained"): {"--model": "openclip", "--version": "ViT-H-14", "--t_interval": False},
         (None, "--template"): {"--dry_run": False},  # tokens are made when the tokenizer is there
@@ -147,6 +151,9 @@ BESIDE = (
         (None, "--vae_path"): {"--dry_run": False},
         (None, "--config"): {"--model_path": "@single.safetensors"},
         ("eval_prob_dit", "--level_weights"): {"--save_errors": None},
+        ("sd_features", "--train_dir"): {"--train_split": "train"},
+        ("sd_features", "--layer"): {"--dry_run": False},  # the U-Net knows its parts
+        ("sd_features", "--pool"): {"--head": "linear"},
         (None, "--device"): {},
         ("eval_prob_dit", "--images_in_flight"): {"--strategy": "race", "--t_interval": False},
     }
@@ -242,12 +249,17 @@ NAMED = {
     ("eval_prob_dit", "model_path"): "dit",
     ("eval_clip", "model_path"): "clip",
     "templates": "template list",
+    ("eval_supervised", "weights"): "supervised",
     "lora": "lora",
     "embedding": "embedding",
     "config": "configs",
     "vae_path": "vae",
     "classes": "class list",
     "data_dir": "root",
+    "train_dir": "root",
+    "train_split": "split",
+    "layer": "layer",
+    "cache_dir": "folder to write",
     ("run_winoground", "data_dir"): "pairs folder",
     ("print_winoground", "data_dir"): "pairs folder",
     ("train_tiny", "data_dir"): "idx folder",
@@ -289,6 +301,7 @@ NAMED = {
     ("collect", "calibration"): "fit",
     "samples": ".parquet to write",
     ("save_noise", "out"): "file to write",
+    ("synthetic_data", "out"): "folder to write",
     ("write_subset", "out"): ".npy to write",
     ("fit_race", "out"): "file to write",
     ("train_lora", "out"): ".safetensors to write",
@@ -300,6 +313,7 @@ TYPES = {
     int: "integer",
     float: "number",
     cli.positive: "number",
+    cli.share: "number",
     cli.how_many: "integer",
     cli.class_ranges: "classes",
     figures.picture_file: "picture to write",
@@ -372,6 +386,7 @@ TEXTS = {
     "device": {"empty": "", "unknown": "nonsense", "no such": "cuda:99", "without memory": "meta", "negative": "cuda:-1"},
     "template": {"empty": "", "no place": "a photo", "past the limit": "word " * 90 + "{}"},
     "labels": {"empty": "", "one": "bag"},
+    "layer": {"empty": "", "unknown": "nonsense", "a path": "../mid_block", "no map": "time_embedding"},
     "extra": {"empty": "", "outside": "/../../escaped", "a path": "/a/b", "long": LONG_NAME, "only dots": "/.."},
     "setting": {
         "empty": "",
@@ -558,6 +573,10 @@ WANTED = {
     (None, "--images_in_flight", "largest"): "all images at once, and there is one",
     (None, "--n_workers", "largest"): "the first of many workers has one image",
     (None, "--round_size", "largest"): "one round over all",
+    (None, "--train_images", "largest"): "all images, and there are fewer",
+    (None, "--t", "zero"): "the level of least noise",
+    (None, "--epochs", "largest"): "it ends early, and this is a dry run",
+    (None, "--patience", "largest"): "it learns for all epochs",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
     ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
@@ -572,9 +591,7 @@ WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
 OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
-WANTED |= {
-    (script, "folders", "records of nan"): "counts predictions" for script in ("print_acc", "print_combos", "print_dit_acc")
-}
+WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_combos", "print_dit_acc")}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:
@@ -741,6 +758,12 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_clip", {"--templates": "@templates.txt", "--prompt_path": "@prompts.csv"}, ["--templates"]),
     ("eval_clip", {"--pretrained": "openai"}, ["--pretrained"]),
     ("eval_clip", {"--model": "clip"}, ["--version"]),
+    ("eval_supervised", {"--weights": "IMAGENET1K_V1"}, ["--weights"]),
+    ("eval_supervised", {"--weights": False}, ["--weights"]),
+    ("eval_supervised", {"--model": "resnet18"}, ["--weights"]),
+    ("eval_supervised", {"--model": "resnet18", "--weights": "IMAGENET1K_V1"}, ["--weights"]),
+    ("eval_supervised", {"--model": "timm:resnet18.nonsense"}, ["--model"]),
+    ("eval_supervised", {"--model": "vit_h_14", "--weights": False}, ["--weights"]),
     ("plot_image", {"positional": "@pairs run"}, ["@pairs run"]),
     ("plot_image", {"--image": "10000"}, ["--image"]),
     ("plot_image", {"--loss": "vlb"}, ["--loss"]),
@@ -772,8 +795,18 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("report", {"positional": ("@grid run", "@pairs run")}, ["@pairs run"]),
     ("report", {"--format": "csv", "--data_dir": "@folder"}, ["--data_dir"]),
     ("save_noise", {"--img_size": "65"}, ["--img_size"]),
+    ("sd_features", {"--t": "1000"}, ["--t"]),
+    ("sd_features", {"--split": "validation"}, ["--train_dir"]),
+    ("sd_features", {"--version": "tiny-sd3"}, ["--version"]),
+    ("sd_features", {"--head": "linear", "--epochs": "2"}, ["--epochs"]),
+    ("sd_features", {"--train_images": "2"}, ["too few", "--train_images"]),
+    ("sd_features", {"--val_share": "1"}, ["--val_share"]),
     ("save_noise", {"--n": "1000000000"}, ["--n"]),
     ("save_noise", {"--seed": "18446744073709551616"}, ["--seed"]),
+    ("synthetic_data", {"--version": "sdxl"}, ["--version", "--model_path"]),
+    ("synthetic_data", {"--img_size": "65"}, ["--img_size"]),
+    ("synthetic_data", {"--per_class": "1"}, ["--per_class"]),
+    ("synthetic_data", {"--draw_only": None, "--epochs": "2"}, ["--epochs"]),
     ("train_lora", {"--classes": "4"}, ["--classes"]),
     ("train_lora", {"--classes": ("4", "4")}, ["--classes"]),
     ("train_lora", {"--classes": ("4", "10")}, ["--classes"]),

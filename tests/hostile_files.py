@@ -741,6 +741,28 @@ LORAS = {
 }
 
 
+def network(n_outputs: int, value: float | None = None):
+    """Random weights of timm's test_vit; value: in place of the last layer's."""
+
+    def write(path):
+        import timm
+        from safetensors.torch import save_file
+
+        state = timm.create_model("test_vit", num_classes=n_outputs).state_dict()
+        save_file(state if value is None else state | {"head.weight": state["head.weight"] * value}, path)
+
+    return write
+
+
+NETWORKS = {
+    "no tensors": tensors(),
+    "cut": written(struct.pack("<Q", 10**6) + b'{"a":'),
+    "a weight of no part": tensors(novel__weight=(4, 8)),
+    "other classes": network(3),
+    "not finite": network(10, float("nan")),
+}
+
+
 # ---------------------------------------------------------------- the world
 
 KINDS = {
@@ -762,6 +784,7 @@ KINDS = {
     "lora": (".safetensors", ANY_FILE | LORAS),
     "embedding": (".pt", ANY_FILE | EMBEDDINGS),
     "single": (".safetensors", ANY_FILE | SINGLES),
+    "supervised": (".safetensors", ANY_FILE | NETWORKS),
     "configs": ("", ANY_FILE | CONFIGS),
     "data set": ("", DATA_SETS),
     "image folder": ("", ANY_FILE | IMAGE_FOLDERS),
@@ -814,6 +837,7 @@ def good_files(world: Path) -> None:
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
     single()(world / "single.safetensors")
+    network(10)(world / "supervised.safetensors")
     weights_of()(world / "weights.json")
     (world / "folder").mkdir()
     (world / "taken.png").mkdir()

@@ -123,6 +123,22 @@ def test_idx_files_are_read_as_numpy_wrote_them(tmp_path, suffix):
     assert np.array_equal(read_idx(path, 3), array)
 
 
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", "."])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_fashion_mnist_is_found_in_torchvisions_folder_and_in_its_own(tmp_path, place, suffix):
+    """The full set, in place of the shipped images, also as Debian's package has it: packed, in no further folder."""
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for part, n in (("train", 12), ("t10k", 11)):
+        for kind, array in (
+            ("images-idx3", np.full((n, 28, 28), n, np.uint8)),
+            ("labels-idx1", np.arange(n, dtype=np.uint8) % 10),
+        ):
+            idx_file(tmp_path / place / f"{part}-{kind}-ubyte{suffix}", array, gzip.compress if suffix else bytes)
+    for split, n in (("train", 12), ("test", 11)):
+        found = open_dataset("fashion_mnist", split, None, tmp_path)
+        assert len(found) == n and found.notice is None and np.asarray(found.picture(10)).max() == n
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("keep", [0, 1, 3, 4, 8, 15, 17, -1])
 def test_truncated_idx_files_are_named(tmp_path, suffix, keep):

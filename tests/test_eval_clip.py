@@ -1,7 +1,9 @@
 """scripts/eval_clip.py on the shipped contrastive model: embeddings of classes, records, resuming, what it refuses."""
 
+import json
 from pathlib import Path
 
+import layouts
 import numpy as np
 import open_clip
 import pytest
@@ -9,9 +11,11 @@ import torch
 from conftest import load_script
 from torch.nn.functional import normalize
 
-from diffusion import runlog
+from diffusion import metrics, runlog
 from diffusion.datasets import open_dataset
+from diffusion.datasets.prompts import joined, prompts_from_classes, read_templates
 from diffusion.models import clip
+from diffusion.paths import PROMPTS
 
 MODEL = ["--model", "openclip", "--version", "tiny"]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -55,6 +59,47 @@ def test_logits_are_those_of_open_clip_by_hand(templates, run):
         logits = -np.array([float(record["errors"][k]["pred_errors"][0]) for k in range(10)])
         np.testing.assert_allclose(logits, row, rtol=1e-4, atol=1e-3)
         assert record["pred"] == row.argmax() and record["label"] == data.labels[index]
+
+
+def test_embeddings_of_classes_are_open_clip_s_own():
+    """build_zero_shot_classifier, the library's implementation of the ensemble, on prompts that stand class by class."""
+    templates, names = read_templates(PROMPTS / "cifar10_templates.txt")[:5], ["boot", "bag", "coat"]
+    table = joined([prompts_from_classes(names, template) for template in templates])
+    source = clip.find("openclip", "tiny")
+    scorer = source.load("cpu")
+    ours = load_script("eval_clip").class_embeddings(scorer.embed_texts(table.prompts), table.classidx, [0, 1, 2])
+    encode, length = clip._encoder(source)
+    model = open_clip.create_model(source.architecture, source.pretrained).eval()
+    theirs = open_clip.build_zero_shot_classifier(model, lambda texts: encode(texts, length), names, templates)
+    torch.testing.assert_close(ours, theirs.T, rtol=1e-4, atol=1e-5)
+
+
+def test_clip_s_own_templates(run, tmp_path, monkeypatch):
+    layouts.stl10(tmp_path)
+    layouts.forget_sums(monkeypatch)
+    code, out, err = run("--dataset", "stl10", "--data_dir", tmp_path, "--templates", "clip")
+    assert code == 0 and '20 of 10 classes, such as "a photo of a airplane."' in out, err
+    assert len(runlog.list_records(Path("data/stl10/openclip_tiny_2templates"))) == 3
+    code, _, err = run(*CLOTHES, "--templates", "clip")
+    assert code == 2 and "published none for fashion_mnist" in err
+
+
+def test_top5_is_that_of_the_scores(run, run_main):
+    code, out, err = run("--dataset", "tiny_combos", "--imgs_to_eval", 12, "--results", "r.json")
+    folder = Path("data/tiny_combos/openclip_tiny")
+    right = []
+    for path in runlog.list_records(folder).values():
+        record = runlog.load_record(path)
+        scores = {k: -float(row["pred_errors"][0]) for k, row in record["errors"].items()}
+        right.append(sum(scores[k] > scores[record["label"]] for k in scores) < 5)
+    told = str(metrics.proportion(right))
+    assert code == 0 and len(right) == 12 and f"Top-5 accuracy: {told}" in out, err
+    assert json.loads(Path("r.json").read_text())["metrics"]["acc5"] == sum(right) / 12
+    code, out, err = run_main(load_script("print_acc").main, folder, "--json", "acc.json")
+    assert code == 0 and f"Top 5 acc: {told}" in out, err
+    assert json.loads(Path("acc.json").read_text())["top5"]["value"] == sum(right) / 12
+    code, out, err = run("--dataset", "tiny_combos", "--imgs_to_eval", 12)  # all from records
+    assert code == 0 and "0 to do here" in out and f"Top-5 accuracy: {told}" in out, err
 
 
 def test_one_template_is_the_single_prompt(run):

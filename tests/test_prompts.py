@@ -5,12 +5,13 @@ import json
 import pytest
 from conftest import ROOT, load_script
 
-from diffusion.datasets import DATASETS
-from diffusion.datasets.prompts import prompts_from_classes, read_prompts
+from diffusion.datasets import DATASETS, clip_templates
+from diffusion.datasets.prompts import prompts_from_classes, read_prompts, read_templates
 from diffusion.training.scenes import NOUNS
 
 CLASSES = json.loads((ROOT / "prompts" / "classes.json").read_text(encoding="utf-8"))
 SHIPPED = sorted((ROOT / "prompts").glob("*_prompts.csv"))
+LISTS = sorted((ROOT / "prompts").glob("*_templates.txt"))
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -105,18 +106,36 @@ def test_other_braces_in_names_and_templates_are_left_alone():
 # ---------------------------------------------------------------- the shipped files
 
 
-def test_the_shipped_csvs_are_what_the_script_writes(tmp_path, run_script):
+def test_the_shipped_files_are_what_the_script_writes(tmp_path, run_script):
     """From another folder, all at once: same names, same bytes."""
     code, _, err = run_script("all", "--out", tmp_path / "out")
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [path.name for path in SHIPPED]
-    for path in SHIPPED:
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in SHIPPED + LISTS)
+    for path in SHIPPED + LISTS:
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
 def test_every_dataset_has_its_csv():
     wanted = {spec.prompts for spec in DATASETS.values() if spec.prompts}
     assert wanted == {path.name for path in SHIPPED}
+
+
+def test_clip_s_lists_have_their_published_numbers_of_templates():
+    ones = dict.fromkeys(("pets", "flowers", "food", "mnist"), 1) | dict.fromkeys(("aircraft", "stl10"), 2)
+    many = {"eurosat": 3, "cifar10": 18, "cifar100": 18, "caltech101": 34, "imagenet": 80, "imagenetA": 80, "objectnet": 80}
+    found = {path.stem.removesuffix("_templates"): read_templates(path) for path in LISTS}
+    assert {name: len(set(templates)) for name, templates in found.items()} == ones | many
+    assert all(len(templates) == len(set(templates)) for templates in found.values())
+    assert set(found["caltech101"]) < set(found["imagenet"]) == set(found["objectnet"])
+    shared = set(found) - {"mnist"}  # whose published prompt quotes the number in another way
+    assert all(CLASSES[name]["template"] in found[name] for name in shared)
+
+
+def test_test_sets_with_imagenet_s_classes_have_its_templates():
+    assert clip_templates("imagenetv2") == clip_templates("imagenetA") == clip_templates("imagenet")
+    for name in ("fashion_mnist", "tiny_combos", "folder", "hf"):
+        with pytest.raises(ValueError, match=f"--templates clip: CLIP's authors published none for {name}: name a file"):
+            clip_templates(name)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -49,7 +49,7 @@ WRITERS = [  # script, arguments, the files that they write
     ("plot_image", ["run", "--image", "0", "-o", "new/f.svg"], ["f.csv", "f.svg"]),
     ("save_noise", ["--img_size", "64", "--n", "2", "-o", "new/n.pt"], ["n.pt"]),
     ("write_subset", ["--dataset", "fashion_mnist", "--n", "5", "-o", "new/s.npy"], ["s.npy"]),
-    ("write_prompts", ["pets", "-o", "new"], ["pets_prompts.csv"]),
+    ("write_prompts", ["pets", "-o", "new"], ["pets_prompts.csv", "pets_templates.txt"]),
 ]
 
 

@@ -4,7 +4,7 @@ Everything comes from the run folder, so a command at its end and a script that 
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,10 @@ class Ranked(NamedTuple):
     evaluations: int
     best: bool | None
 
+    @property
+    def right(self) -> bool:
+        return self.pred == self.label
+
 
 def ranked(image: tables.Scored, class_of: list[int]) -> Ranked:
     """A record ranks the classes that saw all of its pairs: those that were dropped come after them, in no certain order."""
@@ -38,6 +42,25 @@ def ranked(image: tables.Scored, class_of: list[int]) -> Ranked:
     n_ranked = len({label for label, seen in zip(class_of, whole, strict=True) if seen})
     rank = curves.class_rank(np.where(whole, image.means, np.inf), class_of, image.label)
     return Ranked(image.label, image.pred, image.evaluations, rank < BEST if n_ranked >= BEST else None)
+
+
+def each_ranked(folder, config: dict, unreadable: list, only: Collection[int] | None = None) -> Iterator[tuple[int, Ranked]]:
+    """(index, what it needs) of every readable record of a run of classifications, one at a time; by the run's level weights.
+
+    Arguments and errors are those of `tables.each_image`.
+    """
+    class_of, weights = None, level_weights.of_config(config, folder)
+    for keys, image in tables.each_image(folder, config, unreadable, only):
+        class_of = class_of or tables.classes(folder, config, keys)[0]
+        yield image.index, ranked(tables.weighted(image, weights), class_of)
+
+
+def accuracies(images: Collection[Ranked]) -> dict[str, metrics.Estimate]:
+    """By CLIP_benchmark's names; without acc5 where an image's record does not rank so many classes."""
+    labels, preds, _, best = zip(*images, strict=True)
+    measured = {"acc1": metrics.top1(preds, labels)}
+    measured |= {"acc5": metrics.proportion(best)} if None not in best else {}
+    return measured | {"mean_per_class_recall": metrics.mean_per_class(preds, labels)}
 
 
 # ---------------------------------------------------------------- from records
@@ -64,7 +87,7 @@ def of_folder(
         "dataset": identity.get("dataset"),
         "model": identity.get("version") or options.get("model"),
         "pretrained": options.get("pretrained") or options.get("model_path") or identity.get("weights"),
-        "task": PAIRS if measure is _pairs else CLASSIFICATION,
+        "task": PAIRS if measure is _pairs else config.get("task", CLASSIFICATION),
         "metrics": {name: estimate.value for name, estimate in found.items()},
         "language": "en",
         "split": identity.get("split"),
@@ -89,16 +112,10 @@ def _is_of_pairs(folder: Path, config: dict) -> bool:
 
 def _classification(folder: Path, config: dict, only, _, unreadable: list) -> tuple[dict, list[int], dict]:
     """Name -> Estimate, evaluations of each image, and nothing more."""
-    found, class_of, weights = [], None, level_weights.of_config(config, folder)
-    for keys, image in tables.each_image(folder, config, unreadable, only):
-        class_of = class_of or tables.classes(folder, config, keys)[0]
-        found.append(ranked(tables.weighted(image, weights), class_of))
+    found = [image for _, image in each_ranked(folder, config, unreadable, only)]
     if not found:
         raise ValueError(tables.NO_RECORD.format(folder))
-    labels, preds, cost, best = zip(*found, strict=True)
-    measured = {"acc1": metrics.top1(preds, labels)}
-    measured |= {"acc5": metrics.proportion(best)} if None not in best else {}
-    return measured | {"mean_per_class_recall": metrics.mean_per_class(preds, labels)}, list(cost), {}
+    return accuracies(found), [image.evaluations for image in found], {}
 
 
 def _pairs(folder: Path, config: dict, only, score_mode: str | None, unreadable: list) -> tuple[dict, list[int], dict]:

@@ -18,8 +18,8 @@ from diffusion.datasets import imagenet_variants, listed, shipped
 from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
 from diffusion.datasets.pictures import fit
-from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts
-from diffusion.datasets.reading import IdxImages
+from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts, read_templates
+from diffusion.datasets.reading import IdxImages, find_idx
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
 
@@ -174,8 +174,14 @@ def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
 
 
 def _idx(name: str):
-    """MNIST and its kin, as torchvision lays them out: <name>/raw/{train,t10k}-..."""
-    return _fetched(name, lambda root, split: IdxImages(root / name / "raw", "train" if split == "train" else "t10k"))
+    """MNIST and its kin: {train,t10k}-..."""
+    return _fetched(name, lambda root, split: IdxImages(_idx_folder(root, name), "train" if split == "train" else "t10k"))
+
+
+def _idx_folder(root: Path, name: str) -> Path:
+    """Where the files are: <name>/raw/ as torchvision lays them out, or the folder itself, as of Debian's packages."""
+    torchvisions = root / name / "raw"
+    return root if find_idx(root, "train-labels-idx1-ubyte") and not torchvisions.is_dir() else torchvisions
 
 
 def _listed(name: str, torchvision: str, read: Callable):
@@ -197,7 +203,7 @@ def _fashion_mnist(root: Path, split: str, download: bool):
     if split == "validation":
         return shipped.Clothes(split)
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    complete = all((root / "FashionMNIST" / "raw" / f"{part}-ubyte").is_file() for part in parts)
+    complete = all(find_idx(_idx_folder(root, "FashionMNIST"), f"{part}-ubyte") for part in parts)
     if complete or download or split == "train":
         return _idx("FashionMNIST")(root, split, download)
     return shipped.Clothes(split)
@@ -331,6 +337,9 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
+
+
 # ---------------------------------------------------------------- what the commands call
 
 
@@ -460,6 +469,17 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if unknown:
         raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
     return table
+
+
+def clip_templates(name: str) -> list[str]:
+    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+
+    Raises ValueError for a data set without any.
+    """
+    path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
+    if not path.name.endswith("_templates.txt") or not path.is_file():
+        raise ValueError(f"--templates clip: CLIP's authors published none for {name}: name a file with one template per line")
+    return read_templates(path)
 
 
 def _names_in_prompt(name: str, table: PromptTable) -> list[str]:

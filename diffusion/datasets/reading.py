@@ -40,14 +40,21 @@ def read_idx(path: str | Path, n_dims: int) -> np.ndarray:
         return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
+def find_idx(folder: str | Path, stem: str) -> Path | None:
+    """An idx file of this name, plain or gzipped."""
+    return next((path for path in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if path.is_file()), None)
+
+
 class IdxImages:
-    """Images [N,28,28] uint8 and targets [N] of the idx files t10k-... or train-... in a folder. Raises as `read_idx`."""
+    """Images [N,28,28] uint8 and targets [N] of the idx files t10k-... or train-... in a folder, plain or gzipped. Raises as
+    `read_idx`."""
 
     notice: str | None = None
 
     def __init__(self, folder: Path, part: str):
-        self.data = read_idx(folder / f"{part}-images-idx3-ubyte", 3)
-        self.targets = read_idx(folder / f"{part}-labels-idx1-ubyte", 1)
+        images, labels = (folder / f"{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        self.data = read_idx(find_idx(folder, images.name) or images, 3)
+        self.targets = read_idx(find_idx(folder, labels.name) or labels, 1)
         if len(self.data) != len(self.targets):
             raise ValueError(f"{folder}: {len(self.data):,} images and {len(self.targets):,} labels in {part}-*-ubyte")
 

@@ -67,3 +67,18 @@ def _sd(size: int, interpolation: str):
     return tv.Compose(
         [tv.Resize(size, interpolation=mode), tv.CenterCrop(size), to_rgb, tv.ToTensor(), tv.Normalize([0.5] * 3, [0.5] * 3)]
     )
+
+
+def random_view(image, size: int, interpolation: str, *entropy: int):
+    """A random resized crop of size x size pixels, mirrored or not (torchvision's defaults: a part of 8 to 100 % of the area).
+
+    image: PIL, or a tensor [3,H,W]; the view is of the same kind, and a function of these integers
+    """
+    import numpy as np
+    import torch
+    from torchvision import transforms as tv
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        crop = tv.RandomResizedCrop(size, interpolation=tv.InterpolationMode(interpolation), antialias=True)
+        return tv.RandomHorizontalFlip()(crop(image))

@@ -1,7 +1,5 @@
 """Fashion-MNIST's files, and the captioned pictures that the shipped models learn from. torch is imported for batches."""
 
-from pathlib import Path
-
 import numpy as np
 
 from diffusion.datasets import reading
@@ -16,7 +14,7 @@ def read_idx(folder, stem):
 
     Raises FileNotFoundError when the folder has neither form, ValueError naming a file that is damaged.
     """
-    path = next((p for p in (Path(folder) / stem, Path(folder) / f"{stem}.gz") if p.exists()), None)
+    path = reading.find_idx(folder, stem)
     if path is None:
         raise FileNotFoundError(f"no {stem}[.gz] in {folder}: give the folder of Fashion-MNIST's files with --data_dir")
     return reading.read_idx(path, 3 if "idx3" in stem else 1)

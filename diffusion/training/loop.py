@@ -43,7 +43,7 @@ def fit(modules, loss_at, how: Training, ema: float, keep=None) -> Path:
     # the name holds what a run depends on, so that another seed or length does not continue this one
     size = f"_{how.channels}" if how.channels else ""
     checkpoint = Path(how.checkpoint_dir) / f"{how.part}{size}_seed{how.seed}_{how.steps}x{how.batch_size}_lr{how.lr:g}.pt"
-    start = restore(checkpoint, parts) if checkpoint.exists() else 0
+    start = restore(checkpoint, parts)["step"] if checkpoint.exists() else 0
     recent = None
     for step in (bar := trange(start, how.steps, initial=start, total=how.steps, mininterval=5)):
         # fused attention is slow backwards on short CPU sequences, with the plain one a step takes a quarter less
@@ -73,13 +73,13 @@ def precision():
 
 
 def restore(checkpoint, parts):
-    """Loads the state of every part and returns the step to go on with."""
+    """Loads the state of every part; returns all that was saved."""
     import torch
 
     saved = torch.load(checkpoint, weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(saved[name])
-    return saved["step"]
+    return saved
 
 
 def save_checkpoint(path, state):

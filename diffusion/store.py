@@ -1,0 +1,39 @@
+"""What a run works from and keeps on disk: a folder of one file per image, and a config.json that says what they depend on."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from diffusion import runlog
+
+
+@dataclass(frozen=True)
+class Store:
+    """identity: every option and hash that the files depend on, as JSON values.
+
+    Of a subclass: path(key) of a file; flag: that names another folder; pattern: of the files below the folder
+    """
+
+    folder: Path
+    identity: dict
+    flag: ClassVar[str]
+    pattern: ClassVar[str]
+
+    def path(self, key) -> Path:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises ValueError for a folder of other files, or of such that nothing is known of; OSError where it is unreadable."""
+        elsewhere = f"name another place with {self.flag}"
+        if runlog.read_config(self.folder) is None and any(self.folder.glob(self.pattern)):
+            raise ValueError(f"{self.folder} holds {self.pattern} without a {runlog.CONFIG}: {elsewhere}")
+        runlog.check_config(self.folder, self.identity, elsewhere)
+
+    def begin(self, command: str, options: dict, expected: int) -> None:
+        """Makes the folder and its config.json. expected: how many files there will be. Raises OSError where that fails."""
+        runlog.make_ready(self.folder)
+        runlog.write_config(self.folder, runlog.describe(command, runlog.STORE, self.identity, options, expected))
+
+    def missing(self, keys: Iterable[Hashable]) -> list:
+        return [key for key in keys if not self.path(key).is_file()]
