@@ -10,7 +10,7 @@ from pathlib import Path
 from diffusion.datasets.folders import walk
 from diffusion.datasets.labels import numbered, of_texts
 from diffusion.files import one_line, read_json
-from diffusion.session import progress
+from diffusion.progress import progress
 
 MOST_STREAMED = 2**30  # bytes of pictures, as they are compressed, that are kept of a stream: some 10,000 of ImageNet's
 

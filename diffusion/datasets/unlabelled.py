@@ -51,7 +51,8 @@ def _of_folder(place: str) -> tuple[list[str], str | None]:
     paths = files_of(place)
     pictures = [path for path in paths if is_picture(path)]
     if not pictures:
-        raise ValueError(f"{place} holds no pictures ({' '.join(sorted(SUFFIXES))}): name another folder, or the files")
+        kinds = " ".join(sorted(SUFFIXES))
+        raise ValueError(f"{place} holds no pictures ({kinds}): name another folder, the files, or shards (.tar)")
     for path in pictures:
         check_name(os.path.dirname(path), os.path.basename(path), "file")
     others = sorted(set(paths) - set(pictures))
