@@ -166,6 +166,14 @@ def test_columns_splits_and_slices():
         open_dataset("hf", "test", None, "set", limit=2)
 
 
+@pytest.mark.parametrize("name", ["parquet", "webdataset", "imagefolder"])
+def test_a_folder_that_is_called_as_a_reader_of_the_library(name):
+    parquet(Path(name))
+    Path("notes.txt").write_text("beside it\n")
+    for more in ({}, {"streaming": True, "limit": N}):
+        assert open_dataset("hf", "test", None, name, **more).labels.tolist() == LABELS
+
+
 def test_a_damaged_file_is_one_line():
     parquet()
     path = Path("set/test-00001-of-00002.parquet")

@@ -121,6 +121,7 @@ def _load(root: Path, split: str, config_name: str | None, streaming: bool):
         datasets.disable_progress_bars()
     if root.is_dir():
         list(walk(str(root), {}))  # which refuses links that lead round in a circle, or to images twice
+        root = root.absolute()  # a folder called "parquet" would be taken for the library's reader of that name
     try:
         return datasets.load_dataset(root.as_posix(), config_name, split=split, streaming=streaming)
     except OSError:

@@ -4,7 +4,7 @@
     test/nshards.txt               how many shards the split has
     test/0.tar, test/1.tar, ...    KEY.jpg (or .png, .webp, ...) and KEY.cls, the label as a text
 
-A shard's headers are read once, when it is opened, and what they say is kept in memory alone: 4 s for 50,000 pictures on one
+A shard's headers are read once, when it is opened, and what they say is kept in memory alone: 2.4 s for 50,000 pictures on one
 core, which a file beside the shards would save and could be wrong about. Remote shards have to be fetched first.
 """
 
@@ -45,8 +45,8 @@ def open_shards(root: Path, split: str, classes: Sequence[str] | None = None) ->
     if not found.pictures:
         raise ValueError(f"{root if root in shards else root / split} holds no pictures ({' '.join(sorted(SUFFIXES))})")
     samples = list(zip(found.pictures, _checked_labels(found, len(names)), strict=True))
-    told = f"ignored {len(found.others)} members that are neither pictures nor labels, such as " if found.others else None
-    told = told and told + found.others[0]
+    n, first = len(found.others), "".join(found.others[:1])
+    told = f"ignored {n} members that are neither pictures nor labels, such as {first}" if n else None
     images = LabelledFiles(samples, upright=True, notice="; ".join(filter(None, (notice, told))) or None)
     images.classes = names
     return images

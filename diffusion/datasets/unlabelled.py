@@ -43,8 +43,7 @@ def _of_shards(shards: list[Path], notice: str | None, place: str) -> tuple[list
     pictures, _, others = read_shards(shards)
     if not pictures:
         raise ValueError(f"{place} holds no pictures ({' '.join(sorted(SUFFIXES))})")
-    told = f"ignored {len(others)} members that are no pictures by their names, such as {others[0]}" if others else None
-    return pictures, "; ".join(filter(None, (notice, told))) or None
+    return pictures, "; ".join(filter(None, (notice, _ignored("members", others)))) or None
 
 
 def _of_folder(place: str) -> tuple[list[str], str | None]:
@@ -55,6 +54,8 @@ def _of_folder(place: str) -> tuple[list[str], str | None]:
         raise ValueError(f"{place} holds no pictures ({kinds}): name another folder, the files, or shards (.tar)")
     for path in pictures:
         check_name(os.path.dirname(path), os.path.basename(path), "file")
-    others = sorted(set(paths) - set(pictures))
-    told = f"ignored {len(others)} files that are no pictures by their names, such as {others[0]}" if others else None
-    return pictures, told
+    return pictures, _ignored("files", sorted(set(paths) - set(pictures)))
+
+
+def _ignored(what: str, others: list[str]) -> str | None:
+    return f"ignored {len(others)} {what} that are no pictures by their names, such as {others[0]}" if others else None
