@@ -424,10 +424,10 @@ def report_arguments(run: Run) -> str:
         return str(run.folders[None])
     c, folder = next(iter(run.folders.items()))
     pattern = str(folder.parent if folder.name == run.data.split else folder).replace(f"_cls{c}_", "_cls*_")
-    names = ("dataset", "split", "data_dir", "config_name", "image_column", "label_column")
+    names = ("dataset", "split", "data_dir", *datasets.MORE)
     usual = (("split", "test"), ("data_dir", "datasets"))
     given = {name: value for name in names if (value := getattr(run.data, name)) and (name, value) not in usual}
-    return " ".join([pattern, *(f"--{name} {value}" for name, value in given.items())])
+    return " ".join([pattern, *(f"--{name}" if value is True else f"--{name} {value}" for name, value in given.items())])
 
 
 if __name__ == "__main__":

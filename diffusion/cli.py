@@ -10,13 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from diffusion import files, flight, models, optionfile, paths, settings, sharding, tracking
-from diffusion.datasets import transforms
+from diffusion.datasets import DATASETS, transforms
 from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
 from diffusion.strategy import STRATEGIES, option_names
 from diffusion.team import team
 
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
+OR_NAME = {"hf": ", or its name on the hub"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -143,6 +144,16 @@ def share(text: str) -> float:
     return value
 
 
+def limit(text: str) -> int | float:
+    """An argparse type: an integer above 0, or a fraction between 0 and 1."""
+    try:
+        return at_least(1)(text)
+    except ValueError:
+        if not 0 < float(text) < 1:
+            raise argparse.ArgumentTypeError(f"must be a number of images, or a fraction between 0 and 1, not {text}") from None
+        return float(text)
+
+
 def how_many(text: str) -> int | str:
     """An argparse type: `auto` or an integer above 0."""
     return text if text == "auto" else at_least(1)(text)
@@ -173,21 +184,33 @@ def name_part(text: str) -> str:
 # ---------------------------------------------------------------- option groups
 
 
-def add_data_options(parser, datasets, required=True):
-    """Which dataset; returns the group."""
+def add_data_options(parser, datasets, required=True, class_list=True):
+    """Which dataset; returns the group. class_list: False for a command whose --classes are something else."""
     group = parser.add_argument_group("images")
     group.add_argument("--dataset", required=required, choices=datasets, metavar="NAME", help=f"one of: {', '.join(datasets)}")
     group.add_argument("--split", default="test", help="test, train, or a split of an hf dataset (default: test)")
     group.add_argument(
         "--data_dir",
         help="folder that holds all datasets (default: $DATASET_ROOT, else ./datasets); for `folder` the image folder "
-        "itself, one sub-folder per class; for `hf` a hub name or a local copy",
+        "itself, one sub-folder per class; for `hf` a hub name or a local copy; for `webdataset` the folder of the splits, or "
+        "one .tar; for `csv` the file",
     )
     group.add_argument("--download", action="store_true", help="fetch a missing dataset where torchvision can")
     group.add_argument("--config_name", help="configuration of an hf dataset that has several")
     group.add_argument("--image_column", help="image column of an hf dataset (default: found by type)")
     group.add_argument("--label_column", help="label column of an hf dataset (default: found by type, then by name)")
+    group.add_argument("--streaming", action="store_true", help="read only the first --limit images of an hf dataset, and keep "
+                       "nothing on disk")  # fmt: skip
+    group.add_argument("--limit", type=limit, metavar="N", help="with --streaming: the first N images, or a fraction such as 0.1 "
+                       "of them; a stream has no random choice, which --imgs_to_eval makes among these")  # fmt: skip
+    if class_list:
+        add_class_list(group)
     return group
+
+
+def add_class_list(group):
+    group.add_argument("--classes", metavar="FILE.txt", help="class names, one per line, in the order of the labels; of a set of "
+                       "your own in place of its own names")  # fmt: skip
 
 
 def add_selection_options(group, which="a seeded choice of N images; a larger N adds to it"):
@@ -324,8 +347,9 @@ def add_run_options(parser, several=False):
 def data_of(options: dict) -> settings.Data:
     """Raises ValueError for a set of the user's own without its place."""
     data = settings.pick(settings.Data, options)
-    if data.dataset in ("folder", "hf") and not data.data_dir:
-        raise ValueError(f"--dataset {data.dataset} needs --data_dir: the folder of the images, or for hf the dataset's name")
+    spec = DATASETS.get(data.dataset)
+    if spec and spec.own and not data.data_dir:
+        raise ValueError(f"--dataset {data.dataset} needs --data_dir: {spec.layout}{OR_NAME.get(data.dataset, '')}")
     return settings.pick(settings.Data, options, data_dir=str(paths.dataset_root(data.data_dir)))
 
 

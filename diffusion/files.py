@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -148,6 +148,35 @@ def csv_text(rows) -> str:
 def write_csv(path: str | Path, rows) -> None:
     """Rows of cells, the first of them the names of the columns; whole or absent. Raises OSError as `write` does."""
     write_text(path, csv_text(rows))
+
+
+def read_csv(path: str | Path, what: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """(number, column -> cell) of every row of a CSV file (UTF-8, with a header) that is not blank; the header is row 1.
+
+    what: how messages call the file; columns: which the header must have, beside any others. Raises ValueError with one line that
+    names the file, and the row where there is one.
+    """
+    must = f"the header must hold {','.join(columns)}"
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        lines = [(number, row) for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1) if row]
+    except UnicodeDecodeError as error:
+        place = f"no UTF-8 in line {error.object.count(bytes([10]), 0, error.start) + 1}"
+        raise ValueError(f"{path}: not a readable {what} ({place}: save it as UTF-8)") from None
+    except (OSError, csv.Error) as error:
+        raise ValueError(f"{path}: not a readable {what} ({one_line(error)})") from error
+    if not lines:
+        raise ValueError(f"{path}: empty file; {must}")
+    header = [name.strip() for name in lines[0][1]]
+    missing, twice = ([name for name in columns if test(header.count(name))] for test in ((0).__eq__, (1).__lt__))
+    if missing or twice:
+        raise ValueError(f"{path}: column {', '.join(missing or twice)} {'missing' if missing else 'twice'}; {must}")
+    uneven = next(((number, row) for number, row in lines if len(row) != len(header)), None)
+    if uneven:
+        raise ValueError(
+            f"{path}: row {uneven[0]} has {len(uneven[1])} fields, not {len(header)}; quote a value that holds a comma"
+        )
+    return [(number, dict(zip(header, row, strict=True))) for number, row in lines[1:]]
 
 
 def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})) -> dict:

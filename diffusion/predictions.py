@@ -5,11 +5,11 @@ A picture's noise is a function of the seed and of a hash of the file's bytes: n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from diffusion.analysis.calibration import UNCALIBRATED, Fit
 from diffusion.classify import Result
+from diffusion.datasets.pictures import Member, read_bytes
 from diffusion.files import fingerprint
 from diffusion.strategy import STRATEGIES, option_names
 
@@ -33,10 +33,10 @@ FITTED_ON = (
 )  # of an identity, what a fit belongs to
 
 
-def content_key(path: str) -> str | None:
+def content_key(place: str | Member) -> str | None:
     """16 hex digits of the hash of a file's bytes; None for a file that cannot be read."""
     try:
-        return fingerprint(Path(path).read_bytes())
+        return fingerprint(read_bytes(place))
     except OSError:
         return None
 
@@ -103,12 +103,12 @@ def as_json(prediction: Prediction) -> list[dict]:
     return [{"score": candidate.probability, "label": candidate.label} for candidate in prediction.candidates]
 
 
-def as_row(path: str, prediction: Prediction, labels: Sequence[str], calibrated: bool) -> dict:
+def as_row(path: str | Member, prediction: Prediction, labels: Sequence[str], calibrated: bool) -> dict:
     """path, label, its probability, evaluations, and error_<label>, the mean error, of every label, None of one that
     was never tried."""
     errors = {candidate.label: candidate.error for candidate in prediction.candidates}
     name = "probability" if calibrated else "probability_uncalibrated"
-    row = {"path": path, "label": prediction.label, name: prediction.candidates[0].probability}
+    row = {"path": str(path), "label": prediction.label, name: prediction.candidates[0].probability}
     return row | {"evaluations": prediction.evaluations} | {f"error_{label}": errors.get(label) for label in labels}
 
 

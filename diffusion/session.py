@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from diffusion import files, flight, metrics, startup
 from diffusion.datasets import loader
+from diffusion.progress import progress
 from diffusion.team import lost_contact, team
 
 
@@ -93,28 +94,6 @@ def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: 
 
 
 # ---------------------------------------------------------------- while it works
-
-
-class _Lines:
-    """A tqdm output file that turns every redraw into a line of its own, for logs."""
-
-    def write(self, text):
-        if text.strip("\r\n "):
-            print(text.strip("\r\n "), file=sys.stderr, flush=True)
-
-    def flush(self):
-        sys.stderr.flush()
-
-
-def progress(total: int):
-    """A tqdm bar over images on a terminal; elsewhere a line a minute. Of torchrun's processes only rank 0 shows one."""
-    from tqdm import tqdm
-
-    if not team().leads:
-        return tqdm(disable=True)
-    if sys.stderr.isatty():
-        return tqdm(total=total, unit="image", dynamic_ncols=True)
-    return tqdm(total=total, unit="image", file=_Lines(), mininterval=60, miniters=1, ncols=0, leave=False, delay=1)
 
 
 class Tally:

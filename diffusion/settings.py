@@ -107,7 +107,8 @@ class Data:
     """Which images.
 
     dataset: a name in the table; split; data_dir: folder of all datasets, None: what DATASET_ROOT says; download: fetch what is
-    missing; the rest is for a Hugging Face set
+    missing; classes: a file of class names, for a set of the user's own; the rest is for a Hugging Face set, of which limit is a
+    number of images or a fraction of all
     """
 
     dataset: str
@@ -117,6 +118,9 @@ class Data:
     config_name: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    classes: str | None = None
+    streaming: bool = False
+    limit: int | float | None = None
 
     def identity(self) -> dict:
         return {"dataset": self.dataset, "split": self.split}

@@ -3,8 +3,9 @@
 
   python scripts/classify.py picture.jpg --labels "a cat" "a dog"
   python scripts/classify.py bag.png --version tiny --labels bag boot coat --map map.png
-a table of a folder, which the same command continues after a crash:
+a table of a folder, of WebDataset shards or of a CSV of paths, which the same command continues after a crash:
   python scripts/classify.py my_pictures --labels cat dog -o predictions.csv
+  python scripts/classify.py list.csv --classes names.txt -o predictions.csv
 
 Labels are ranked by probability. --fit takes a fit that scripts/calibrate.py RUN --fit wrote on a run of the same model, size,
 loss and strategy; without it probabilities are uncalibrated: the softmax of the mean errors as they are, which is nearly flat.
@@ -45,9 +46,11 @@ from diffusion import (
     strategy,
 )
 from diffusion.analysis import calibration, figures
-from diffusion.datasets import folders, prompts, transforms
+from diffusion.datasets import folders, prompts, transforms, unlabelled
+from diffusion.datasets.pictures import Member
 
 MOST_SHOWN = 10  # labels of a picture
+LABEL_FLAGS = "--labels, --classes, --template or --prompts"
 CALIBRATE = "uncalibrated: the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
 
 
@@ -60,9 +63,11 @@ def csv_file(text: str) -> Path:
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder: all pictures in it and below it")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder: all pictures in it and below it; "
+                        ".tar, or folder with nshards.txt: WebDataset shards; .csv: the files in its column path")  # fmt: skip
     group = parser.add_argument_group("labels")
     group.add_argument("--labels", nargs="+", metavar="LABEL", help="two or more")
+    group.add_argument("--classes", metavar="FILE.txt", help="text file of labels, one per line, in place of --labels")
     group.add_argument("--template", help='what makes a prompt of a label (default: "a photo of a {}.")')
     group.add_argument("--prompts", metavar="FILE", help="CSV of prompt,classname,classidx in place of --labels")
     group.add_argument("--fit", type=Path, metavar="FILE", help="calibrated probabilities, by a fit of scripts/calibrate.py")
@@ -93,8 +98,8 @@ class Run:
     running: settings.Running
     strategy: strategy.Strategy
     loss: str
-    paths: list[str]  # of the pictures
-    ignored: str | None  # what of their folders was left out
+    paths: list[str | Member]  # of the pictures
+    ignored: str | None  # what of their places was left out
     dataset: datasets.ImageData
     table: prompts.PromptTable
     source: Any  # of the weights
@@ -183,15 +188,17 @@ class Run:
 
 def find_prompts(options: dict) -> prompts.PromptTable:
     """Raises ValueError where there are not two or more labels, all of them different."""
-    if options["prompts"] and options["labels"]:
-        raise ValueError("--labels and --prompts both say what the labels are: give one of them")
+    given = [f"--{name}" for name in ("labels", "classes", "prompts") if options[name]]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} each say what the labels are: give one of them")
     if options["prompts"]:
         cli.refuse_idle(options, ["template"], "with --prompts, which has whole prompts")
         table, flag = prompts.read_prompts(options["prompts"]), f"--prompts {options['prompts']}"
-    elif options["labels"]:
-        table, flag = prompts.prompts_from_classes(options["labels"], options["template"] or "a photo of a {}."), "--labels"
+    elif given:
+        names = options["labels"] or prompts.read_classes(options["classes"], "--classes")
+        table, flag = prompts.prompts_from_classes(names, options["template"] or "a photo of a {}."), given[0]
     else:
-        raise ValueError('--labels are missing: give two or more, as in --labels "a cat" "a dog", or --prompts with a CSV')
+        raise ValueError('--labels are missing: give two or more, as in --labels "a cat" "a dog", or a file of --classes')
     names = list(dict(zip(table.classidx, table.classnames, strict=True)).values())
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -201,9 +208,9 @@ def find_prompts(options: dict) -> prompts.PromptTable:
     return table
 
 
-def open_pictures(places: list[str]) -> tuple[list[str], str | None, datasets.ImageData]:
+def open_pictures(places: list[str]) -> tuple[list[str | Member], str | None, datasets.ImageData]:
     """Raises ValueError or OSError where there is nothing, and for a single picture that is none."""
-    paths, ignored = folders.find_pictures(places)
+    paths, ignored = unlabelled.find_pictures(places)
     raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], upright=True)
     dataset = datasets.ImageData(raw, None, [])
     if len(paths) == 1:
@@ -276,7 +283,7 @@ def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json where there are records."""
     table, shape = run.table, run.source.latent_shape(run.model.img_size)
     names = [run.labels[label] for label in run.class_of]
-    if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, "--labels, --template or --prompts"):
+    if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, LABEL_FLAGS):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     before = runlog.found_batch_size(run.folder) if run.folder else None
@@ -296,7 +303,7 @@ def draw_map(run: Run, classifier: classify.Classifier) -> str:
     image = run.dataset[0][0]
     ours, theirs = classifier.error_maps(image, [first.row, second.row], predictions.noise_index(run.keys[0])).numpy()
     figure, axes = figures.pyplot().subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    figures.draw_image(axes[0], image, Path(run.paths[0]).name)
+    figures.draw_image(axes[0], image, Path(str(run.paths[0])).name)
     short = [textwrap.shorten(candidate.label, 24, placeholder=" ...") for candidate in (first, second)]
     title, label = "green: {}, pink: {}".format(*short), "squared error of {1} less that of {0}".format(*short)
     figures.draw_map(figure, axes[1], image, theirs - ours, title, label)
@@ -307,7 +314,7 @@ def draw_map(run: Run, classifier: classify.Classifier) -> str:
 # ---------------------------------------------------------------- what comes out
 
 
-def table_lines(path: str, prediction: predictions.Prediction, calibrated: bool) -> list[str]:
+def table_lines(path: str | Member, prediction: predictions.Prediction, calibrated: bool) -> list[str]:
     """The ranking of a picture."""
     shown = prediction.candidates[:MOST_SHOWN]
     width = max(len(candidate.label) for candidate in shown)
@@ -343,7 +350,7 @@ def results(run: Run, ended, classifier) -> list[str]:
 def json_text(run: Run, places: list[str]) -> str:
     """One list of a single file; else a list of lists, null for a picture that failed."""
     lists = [predictions.as_json(one) if one else None for one in run.predicted]
-    return json.dumps(lists[0] if len(places) == 1 and not Path(places[0]).is_dir() else lists)
+    return json.dumps(lists[0] if run.paths == places and len(places) == 1 else lists)
 
 
 def classify_all(args) -> tuple[int, Run]:

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 from diffusion import cli, metrics, session
 from diffusion.analysis import figures, robustness, tables
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.datasets import DATASETS
 
 TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percent, of both axes
 
@@ -52,7 +53,7 @@ def estimate_of(flag: str, text: str, benchmark: str):
     run = tables.read_run(text)
     figures.tell_unreadable(run)
     dataset = run.config["identity"].get("dataset", benchmark)
-    if dataset not in (benchmark, "folder", "hf"):
+    if dataset not in (benchmark, *(name for name, spec in DATASETS.items() if spec.own)):
         print(f"Note: {text} is a run on {dataset}, and is drawn as one on {benchmark}", file=sys.stderr)
     return metrics.top1([image.pred for image in run.images], [image.label for image in run.images])
 

@@ -138,7 +138,7 @@ def record_predictions(record: dict, label_of, weighted: bool) -> dict[str, int]
     return None if None in rows else predictions(record["sums"] / len(record["t"]), rows)
 
 
-FOR_CLASS_FOLDERS = ("split", "data_dir", "download", "config_name", "image_column", "label_column")
+FOR_CLASS_FOLDERS = ("split", "data_dir", "download", *datasets.MORE)
 
 
 def read_records(args, folder: Path) -> tuple[list, list, dict]:

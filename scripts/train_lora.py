@@ -30,7 +30,7 @@ TEMPERATURE = 0.02  # of the contrast, in mean errors: that of one pair differs 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    cli.add_data_options(parser, list(DATASETS))
+    cli.add_data_options(parser, list(DATASETS), class_list=False)
     group = parser.add_argument_group("model")
     group.add_argument("--version", default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny (default: 2-0)")
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
@@ -71,7 +71,7 @@ def prepare(args) -> Job:
     """Raises ValueError or OSError for what is not there or does not fit."""
     options = vars(args)
     files.try_file(args.out)
-    dataset = datasets.open_images(cli.data_of(options))
+    dataset = datasets.open_images(cli.data_of(options | {"classes": None}))  # which are labels here
     table = datasets.load_prompts(args.dataset, dataset, None, None)
     lacking = [label for label in args.classes if label not in table.classidx]
     if lacking:

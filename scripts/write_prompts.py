@@ -22,7 +22,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, session
-from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes
+from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes, read_classes
 from diffusion.paths import PROMPTS
 
 
@@ -66,13 +66,7 @@ def published_templates(entry: dict) -> list[str]:
 
 def own_table(path: Path, template: str | None) -> PromptTable:
     """Raises ValueError for an unreadable or empty file, and for a template without {}."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--classes {path} cannot be read ({error})") from error
-    if not names or len(set(names)) < len(names) or not all(map(str.isprintable, names)):
-        raise ValueError(f"--classes {path} must hold one name per line, each of them once")
-    return prompts_from_classes(names, template or "a photo of a {}.")
+    return prompts_from_classes(read_classes(path, "--classes"), template or "a photo of a {}.")
 
 
 def entries(dataset: str) -> dict[str, dict]:

@@ -110,6 +110,7 @@ LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
 TABLE = {"--dataset": "hf", "--data_dir": "@table"}
 HUB = TABLE | {"--template": "a photo of a {}."}
+FOLDER = {"--dataset": "folder", "--data_dir": "@images"}
 BESIDE = (
     {
         (None, "--data_dir"): {"--dataset": "mnist"},
@@ -139,6 +140,14 @@ BESIDE = (
         (None, "--config_name"): HUB,
         (None, "--image_column"): HUB,
         (None, "--label_column"): HUB,
+        (None, "--limit"): HUB | {"--streaming": None},
+        (None, "--classes"): FOLDER,
+        ("print_dit_acc", "--limit"): {},
+        ("print_dit_acc", "--classes"): {},
+        ("train_lora", "--classes"): {},
+        ("train_lora", "--limit"): TABLE | {"--streaming": None, "--classes": ("0", "1")},
+        ("print_acc", "--classes"): {},
+        ("classify", "--classes"): {"--labels": False},
         ("train_tiny", "--keep_every"): {"positional": "sd"},
         ("train_tiny", "--channels"): {"positional": "sd"},
         ("collect", "--samples"): {"positional": "@grid run"},
@@ -315,6 +324,7 @@ TYPES = {
     cli.positive: "number",
     cli.share: "number",
     cli.how_many: "integer",
+    cli.limit: "amount",
     cli.class_ranges: "classes",
     figures.picture_file: "picture to write",
 }
@@ -364,6 +374,17 @@ NUMBERS = {
     "zero": "0",
     "huge": "1e400",
     "a comma": "0,05",
+}
+AMOUNTS = {
+    "empty": "",
+    "a word": "x",
+    "nan": "nan",
+    "inf": "inf",
+    "negative": "-1",
+    "zero": "0",
+    "above one": "1.5",
+    "one as a fraction": "1.0",
+    "huge": "9" * 20,
 }
 LONG_NAME = "n" * 300
 TEXTS = {
@@ -490,7 +511,8 @@ def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     if kind in KINDS:
         faults = KINDS[kind][1] if first_with(kind) == command or command in OWN_READERS else ANY_FILE
         return {"no name": "", "missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
-    return {"integer": INTEGERS, "number": NUMBERS, "flag": {"a value": "yes"}}.get(kind) or (TEXTS | OUTPUTS)[kind]
+    of_type = {"integer": INTEGERS, "number": NUMBERS, "amount": AMOUNTS, "flag": {"a value": "yes"}}
+    return of_type.get(kind) or (TEXTS | OUTPUTS)[kind]
 
 
 WITHOUT_TORCH = ("integer", "number", "classes", "choice", "split", "subset")  # what a dry run checks of these needs no torch
@@ -620,8 +642,8 @@ def data_set_rows():
 
 
 def own_set_rows():
-    """Folders of images and tables of the datasets library, broken."""
-    for kind, name in (("image folder", "folder"), ("table", "hf")):
+    """Folders of images, tables of the datasets library, shards and CSVs, broken."""
+    for kind, name in (("image folder", "folder"), ("table", "hf"), ("shards", "webdataset"), ("own csv", "csv")):
         for fault in ("no name", "missing", *KINDS[kind][1]):
             value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name(kind, fault)}")
             more = {"--dataset": name, "--data_dir": value, "--template": "a {}"}
@@ -674,6 +696,27 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", HUB | {"--config_name": "plain"}, ["--config_name"]),
     ("eval_prob_adaptive", HUB | {"--image_column": "label"}, ["--image_column"]),
     ("eval_prob_adaptive", HUB | {"--label_column": "image"}, ["--label_column"]),
+    ("eval_prob_adaptive", HUB | {"--streaming": None}, ["--limit"]),
+    ("eval_prob_adaptive", HUB | {"--limit": "2"}, ["--streaming"]),
+    ("eval_prob_adaptive", {"--limit": "2"}, ["--limit"]),
+    ("eval_prob_adaptive", FOLDER | {"--streaming": None, "--limit": "2"}, ["--streaming"]),
+    ("eval_prob_adaptive", {"--classes": "@classes.txt"}, ["--classes"]),
+    ("eval_prob_adaptive", FOLDER | {"--classes": "@classes.txt"}, ["@images/a", "--classes"]),
+    ("eval_prob_adaptive", {"--dataset": "webdataset"}, ["--data_dir"]),
+    ("eval_prob_adaptive", {"--dataset": "csv"}, ["--data_dir"]),
+    ("eval_prob_adaptive", {"--dataset": "csv", "--data_dir": "@own.csv", "--split": "train"}, ["--split"]),
+    ("eval_prob_adaptive", {"--dataset": "csv", "--data_dir": "@own.csv", "--classes": "@classes.txt"}, ["row 2"]),
+    ("eval_prob_adaptive", {"--dataset": "webdataset", "--data_dir": "@shards", "--split": "train"}, ["--split"]),
+    ("eval_prob_adaptive", {"--dataset": "webdataset", "--data_dir": "@shards/test/0.tar"}, ["--classes"]),
+    ("eval_prob_adaptive", {"--dataset": "webdataset", "--data_dir": "@shards", "--classes": "@one class.txt"}, ["s0000000.cls"]),
+    ("classify", {"--classes": "@classes.txt"}, ["--labels", "--classes"]),
+    ("classify", {"--labels": False, "--classes": "@one class.txt"}, ["--classes"]),
+    ("classify", {"positional": "@bad shards/a shard cut in a picture"}, ["@bad shards/a shard cut in a picture"]),
+    ("classify", {"positional": "@bad shards/a shard cut in a picture/test"}, ["0.tar"]),
+    ("classify", {"positional": "@bad shards/a shard cut behind a member/test/0.tar"}, ["s0000000.png"]),
+    ("classify", {"positional": "@bad shards/without pictures/test"}, ["without pictures"]),
+    ("classify", {"positional": "@bad own csv/a file missing.csv"}, ["row 3"]),
+    ("classify", {"positional": "@bad own csv/no path.csv"}, ["column path missing"]),
     ("eval_prob_adaptive", {"--dataset": "folder", "--data_dir": "@looped", "--template": "a {}"}, ["again", "link"]),
     ("eval_prob_adaptive", {"--version": "2-2"}, ["--version"]),
     ("eval_prob_adaptive", {"--seed": "18446744073709551616"}, ["--seed"]),

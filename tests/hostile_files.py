@@ -433,6 +433,75 @@ TABLES = {
     "json rows": lambda path: (path.mkdir(), (path / "test.json").write_text('[{"a": 1}]')),
 }
 
+
+def shards(change):
+    """A writer of shards, of which change(folder) breaks something."""
+    return lambda path: (layouts.webdataset(path), change(path))
+
+
+def shard_of(**members):
+    """The first of two shards of other members; `__` in their names stands for a dot."""
+    named = {name.replace("__", "."): content for name, content in members.items()}
+    return shards(lambda path: layouts.tar(path / "test/0.tar", named))
+
+
+def cut(path: Path, n: int) -> None:
+    path.write_bytes(path.read_bytes()[:n])
+
+
+PNG = layouts.png(0)
+SHARDS = {
+    "no split": shards(lambda path: (path / "test").rename(path / "train")),
+    "no names": shards(lambda path: (path / "classnames.txt").unlink()),
+    "names empty": shards(lambda path: (path / "classnames.txt").write_text("\n")),
+    "count a word": shards(lambda path: (path / "test/nshards.txt").write_text("two")),
+    "count of bytes": shards(lambda path: (path / "test/nshards.txt").write_bytes(b"\xff")),
+    "no shards": shards(lambda path: (path / "test/nshards.txt").write_text("0")),
+    "a shard missing": shards(lambda path: (path / "test/nshards.txt").write_text("3")),
+    "far too many shards": shards(lambda path: (path / "test/nshards.txt").write_text("9" * 18)),
+    "a shard that is a folder": shards(lambda path: ((path / "test/1.tar").unlink(), (path / "test/1.tar").mkdir())),
+    "a shard of text": shards(lambda path: (path / "test/1.tar").write_text("text\n" * 500)),
+    "a shard empty": shards(lambda path: (path / "test/1.tar").write_bytes(b"")),
+    "a shard cut in a picture": shards(lambda path: cut(path / "test/0.tar", 700)),
+    "a shard cut in a header": shards(lambda path: cut(path / "test/0.tar", 512 + 1536 + 100)),
+    "a shard cut behind a member": shards(lambda path: cut(path / "test/0.tar", 512 + 1536)),
+    "without pictures": shards(lambda path: [layouts.tar(path / f"test/{i}.tar", {}) for i in range(2)]),
+    "without labels": shards(lambda path: [layouts.tar(path / f"test/{i}.tar", {"a.png": PNG}) for i in range(2)]),
+    "a label missing": shard_of(a__png=PNG, a__cls=b"0", b__png=PNG),
+    "a picture missing": shard_of(a__cls=b"0", b__png=PNG, b__cls=b"0"),
+    "a picture twice": shard_of(a__png=PNG, a__jpg=PNG, a__cls=b"0"),
+    "a label of no class": shard_of(a__png=PNG, a__cls=b"3"),
+    "a label of words": shard_of(a__png=PNG, a__cls=b"ant"),
+    "a negative label": shard_of(a__png=PNG, a__cls=b"-1"),
+    "a label of bytes": shard_of(a__png=PNG, a__cls=bytes(range(256))),
+    "a label of nothing": shard_of(a__png=PNG, a__cls=b""),
+}
+
+
+def csv_of(content):
+    """A writer of a CSV without its pictures."""
+    return written(content if isinstance(content, bytes) else "path,label\n" + content)
+
+
+OWN_CSVS = {
+    "header only": csv_of(""),
+    "no path": csv_of(b"picture,label\n../images/a/0.png,a\n"),
+    "path twice": csv_of(b"path,path,label\na,a,0\n"),
+    "semicolons": csv_of(b"path;label\n../images/a/0.png;a\n"),
+    "no label": csv_of(b"path\n../images/a/0.png\n"),
+    "labels empty": csv_of("../images/a/0.png,\n"),
+    "a label empty": csv_of("../images/a/0.png,a\n../images/b/0.png, \n"),
+    "a path empty": csv_of(",a\n"),
+    "a path of nul": csv_of("a\0.png,a\n"),
+    "a file missing": csv_of("../images/a/0.png,a\n../images/none.png,b\n"),
+    "a path twice below": csv_of("../images/a/0.png,a\n../images/./a/0.png,b\n"),
+    "a comma": csv_of("../images/a/0.png,a,b\n"),
+    "open quote": csv_of('"../images/a/0.png,a\n'),
+    "latin 1": csv_of("path,label\n../images/a/0.png,caf\u00e9\n".encode("latin-1")),
+    "utf 16": csv_of("path,label\n../images/a/0.png,a\n".encode("utf-16")),
+    "a huge label": csv_of("../images/a/0.png,99999999\n"),
+}
+
 PAIR_LINE = json.loads((paths.TINY_PAIRS / "examples.jsonl").read_text().splitlines()[0])
 
 
@@ -789,6 +858,8 @@ KINDS = {
     "data set": ("", DATA_SETS),
     "image folder": ("", ANY_FILE | IMAGE_FOLDERS),
     "table": ("", ANY_FILE | TABLES),
+    "shards": ("", ANY_FILE | SHARDS),
+    "own csv": (".csv", ANY_FILE | OWN_CSVS),
     "pairs folder": ("", ANY_FILE | PAIR_FOLDERS),
     "grid run": ("", ANY_FILE | RUNS),
     "dit run": ("", ANY_FILE | RUNS),
@@ -834,6 +905,7 @@ def good_files(world: Path) -> None:
     results_of()(world / "results.json")
     written("to_keep: [2, 1]\nn_samples: [3]\n")(world / "at odds.yaml")
     written("cat\ndog\n")(world / "classes.txt")
+    written("cat\n")(world / "one class.txt")
     written("a {}\na photo of a {}\n")(world / "templates.txt")
     written("text\n")(world / "text.txt")
     single()(world / "single.safetensors")
@@ -848,6 +920,8 @@ def good_files(world: Path) -> None:
     pictures("a/0.png", "b/0.png")(world / "images")
     looped(world / "looped")
     saved_table(world / "table")
+    layouts.webdataset(world / "shards")
+    written("path,label\nimages/a/0.png,a\nimages/b/0.png,b\n")(world / "own.csv")
     layouts.idx(world / "idx", "FashionMNIST", range(10), range(10))
     for name in LAID_OUT:
         laid_out(name)(world / f"set {name}")

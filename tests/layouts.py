@@ -1,8 +1,10 @@
 """Tiny datasets, written exactly as the real ones lie on disk. Each writer takes the root and fills it."""
 
+import io
 import json
 import pickle
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,43 @@ def objectnet(root: Path) -> None:
     for i, name in enumerate(("wok", "alarm_clock", "banana", "zz_not_in_map")):
         save_picture(base / name / "a.png", i)
     save_picture(base / "banana" / "b.png", 9, mode="P")
+
+
+def png(seed: int, **kwargs) -> bytes:
+    content = io.BytesIO()
+    picture(seed, **kwargs).save(content, "png")
+    return content.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes]) -> None:
+    """A plain tar of these members, in this order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def webdataset(root: Path, shards=((1, 0), (2,)), names=("ant", "bee", "cow"), split="test") -> None:
+    """CLIP_benchmark's layout; shards: the labels in each. Picture i is that of seed i."""
+    (root / split).mkdir(parents=True)
+    (root / "classnames.txt").write_text("".join(f"{name}\n" for name in names))
+    (root / split / "nshards.txt").write_text(f"{len(shards)}\n")
+    number = 0
+    for shard, labels in enumerate(shards):
+        members = {}
+        for label in labels:
+            members |= {f"s{number:07d}.png": png(number), f"s{number:07d}.cls": str(label).encode()}
+            number += 1
+        tar(root / split / f"{shard}.tar", members)
+
+
+def csv_file(path: Path, text="path,label\n0.png,bee\n1.png,ant\n") -> None:
+    """A CSV, and beside it the pictures 0.png, 1.png and 2.png, of these seeds."""
+    for i in range(3):
+        save_picture(path.parent / f"{i}.png", i)
+    path.write_text(text)
 
 
 WRITERS = {

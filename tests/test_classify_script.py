@@ -17,7 +17,7 @@ from PIL import Image
 from diffusion import classify, models, predictions, runlog
 from diffusion.analysis.calibration import Fit
 from diffusion.classify import Classifier, Result
-from diffusion.datasets import folders, open_dataset
+from diffusion.datasets import open_dataset, unlabelled
 from diffusion.strategy import Race, Stages
 
 LABELS = ["bag", "boot", "coat"]
@@ -289,7 +289,7 @@ def test_pictures_of_folders_are_sorted_and_strangers_are_told():
         save_picture(Path(name.replace("weird", "png")), size=(8, 8))
     Path("lone.png").rename("lone.weird")
     Path("z/notes.txt").write_text("x")
-    found, told = folders.find_pictures(["lone.weird", "z"])
+    found, told = unlabelled.find_pictures(["lone.weird", "z"])
     assert found == ["lone.weird", "z/a/c.JPG", "z/b.png"]
     assert told == "ignored 1 files that are no pictures by their names, such as z/notes.txt"
 

@@ -59,7 +59,7 @@ def test_labels_order_and_images(name, tmp_path):
 
 
 def test_every_dataset_with_own_files_is_covered():
-    assert set(LABELS) | {"folder", "hf", "tiny_combos"} == set(DATASETS)
+    assert set(LABELS) | {"folder", "hf", "webdataset", "csv", "tiny_combos"} == set(DATASETS)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_unknown_names_list_the_allowed_ones(arguments, parts, tmp_path):
 def test_flags_that_do_not_fit_the_dataset(tmp_path):
     with pytest.raises(ValueError, match="--download: imagenet cannot be downloaded"):
         open_dataset("imagenet", "test", None, tmp_path, download=True)
-    with pytest.raises(ValueError, match="--image_column and --label_column are for --dataset hf"):
+    with pytest.raises(ValueError, match="--label_column is for --dataset hf only"):
         open_dataset("cifar10", "test", None, tmp_path, label_column="label")
 
 
@@ -380,7 +380,8 @@ def test_published_recipes():
     pets, imagenet = DATASETS["pets"].recipe, DATASETS["imagenet"].recipe
     assert (pets.to_keep, pets.n_samples, pets.loss) == ((5, 1), (25, 250), "l1")
     assert (imagenet.to_keep, imagenet.n_samples, imagenet.loss) == ((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
-    assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {"folder", "hf"}
+    assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {"folder", "hf", "webdataset", "csv"}
+    assert {name for name, spec in DATASETS.items() if spec.own} == {"folder", "hf", "webdataset", "csv"}
 
 
 # ---------------------------------------------------------------- the ADM crop

@@ -126,7 +126,7 @@ def test_a_run_goes_on_and_its_scripts_read_it(run, run_main):
     [
         (["--templates", "missing.txt"], "--templates missing.txt cannot be read"),
         (["--templates", "empty.txt"], "--templates empty.txt is empty"),
-        (["--templates", "flat.txt"], "flat.txt: line 1 has no {}"),
+        (["--templates", "flat.txt"], "flat.txt: the line 'a photo' has no {}"),
         (["--templates", "good.txt", "--template", "a {}."], "leave --prompt_path and --template out"),
         (["--pretrained", "openai"], "--pretrained openai names published weights"),
     ],

@@ -31,7 +31,7 @@ def saved_set(root):
     return root
 
 
-OWN = {"folder": own_folder, "hf": saved_set}
+OWN = {"folder": own_folder, "hf": saved_set, "webdataset": layouts.webdataset, "csv": layouts.csv_file}
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -46,7 +46,7 @@ def test_the_default_recipe_runs(name, run_main, tmp_path):
     )
     assert code == 0 and "error" not in err, err
     prompts = DATASETS[name].prompts
-    n = len(read_prompts(PROMPTS / prompts).prompts) if prompts else {"folder": 45, "hf": 3}[name]
+    n = len(read_prompts(PROMPTS / prompts).prompts) if prompts else {"folder": 45, "hf": 3, "webdataset": 3, "csv": 2}[name]
     recipe = recipe_for(name, n)
     assert re.search(r"^Price: ([\d,]+) ", out, re.M).group(1) == f"{price(recipe.to_keep, recipe.n_samples, n):,}"
     assert re.search(rf"^  to_keep +{' '.join(map(str, recipe.to_keep))}$", out, re.M)

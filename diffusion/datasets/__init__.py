@@ -6,7 +6,7 @@ Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,11 @@ import numpy as np
 from diffusion.datasets import imagenet_variants, listed, shipped
 from diffusion.datasets.folders import open_known, open_own
 from diffusion.datasets.hub_images import open_hub
+from diffusion.datasets.own_csv import open_csv
 from diffusion.datasets.pictures import fit
-from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_prompts, read_templates
+from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
 from diffusion.datasets.reading import IdxImages, find_idx
+from diffusion.datasets.shards import open_shards
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
 
@@ -37,14 +39,16 @@ class Recipe:
 class DatasetSpec:
     """One dataset.
 
-    build           (root, split, download) -> map-style dataset of (PIL image, label), without a transform;
-                    that of "hf" also takes config_name, image_column and label_column
+    build           (root, split, download) -> map-style dataset of (PIL image, label), without a transform; also takes the
+                    options in `takes`, by name
     splits          allowed names; empty: the data decides (Hugging Face)
     layout          what has to lie under the root, for the message about missing data
     recipe          None: the flags have to be given
     prompts         file in prompts/; None: prompts are made from the class names
     downloadable    torchvision can fetch it
     template        that makes prompts of class names where no other is given
+    takes           of MORE, the options that mean something here
+    own             of the user's own: --data_dir is the set itself, not a folder of all sets
     """
 
     build: Callable[..., Any]
@@ -54,6 +58,8 @@ class DatasetSpec:
     prompts: str | None
     downloadable: bool
     template: str = "a photo of a {}."
+    takes: tuple[str, ...] = ()
+    own: bool = False
 
 
 class ImageData:
@@ -217,16 +223,16 @@ def _tiny_scenes(root: Path, split: str, download: bool):
     return shipped.Scenes(split)
 
 
-def _folder(root: Path, split: str, download: bool):
-    return open_own(root)
-
-
-def _hub(root: Path, split: str, download: bool, **columns):
-    return open_hub(root, split, **columns)
+def _own(build, splits, layout, *more) -> DatasetSpec:
+    """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
+    return DatasetSpec(lambda root, split, download, **options: build(root, split, **options), splits, layout, None, None, False,
+                       takes=("classes", *more), own=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------- the table
 
+OF_HUB = ("config_name", "image_column", "label_column", "streaming", "limit")
+MORE = ("classes", *OF_HUB)  # options beside dataset, split, data_dir and download
 BOTH = ("train", "test")
 SHORT = Recipe((5, 1), (50, 500), "l2")
 LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
@@ -332,8 +338,10 @@ DATASETS: dict[str, DatasetSpec] = {
         Recipe((25, 10, 5, 1), (50, 100, 500, 1000), "l2"),
         "objectnet_prompts.csv",
     ),
-    "folder": DatasetSpec(_folder, ("test",), "<class name>/*.jpg (or .png, ...)", None, None, False),
-    "hf": DatasetSpec(_hub, (), "a dataset saved to disk, parquet files, or images in folders", None, None, False),
+    "folder": _own(lambda root, split, **classes: open_own(root, **classes), ("test",), "<class name>/*.jpg (or .png, ...)"),
+    "hf": _own(open_hub, (), "a dataset saved to disk, parquet files, or images in folders", *OF_HUB),
+    "webdataset": _own(open_shards, (), "classnames.txt, <split>/nshards.txt and <split>/0.tar ... (or a single .tar)"),
+    "csv": _own(lambda root, split, **classes: open_csv(root, **classes), ("test",), "a CSV file with the columns path,label"),
 }
 
 
@@ -350,19 +358,19 @@ def open_dataset(
     root: str | Path,
     *,
     download: bool = False,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
+    **more,
 ) -> ImageData:
-    """Open one split. `root` holds all datasets; for "folder" it is the dataset, for "hf" the dataset or its hub name.
+    """Open one split. `root` holds all datasets; a set of the user's own is what lies there, for "hf" it may be a hub name.
 
-    Raises ValueError for an unknown name, split or column and for damaged files, strangers' folders and impossible labels,
-    FileNotFoundError for missing data; all in one line.
+    more: of MORE, as `settings.Data` has them. Raises ValueError for an unknown name, split or column and for damaged files,
+    strangers' folders and impossible labels, FileNotFoundError for missing data; all in one line.
     """
-    spec = _check(name, split, download, config_name or image_column or label_column)
-    columns = {"config_name": config_name, "image_column": image_column, "label_column": label_column} if name == "hf" else {}
+    given = {option: value for option, value in more.items() if value is not None and value is not False}
+    spec = _check(name, split, download, given)
+    if "classes" in given:
+        given["classes"] = read_classes(given["classes"], "--classes")
     try:
-        raw = spec.build(Path(root).expanduser(), split, download, **columns)
+        raw = spec.build(Path(root).expanduser(), split, download, **given)
         data = ImageData(raw, transform, class_names(name, raw))
         data.notice = "; ".join(filter(None, (data.notice, _check_labels(name, data)))) or None
     except OSError as error:
@@ -392,11 +400,11 @@ def _check_labels(name: str, data: ImageData) -> str | None:
 
 def open_images(data) -> ImageData:
     """The images that settings.Data names, without a transform. Raises as `open_dataset`."""
-    more = {name: getattr(data, name) for name in ("download", "config_name", "image_column", "label_column")}
+    more = {name: getattr(data, name) for name in ("download", *MORE)}
     return open_dataset(data.dataset, data.split, None, data.data_dir, **more)
 
 
-def _check(name: str, split: str, download: bool, column: str | None) -> DatasetSpec:
+def _check(name: str, split: str, download: bool, given: Iterable[str]) -> DatasetSpec:
     if name not in DATASETS:
         raise ValueError(f"--dataset {name}: unknown; choose from {', '.join(DATASETS)}")
     spec = DATASETS[name]
@@ -404,8 +412,10 @@ def _check(name: str, split: str, download: bool, column: str | None) -> Dataset
         raise ValueError(f"--split {split}: {name} has {', '.join(spec.splits)}")
     if download and not spec.downloadable:
         raise ValueError(f"--download: {name} cannot be downloaded here; put it under --data_dir by hand")
-    if column and name != "hf":
-        raise ValueError("--config_name, --image_column and --label_column are for --dataset hf only")
+    idle = next((option for option in given if option not in spec.takes), None)
+    if idle:
+        owners = " or ".join(other for other, its in DATASETS.items() if idle in its.takes)
+        raise ValueError(f"--{idle} is for --dataset {owners} only: leave it out")
     return spec
 
 
@@ -413,13 +423,13 @@ def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, err
     if download:
         return f"--dataset {name} --download: could not be fetched into {root} ({one_line(error)})"
     cause = one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
-    where = "set --data_dir" if name in ("folder", "hf") else "set --data_dir or DATASET_ROOT"
+    where = "set --data_dir" if spec.own else "set --data_dir or DATASET_ROOT"
     fetch = ", or fetch it with --download" if spec.downloadable else ""
     return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"
 
 
 def class_names(name: str, dataset=None) -> list[str]:
-    """Class names in label order. "folder" and "hf" need the opened dataset, the others ignore it."""
+    """Class names in label order. Sets of the user's own need the opened dataset, the others ignore it."""
     prompts = DATASETS[name].prompts
     if prompts is None:
         return list(dataset.classes)

@@ -1,10 +1,10 @@
 """Pictures in class folders: which files count, and which label the name of their folder gives them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from diffusion.datasets.pictures import open_rgb
+from diffusion.datasets.pictures import Member, open_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif"}
 JUNK_FOLDERS = {"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
@@ -13,13 +13,13 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 
 
 class LabelledFiles:
-    """Map-style dataset of (RGB PIL image, label): `samples` is a list of (path, label), `notice` what the user is told.
+    """Map-style dataset of (RGB PIL image, label): `samples` is a list of (file, label), `notice` what the user is told.
 
     `border` pixels are cut off each side; `upright` turns images as their EXIF orientation says, which the published sets were
     read without. Raises FileNotFoundError where there are no samples.
     """
 
-    def __init__(self, samples: list[tuple[str, int]], border: int = 0, upright: bool = False, notice: str | None = None):
+    def __init__(self, samples: list[tuple[str | Member, int]], border=0, upright=False, notice: str | None = None):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
@@ -40,22 +40,27 @@ class LabelledFiles:
         return image, label
 
 
-def open_own(root: Path) -> LabelledFiles:
-    """A user's folder: `classes` are the names of its sub-folders, sorted.
+def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
+    """A user's folder: `classes` are the names of its sub-folders, sorted, or those given, in the order of their labels.
 
-    Raises ValueError for a class without pictures, for links that lead to a folder twice, and where the folders are splits;
-    OSError where there is nothing.
+    Raises ValueError for a class without pictures, for the folder of no class, for links that lead to a folder twice, and where
+    the folders are splits; OSError where there is nothing.
     """
     found, notices = read_folders(root)
-    if found and set(found) <= SPLITS:
+    strangers = [name for name in found if name not in (classes or found)]
+    if (strangers or not classes) and found and set(found) <= SPLITS:
         names = ", ".join(found)
         raise ValueError(f"{root} holds {names}, which are splits and no classes: name one, --data_dir {root / min(found)}")
+    if strangers:
+        raise ValueError(f"{root / strangers[0]} is the folder of no class in --classes: add it there, or move it elsewhere")
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise ValueError(f"{root / empty[0]} holds no pictures ({' '.join(sorted(SUFFIXES))}): remove it, or put some into it")
-    samples = [(path, label) for label, files in enumerate(found.values()) for path in files]
+    classes = list(classes or found)
+    label_of = {name: label for label, name in enumerate(classes)}
+    samples = [(path, label_of[name]) for name, files in found.items() for path in files]
     images = LabelledFiles(samples, upright=True, notice="; ".join(notices) or None)
-    images.classes = list(found)
+    images.classes = classes
     return images
 
 
@@ -79,31 +84,16 @@ def open_known(
     return LabelledFiles(samples, border, notice="; ".join(notices) or None)
 
 
-def find_pictures(places: Iterable[str]) -> tuple[list[str], str | None]:
-    """Paths of all pictures that these files and folders are, a folder's sorted; what of the folders was left out, in words.
-
-    A file counts whatever its name is. Raises ValueError for a place where there is nothing, for a folder without pictures or
-    with links that lead to a folder twice, and for a name that is no UTF-8.
-    """
-    found, others = [], []
-    for place in places:
-        paths = _files_of(place) if os.path.isdir(place) else [place]
-        if not os.path.exists(place):
-            raise ValueError(f"{place}: there is no such picture or folder")
-        pictures = [path for path in paths if is_picture(path)] if os.path.isdir(place) else paths
-        if not pictures:
-            raise ValueError(f"{place} holds no pictures ({' '.join(sorted(SUFFIXES))}): name another folder, or the files")
-        found += pictures
-        others += set(paths) - set(pictures)
-    for path in found:
-        _check_name(os.path.dirname(path), os.path.basename(path), "file")
-    told = f"ignored {len(others)} files that are no pictures by their names, such as {min(others)}" if others else None
-    return found, told
-
-
-def _files_of(folder: str) -> list[str]:
+def files_of(folder: str) -> list[str]:
     """All files of a folder and below it, sorted, without junk."""
     return sorted(os.path.join(place, name) for place, names in walk(folder, {}) for name in names)
+
+
+def missing_files(paths: Iterable[Path]) -> list[Path]:
+    """Those that do not exist: one listing a folder, as thousands of single questions are slow on a network's file system."""
+    paths = list(paths)
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {path.parent for path in paths}}
+    return [path for path in paths if path.name not in there[path.parent]]
 
 
 # ---------------------------------------------------------------- what lies in them
@@ -119,7 +109,7 @@ def read_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     beside = [name for name in files if is_picture(name)]
     seen, found, others = {os.path.realpath(root): str(root)}, {}, []
     for name in names:
-        _check_name(root, name)
+        check_name(root, name)
         paths = [os.path.join(place, file) for place, files in sorted(walk(str(root / name), seen)) for file in files]
         found[name] = [path for path in paths if is_picture(path)]
         others += [path for path in paths if not is_picture(path)]
@@ -162,7 +152,7 @@ def _entries(root: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(name for name in files if not is_junk(name))
 
 
-def _check_name(root: Path | str, name: str, kind="folder") -> None:
+def check_name(root: Path | str, name: str, kind="folder") -> None:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -4,11 +4,10 @@ Each reader checks what torchvision's takes for granted: the list is whole, its 
 ValueError naming the list and what is wrong in it, OSError where files are missing.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from diffusion.datasets.folders import LabelledFiles
+from diffusion.datasets.folders import LabelledFiles, missing_files
 from diffusion.datasets.reading import reading
 from diffusion.files import read_json
 
@@ -71,8 +70,6 @@ def existing(samples: list[tuple[Path, int]], path: Path) -> LabelledFiles:
 def check_files(images: Iterable[Path], path: Path) -> None:
     """Raises FileNotFoundError, naming the list and the first, where images that the list names do not exist."""
     images = list(images)
-    # one listing a folder, as thousands of single questions are slow on a network's file system
-    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {image.parent for image in images}}
-    missing = [image for image in images if image.name not in there[image.parent]]
+    missing = missing_files(images)
     if missing:
         raise FileNotFoundError(f"{len(missing):,} of the {len(images):,} images in {path} are missing, such as {missing[0]}")

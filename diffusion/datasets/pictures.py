@@ -1,6 +1,8 @@
 """PIL images as the transforms can take them: 8 bits a channel, of a shape that can be resized, upright where asked for."""
 
+import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,13 +46,41 @@ def _tiff_tag(image, number: int) -> int | None:
     return value[0] if isinstance(value, tuple) else value
 
 
-def open_rgb(path: str | Path, upright: bool = False):
+class Member(NamedTuple):
+    """A file inside another one, as it is there: `size` bytes from `offset` on. As a text, a path through the outer file."""
+
+    file: str
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+def read_bytes(place: str | Path | Member) -> bytes:
+    """All that a file holds. Opened and closed at each call, so that several processes may read one file of many pictures.
+
+    Raises OSError where it cannot be read.
+    """
+    if not isinstance(place, Member):
+        return Path(place).read_bytes()
+    with open(place.file, "rb") as file:
+        file.seek(place.offset)
+        content = file.read(place.size)
+    if len(content) < place.size:
+        raise OSError("the file that holds it was cut short")
+    return content
+
+
+def open_rgb(place: str | Path | Member, upright: bool = False):
     """The RGB image in a file; upright: turned as its EXIF orientation says. Raises nearly anything for a broken file."""
     from PIL import Image, ImageOps
 
-    if not Path(path).is_file():  # a pipe would be waited for
+    inside = isinstance(place, Member)
+    if not inside and not Path(place).is_file():  # a pipe would be waited for
         raise FileNotFoundError("there is no such file")
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(read_bytes(place)) if inside else place) as file:
         if upright:
             ImageOps.exif_transpose(file, in_place=True)  # in place, as a copy forgets what its file was
         return fit(file).convert("RGB")

@@ -1,11 +1,12 @@
-"""Prompt tables: from a CSV `prompt,classname,classidx`, or from class names and a template."""
+"""Prompt tables and class lists: from a CSV `prompt,classname,classidx`, or from class names and a template."""
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from diffusion.files import one_line
+from diffusion.datasets.labels import number_of
+from diffusion.files import one_line, read_csv
 
 COLUMNS = ("prompt", "classname", "classidx")
 
@@ -24,42 +25,22 @@ def read_prompts(path: str | Path) -> PromptTable:
 
     Raises ValueError with one line that names the file, and the row where there is one (the header is row 1).
     """
-    header, rows = _read_rows(Path(path))
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise ValueError(f"{path}: column {', '.join(missing)} missing; the header must hold {','.join(COLUMNS)}")
+    rows = read_csv(path, "prompt CSV", COLUMNS)
     if not rows:
         raise ValueError(f"{path}: no prompts, only a header")
-    places = [header.index(name) for name in COLUMNS]
-    checked = [_check_row(path, number, row, len(header), places) for number, row in enumerate(rows, start=2)]
+    checked = [_check_row(path, number, *(row[name] for name in COLUMNS)) for number, row in rows]
     return PromptTable(*(list(column) for column in zip(*checked, strict=True)))
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows that are not blank, as the csv module splits them."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a readable prompt CSV ({one_line(error)})") from error
-    if not rows:
-        raise ValueError(f"{path}: empty file; the header must hold {','.join(COLUMNS)}")
-    return [name.strip() for name in rows[0]], rows[1:]
-
-
-def _check_row(path: str | Path, number: int, row: list[str], width: int, places: list[int]) -> tuple[str, str, int]:
-    if len(row) != width:
-        raise ValueError(f"{path}: row {number} has {len(row)} fields, not {width}; quote a prompt that holds a comma")
-    prompt, classname, index = (row[place] for place in places)
+def _check_row(path: str | Path, number: int, prompt: str, classname: str, index: str) -> tuple[str, str, int]:
     if not prompt.strip():
         raise ValueError(f"{path}: row {number} has an empty prompt")
-    # str.isdigit alone would let "²" through
-    if not (index.strip().isascii() and index.strip().isdigit()):
+    if number_of(index) is None:
         raise ValueError(f"{path}: row {number} has classidx {index!r}; it must be an integer of at least 0")
-    return prompt, classname, int(index)
+    return prompt, classname, number_of(index)
 
 
-def prompts_from_classes(names: list[str], template: str) -> PromptTable:
+def prompts_from_classes(names: Sequence[str], template: str) -> PromptTable:
     """One prompt a class, in label order: `{}` becomes the name, with spaces for underscores. The classname stays.
 
     Raises ValueError when the template lacks `{}` or there are no names.
@@ -72,22 +53,38 @@ def prompts_from_classes(names: list[str], template: str) -> PromptTable:
     return PromptTable(prompts, list(names), list(range(len(names))))
 
 
-def read_templates(path: str | Path) -> list[str]:
-    """The lines of a text file (UTF-8) that are not blank, each a template with `{}` for the class name.
+def read_classes(path: str | Path, called: str = "") -> list[str]:
+    """The lines of a text file (UTF-8) that are not blank, each the name of a class; their order is that of the labels.
 
-    Raises ValueError with one line that names the file, and the line where there is one.
+    called: the flag that names the file, of which no name may stand twice. Raises ValueError with one line that names the file.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--templates {path} cannot be read ({one_line(error)})") from None
-    flat = next((n for n, line in enumerate(lines, start=1) if line.strip() and "{}" not in line), None)
+    names = _lines(path, called)
+    if not names or not all(map(str.isprintable, names)) or (called and len(set(names)) < len(names)):
+        raise ValueError(f"{called} {path} must hold one name per line, each of them once".strip())
+    return names
+
+
+def read_templates(path: str | Path) -> list[str]:
+    """The lines of a text file (UTF-8) that are not blank, each a template with `{}`, or `{c}`, for the class name.
+
+    Raises ValueError with one line that names the file, and the template where there is one.
+    """
+    templates = [line.replace("{c}", "{}") for line in _lines(path, "--templates")]
+    flat = next((line for line in templates if "{}" not in line), None)
     if flat:
-        raise ValueError(f"--templates {path}: line {flat} has no {{}} for the class name")
-    templates = [line.strip() for line in lines if line.strip()]
+        raise ValueError(f"--templates {path}: the line {flat!r} has no {{}} for the class name")
     if not templates:
         raise ValueError(f"--templates {path} is empty: write one template per line, such as a photo of a {{}}.")
     return templates
+
+
+def _lines(path: str | Path, called: str) -> list[str]:
+    """Without the blank ones."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{called} {path} cannot be read ({one_line(error)})".strip()) from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def joined(tables: list[PromptTable]) -> PromptTable:
