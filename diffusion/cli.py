@@ -224,6 +224,24 @@ def add_level_weights(group):
                        "are multiplied before candidates are compared; records keep them as they are")  # fmt: skip
 
 
+def add_ablation_options(group):
+    """What the paper tried and found to hurt."""
+    group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance of the prediction, "
+                       "(1 + W) of a candidate's less W of the empty one's (the paper's figure 8; default: 0, none)")  # fmt: skip
+    group.add_argument("--crop_errors", type=at_least(0), default=0, metavar="N", help="leave N latents at each side out of "
+                       "errors (figure 9; default: 0)")  # fmt: skip
+    group.add_argument("--noise", default="normal", metavar="KIND", help="normal, zero, expected_norm, truncated:A (the normal "
+                       "law on -A..A) or clipped:A (Table 12; default: normal)")  # fmt: skip
+
+
+def ablation_of(options: dict) -> settings.Ablation:
+    """Raises ValueError for values that mean nothing, and for a bank of noise of which nothing would be used."""
+    ablation = settings.pick(settings.Ablation, options)
+    if ablation.noise == "zero" and options["noise_path"]:
+        raise ValueError(f"--noise zero uses nothing of --noise_path {options['noise_path']}: leave one of them out")
+    return ablation
+
+
 def add_resize_options(group, default="bicubic", about="of the resize"):
     """What of a picture a text-to-image model sees."""
     group.add_argument("--img_size", type=at_least(1), help="pixels a side (default: 512, or what a smaller or larger model "

@@ -42,5 +42,6 @@ def play(grid: Grid, strategy: Strategy) -> Played:
     for image in grid.errors[:, :, columns]:
         outcome = strategy.eliminate(lambda rows, pairs, image=image: image[rows][:, pairs], grid.class_of, plan)
         preds.append(grid.class_of[outcome.winner])
-        evaluations.append(sum(map(len, outcome.errors.values())))
+        counts = list(map(len, outcome.errors.values()))
+        evaluations.append(sum(counts) + grid.guided * max(counts))
     return Played(np.array(preds), np.array(evaluations))
