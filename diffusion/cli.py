@@ -188,7 +188,8 @@ def add_selection_options(group, which="a seeded choice of N images; a larger N 
     group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help=which)
 
 
-def add_sd_options(parser):
+def add_weights_options(parser):
+    """Whose weights a text-to-image model has; returns the group."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--version",
@@ -199,6 +200,11 @@ def add_sd_options(parser):
     )
     group.add_argument("--model_path", help="local pipeline folder, hub id, single file of weights, or Python file "
                        "(docs/own_model.md) in place of the version's weights")  # fmt: skip
+    return group
+
+
+def add_sd_options(parser):
+    group = add_weights_options(parser)
     add_text_to_image_options(group)
     add_network_options(group)
 
