@@ -35,7 +35,7 @@ class Result:
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
     seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
-    guided: whether every pair was evaluated under the empty condition, too
+    empty: evaluations under the empty condition, of guidance
     """
 
     class_of: Sequence[int]
@@ -46,7 +46,7 @@ class Result:
     terms: Any = None
     seconds: float | None = None
     level_weights: LevelWeights | None = None
-    guided: bool = False
+    empty: int = 0
 
     @property
     def label(self) -> int:
@@ -56,8 +56,7 @@ class Result:
     @property
     def evaluations(self) -> int:
         """Network evaluations spent."""
-        counts = list(map(len, self.errors.values()))
-        return sum(counts) + (max(counts) if self.guided else 0)
+        return sum(map(len, self.errors.values())) + self.empty
 
     @cached_property
     def compared(self) -> list[np.ndarray]:
@@ -150,18 +149,18 @@ class Classifier:
     def _classified(self, x0, t, index: int, start: float, errors_of: Callable) -> Result:
         """The result of an image begun at `start`. errors_of(kernel.Cells) -> all its errors [R,S,...]."""
         pick = self._scoring(x0)[1]
-        kept = []
+        kept, empty = [], []
 
         def evaluate(rows, pairs):
             values = errors_of(self._cells(x0, t, index, rows, pairs))[int(self.ablation.guided) :]
             kept.append(values)
+            empty.append(self.ablation.guided * len(t[pairs]))
             return pick(values, t[pairs])
 
         errors, winner, fell = eliminate(self.level_weights, self.strategy, evaluate, list(self.class_of), self.plan)
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         seconds = time.perf_counter() - start
-        how = (self.level_weights, self.ablation.guided)
-        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, seconds, *how)
+        return Result(self.class_of, winner, errors, self.plan.t, fell, terms, seconds, self.level_weights, sum(empty))
 
     def _cells(self, x0, t, index: int, rows, pairs: slice):
         """All candidates `rows`, and the empty condition first, on all these pairs of an image, as kernel.Cells."""

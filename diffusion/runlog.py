@@ -366,7 +366,7 @@ def record_of(result, keys, label: int) -> dict:
 
 def _cost(result) -> dict:
     """The evaluations of an image, where a record's reader may not know them by its errors."""
-    return {"evaluations": result.evaluations} if result.fell is not None or result.guided else {}
+    return {"evaluations": result.evaluations} if result.fell is not None or result.empty else {}
 
 
 def sums_of(result, classes: list[int], label: int, with_terms: bool) -> dict:

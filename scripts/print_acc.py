@@ -40,7 +40,7 @@ def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int
     unreadable += run.unreadable
     tables.check_full(run)
     preds = {image.index: run.class_of[int(np.argmin(image.means))] for image in run.images}
-    return {image.index: runlog.Outcome(image.label, preds[image.index], run.cost(image)) for image in run.images}
+    return {image.index: runlog.Outcome(image.label, preds[image.index], image.evaluations) for image in run.images}
 
 
 def merge(folders, weights: str | None = None) -> tuple[dict, list[str]]:

@@ -49,7 +49,7 @@ def read_images(run: tables.Run) -> Images:
         gaps=gaps,
         deviations=deviations,
         margins=np.where(np.array(run.class_of) == preds[:, None], np.inf, gaps).min(1),
-        evaluations=np.array([run.cost(image) for image in run.images]),
+        evaluations=np.array([image.evaluations for image in run.images]),
         second=halves(labels, preds == labels),
     )
 

@@ -210,7 +210,7 @@ def name_of(run) -> str:
 
 
 def evaluations(run) -> list[int]:
-    return [run.cost(image) for image in run.images]
+    return [image.evaluations for image in run.images]
 
 
 def top5(run):

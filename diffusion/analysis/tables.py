@@ -58,10 +58,6 @@ class Run:
         """Whether every pair was evaluated under the empty condition, too."""
         return bool(self.config["identity"].get("guidance"))
 
-    def cost(self, image: Scored) -> int:
-        """Evaluations of one of its images, one for every error that it kept."""
-        return int(image.counts.sum() + (image.counts.max() if self.guided else 0))
-
     @property
     def n_levels(self) -> int:
         """Of the model's law of noise."""
