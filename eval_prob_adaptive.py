@@ -53,6 +53,7 @@ def parse_args(argv=None):
     group.add_argument("--template", help='prompts from the class names instead of a CSV: "a photo of a {}."')
     group.add_argument("--noise_path", help="noise bank shared by all images (scripts/save_noise.py; default: seeded)")
     cli.add_level_weights(group)
+    cli.add_ablation_options(group)
     cli.add_resize_options(group)
     cli.add_strategy_options(parser)
     cli.add_run_options(parser, several=True)
@@ -72,6 +73,7 @@ class Run:
     strategy: strategy.Strategy
     loss: str
     level_weights: LevelWeights | None
+    ablation: settings.Ablation
     dataset: Any
     prompts: Any
     source: Any  # of the weights
@@ -84,7 +86,7 @@ class Run:
 
     @property
     def price(self) -> int:
-        return self.strategy.price(self.plan, self.n_candidates)
+        return self.strategy.price(self.plan, self.n_candidates) + self.ablation.guided * len(self.plan.t)
 
     @property
     def n_candidates(self) -> int:
@@ -94,7 +96,8 @@ class Run:
     @cached_property
     def folder(self) -> Path:
         named = (self.data, self.running.extra, self.model, self.strategy, self.loss)
-        return runlog.adaptive_folder(paths.log_dir(), *named, f"_{self.level_weights.name}" if self.level_weights else "")
+        weights = f"_{self.level_weights.name}" if self.level_weights else ""
+        return runlog.adaptive_folder(paths.log_dir(), *named, weights + self.ablation.name)
 
     @cached_property
     def identity(self) -> dict:
@@ -108,12 +111,13 @@ class Run:
         }
         method = self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed}
         method |= {"level_weights": self.level_weights.identity} if self.level_weights else {}
+        method |= self.ablation.identity()
         return self.data.identity() | self.model.identity() | method | hashes
 
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.strategy, self.running)
+        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.ablation, self.strategy, self.running)
         method = {"loss": self.loss, "level_weights": self.level_weights and self.level_weights.path}
         return settings.options_of(*parts) | method | {"strategy": self.strategy.NAME}
 
@@ -151,7 +155,7 @@ def prepare(options: dict) -> Run:
     groups = (settings.Selection, settings.Prompts, settings.Noise)
     selection, asked, bank = (settings.pick(group, options) for group in groups)
     strategy.from_options(options["strategy"], options)  # its own mistakes first
-    weights = cli.level_weights_of(options)
+    weights, ablation = cli.level_weights_of(options), cli.ablation_of(options)
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     proposed = proposals.of_dataset(dataset, prompts.classidx)
@@ -160,11 +164,13 @@ def prepare(options: dict) -> Run:
     source, model = cli.checked_model(options, running, chosen, n_candidates)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
+    ablation.check(shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
-    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, dataset, prompts, source, rows, proposed)
+    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, ablation, dataset, prompts, source, rows,
+              proposed)  # fmt: skip
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
-    run = replace(run, noise=noise.continued(rows, runlog.noise_of(run.folder)))
+    run = replace(run, noise=noise.shaped(noise.continued(rows, runlog.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, n_candidates)
     runlog.check_config(run.folder, run.identity)
     return run
@@ -198,8 +204,8 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
     if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, "--prompt_path or --template"):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
-    network = session.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price,
-                                    before)  # fmt: skip
+    candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)
+    network = session.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
     if session.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
@@ -210,7 +216,7 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
                                      run.noise, network.batch, level_weights=run.level_weights,
-                                     rows_of=run.proposals and run.proposals.rows)  # fmt: skip
+                                     ablation=run.ablation, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
     return classifier, network.in_flight
 
 

@@ -68,6 +68,7 @@ def parse_args(argv=None):
     group.add_argument("--loss", choices=list(scores.TERMS), default="l2",
                        help="error that decides the prediction; vlb: kl, and nll at t = 0 (default: l2)")  # fmt: skip
     cli.add_level_weights(group)
+    cli.add_ablation_options(group)
     cli.add_noise_options(group)
     cli.add_strategy_options(parser, None, "stages where --to_keep is given, else the grid")
     cli.add_run_options(parser, several=True)
@@ -85,6 +86,7 @@ class Run:
     running: settings.Running
     strategy: strategy.Strategy
     level_weights: LevelWeights | None
+    ablation: settings.Ablation
     kept: dict  # options on classes, and what a record holds
     dataset: Any
     source: Any  # of the weights
@@ -97,7 +99,7 @@ class Run:
 
     @property
     def price(self) -> int:
-        return self.strategy.price(self.plan, len(self.label_of))
+        return self.strategy.price(self.plan, len(self.label_of)) + self.ablation.guided * len(self.plan.t)
 
     @property
     def loss(self) -> str:
@@ -125,7 +127,7 @@ class Run:
         named = self.loss != "l2" and not (isinstance(self.strategy, strategy.Grid) and self.source.learned_variance)
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
-        ending += f"_{self.level_weights.name}" if self.level_weights else ""
+        ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
         name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
         return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, name, size, classes, method, ending)
 
@@ -141,12 +143,13 @@ class Run:
         method = {"seed": self.bank.seed, "randomize_noise": self.bank.randomize_noise, "saved": self.saved}
         several = {} if self.per_class else {"classes": list(self.label_of), "loss": self.loss}
         several |= {"level_weights": self.level_weights.identity} if self.level_weights else {}
+        several |= self.ablation.identity()
         return self.data.identity() | self.model.identity() | self.strategy.identity() | method | hashes | several
 
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        parts = (self.data, self.selection, self.model, self.bank, self.strategy, self.running)
+        parts = (self.data, self.selection, self.model, self.bank, self.ablation, self.strategy, self.running)
         return settings.options_of(*parts) | self.kept | {"strategy": self.strategy.NAME}
 
     @cached_property
@@ -201,7 +204,7 @@ def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
     selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
-    weights = cli.level_weights_of(options)
+    weights, ablation = cli.level_weights_of(options), cli.ablation_of(options)
     if isinstance(chosen, strategy.Grid):
         cli.refuse_idle(options, ["images_in_flight"], "with a grid, whose network calls are full with one image")
         running = replace(running, images_in_flight=None)
@@ -213,6 +216,8 @@ def prepare(options: dict) -> Run:
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
     shape = source.latent_shape(size)
+    ablation.check(shape)
+    classify.with_empty(label_of, source.null_class, ablation)
     cli.check_pairs(n_trials, 1, len(label_of), shape)
     chosen.check(len(label_of), source.n_levels)
     model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
@@ -221,12 +226,13 @@ def prepare(options: dict) -> Run:
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss", "level_weights")}
-    run = Run(data, selection, model, bank, running, chosen, weights, kept, dataset, source, label_of, rows)
+    run = Run(data, selection, model, bank, running, chosen, weights, ablation, kept, dataset, source, label_of, rows)
     if weights:
         weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
     if run.per_class:
         cli.refuse_idle(options, ["results"], "with a folder per class, which holds errors and no prediction")
-    run = replace(run, noise=noise.continued(rows, runlog.noise_of(next(iter(run.folders.values())))))
+    made_with = runlog.noise_of(next(iter(run.folders.values())))
+    run = replace(run, noise=noise.shaped(noise.continued(rows, made_with), ablation.kind))
     chosen.check_run(run.identity, len(label_of))
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
@@ -240,6 +246,9 @@ def choose_method(options: dict) -> strategy.Strategy:
     single = options["save_per_class"] or (options["cls"] is not None and len(options["cls"]) == 1)
     if single:
         cli.refuse_idle(options, ["loss", "level_weights"], "with a folder per class, which holds errors and no prediction")
+        cli.refuse_idle(
+            options, ["guidance", "crop_errors", "noise"], "with a folder per class, as its files are the published ones"
+        )
     if len(kept) > 1:
         raise ValueError(f"{' and '.join(kept)} contradict each other about what a class's file holds: give one of them")
     if kept and not single:
@@ -357,8 +366,8 @@ def start(run: Run):
     for folder in run.folders.values():
         runlog.make_ready(folder)
     before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
-    network = session.start_network(run.source.load, list(run.label_of), shape, run.running, run.model.dtype, run.price,
-                                    before)  # fmt: skip
+    embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
+    network = session.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
     kind = runlog.ONE_CLASS if run.per_class else runlog.CLASSIFICATION
@@ -392,7 +401,7 @@ def main(argv=None) -> int:
         network = start(run)
         classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy,
                                          run.plan, run.loss, run.noise, network.batch,
-                                         level_weights=run.level_weights)  # fmt: skip
+                                         level_weights=run.level_weights, ablation=run.ablation)  # fmt: skip
         tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
 
     def work(index, result, label):

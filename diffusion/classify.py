@@ -20,7 +20,7 @@ from diffusion.analysis import calibration
 from diffusion.datasets import transforms
 from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
 from diffusion.models import devices
-from diffusion.noise import Seeded
+from diffusion.noise import Seeded, shaped
 from diffusion.schedule import Plan
 from diffusion.strategy import Race, Strategy
 
@@ -38,6 +38,7 @@ class Result:
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
     seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
+    empty: evaluations under the empty condition, of guidance
     """
 
     class_of: Sequence[int]
@@ -48,6 +49,7 @@ class Result:
     terms: Any = None
     seconds: float | None = None
     level_weights: LevelWeights | None = None
+    empty: int = 0
 
     @property
     def label(self) -> int:
@@ -57,7 +59,7 @@ class Result:
     @property
     def evaluations(self) -> int:
         """Network evaluations spent."""
-        return sum(map(len, self.errors.values()))
+        return sum(map(len, self.errors.values())) + self.empty
 
     @cached_property
     def compared(self) -> list[np.ndarray]:
@@ -94,13 +96,15 @@ class Result:
 class Classifier:
     """A denoiser with its candidates, a strategy, a score and a source of noise.
 
-    denoiser: models.denoiser.Denoiser; conditions: of the K candidates; class_of: the label of each
+    denoiser: models.denoiser.Denoiser; conditions: of the K candidates, and with guidance the empty one after them
+    class_of: the label of each candidate
     strategy: which pairs are evaluated, and who is dropped; plan: its plan on the denoiser's levels
     loss: a name in scores.SCORES; of a DiT l2, l1, kl or vlb
     noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
-    level_weights: by which errors are multiplied before they are compared
+    level_weights: by which errors are multiplied before they are compared; ablation: guidance and cropped errors, of which the
+        noise's kind is in `noise`
     rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
 
     Raises ValueError for a strategy that cannot do with these candidates.
@@ -117,6 +121,7 @@ class Classifier:
     transform: Callable | None = None
     level_weights: LevelWeights | None = None
     rows_of: Callable[[int], Sequence[int]] | None = None
+    ablation: settings.Ablation = settings.NO_ABLATION
 
     def __post_init__(self):
         object.__setattr__(self, "strategy", self.strategy.informed(self.class_of, self.conditions.embeddings))
@@ -153,13 +158,15 @@ class Classifier:
 
     def _classified(self, x0, t, index: int, start: float, errors_of: Callable) -> Result:
         """The result of an image begun at `start`. errors_of(kernel.Cells) -> all its errors [R,S,...]."""
-        pick = scores.scoring(self.loss, self.denoiser, x0)[1]
+        pick = self._scoring(x0)[1]
         competing = list(self.rows_of(index)) if self.rows_of else list(range(len(self.class_of)))
-        kept = []
+        kept, empty = [], []
 
         def evaluate(rows, pairs):
-            values = errors_of(self._cells(x0, t, index, [competing[row] for row in rows], pairs))
+            cells = self._cells(x0, t, index, [competing[row] for row in rows], pairs)
+            values = errors_of(cells)[int(self.ablation.guided) :]
             kept.append(values)
+            empty.append(self.ablation.guided * len(t[pairs]))
             return pick(values, t[pairs])
 
         class_of, strategy = [self.class_of[row] for row in competing], self.strategy.among(competing)
@@ -168,39 +175,48 @@ class Classifier:
         fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         seconds = time.perf_counter() - start
-        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights)
+        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights, sum(empty))
 
     def _cells(self, x0, t, index: int, rows, pairs: slice):
-        """All candidates `rows` on all these pairs of an image, as kernel.Cells."""
+        """All candidates `rows`, and the empty condition first, on all these pairs of an image, as kernel.Cells."""
         from diffusion import kernel
 
         def noise(part):
             some = range(len(t))[pairs][part]
             return self.noise(index, self.plan, x0.shape, slice(some.start, some.stop))
 
+        rows = self._rows(rows)
         return kernel.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
+
+    def _rows(self, candidates) -> list[int]:
+        """Of the conditions that the kernel is given."""
+        return [*([len(self.class_of)] if self.ablation.guided else []), *candidates]
+
+    def _scoring(self, x0):
+        return scores.scoring(self.loss, self.denoiser, x0, self.ablation.crop_errors)
 
     def _errors(self, cells):
         """Of an image alone, in blocks."""
         from diffusion import kernel
 
-        score, noise = scores.scoring(self.loss, self.denoiser, cells.x0)[0], cells.noise(slice(None))
-        return kernel.errors(self.denoiser, cells.x0, self.conditions[cells.rows], cells.t, noise, score, self.batch)
+        score, noise, conditions = self._scoring(cells.x0)[0], cells.noise(slice(None)), self.conditions[cells.rows]
+        return kernel.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self.ablation.guidance)
 
     def _cell_errors(self, asked):
         """Of several images: one piece for each part of their cells."""
         from diffusion import kernel
 
         def score_of(x0):
-            return scores.scoring(self.loss, self.denoiser, x0)[0]
+            return self._scoring(x0)[0]
 
-        return kernel.cell_errors(self.denoiser, asked, self.conditions, score_of, self.batch)
+        return kernel.cell_errors(self.denoiser, asked, self.conditions, score_of, self.batch, self.ablation.guidance)
 
     def error_maps(self, image, rows, index: int = 0):
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
         x0, t = self._given(image)
         noise = self.noise(index, self.plan, x0.shape)
-        return error_maps(self.denoiser, x0, self.conditions[rows], t, noise, self.batch, self.level_weights)
+        conditions = self.conditions[self._rows(rows)]
+        return error_maps(self.denoiser, x0, conditions, t, noise, self.batch, self.level_weights, self.ablation)
 
     def _given(self, image):
         """x0 [C,h,w] of an image, and the levels [S] of the plan."""
@@ -210,17 +226,22 @@ class Classifier:
         return self.denoiser.encode(image), torch.from_numpy(self.plan.t)
 
 
-def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWeights | None = None):
+def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWeights | None = None,
+               ablation: settings.Ablation = settings.NO_ABLATION):  # fmt: skip
     """Squared errors of K candidates at every latent position, the mean over S pairs, each times its level's weight: float32
-    [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`."""
+    [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`.
+
+    conditions: with guidance the empty one first, which has no map; a border that is left out of errors is 0
+    """
     import torch
 
     from diffusion import kernel
 
-    maps = kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch)
+    maps = kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch, ablation.guidance)
     if level_weights is not None:
         maps = maps * torch.from_numpy(level_weights.table[t.numpy()])[:, None, None]
-    return maps.mean(-3)
+    maps, n = maps.mean(-3)[int(ablation.guided) :], ablation.crop_errors
+    return torch.nn.functional.pad(scores.inner(maps, n), (n, n, n, n))
 
 
 def text_to_image(
@@ -241,6 +262,9 @@ def text_to_image(
     text_encoders: str = "all",  # or clip: without T5, where the model can do without
     lora: Sequence[str] = (),  # PATH or PATH@SCALE each, fused in this order
     embedding: Sequence[str] = (),  # of textual inversion, PATH or PATH@TOKEN each
+    guidance: float = 0.0,  # W of classifier-free guidance (figure 8)
+    crop_errors: int = 0,  # border latents that are left out of errors (figure 9)
+    noise: str = "normal",  # zero, truncated:A, clipped:A or expected_norm (Table 12)
     device: str | None = None,  # None: cuda if there is one, else cpu
     dtype: str = "auto",  # of the network: float16 on CUDA, else float32
     batch_size: int = 32,  # network inputs per call
@@ -255,7 +279,8 @@ def text_to_image(
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
     about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
-    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, error_space)
+    ablation = settings.Ablation(guidance, crop_errors, noise)
+    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, ablation, models.EMPTY_PROMPT, error_space)
     return _classifier(source, about, list(prompts), labels, transform, *how)
 
 
@@ -271,6 +296,9 @@ def class_conditional(
     level_weights: str | None = None,
     seed: int = 0,
     img_size: int | None = None,
+    guidance: float = 0.0,
+    crop_errors: int = 0,
+    noise: str = "normal",
     device: str | None = None,
     dtype: str = "auto",
     batch_size: int = 32,
@@ -285,7 +313,8 @@ def class_conditional(
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
     about = settings.ClassConditional(img_size=source.default_size).identity()
-    how = (strategy, loss, seed, device, dtype, batch_size, level_weights)
+    ablation = settings.Ablation(guidance, crop_errors, noise)
+    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, ablation, source.null_class)
     return _classifier(source, about, classes, labels, transform, *how)
 
 
@@ -294,17 +323,27 @@ def _check_loss(loss: str, known) -> None:
         raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
 
 
+def with_empty(candidates: Sequence, empty, ablation: settings.Ablation) -> list:
+    """What a model is to embed for a Classifier: with guidance also what stands for no candidate, None where it has no such.
+
+    Raises ValueError in that case.
+    """
+    if ablation.guided and empty is None:
+        raise ValueError("--guidance needs a model with an empty condition, and this one has classes only: leave it out")
+    return [*candidates, *([empty] if ablation.guided else [])]
+
+
 def _classifier(source, about, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size, weights_path,
-                space=None) -> Classifier:  # fmt: skip
-    """Checks what can be checked, then loads the weights. about: the model's part of a run's identity."""
-    img_size = about["img_size"]
-    source.latent_shape(img_size)
+                ablation, empty, space=None) -> Classifier:  # fmt: skip
+    """Checks what can be checked, then loads the weights. about: the model's part of a run's identity; empty: of `with_empty`."""
+    img_size, embedded = about["img_size"], with_empty(candidates, empty, ablation)
+    ablation.check(source.latent_shape(img_size))
     strategy = strategy or Race()
     labels = list(range(len(candidates))) if labels is None else list(labels)
     if len(labels) != len(candidates):
         raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
     strategy.check(len(candidates), source.n_levels)
-    about |= {"weights": source.identity(), "loss": loss}
+    about |= {"weights": source.identity(), "loss": loss} | ablation.identity()
     level_weights = LevelWeights.read(weights_path) if weights_path else None
     if level_weights:
         level_weights.check(belonging(about, loss, source.n_levels, space or source.space))
@@ -317,5 +356,6 @@ def _classifier(source, about, candidates, labels, transform, strategy, loss, se
     from diffusion import kernel
 
     batch = kernel.Batch(batch_size)
-    return Classifier(denoiser, denoiser.embed(candidates), labels, strategy, plan, loss, Seeded(seed), batch, transform,
-                      level_weights)  # fmt: skip
+    bank = shaped(Seeded(seed), ablation.kind)
+    return Classifier(denoiser, denoiser.embed(embedded), labels, strategy, plan, loss, bank, batch, transform, level_weights,
+                      ablation)  # fmt: skip

@@ -219,7 +219,8 @@ def add_selection_options(group, which="a seeded choice of N images; a larger N 
     group.add_argument("--imgs_to_eval", type=at_least(1), metavar="N", help=which)
 
 
-def add_sd_options(parser):
+def add_weights_options(parser):
+    """Whose weights a text-to-image model has; returns the group."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--version",
@@ -230,6 +231,11 @@ def add_sd_options(parser):
     )
     group.add_argument("--model_path", help="local pipeline folder, hub id, single file of weights, or Python file "
                        "(docs/own_model.md) in place of the version's weights")  # fmt: skip
+    return group
+
+
+def add_sd_options(parser):
+    group = add_weights_options(parser)
     add_text_to_image_options(group)
     add_network_options(group)
 
@@ -253,6 +259,24 @@ def add_text_to_image_options(group):
 def add_level_weights(group):
     group.add_argument("--level_weights", metavar="FILE", help="weights of scripts/fit_weights.py, by which each level's errors "
                        "are multiplied before candidates are compared; records keep them as they are")  # fmt: skip
+
+
+def add_ablation_options(group):
+    """What the paper tried and found to hurt."""
+    group.add_argument("--guidance", type=float, default=0.0, metavar="W", help="classifier-free guidance of the prediction, "
+                       "(1 + W) of a candidate's less W of the empty one's (the paper's figure 8; default: 0, none)")  # fmt: skip
+    group.add_argument("--crop_errors", type=at_least(0), default=0, metavar="N", help="leave N latents at each side out of "
+                       "errors (figure 9; default: 0)")  # fmt: skip
+    group.add_argument("--noise", default="normal", metavar="KIND", help="normal, zero, expected_norm, truncated:A (the normal "
+                       "law on -A..A) or clipped:A (Table 12; default: normal)")  # fmt: skip
+
+
+def ablation_of(options: dict) -> settings.Ablation:
+    """Raises ValueError for values that mean nothing, and for a bank of noise of which nothing would be used."""
+    ablation = settings.pick(settings.Ablation, options)
+    if ablation.noise == "zero" and options["noise_path"]:
+        raise ValueError(f"--noise zero uses nothing of --noise_path {options['noise_path']}: leave one of them out")
+    return ablation
 
 
 def add_resize_options(group, default="bicubic", about="of the resize"):

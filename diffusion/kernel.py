@@ -3,7 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,12 +35,14 @@ def errors(
     noise,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate and image
     score,  # callable(target, output, x_t, t), all float32 but t -> [B] or [B,...] float32
     batch,  # Batch: evaluations per call of the network
+    guidance=0.0,  # W of `guided`; where it is not 0, the first condition is the empty one
 ):
     """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S,...], or [K,M,S,...] (paper, eq. 5).
 
     A call of the network is a block of candidates and pairs, so that a denoiser can compute once what they share. Noising and
     errors in float32; everything stays on x0's device until the one copy at the end. A block that does not fit into memory is
-    done again in halves. Raises ValueError for noise of another shape, FloatingPointError when an error is not finite.
+    done again in halves. The empty condition of guidance is one more row, evaluated once for each pair; its errors are its own.
+    Raises ValueError for noise of another shape, FloatingPointError when an error is not finite.
     """
     if noise.shape != (len(t), *x0.shape[-3:]):
         raise ValueError(f"noise {list(noise.shape)} does not fit {len(t)} timesteps of latents {list(x0.shape)}")
@@ -49,10 +51,17 @@ def errors(
     x_t = denoiser.levels.add_noise(clean, noise, t)  # [M,S,C,h,w]
     target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
     n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
+    empty = {}  # pair -> what the network says of it under the empty condition, whose blocks come first
 
     def evaluate(rows, pairs):
-        output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
-        return score_block(score, target[pairs], output.float(), x_t[pairs], t[pairs])
+        output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows]).float()
+        if guidance:
+            here = range(len(t))[pairs]
+            if rows.start == 0:
+                empty.update(zip(here, output[: len(here)].clone(), strict=True))
+            every = torch.stack([empty[pair] for pair in here]).repeat(len(output) // len(here), 1, 1, 1)
+            output = guided(output, every, guidance, x_t.shape[1])
+        return score_block(score, target[pairs], output, x_t[pairs], t[pairs])
 
     found = checked(_evaluated(len(conditions), len(t), evaluate, batch))
     return (found if x0.dim() == 3 else found.unflatten(1, (n_images, -1))).cpu()
@@ -65,7 +74,7 @@ def _evaluated(n_rows: int, n_pairs: int, evaluate: Callable, batch: Batch):
         rows, pairs = todo.popleft()
         try:
             if cells(rows, pairs) > batch.size:
-                todo.extendleft(halves(rows, pairs))
+                todo.extendleft(reversed(halves(rows, pairs)))
                 continue
             new = evaluate(rows, pairs)
         except torch.OutOfMemoryError:
@@ -84,6 +93,14 @@ def checked(found):
     return found
 
 
+def guided(output, empty, weight: float, channels: int):
+    """(1 + W) output - W empty [B,C or more,h,w] in the first `channels` (figure 8); what is said of the variance stays.
+
+    The same in any space of errors: predictions of one x_t in two spaces are p and a p + b x_t, and the weights' sum is 1.
+    """
+    return torch.cat([(1 + weight) * output[:, :channels] - weight * empty[:, :channels], output[:, channels:]], 1)
+
+
 def score_block(score, target, output, x_t, t):
     """score of output [R*P,...], whose rows share target [P,C,h,w], x_t and t: [R,P,...]."""
     n = len(output) // len(t)
@@ -97,8 +114,9 @@ def score_block(score, target, output, x_t, t):
 class Cells:
     """What is asked about one image: R candidates on S pairs, or some of these cells, which are numbered pair by pair: s * R + r.
 
-    x0: [C,h,w] clean latent, already scaled; rows: R of the conditions; t: int64 [S] on the CPU
+    x0: [C,h,w] clean latent, already scaled; rows: R of the conditions, with guidance the empty one first; t: int64 [S], CPU
     noise: callable, slice of the S pairs -> standard normal [n,C,h,w]; which: the cells, of 0..R*S
+    empty: pair -> what the network said under the empty condition, of a pair that calls cut; all parts share it
     """
 
     x0: Any
@@ -106,9 +124,15 @@ class Cells:
     t: Any
     noise: Callable
     which: range
+    empty: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.which)
+
+    @property
+    def place(self) -> tuple[np.ndarray, np.ndarray]:
+        """The pair and the row of every cell."""
+        return np.divmod(np.array(self.which), len(self.rows))
 
     def part(self, start: int, stop: int) -> "Cells":
         return replace(self, which=self.which[start:stop])
@@ -125,6 +149,7 @@ def cell_errors(
     conditions,  # Conditions of all candidates, of which only rows are taken
     score_of,  # callable(x0 [B,C,h,w]) -> a score for `errors`, of cells that have these clean latents
     batch,  # Batch: evaluations per call of the network
+    guidance=0.0,  # as of `errors`
 ) -> list[torch.Tensor]:
     """Errors of cells of several images, which share calls of the network: float32 [n,...] for each, on the CPU.
 
@@ -133,10 +158,13 @@ def cell_errors(
     """
 
     def evaluate(_, which):
-        x0, t, noise, latent, rows = _joined(list(_parts(asked, which)))
+        parts = list(_parts(asked, which))
+        x0, t, noise, latent, rows = _joined(parts)
         x_t, target = denoiser.levels.add_noise(x0, noise, t), denoiser.levels.target(denoiser.space, x0, noise, t)
-        output = denoiser.predict_cells(x_t, t, latent, conditions[rows])
-        return score_of(x0[latent])(target[latent], output.float(), x_t[latent], t[latent])[None]
+        output = denoiser.predict_cells(x_t, t, latent, conditions[rows]).float()
+        if guidance:
+            output = guided(output, _empty(parts, output), guidance, x_t.shape[1])
+        return score_of(x0[latent])(target[latent], output, x_t[latent], t[latent])[None]
 
     found = _evaluated(1, sum(map(len, asked)), evaluate, batch)[0].cpu()
     return list(found.split([len(part) for part in asked]))
@@ -151,11 +179,26 @@ def _parts(asked: Sequence[Cells], which: slice) -> Iterator[Cells]:
         start += len(part)
 
 
+def _empty(parts: Sequence[Cells], output):
+    """What the network says [B,...] under the empty condition on the pair of every cell: the first cell of a pair, which in a
+    pair that is cut may have been in an earlier call."""
+    found, cells = [], iter(output)
+    for part in parts:
+        pairs, rows = part.place
+        for gone in [pair for pair in part.empty if pair < pairs[0]]:  # no earlier, as a call that does not fit is done again
+            del part.empty[gone]
+        for pair, row, said in zip(pairs, rows, cells, strict=False):
+            if row == 0:
+                part.empty[pair] = said.clone()
+            found.append(part.empty[pair])
+    return torch.stack(found)
+
+
 def _joined(parts: Sequence[Cells]):
     """Of a call's B cells on P pairs: x0 [P,C,h,w], t [P], noise [P,C,h,w], the pair of every cell [B] and its row, a list."""
     x0, t, noise, pairs, rows = [], [], [], [], []
     for part in parts:
-        pair, row = np.divmod(np.array(part.which), len(part.rows))
+        pair, row = part.place
         seen = slice(int(pair[0]), int(pair[-1]) + 1)
         pairs.append(pair - pair[0] + sum(map(len, t)))
         rows += [part.rows[r] for r in row]

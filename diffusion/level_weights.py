@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from diffusion import files
+from diffusion.settings import ABLATIONS
 
 DEGREE = 3  # of the polynomial
 MOST = 10.0  # of a coefficient, either way: no weight leaves float32
 MOST_LEVELS = 1_000_000
 BELONGS_TO = ("weights", "loss", "n_levels", "error_space", "levels", "img_size")  # what a fit is of; weights: the model's
+MAY_BELONG_TO = (*BELONGS_TO, *ABLATIONS)
 
 
 def curve(coefficients, n_levels: int) -> np.ndarray:
@@ -48,7 +50,7 @@ class LevelWeights:
             raise ValueError(f"coefficients must be {DEGREE} numbers from {-MOST:g} to {MOST:g}, not {json.dumps(found)[:60]}")
         if type(n) is not int or n < 1:
             raise ValueError(f"{n!r} is no number of images")
-        if not isinstance(about, dict) or set(about) != set(BELONGS_TO):
+        if not isinstance(about, dict) or not set(BELONGS_TO) <= set(about) <= set(MAY_BELONG_TO):
             raise ValueError(f"about does not hold {', '.join(BELONGS_TO)}")
         if type(about["n_levels"]) is not int or not 1 <= about["n_levels"] <= MOST_LEVELS:
             raise ValueError(f"{about['n_levels']!r} is no number of levels")
@@ -71,8 +73,9 @@ class LevelWeights:
         files.write_text(path, json.dumps(self.as_json(), indent=1) + "\n")
 
     def check(self, about: Mapping) -> None:
-        """Raises ValueError where they belong to something else than this, by BELONGS_TO."""
-        told = [f"{name} ({self.about[name]} there, {about[name]} now)" for name in BELONGS_TO if self.about[name] != about[name]]
+        """Raises ValueError where they belong to something else than this, by MAY_BELONG_TO."""
+        there = self.about
+        told = [f"{n} ({there.get(n)} there, {about.get(n)} now)" for n in MAY_BELONG_TO if there.get(n) != about.get(n)]
         if told:
             raise ValueError(f"--level_weights {self.path} was fitted on a run of other settings: {', '.join(told)}; fit them on "
                              "one of these (scripts/fit_weights.py), or leave it out")  # fmt: skip
@@ -98,9 +101,10 @@ def _is_coefficient(value: Any) -> bool:
 
 
 def belonging(identity: Mapping, loss: str, n_levels: int, error_space: str) -> dict:
-    """What weights belong to, of a run with this identity: a value for each of BELONGS_TO, None where it does not say."""
+    """What weights belong to, of a run with this identity: a value for each of BELONGS_TO, None where it does not say, and for
+    those of the others that it says."""
     known = dict(identity) | {"loss": loss, "n_levels": n_levels, "error_space": error_space}
-    return {name: known.get(name) for name in BELONGS_TO}
+    return {name: known.get(name) for name in MAY_BELONG_TO if name in BELONGS_TO or name in known}
 
 
 def of_config(config: Mapping, folder) -> LevelWeights | None:

@@ -49,6 +49,18 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
+def clopper_pearson(p: float, n: int, confidence: float = 0.995) -> tuple[float, float]:
+    """Exact interval of a proportion p observed on n draws (Clopper and Pearson 1934), by default of the paper's figure 6.
+
+    p n need not be whole, as an accuracy may be known rounded; where it is, scipy's binomtest has the same.
+    """
+    from scipy.special import betaincinv
+
+    tail, right, wrong = (1 - confidence) / 2, p * n, (1 - p) * n
+    low = float(betaincinv(right, wrong + 1, tail)) if right > 0 else 0.0
+    return low, float(betaincinv(right + 1, wrong, 1 - tail)) if wrong > 0 else 1.0
+
+
 def wald(p: float, n: int) -> float:
     """Half the width of the published 95 % interval, 1.96 sqrt(p(1-p)/n): zero at p = 0 and p = 1, where Wilson's is not."""
     return 1.96 * math.sqrt(p * (1 - p) / n)

@@ -4,6 +4,7 @@ A source is called with an image's index, its Plan, the latents' shape [C,h,w] a
 noise [n,C,h,w]; `identity()` tells two sources apart in a record's config. torch is imported when noise is drawn or read.
 """
 
+import math
 import os
 import shlex
 import warnings
@@ -16,6 +17,7 @@ import numpy as np
 
 from diffusion.files import fingerprint
 from diffusion.schedule import Plan
+from diffusion.settings import NoiseKind
 
 ALL = slice(None)  # pairs
 
@@ -71,6 +73,54 @@ class Bank:
 
     def identity(self) -> str:
         return fingerprint(self.noise.numpy().tobytes())
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A source whose standard normal noise is made into another kind, element by element or row by row: the same draws.
+
+    zero: zeros; truncated: the normal distribution on [-A, A] (what drawing again outside of it gives), by its quantiles
+    clipped: what lies outside is put on the border; expected_norm: a row [C,h,w] is scaled to the mean norm of such rows
+    """
+
+    source: Any
+    kind: NoiseKind
+
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+        noise, bound = self.source(index, plan, latent_shape, pairs), self.kind.bound
+        if self.kind.name == "zero":
+            return noise.new_zeros(noise.shape)
+        if self.kind.name == "truncated":
+            return truncated(noise, bound)
+        return noise.clamp(-bound, bound) if self.kind.name == "clipped" else of_expected_norm(noise)
+
+    def identity(self) -> str:
+        """That of the source; the kind stands beside it in a run's identity."""
+        return self.source.identity()
+
+
+def shaped(source, kind: NoiseKind):
+    """The source itself where its noise is to stay normal."""
+    return source if kind.name == "normal" else Shaped(source, kind)
+
+
+def truncated(noise, bound: float):
+    """Standard normal numbers as ones of that distribution on [-bound, bound], each at its quantile; float32."""
+    import torch
+
+    below = torch.special.ndtr(torch.tensor(-bound, dtype=torch.float64))
+    quantile = below + torch.special.ndtr(noise.double()) * (1 - 2 * below)
+    return torch.special.ndtri(quantile).clamp(-bound, bound).float()
+
+
+def of_expected_norm(noise):
+    """Rows [n,C,h,w] with the norm sqrt(2) gamma((d + 1) / 2) / gamma(d / 2), the mean of the chi distribution of d = C h w."""
+    import torch
+
+    d = noise[0].numel()
+    expected = math.sqrt(2) * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+    norm = torch.linalg.vector_norm(noise.double().flatten(1), dim=1).view(-1, 1, 1, 1)
+    return (noise.double() * (expected / norm)).float()
 
 
 def continued(source, made_with: str | None):

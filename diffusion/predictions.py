@@ -11,6 +11,7 @@ from diffusion.analysis.calibration import UNCALIBRATED, Fit
 from diffusion.classify import Result
 from diffusion.datasets.pictures import Member, read_bytes
 from diffusion.files import fingerprint
+from diffusion.settings import ABLATIONS
 from diffusion.strategy import STRATEGIES, option_names
 
 NO_LABEL = -1  # in the record of a picture whose class is not known
@@ -29,6 +30,7 @@ FITTED_ON = (
     "text_encoders",
     "levels",
     "level_weights",
+    *ABLATIONS,
     *STRATEGY,
 )  # of an identity, what a fit belongs to
 

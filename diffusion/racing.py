@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion import files
 from diffusion.elimination import append_errors, survivors
+from diffusion.settings import ABLATIONS
 
 
 def run_race(
@@ -217,7 +218,7 @@ class GapFit:
     n_images: int
     about: dict
 
-    ABOUT = ("weights", "loss", "img_size", "error_space", "levels", "level_weights")
+    ABOUT = ("weights", "loss", "img_size", "error_space", "levels", "level_weights", *ABLATIONS)
 
     def __post_init__(self):
         """Raises ValueError for a field that no fit can have; lists become tuples."""
@@ -255,9 +256,10 @@ class GapFit:
 
     def check(self, identity: dict, n_candidates: int) -> None:
         """Raises ValueError for a run of another identity than it was fitted on, or with far more or far fewer candidates."""
-        for name, value in self.about.items():
-            if identity.get(name) != value:
-                raise ValueError(f"--race_fit is of {name} {value}, this run has {identity.get(name)}: fit it on a run of this "
+        for name in {**self.about, **dict.fromkeys(self.ABOUT)}:
+            there, now = self.about.get(name), identity.get(name)
+            if there != now:
+                raise ValueError(f"--race_fit is of {name} {there}, this run has {now}: fit it on a run of this "
                                  "model (scripts/fit_race.py)")  # fmt: skip
         if not self.n_candidates / 2 <= n_candidates <= 2 * self.n_candidates:
             raise ValueError(f"--race_fit is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a run "

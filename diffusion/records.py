@@ -17,7 +17,7 @@ def check_classification(record: Any) -> dict:
         _check_grid(record)
     else:
         _check_errors(record["errors"])
-        _check_race(record)
+    _check_race(record)
     return record
 
 
@@ -36,7 +36,7 @@ def _check_errors(errors: Any) -> None:
 def _check_race(record: dict) -> None:
     """Evaluations, and candidate -> round in which it was dropped, where a record says so."""
     fell = record.get("fell") or {}
-    if not isinstance(fell, dict) or not set(fell) <= set(record["errors"]):
+    if not isinstance(fell, dict) or not set(fell) <= set(record.get("errors", ())):
         raise ValueError("rounds of other candidates than it has errors of")
     if not all(type(number) is int for number in (*fell.values(), record.get("evaluations", 0))):
         raise TypeError("rounds or evaluations are no integers")

@@ -48,6 +48,10 @@ class Past:
         """The settings of its model."""
         return settings.pick(settings.ClassConditional if self.is_dit else settings.TextToImage, self.options)
 
+    @property
+    def ablation(self) -> settings.Ablation:
+        return settings.pick(settings.Ablation, self.options)
+
 
 def check_same(past: Past, what: str, now, where) -> None:
     """Raises ValueError when a hash in the run's identity is not that of what is here now; a run that does not say passes."""
@@ -127,7 +131,7 @@ def open_noise(past: Past, n_pairs: int, latent_shape):
     else:
         bank = settings.pick(settings.GridNoise, options)
         source = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, latent_shape, size, bank.by_position)
-    source = noise.continued(source, past.identity.get("noise"))
+    source = noise.shaped(noise.continued(source, past.identity.get("noise")), past.ablation.kind)
     check_same(past, "noise", source.identity(), bank.noise_path)
     return source
 
@@ -151,8 +155,11 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     plan, shape = past.strategy.plan(source.n_levels), source.latent_shape(past.model.img_size)
     bank = open_noise(past, len(plan.t), shape)(index, plan, shape)
     denoiser = models.load(source, device, past.model.dtype, space=getattr(past.model, "error_space", None))
-    conditions = denoiser.embed(candidates)[rows]
+    empty = source.null_class if past.is_dit else models.EMPTY_PROMPT
+    chosen = list(range(len(candidates)))[rows] if isinstance(rows, slice) else list(rows)
+    embedded = classify.with_empty(candidates, empty, past.ablation)
+    conditions = denoiser.embed(embedded)[[len(candidates)] * past.ablation.guided + chosen]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
     weights = level_weights.of_config(past.config, past.folder)
-    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(plan.t), bank, batch, weights)
+    return classify.error_maps(denoiser, x0, conditions, torch.from_numpy(plan.t), bank, batch, weights, past.ablation)

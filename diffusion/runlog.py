@@ -177,7 +177,7 @@ RESTORE = "restore it, or name a new run with --extra"
 def _option_types() -> dict:
     """Name -> type or types, of the options that are read back."""
     groups = (settings.Data, settings.Selection, settings.Prompts, settings.TextToImage, settings.ClassConditional,
-              settings.GridNoise)  # fmt: skip
+              settings.GridNoise, settings.Ablation)  # fmt: skip
     return {name: typing.get_args(hint) or hint for group in groups for name, hint in typing.get_type_hints(group).items()}
 
 
@@ -360,11 +360,15 @@ def record_of(result, keys, label: int) -> dict:
 
     t = torch.from_numpy(result.t)
     errors = {keys[row]: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in result.errors.items()}
-    record = {"errors": errors, "pred": result.label, "label": label}
+    record = {"errors": errors, "pred": result.label, "label": label} | _cost(result)
     if result.fell is not None:
-        fell = {keys[row]: number for row, number in sorted(result.fell.items())}
-        record |= {"evaluations": result.evaluations, "fell": fell}
+        record["fell"] = {keys[row]: number for row, number in sorted(result.fell.items())}
     return record | {"seconds": result.seconds}
+
+
+def _cost(result) -> dict:
+    """The evaluations of an image, where a record's reader may not know them by its errors."""
+    return {"evaluations": result.evaluations} if result.fell is not None or result.empty else {}
 
 
 def sums_of(result, classes: list[int], label: int, with_terms: bool) -> dict:
@@ -372,7 +376,7 @@ def sums_of(result, classes: list[int], label: int, with_terms: bool) -> dict:
     import torch
 
     record = {"classes": torch.tensor(classes), "t": torch.from_numpy(result.t), "sums": result.terms.double().sum(1)}
-    terms = {"terms": result.terms} if with_terms else {}
+    terms = ({"terms": result.terms} if with_terms else {}) | _cost(result)
     return record | terms | {"pred": result.label, "label": label, "seconds": result.seconds}
 
 
@@ -390,10 +394,11 @@ class Outcome(NamedTuple):
 
 def outcome(record: dict) -> Outcome:
     """Of a record with every candidate's errors, or of a DiT's with sums over a grid."""
-    if "classes" in record:
+    evaluations = record.get("evaluations")
+    if not evaluations and "classes" in record:
         evaluations = len(record["classes"]) * len(record["t"])
-    else:
-        evaluations = record.get("evaluations") or sum(len(c["pred_errors"]) for c in record["errors"].values())
+    elif not evaluations:
+        evaluations = sum(len(c["pred_errors"]) for c in record["errors"].values())
     return Outcome(record["label"], record["pred"], evaluations)
 
 

@@ -64,8 +64,24 @@ def bound_terms(denoiser, x0):
     return lambda noise, output, x_t, t: denoiser.terms(x0.expand_as(noise), x_t, t, noise, output)
 
 
-def scoring(loss: str, denoiser, x0):
-    """(score for the kernel, pick): pick(values of the kernel [K,S,...], t [S]) -> the errors of this loss [K,S]."""
+def inner(x, n: int):
+    """[...,h,w] without n rows and columns at each side."""
+    return x[..., n:-n, n:-n] if n else x
+
+
+def cropped(score, n: int):
+    """A score that leaves n latents at each side out; the score itself where n is 0."""
+    if not n:
+        return score
+    return lambda target, output, x_t, t: score(inner(target, n), inner(output, n), inner(x_t, n), t)
+
+
+def scoring(loss: str, denoiser, x0, crop: int = 0):
+    """(score for the kernel, pick): pick(values of the kernel [K,S,...], t [S]) -> the errors of this loss [K,S].
+
+    crop: latents at each side that are left out
+    """
     if denoiser.terms:
-        return bound_terms(denoiser, x0), lambda values, t: pick_term(loss, values, t)
-    return SCORES[loss], lambda values, t: values
+        terms = bound_terms(denoiser, inner(x0, crop))
+        return cropped(terms, crop), lambda values, t: pick_term(loss, values, t)
+    return cropped(SCORES[loss], crop), lambda values, t: values

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 S = TypeVar("S")
 SPACES = ("epsilon", "x0", "velocity")  # of a prediction and its errors
@@ -74,6 +74,88 @@ class Embedding:
     def name(self) -> str:
         """For run folders."""
         return Path(self.path).stem
+
+
+@dataclass(frozen=True)
+class NoiseKind:
+    """What is made of standard normal noise (the paper's Table 12). bound: of the two kinds that have one."""
+
+    name: str
+    bound: float | None = None
+
+    BOUNDED: ClassVar = ("truncated", "clipped")
+    PLAIN: ClassVar = ("normal", "zero", "expected_norm")
+
+    @classmethod
+    def parse(cls, text: str) -> "NoiseKind":
+        """`zero`, or `truncated:2.5`. Raises ValueError for anything else."""
+        name, colon, number = text.partition(":")
+        try:
+            bound = float(number) if colon else None
+        except ValueError:
+            bound = math.nan
+        if name in cls.PLAIN and not colon:
+            return cls(name)
+        if name not in cls.BOUNDED or bound is None or not 0 < bound < math.inf:
+            known = ", ".join((*cls.PLAIN, *(f"{one}:A" for one in cls.BOUNDED)))
+            raise ValueError(f"--noise {text}: give one of {known}, where A is a number above 0, as in truncated:2.5")
+        return cls(name, bound)
+
+    def __str__(self) -> str:
+        return self.name if self.bound is None else f"{self.name}:{self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What the paper tried on its method and found to hurt (figures 8 and 9, Table 12); by default none of it.
+
+    guidance: W of (1 + W) epsilon_c - W epsilon_empty; crop_errors: latents at each side that are left out of an error's mean
+    noise: as NoiseKind reads it
+    """
+
+    guidance: float = 0.0
+    crop_errors: int = 0
+    noise: str = "normal"
+
+    def __post_init__(self):
+        """Raises ValueError, naming the flag, for values that mean nothing."""
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"--guidance {self.guidance:g} must be a number from 0 on")
+        if type(self.crop_errors) is not int or self.crop_errors < 0:
+            raise ValueError(f"--crop_errors {self.crop_errors} must be a whole number from 0 on")
+        object.__setattr__(self, "noise", str(NoiseKind.parse(self.noise)))
+
+    @property
+    def kind(self) -> NoiseKind:
+        return NoiseKind.parse(self.noise)
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance != 0
+
+    def check(self, latent_shape: tuple[int, ...]) -> None:
+        """Raises ValueError for a border that leaves nothing of a latent (C, h, w)."""
+        side = min(latent_shape[1:])
+        if 2 * self.crop_errors >= side:
+            h, w = latent_shape[1:]
+            raise ValueError(f"--crop_errors {self.crop_errors} leaves nothing of a latent of {h} x {w}: give {(side - 1) // 2} "
+                             "or less")  # fmt: skip
+
+    def identity(self) -> dict:
+        """What is not the default; older runs do not know these options."""
+        known = {"guidance": self.guidance, "crop_errors": self.crop_errors, "noise_kind": self.noise}
+        return {name: value for name, value in known.items() if value not in (0, "normal")}
+
+    @property
+    def name(self) -> str:
+        """For the end of a run folder's name."""
+        guidance = f"_{self.guidance:g}guidance" if self.guided else ""
+        crop = f"_{self.crop_errors}crop" if self.crop_errors else ""
+        return guidance + crop + (f"_{self.noise.replace(':', '')}_noise" if self.noise != "normal" else "")
+
+
+ABLATIONS = ("guidance", "crop_errors", "noise_kind")  # names in an identity
+NO_ABLATION = Ablation()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 
 the paper's figure 6, a run on each set (or a known accuracy: percent/number of images) beside the published points:
   python scripts/plot_robustness.py --benchmark imagenetA --in_dist data/imagenet/RUN --out_dist data/imagenetA/RUN -o robust.png
+as the paper draws it, a line with a knee at ResNet-50 and exact 99.5 % intervals beside ours:
+  python scripts/plot_robustness.py --benchmark imagenetA --in_dist 77.5/50000 --out_dist 20/7500 --fit knee \
+      --clopper_pearson -o robust.png
 several models, in the same order on both sides:
   python scripts/plot_robustness.py --benchmark objectnet --in_dist 77.5/50000 RUN --out_dist 32.1/18574 RUN -o robust.svg
 
@@ -26,6 +29,7 @@ from diffusion.analysis import figures, robustness, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.datasets import DATASETS
 
+SIDES = ("in_dist", "out_dist")
 TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percent, of both axes
 
 
@@ -36,6 +40,10 @@ def parse_args(argv=None):
     )
     for flag, what in (("--in_dist", "ImageNet"), ("--out_dist", "the benchmark")):
         parser.add_argument(flag, nargs="+", required=True, metavar="RUN", help=f"a model's run on {what}, or PERCENT/N")
+    parser.add_argument("--fit", choices=["line", "knee"], default="line", help="what is fitted to the published models: a line, "
+                        "or two that meet at ResNet-50's accuracy, as the paper has it (default: line)")  # fmt: skip
+    parser.add_argument("--clopper_pearson", action="store_true", help="also the paper's intervals, exact ones of 99.5 %%, "
+                        "beside Wilson's of 95 %%")  # fmt: skip
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
     return parser.parse_args(argv)
 
@@ -78,8 +86,17 @@ def user_rows(args, line) -> list[dict]:
         above = robustness.effective_robustness(line, x, y)
         name = "/".join(Path(shifted).parts[-2:])
         row = {"kind": "yours", "name": name, "in_dist": x, "out_dist": y, "expected": y.value - above.value, "above": above}
-        rows.append(row)
+        rows.append(row | (exact_intervals(row) if args.clopper_pearson else {}))
     return rows
+
+
+def exact_intervals(row: dict) -> dict:
+    """The paper's intervals of both accuracies."""
+    sides = {side: row[side] for side in SIDES}
+    found = {side: metrics.clopper_pearson(x.value, x.n) for side, x in sides.items()}
+    return {
+        f"{side}_exact_{end}": value for side, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)
+    }
 
 
 def published_rows(kind: str, points: dict, line) -> list[dict]:
@@ -106,7 +123,9 @@ def limits(rows: list[dict], side: str) -> tuple[float, float]:
     from scipy.special import expit, logit
 
     cells = [row[side] for row in rows]
-    ends = [p for c in cells for p in (value(c), getattr(c, "low", value(c)), getattr(c, "high", value(c))) if 0.002 < p < 0.998]
+    ends = [p for c in cells for p in (value(c), getattr(c, "low", value(c)), getattr(c, "high", value(c)))]
+    ends += [row[f"{side}_exact_{end}"] for row in rows for end in ("low", "high") if f"{side}_exact_{end}" in row]
+    ends = [p for p in ends if 0.002 < p < 0.998]
     return float(expit(logit(min(ends)) - 0.25)), float(expit(logit(max(ends)) + 0.25))
 
 
@@ -130,6 +149,10 @@ def draw_point(axis, row: dict, look: dict):
     if row["kind"] == "yours":
         axis.hlines(shown, row["in_dist"].low, row["in_dist"].high, look["color"])
         axis.vlines(x, max(low, row["out_dist"].low), min(high, row["out_dist"].high), look["color"])
+    if "out_dist_exact_low" in row:  # thinner, beyond ours
+        axis.hlines(shown, row["in_dist_exact_low"], row["in_dist_exact_high"], look["color"], linewidth=0.7)
+        ends = max(low, row["out_dist_exact_low"]), min(high, row["out_dist_exact_high"])
+        axis.vlines(x, *ends, look["color"], linewidth=0.7)
     if shown != y:
         place = (0, 8 if y < low else -14)
         axis.annotate(f"{100 * y:.1f} %", (x, shown), place, textcoords="offset points", ha="center", fontsize=8)
@@ -158,6 +181,13 @@ def draw(path: Path, rows: list[dict], line, benchmark: str):
     figures.save(figure, path)
 
 
+def formula(line) -> str:
+    if not line.bends:
+        return f"logit(y) = {line.intercept:.3f} + {line.slope:.3f} logit(x)"
+    a, b, c = line.coefficients
+    return f"logit(y) = {a:.3f} + {b:.3f} logit(x) {c:+.3f} max(0, logit(x) - logit({line.knee:g}))"
+
+
 def print_rows(rows: list[dict]):
     name_width = max(len(row["name"]) for row in rows)
     print(f"{'':{name_width}}  {'ImageNet':24}{'out of distribution':24}{'expected':>9}  above the line, points")
@@ -168,18 +198,21 @@ def print_rows(rows: list[dict]):
             above += f" ({100 * row['above'].low:+.1f} to {100 * row['above'].high:+.1f}, "
             above += f"n = {row['in_dist'].n} and {row['out_dist'].n})"
         print(f"{row['name']:{name_width}}  {cells[0]:24}{cells[1]:24}{100 * row['expected']:7.1f} %  {above}")
+        if "out_dist_exact_low" in row:
+            ends = [f"{100 * row[f'{side}_exact_low']:.1f} to {100 * row[f'{side}_exact_high']:.1f}" for side in SIDES]
+            print(f"{'':{name_width}}  {ends[0]:24}{ends[1]:24}exact, 99.5 %")
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         models = robustness.published(robustness.DISCRIMINATIVE, args.benchmark)
-        line, left_out = robustness.fit_published(models)
+        line, left_out = robustness.fit_published(models, args.fit == "knee")
         rows = user_rows(args, line) + published_rows("dit", robustness.published(robustness.DIT, args.benchmark), line)
         rows += published_rows("discriminative", models, line)
         draw(args.out, rows, line, args.benchmark)
         figures.write_csv(args.out.with_suffix(".csv"), rows)
-    print(f"{args.benchmark}: logit(y) = {line.intercept:.3f} + {line.slope:.3f} logit(x), {line.n} discriminative models")
+    print(f"{args.benchmark}: {formula(line)}, {line.n} discriminative models")
     for name in left_out:
         there = f"{100 * models[name][1]:.1f} %"
         print(f"{name} has {there} there, which a logit axis cannot show: left out of the fit, drawn at the edge")

@@ -628,6 +628,22 @@ def results_of(**changes):
     return written(json.dumps(RESULTS | changes))
 
 
+SCORED = "index,aesthetic,unsafe\n"
+SCORE_FILES = {
+    "header only": written(SCORED),
+    "other columns": written("index,score\n0,5\n"),
+    "an aesthetic of nan": written(SCORED + "0,nan,0\n"),
+    "unsafe above 1": written(SCORED + "0,5,2\n"),
+    "a field too few": written(SCORED + "0,5\n"),
+    "an index as a text": written(SCORED + "x,5,0\n"),
+    "an index outside": written(SCORED + "1000000,5,0\n"),
+    "an index twice": written(SCORED + "0,5,0\n0,5,0\n"),
+    "a width without a height": written("index,width,aesthetic,unsafe\n0,9,5,0\n"),
+    "a width of zero": written("index,width,height,aesthetic,unsafe\n0,0,9,5,0\n"),
+    "a path that is none": written("path,aesthetic,unsafe\nnone.png,5,0\n"),
+    "utf 16": written((SCORED + "0,5,0\n").encode("utf-16")),
+}
+
 RESULT_FILES = {
     "JSON, a list": written("[]"),
     "no metrics": written('{"task": "x"}'),
@@ -844,6 +860,7 @@ KINDS = {
     "level weights": (".json", ANY_FILE | LEVEL_WEIGHTS),
     "options file": (".yaml", ANY_FILE | OPTION_FILES),
     "results file": (".json", ANY_FILE | RESULT_FILES),
+    "table of scores": (".csv", ANY_FILE | SCORE_FILES),
     "class list": (".txt", {k: v for k, v in ANY_FILE.items() if k != "a text"} | CLASS_LISTS),
     "template list": (".txt", ANY_FILE | TEMPLATE_LISTS),
     "pipeline": ("", ANY_FILE | PIPELINES),
@@ -903,6 +920,7 @@ def good_files(world: Path) -> None:
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
     GOOD_NOISE(world / "noise.pt")
     results_of()(world / "results.json")
+    written(SCORED + "0,5,0\n7,4,0.5\n")(world / "scores.csv")
     written("to_keep: [2, 1]\nn_samples: [3]\n")(world / "at odds.yaml")
     written("cat\ndog\n")(world / "classes.txt")
     written("cat\n")(world / "one class.txt")

@@ -1,5 +1,6 @@
 """Every family of pipelines against diffusers: conditions, noising, latents, and the training loss written down by itself."""
 
+import dataclasses
 import inspect
 import json
 import weakref
@@ -58,6 +59,33 @@ def test_conditions_are_the_pipelines_own(family):
     if name == "sd3-without-t5":  # one zero stands for 256
         assert (expected["sequence"][:, 24:] == 0).all() and (conditions.sequence[:, 24:] == 0).all()
         expected["sequence"] = expected["sequence"][:, :25]
+    for part, value in expected.items():
+        torch.testing.assert_close(getattr(conditions, part), value, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family):
+    name, pipeline, denoiser, _ = family
+    conditions = denoiser.embed(["a photo of a bag.", models.EMPTY_PROMPT])[[1]]
+    if name.startswith("flux"):  # which is guided by a negative prompt only, the empty one
+        expected = encoded(name, pipeline, [""])
+    else:
+        how = {"do_classifier_free_guidance": True, "device": "cpu"}
+        more = [None, None] if name.startswith("sd3") else []
+        found = pipeline.encode_prompt(["a photo of a bag."], *more, **how)
+        if name == "sdxl" or name.startswith("sd3"):
+            expected = {"sequence": found[1], "pooled": found[3]}
+        else:
+            expected = {"sequence": found[2], "mask": found[3]}
+    if name == "sd3-without-t5":
+        expected["sequence"] = expected["sequence"][:, :25]
+    if "mask" in expected:
+        n = int(expected["mask"].sum())
+        assert (conditions.mask == expected.pop("mask")).all()
+        expected["sequence"], conditions = (
+            expected["sequence"][:, :n],
+            dataclasses.replace(conditions, sequence=conditions.sequence[:, :n]),
+        )
     for part, value in expected.items():
         torch.testing.assert_close(getattr(conditions, part), value, rtol=1e-5, atol=1e-5)
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import load_script, staged_record, write_run
 from PIL import Image
+from scipy.optimize import curve_fit
 from scipy.special import expit, logit
-from scipy.stats import linregress
+from scipy.stats import binomtest, linregress
 from scipy.stats import t as student
 
 from diffusion import metrics, runlog
@@ -42,6 +43,71 @@ def test_the_line_is_least_squares_on_logits(benchmark, n):
     at_zero = line.at(0.5)  # logit 0: the intercept with scipy's own standard error
     assert at_zero[0] == pytest.approx(intercept)
     assert at_zero[1] == pytest.approx(student.isf(0.025, n - 2) * linregress(u, v).intercept_stderr)
+
+
+@pytest.mark.parametrize("benchmark", robustness.BENCHMARKS)
+def test_the_knee_is_least_squares_of_two_lines_that_meet(benchmark):
+    """Against scipy's curve_fit of the line left of ResNet-50 and another slope right of it."""
+    points = robustness.published(robustness.DISCRIMINATIVE, benchmark)
+    line, left_out = robustness.fit_published(points, knee=True)
+    u, v = logit(np.array([points[name] for name in points if name not in left_out]).T)
+    corner = logit(0.767)
+
+    def two_lines(z, height, left, right):
+        return height + np.where(z < corner, left, right) * (z - corner)
+
+    found, covariance = curve_fit(two_lines, u, v, p0=(v.mean(), 1, 1))
+    assert line.n == len(u) and line.knee == pytest.approx(0.767) and line.bends == (line.knee,)
+    x = np.array([0.7, 0.767, 0.79, 0.82])
+    expected, half = line.at(x)
+    np.testing.assert_allclose(expected, two_lines(logit(x), *found), rtol=1e-5)
+    for z, width in zip(logit(x), half, strict=True):  # of a linear function of what was fitted
+        of = np.array([1, (z - corner) * (z < corner), (z - corner) * (z >= corner)])
+        assert width == pytest.approx(student.isf(0.025, len(u) - 3) * np.sqrt(of @ covariance @ of), rel=1e-3)
+
+
+def test_points_on_two_lines_are_fitted_exactly():
+    u = np.array([-1, -0.5, 0.5, 1, 2])
+    line = robustness.fit_logit_knee(expit(u), expit(1 + 0.5 * u + 2 * np.maximum(0, u)), 0.5)
+    assert line.coefficients == pytest.approx([1, 0.5, 2]) and line.residual == pytest.approx(0, abs=1e-9)
+    on_it = estimate(0.4, 1000)
+    above = robustness.effective_robustness(line, on_it, estimate(float(expit(line.at(0.4)[0])), 500))
+    assert above.value == pytest.approx(0) and above.low < 0 < above.high
+
+
+def test_a_valley_within_an_interval_counts():
+    """A line that falls and rises again: at the knee less is expected than at both ends of the interval."""
+    u = np.array([-2, -1, -0.5, 0.5, 1, 2])
+    line = robustness.fit_logit_knee(expit(u), expit(np.abs(u)), 0.5)
+    side = metrics.Estimate(0.5, float(expit(-0.4)), float(expit(0.3)), 100)
+    above = robustness.effective_robustness(line, side, metrics.Estimate(0.5, 0.5, 0.5, 1))
+    assert (above.value, above.high) == pytest.approx((0, 0)) and above.low == pytest.approx(0.5 - expit(0.4))
+
+
+@pytest.mark.parametrize("x", [[0.6, 0.7, 0.8], [0.6, 0.65, 0.7, 0.75], [0.6, 0.7, 0.8, 1.0]])
+def test_too_few_points_for_a_knee(x):
+    with pytest.raises(ValueError, match="4 points"):
+        robustness.fit_logit_knee(x, np.linspace(0.3, 0.5, len(x)), 0.767)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (9, 20), (20, 20), (1500, 7500), (1, 1)])
+def test_clopper_pearson_is_scipys(right, n):
+    expected = binomtest(right, n).proportion_ci(0.995, method="exact")
+    assert metrics.clopper_pearson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_as_the_paper_draws_it(plot):
+    argv = ("--benchmark", "imagenetA", "--in_dist", "77.5/50000", "--out_dist", "20/7500", "-o", "r.png")
+    code, out, err = plot(*argv, "--fit", "knee", "--clopper_pearson")
+    assert code == 0 and "max(0, logit(x) - logit(0.767))" in out and "exact, 99.5 %" in out, err
+    with open("r.csv") as file:
+        mine = next(csv.DictReader(file))
+    exact = binomtest(1500, 7500).proportion_ci(0.995, method="exact")
+    assert (float(mine["out_dist_exact_low"]), float(mine["out_dist_exact_high"])) == pytest.approx((exact.low, exact.high))
+    assert float(mine["out_dist_exact_low"]) < float(mine["out_dist_low"])
+    line, _ = robustness.fit_published(robustness.published(robustness.DISCRIMINATIVE, "imagenetA"), knee=True)
+    assert float(mine["expected"]) == pytest.approx(expit(line.at(0.775)[0]))
+    assert plot(*argv)[0] == 0 and "exact" not in Path("r.csv").read_text()
 
 
 def test_published_points_are_copied_right():

@@ -40,7 +40,13 @@ def play(grid: Grid, strategy: Strategy) -> Played:
     columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []
     for image in grid.errors[:, :, columns]:
-        outcome = strategy.eliminate(lambda rows, pairs, image=image: image[rows][:, pairs], grid.class_of, plan)
+        empty = []  # of every question of a guided run, how many pairs
+
+        def evaluate(rows, pairs, image=image, empty=empty):
+            empty.append(grid.guided * len(plan.t[pairs]))
+            return image[rows][:, pairs]
+
+        outcome = strategy.eliminate(evaluate, grid.class_of, plan)
         preds.append(grid.class_of[outcome.winner])
-        evaluations.append(sum(map(len, outcome.errors.values())))
+        evaluations.append(sum(map(len, outcome.errors.values())) + sum(empty))
     return Played(np.array(preds), np.array(evaluations))

@@ -228,6 +228,8 @@ def curve(run) -> list[Point]:
     points = stops(run, kind)
     along = [curves.running_predictions(in_order(image, kind), run.class_of, points) for image in run.images]
     preds, spent = (np.array(part) for part in zip(*along, strict=True))
+    if run.guided:
+        spent = spent + [np.minimum(points, image.counts.max()) for image in run.images]
     labels = [image.label for image in run.images]
     return [Point(n, float(spent[:, i].mean()), metrics.top1(preds[:, i], labels)) for i, n in enumerate(points)]
 

@@ -55,6 +55,11 @@ class Run:
         return strategy.of_identity(self.config["identity"])
 
     @property
+    def guided(self) -> bool:
+        """Whether every pair was evaluated under the empty condition, too."""
+        return bool(self.config["identity"].get("guidance"))
+
+    @property
     def n_levels(self) -> int:
         """Of the model's law of noise."""
         return self.config.get("n_levels", 1000)
@@ -79,13 +84,14 @@ class Run:
 @dataclass(frozen=True)
 class Grid:
     """All errors of a run that dropped nobody. errors: float32 [n,K,S], pairs ascending by t; t: int64 [S], of n_levels levels;
-    labels: [n]."""
+    labels: [n]; guided: as of Run."""
 
     errors: np.ndarray
     t: np.ndarray
     class_of: list[int]
     labels: np.ndarray
     n_levels: int = 1000
+    guided: bool = False
 
     @property
     def n_trials(self) -> int:
@@ -198,7 +204,8 @@ def grid_of(run: Run) -> Grid:
     check_full(run)
     order = np.argsort(run.images[0].t, kind="stable")
     errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
-    return Grid(errors, run.images[0].t[order], run.class_of, np.array([image.label for image in run.images]), run.n_levels)
+    labels = np.array([image.label for image in run.images])
+    return Grid(errors, run.images[0].t[order], run.class_of, labels, run.n_levels, run.guided)
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:

@@ -9,7 +9,7 @@ shows sizes that no memory holds, and `memory(dtype)` of its weights.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffusion.models import devices, hub, own, single_file, tokens
+from diffusion.models import devices, hub, own, single_file, texts, tokens
 from diffusion.models.dit import DiTSource
 from diffusion.models.flux import Flux
 from diffusion.models.pixart import PixArt
@@ -24,6 +24,7 @@ from diffusion.settings import AS_IT_IS, Asked
 # pipelines) and find(folder or hub id, settings.Asked) -> source; FLOW where it heeds Asked.levels, SINGLE_FILE where it heeds
 # Asked.file. The first one is also asked about what names no pipeline.
 TEXT_TO_IMAGE = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
+EMPTY_PROMPT = texts.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
 
 def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS_IT_IS, device="cpu", dtype="float32"):

@@ -76,6 +76,11 @@ class DiTSource:
             token_elements=config["hidden_size"] // config["patch_size"] ** 2,
         )
 
+    @property
+    def null_class(self) -> int:
+        """That stands for no class, of guidance."""
+        return self.num_classes
+
     def describe(self) -> str:
         return self.path or f"{self.file} (published)"
 

@@ -310,3 +310,16 @@ def encoder_of(vae, device: str) -> Callable:
         return (latent[0] - shift) * scale
 
     return encode
+
+
+def decoder_of(vae, device: str) -> Callable:
+    """What undoes `encoder_of`: latent [C,h,w] float32 -> image [3,H,W] on the device, about in [-1,1]."""
+    import torch
+
+    shift, scale = vae.config.get("shift_factor") or 0, vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(latent):
+        return vae.decode(latent[None].to(device) / scale + shift).sample[0]
+
+    return decode

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffusion.files import fingerprint, hash_files, one_line
 
@@ -43,6 +43,7 @@ class OwnModel:
     denoiser: Any
     img_size: int | None  # pixels a side: what was asked for, else IMG_SIZE of the file
     num_classes: int | None  # NUM_CLASSES of the file, where a model has classes of its own
+    null_class: ClassVar[None] = None  # that would stand for no class
 
     @classmethod
     def find(cls, model_path: str, img_size: int | None, device: str, dtype: str) -> "OwnModel":

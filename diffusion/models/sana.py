@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from diffusion.models.pipelines import Pipeline
-from diffusion.models.texts import Encoder
+from diffusion.models.texts import Encoder, NoPrompt
 
 TOKENS = 300
 
@@ -29,7 +29,7 @@ class Sana(Pipeline):
         return self.flow_levels(shift, self.n_levels * self.network.get("timestep_scale", 1.0), last)
 
     def written(self, prompts):
-        return [_instruction() + prompt.lower().strip() for prompt in prompts]
+        return ["" if isinstance(prompt, NoPrompt) else _instruction() + prompt.lower().strip() for prompt in prompts]
 
     def encoder(self, part):
         """With room for the instruction before the prompt's tokens, of which begin and end are counted once."""
@@ -39,10 +39,18 @@ class Sana(Pipeline):
 
     def conditions(self, prompts, read, plain):
         """sequence [K,300,2304], mask [K,300]."""
+        import torch
+
         from diffusion.models.denoiser import Conditions
 
-        places = [0, *range(1 - TOKENS, 0)]
-        sequence, mask = read("text_encoder", lambda output, mask: (output.last_hidden_state[:, places], mask[:, places]))
+        def take(output, mask):
+            length = mask.shape[1]
+            of_prompt, of_none = [0, *range(length + 1 - TOKENS, length)], [*range(TOKENS)]
+            short = (mask.sum(1) < length + 2 - TOKENS).tolist()  # than the instruction with begin and end: no prompt
+            rows = [(row, of_none if none else of_prompt) for row, none in enumerate(short)]
+            return tuple(torch.stack([part[row, places] for row, places in rows]) for part in (output.last_hidden_state, mask))
+
+        sequence, mask = read("text_encoder", take)
         return Conditions(sequence=sequence, mask=mask)
 
     def call(self, network, x_t, times, conditions):

@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
+from diffusion.models import hub
 from diffusion.models.pipelines import SCHEDULER, Pipeline, ddpm_levels
 from diffusion.models.stable_diffusion import check_scheduler, prediction_of
-from diffusion.models.texts import Encoder
+from diffusion.models.texts import Encoder, NoPrompt
 
 CLIP = ("text_encoder", "text_encoder_2")
 
@@ -14,6 +15,7 @@ class StableDiffusionXL(Pipeline):
 
     Conditions: both CLIPs' last states but one side by side, the pooled output of the second, and the sizes of an image that was
     neither resized nor cropped. The pooled text is part of the time embedding, so that no block is the same for two prompts.
+    No prompt (of guidance) is told by zeros, where the pipeline's config says so.
     """
 
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -56,7 +58,11 @@ class StableDiffusionXL(Pipeline):
 
         (first,) = read(CLIP[0], lambda output, mask: (output.hidden_states[-2],))
         second, pooled = read(CLIP[1], lambda output, mask: (output.hidden_states[-2], output.text_embeds))
-        return Conditions(sequence=torch.cat([first, second], -1), pooled=pooled)
+        told = torch.tensor([not (isinstance(prompt, NoPrompt) and self._tells_zeros()) for prompt in prompts]).to(pooled)
+        return Conditions(sequence=torch.cat([first, second], -1) * told[:, None, None], pooled=pooled * told[:, None])
+
+    def _tells_zeros(self) -> bool:
+        return hub.read_config(self.source, "model_index.json").get("force_zeros_for_empty_prompt", True)
 
     def adapted(self, network, plain):
         from diffusion.models import hardware

@@ -13,6 +13,11 @@ KNOWN = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemm
 AT_ONCE = 16  # prompts per call of a text encoder
 
 
+class NoPrompt(str):
+    """What a pipeline is told beside a prompt when it is guided without a negative one: "", which some families write otherwise
+    than a prompt that is empty."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """One text encoder of a layout.

@@ -83,6 +83,12 @@ class Weights:
 
         return hub.encoder_of(self.load("vae", device, torch.float32), device)
 
+    def vae_decoder(self, device: str) -> Callable:
+        """As of `hub.decoder_of`."""
+        import torch
+
+        return hub.decoder_of(self.load("vae", device, torch.float32), device)
+
 
 def class_named(name: str):
     """Of diffusers or transformers."""
