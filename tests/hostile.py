@@ -421,9 +421,7 @@ TEXTS = {
     "device": {"empty": "", "unknown": "nonsense", "no such": "cuda:99", "without memory": "meta", "negative": "cuda:-1"},
     "template": {"empty": "", "no place": "a photo", "past the limit": "word " * 90 + "{}"},
     "labels": {"empty": "", "one": "bag"},
-<<<<<<< HEAD
     "layer": {"empty": "", "unknown": "nonsense", "a path": "../mid_block", "no map": "time_embedding"},
-=======
     "caption": {"empty": ""},
     "kind of noise": {
         "empty": "",
@@ -435,7 +433,6 @@ TEXTS = {
         "one bound too many": "zero:1",
         "other case": "Zero",
     },
->>>>>>> figures
     "extra": {"empty": "", "outside": "/../../escaped", "a path": "/a/b", "long": LONG_NAME, "only dots": "/.."},
     "setting": {
         "empty": "",
@@ -624,15 +621,12 @@ WANTED = {
     (None, "--images_in_flight", "largest"): "all images at once, and there is one",
     (None, "--n_workers", "largest"): "the first of many workers has one image",
     (None, "--round_size", "largest"): "one round over all",
-<<<<<<< HEAD
     (None, "--train_images", "largest"): "all images, and there are fewer",
     (None, "--t", "zero"): "the level of least noise",
     (None, "--epochs", "largest"): "it ends early, and this is a dry run",
     (None, "--patience", "largest"): "it learns for all epochs",
-=======
     (None, "--guidance", "zero"): "no guidance",
     (None, "--crop_errors", "zero"): "no border left out",
->>>>>>> figures
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("eval_prob_adaptive", "--model_path", "500 steps"): "its levels are its own, and their number is told",
     ("eval_prob_adaptive", "--model_path", "4000 steps"): "its levels are its own, and their number is told",
