@@ -16,7 +16,7 @@ from diffusion.files import fingerprint, one_line
 from diffusion.strategy import Strategy
 from diffusion.training.scenes import COLOURS, NOUNS
 
-MOST_BYTES = 20_000_000  # of an upload
+MOST_BYTES = 20 * 2**20  # of an upload
 MOST_PIXELS = 50_000_000
 MOST_LABELS = 500
 ITEMS = ("bag", "sneaker", "coat", "dress", "boot", "trouser")  # of the shipped pictures, those that are offered
@@ -36,17 +36,18 @@ def read_picture(path: str | Path) -> Picture:
 
     path = Path(path)
     if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"this file is larger than {MOST_BYTES // 10**6} MB: make the picture smaller")
+        raise ValueError(f"this file is larger than {MOST_BYTES >> 20} MB: make the picture smaller")
     try:
         with Image.open(path) as file:
             width, height = file.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"{width} x {height} pixels are too many: make the picture smaller than {MOST_PIXELS:,} in all")
-        image = pictures.open_rgb(path, upright=True)
+        if width * height <= MOST_PIXELS:
+            image = pictures.open_rgb(path, upright=True)
     except (UnidentifiedImageError, FileNotFoundError):
         raise ValueError("this file is no picture that can be read: take a PNG, JPEG or WebP") from None
     except Exception as error:  # for broken files Pillow raises nearly anything
         raise ValueError(f"this picture cannot be read: {one_line(error)}") from None
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width:,} x {height:,} pixels are too many: make the picture smaller than {MOST_PIXELS:,} in all")
     return Picture(image, predictions.content_key(str(path)))
 
 
@@ -125,7 +126,10 @@ class Offer:
         chosen, shape = self.strategy(len(table.prompts)), self.source.latent_shape(self.model.img_size)
         price = self.price(len(table.prompts))
         network = session.start_network(lambda *_: self._denoiser, table.prompts, shape, self.running, self.model.dtype, price)
-        plan, transform = chosen.plan(self.source.n_levels), transforms.sd_transform(self.model.img_size, self.model.interpolation)
+        plan, transform = (
+            chosen.plan(self.source.n_levels),
+            transforms.sd_transform(self.model.img_size, self.model.interpolation),
+        )
         return classify.Classifier(network.denoiser, network.conditions, table.classidx, chosen, plan, self.loss,
                                    noise.Seeded(seed), network.batch, transform)  # fmt: skip
 

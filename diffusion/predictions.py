@@ -118,7 +118,8 @@ def probabilities_told(fit: Fit | None) -> str:
     """What the probabilities are, in a line."""
     if fit:
         return f"Probabilities: fitted on {fit.n:,} images"
-    return "Probabilities are uncalibrated: the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
+    why = "the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
+    return f"Probabilities are uncalibrated: {why}"
 
 
 def fit_notice(fit: Fit | None, prompts: str) -> str | None:

@@ -234,7 +234,8 @@ def announce(run: Run) -> None:
     """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
     counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), predictions.fit_notice(run.fit, run.identity["prompts"]))
+    others = predictions.fit_notice(run.fit, run.identity["prompts"])
+    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others)
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),

@@ -11,13 +11,13 @@ upload is deleted as soon as it is read; one picture is classified at a time, ot
 """
 
 import contextlib
-import importlib.util
 import os
 import socket
 import sys
 import tempfile
 import time
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,7 +52,9 @@ def parse_args(argv=None):
     group.add_argument("--dry_run", action="store_true", help="check everything, print what would be served, and stop")
     cli.add_sd_options(parser)
     group = parser.add_argument_group("method")
-    group.add_argument("--template", default="a photo of a {}.", help='what makes a prompt of a label (default: "a photo of a {}.")')
+    group.add_argument(
+        "--template", default="a photo of a {}.", help='what makes a prompt of a label (default: "a photo of a {}.")'
+    )
     group.add_argument("--fit", type=Path, metavar="FILE", help="calibrated probabilities, by a fit of scripts/calibrate.py")
     group.add_argument("--loss", choices=list(scores.SCORES), default="l2", help="error of a prediction (default: l2)")
     cli.add_resize_options(group)
@@ -87,7 +89,7 @@ def offer(options: dict, running) -> live.Offer:
 
 def check_gradio() -> None:
     """Raises ValueError where it is not installed."""
-    spec = importlib.util.find_spec("gradio")
+    spec = find_spec("gradio")
     if spec is None or spec.origin is None:  # a folder of that name is no package
         raise ValueError("gradio is not installed --- install the extra: pip install '.[demo]'")
 
@@ -165,7 +167,7 @@ class Page:
             spent = f"{standing.result.evaluations:,} of at most {price:,} evaluations"
             yield message(f"Round {number}: {left}, {spent}, {standing.result.seconds:.1f} s"), shown, ""
         result, prediction = standing.result, trial.prediction(standing.result)
-        told = f"{prediction.label}. {number} rounds, {result.evaluations:,} evaluations, {result.seconds:.1f} s"
+        told = f"Best: {prediction.label}. {number} rounds, {result.evaluations:,} evaluations, {result.seconds:.1f} s"
         probable = [predictions.probabilities_told(trial.offer.fit), trial.fit_notice]
         found = panels.ranking(prediction, "; ".join(filter(None, probable)))
         found += panels.error_curves(prediction, result.compared, result.t)
@@ -210,10 +212,18 @@ STYLE = f"""
 {pages.part_style(f".{PART}", f".dark .{PART}")}
 .{PART} .preview {{ max-width: 100%; height: auto; max-height: 16rem; min-height: 8rem; margin: 0 auto; display: block;
   border-radius: 6px; image-rendering: pixelated; }}
+.{PART} h2 {{ margin-top: 0; padding-top: 0; border: 0; }}
 .{PART} h3 {{ margin-top: 0.5rem; }}
 .{PART} p {{ margin: 0.2rem 0; }}
+.{PART} :is(table, tr) {{ border: 0; margin: 0; }}
+.{PART} :is(th, td) {{ border-width: 0 0 1px; }}
+.{PART} .legend {{ display: flex; flex-wrap: wrap; gap: 0 1rem; }}
+@media (max-width: 40rem) {{ .{PART} .bar {{ width: 100%; min-width: 3rem; }} }}
 .shipped img {{ width: 3.4rem; height: 3.4rem; border-radius: 4px; image-rendering: pixelated; display: block; }}
 """
+
+
+TO_RESULTS = "() => { if (innerWidth < 700) document.querySelector('#status').scrollIntoView({behavior: 'smooth'}) }"
 
 
 def build(gradio, offers: list[live.Offer], template: str, folder: Path):
@@ -232,7 +242,7 @@ def build(gradio, offers: list[live.Offer], template: str, folder: Path):
                 drop.preprocess = lambda payload: payload and payload.path
                 samples = [[f'<img src="{pages.data_uri(one.image)}" alt="{name}" title="{name}">'] for name, one, _ in shipped]
                 choice = gradio.Dataset(components=[gradio.HTML(visible=False)], samples=samples, type="index",
-                                        label="Or one of the shipped ones", elem_classes="shipped", samples_per_page=20)  # fmt: skip
+                                        label="Or one that ships", elem_classes="shipped", samples_per_page=20)  # fmt: skip
                 typed = gradio.Textbox("\n".join(labels), lines=5, max_lines=12, label="Labels",
                                        info="One per line, or on one line with commas", elem_id="labels")  # fmt: skip
                 model = gradio.Radio(list(page.offers), value=offers[0].name, label="Model")
@@ -244,7 +254,7 @@ def build(gradio, offers: list[live.Offer], template: str, folder: Path):
             with gradio.Column(scale=3, min_width=300):
                 status = gradio.HTML(message("Press Classify."), elem_id="status")
                 race, found = gradio.HTML(elem_id="race"), gradio.HTML(elem_id="found")
-        at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        at_once = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "undocumented"}
         drop.input(page.take, drop, [drop, picture, seen, status], **at_once)
 
         def pick(number: int):
@@ -254,6 +264,7 @@ def build(gradio, offers: list[live.Offer], template: str, folder: Path):
         choice.click(pick, choice, [picture, seen, typed], **at_once)
         running = start.click(page.run, [picture, typed, model, seed, with_map], [status, race, found], concurrency_limit=1,
                               show_progress="minimal", show_progress_on=status, api_visibility="undocumented")  # fmt: skip
+        start.click(None, js=TO_RESULTS)
         stop.click(lambda: message("Stopped."), None, status, cancels=[running], **at_once)
     return blocks.queue(max_size=WAITING)
 

@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-STYLE = Path(__file__).with_name("report.css")
 SIDE = 192  # pixels of the longer side of a picture
 COLOURS = 6  # that report.css has
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 340, 240, 40, 22, 34  # of a chart, and of the room for its axes
@@ -101,9 +100,14 @@ def plain(table: Table) -> str:
 # ---------------------------------------------------------------- HTML
 
 
+def style() -> str:
+    """Of all pages."""
+    return Path(__file__).with_name("report.css").read_text()
+
+
 def part_style(light: str, dark: str) -> str:
-    """The style of a part of another page that turns dark by a class. light, dark: selectors of the part, always and when dark."""
-    text = STYLE.read_text()
+    """The style of a part of another page. light, dark: selectors of the part, always and when the page is dark."""
+    text = style()
     palettes = re.findall(r":root \{(.*?)\}", text, re.S)  # of a light page, of a dark one
     rules = re.sub(r":root \{.*?\}", "", text, flags=re.S)
     return f"{light} {{{palettes[0]}{rules}}}\n{dark} {{{palettes[1]}}}\n"
@@ -114,7 +118,7 @@ def document(title: str, body: list[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{STYLE.read_text()}</style>\n</head>\n<body>\n<main>\n'
+        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style()}</style>\n</head>\n<body>\n<main>\n'
         + "\n".join([f"<h1>{escape(title)}</h1>", *body])
         + "\n</main>\n</body>\n</html>\n"
     )

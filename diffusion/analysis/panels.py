@@ -16,6 +16,10 @@ from diffusion.metrics import Interval
 from diffusion.predictions import Prediction
 
 MOST_ROWS = 25  # of a table
+BARS = (
+    "Bars: how far a label's mean error lies above the best one's, with two standard errors either way, on what both have seen."
+)
+BELOW = "Error less that of label 1 at the timesteps that both saw (0: no noise). Below 0 a label beats label 1."
 INK = "#00000a"  # what becomes the colour of the text around a drawing
 LINES = tuple(f"#00000{i}" for i in range(1, pages.COLOURS + 1))  # what become the page's colours of lines
 PLAIN = {"axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
@@ -33,16 +37,16 @@ def race_table(standing: Round, names: Sequence[str]) -> pages.Table:
     marks = [Interval(gaps[row], gaps[row] - 2 * errors[row], gaps[row] + 2 * errors[row]) for row in shown]
     ends = [end for mark in marks for end in (mark.low, mark.high)]
     cells = [[names[row], len(result.errors[row]), _fate(row, result.winner, alive, fell)] for row in shown]
-    left = f"and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
+    left = f"And {len(rows) - len(shown)} labels more. " if len(rows) > len(shown) else ""
     span = (min(0.0, *ends), max(0.0, *ends) or 1.0)
     kinds = ["" if row in alive else "out" for row in shown]
-    return pages.Table("The race", ["label", "seen", "state"], cells, left, marks, span, kinds)
+    return pages.Table("The race", ["label", "seen", "dropped"], cells, left + BARS, marks, span, kinds)
 
 
 def _fate(row: int, winner: int, alive: set[int], fell: dict[int, int]) -> str:
     if row in fell:
-        return f"out in round {fell[row]}"
-    return "best" if row == winner else "in" if row in alive else "out"
+        return f"round {fell[row]}"
+    return "leads" if row == winner else "" if row in alive else "yes"
 
 
 def race(standing: Round, names: Sequence[str]) -> str:
@@ -53,11 +57,11 @@ def race(standing: Round, names: Sequence[str]) -> str:
 def ranking(prediction: Prediction, told: str) -> str:
     """Labels by probability. told: what the probabilities are"""
     shown = prediction.candidates[:MOST_ROWS]
-    cells = [[c.label, f"{c.probability:.4f}", f"{c.error:.5f}", c.evaluations] for c in shown]
+    cells = [[c.label, f"{c.probability:.4f}", f"{c.error:.5f}"] for c in shown]
     marks = [Interval(c.probability, c.probability, c.probability) for c in shown]
     left = len(prediction.candidates) - len(shown)
     note = told + (f". And {left} labels more" if left else "")
-    table = pages.Table("Ranking", ["label", "probability", "mean error", "evaluations"], cells, note, marks)
+    table = pages.Table("Ranking", ["label", "probability", "mean error"], cells, note, marks)
     return "<h3>Ranking</h3>" + pages.table_html(table) + pages.note(table)
 
 
@@ -67,12 +71,11 @@ def error_curves(prediction: Prediction, errors: Sequence[np.ndarray], t: np.nda
     best = errors[shown[0].row]
     lines = [(c.label, *curves.difference_by_t(errors[c.row], best, t)) for c in shown]
     with figures.pyplot().rc_context(PLAIN):
-        figure, axis = figures.pyplot().subplots(figsize=(5.2, 3), layout="constrained")
+        figure, axis = figures.pyplot().subplots(figsize=(4.6, 2.9), layout="constrained")
         figures.draw_differences(axis, lines, LINES)
         drawn = _coloured(figures.svg(figure))
     legend = pages.legend([pages.Line(number, name, []) for number, (name, *_) in enumerate(lines, 1)])
-    note = "Error less that of label 1 at each timestep that both saw (0: no noise), thick as a running mean; below 0 it beats label 1."
-    return f'<h3>Errors over timesteps</h3><div class="curves">{drawn}</div>{legend}<p class="note">{note}</p>'
+    return f'<h3>Errors over timesteps</h3><div class="curves">{drawn}</div>{legend}<p class="note">{BELOW}</p>'
 
 
 def _coloured(svg: str) -> str:
