@@ -1,7 +1,9 @@
 """scripts/demo.py: the page and what is behind it - rounds, labels, uploads, messages, the queue - and the page in Chromium."""
 
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import BROWSER, Browser
-from conftest import TINY_SD20, load_script
+from conftest import TINY_SD20, Forked, load_script, said
 from layouts import save_picture
 from PIL import Image
 
@@ -483,7 +485,9 @@ def test_only_this_machine_is_served(served):
 CONTRAST = """(() => {
   const light = text => { const [r, g, b] = text.match(/[\\d.]+/g).map(x => (x / 255 <= 0.04045 ? x / 255 / 12.92
     : ((x / 255 + 0.055) / 1.055) ** 2.4)); return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05; };
-  const paper = light(getComputedStyle(document.body).backgroundColor);
+  let under = document.querySelector(".found");
+  while (/, 0\\)$/.test(getComputedStyle(under).backgroundColor) && under.parentElement) under = under.parentElement;
+  const paper = light(getComputedStyle(under).backgroundColor);
   const inks = [...document.querySelectorAll(".found :is(td, th, h3, .note, .legend li, svg text)")]
     .filter(e => e.textContent.trim()).map(e => getComputedStyle(e))
     .map(style => light(style.fill === "rgb(0, 0, 0)" ? style.color : style.fill));
@@ -541,3 +545,25 @@ def test_the_contrast_check_can_fail(chromium):
     tab = chromium.open("data:text/html,<body style='background: white'><p class=found><b class=note style='color: yellow'>x")
     tab.wait("document.querySelector('.note')")
     assert tab.run(CONTRAST) < 2
+
+
+# ---------------------------------------------------------------- its end
+
+
+@needs_gradio
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_nothing(number):
+    Path("tmp").mkdir()
+    started = Forked("demo")
+    try:
+        [child] = started.start([{"TMPDIR": str(Path("tmp").resolve())}], [*MODEL, *RULE, "--port", free_port()], "demo")
+        deadline = time.monotonic() + 180
+        while "The page is open" not in (said()[0] if Path("out.0").exists() else ""):
+            assert time.monotonic() < deadline and not started.ask(ended=[child])[0], said()
+            time.sleep(0.05)
+        assert len(list(Path("tmp").iterdir())) == 1
+        os.kill(child, number)
+        assert started.wait([child]) == [128 + number] and "Traceback" not in said()[1]
+    finally:
+        started.end()
+    assert list(Path("tmp").iterdir()) == []
