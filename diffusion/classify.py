@@ -9,15 +9,16 @@ result.ranking, result.means, result.evaluations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion import flight, models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
+from diffusion.elimination import append_errors
 from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
 from diffusion.models import devices
 from diffusion.noise import Seeded, shaped
@@ -92,6 +93,13 @@ class Result:
         return calibration.probabilities(self.compared, self.winner, list(self.class_of), fit)
 
 
+class Round(NamedTuple):
+    """alive: rows that go on, at the end those that nobody beat; result: by what was seen so far, and who was dropped when."""
+
+    alive: list[int]
+    result: Result
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A denoiser with its candidates, a strategy, a score and a source of noise.
@@ -133,6 +141,35 @@ class Classifier:
         """
         start = time.perf_counter()
         return self._classified(*self._given(image), index, start, self._errors)
+
+    def rounds(self, image, index: int = 0) -> Iterator[Round]:
+        """A call, told while it goes on: a Round before every further question of the strategy, and one at the end, whose result
+        is that of the call, bit by bit. Who stops listening ends it. image, index, what is raised: as of a call."""
+        start, given = time.perf_counter(), self._given(image)
+        pick = scores.scoring(self.loss, self.denoiser, given[0])[1]
+        seen, fell, n = {row: np.empty(0, np.float32) for row in range(len(self.class_of))}, {}, 0
+        flown = flight.Flight(index, lambda: partial(self._classified, *given, index, start))
+        try:
+            while flown.asks():
+                cells = flown.question
+                fell |= {row: n for row in seen if row not in cells.rows and row not in fell}
+                if n:
+                    yield Round(list(cells.rows), self._leading(seen, fell, time.perf_counter() - start))
+                flown.pieces = self._errors(cells)
+                new = pick(flown.pieces, cells.t)
+                append_errors(seen, lambda *_, new=new: new, cells.rows, slice(None))
+                flown.answer()
+                n += 1
+            result = flown.end()
+        finally:
+            flown.land()
+        alive = [result.winner] if result.fell is None else [row for row in seen if row not in result.fell]
+        yield Round(alive, result)
+
+    def _leading(self, errors: dict[int, np.ndarray], fell: dict[int, int], seconds: float) -> Result:
+        """What these errors say, whatever was to come."""
+        result = Result(self.class_of, 0, dict(errors), self.plan.t, dict(fell), None, seconds, self.level_weights)
+        return replace(result, winner=next(iter(result.best_rows.values())))
 
     def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:
         """n images at once, but not more than `most`, which share calls of the network: (index, call, label) of (index, image,

@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from diffusion import files, flight, models, optionfile, paths, settings, sharding, tracking
-from diffusion.datasets import DATASETS, transforms
+from diffusion.datasets import DATASETS, recipe_for, transforms
 from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
-from diffusion.strategy import STRATEGIES, option_names
+from diffusion.strategy import STRATEGIES, Strategy, from_options, option_names
 from diffusion.team import team
 
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
@@ -438,6 +438,12 @@ def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextT
     config = models.config_of(options["version"], options["model_path"], options["config"])
     named = {"version": version_of(options), "dtype": dtype, "img_size": img_size, "error_space": space, "config": config}
     return settings.pick(settings.TextToImage, options, **named)
+
+
+def strategy_of(options: dict, n_candidates: int) -> Strategy:
+    """Of a picture of the user's own: --strategy, whose stages are the paper's for so many candidates. Raises ValueError."""
+    recipe = recipe_for("folder", n_candidates)
+    return from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
 
 
 def checked_model(options: dict, running: settings.Running, chosen, n_candidates: int):

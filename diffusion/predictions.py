@@ -117,6 +117,21 @@ def as_row(path: str | Member, prediction: Prediction, labels: Sequence[str], ca
 # ---------------------------------------------------------------- a fit
 
 
+def probabilities_told(fit: Fit | None) -> str:
+    """What the probabilities are, in a line."""
+    if fit:
+        return f"Probabilities: fitted on {fit.n:,} images"
+    why = "the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
+    return f"Probabilities are uncalibrated: {why}"
+
+
+def fit_notice(fit: Fit | None, prompts: str) -> str | None:
+    """That a fit comes from other candidates than those with this fingerprint."""
+    if fit is None or fit.about.get("prompts") == prompts:
+        return None
+    return "the fit was made with other prompts; how well it is calibrated for these is not known"
+
+
 def check_fit(fit: Fit, identity: Mapping, path, flag: str = "--fit") -> None:
     """Raises ValueError for a fit of another model, size, loss or strategy. identity: of the run that it is to be used for."""
     differing = [name for name in FITTED_ON if fit.about.get(name) != identity.get(name)]

@@ -51,7 +51,6 @@ from diffusion.datasets.pictures import Member
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
-CALIBRATE = "uncalibrated: the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
 
 
 def csv_file(text: str) -> Path:
@@ -199,12 +198,7 @@ def find_prompts(options: dict) -> prompts.PromptTable:
         table, flag = prompts.prompts_from_classes(names, options["template"] or "a photo of a {}."), given[0]
     else:
         raise ValueError('--labels are missing: give two or more, as in --labels "a cat" "a dog", or a file of --classes')
-    names = list(dict(zip(table.classidx, table.classnames, strict=True)).values())
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{flag}: {twice!r} stands there for two labels: give each a name of its own")
-    if len(names) < 2:
-        raise ValueError(f"{flag}: {names[0]!r} is the only label, and there is nothing to choose: give two or more")
+    prompts.check_choice(table, flag)
     return table
 
 
@@ -227,8 +221,7 @@ def prepare(options: dict) -> Run:
     paths, ignored, dataset = open_pictures(options["pictures"])
     if options["map"] and len(paths) > 1:
         raise ValueError(f"--map {options['map']} is of one picture, and there are {len(paths)}: give one, or leave it out")
-    recipe = datasets.recipe_for("folder", len(table.prompts))
-    chosen = strategy.from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
+    chosen = cli.strategy_of(options, len(table.prompts))
     source, model = cli.checked_model(options, running, chosen, len(table.prompts))
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     asked = settings.Prompts(options["prompts"], options["template"])
@@ -248,7 +241,8 @@ def announce(run: Run) -> None:
     """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
     counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), fit_notice(run))
+    others = predictions.fit_notice(run.fit, run.identity["prompts"])
+    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others)
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
@@ -258,13 +252,6 @@ def announce(run: Run) -> None:
     for notice in filter(None, notices):
         print(f"Note: {notice}")
     cli.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more)
-
-
-def fit_notice(run: Run) -> str | None:
-    """That a fit comes from other candidates."""
-    if run.fit is None or run.fit.about.get("prompts") == run.identity["prompts"]:
-        return None
-    return "the fit was made with other prompts; how well it is calibrated for these is not known"
 
 
 # ---------------------------------------------------------------- the work
@@ -342,7 +329,7 @@ def results(run: Run, ended, classifier) -> list[str]:
     lines = []
     for path, prediction in zip(run.paths, run.predicted, strict=True):
         lines += table_lines(path, prediction, run.fit is not None) if prediction and not run.out else []
-    lines += [f"Probabilities: fitted on {run.fit.n:,} images" if run.fit else f"Probabilities are {CALIBRATE}"]
+    lines += [predictions.probabilities_told(run.fit)]
     lines += [write_tables(run)] if run.out and not ended.unwritten else []
     return lines + ([draw_map(run, classifier)] if run.map else [])
 

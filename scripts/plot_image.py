@@ -95,26 +95,15 @@ def map_rows(advantage) -> list[dict]:
 # ---------------------------------------------------------------- what comes out
 
 
-def running_mean(values, width: int):
-    """The mean over up to `width` neighbours on either side -> [n], at the ends over fewer."""
-    import numpy as np
-
-    return np.array([np.mean(values[max(0, i - width) : i + width + 1]) for i in range(len(values))])
-
-
 def draw_curves(axis, rows: list[dict], label: str):
-    for number, curve in enumerate(by_class(rows)):
-        t, difference = zip(*((row["t"], row["difference"]) for row in curve), strict=True)
-        colour, name = f"C{number}", curve[0]["class"]
-        text = name + (" (true)" if name == label else "")
-        if number == 0:
-            axis.axhline(0, color=colour, label=f"{text}: the winner")
-            continue
-        axis.plot(t, difference, color=colour, linewidth=0.6, alpha=0.4)
-        axis.plot(t, running_mean(difference, len(t) // 30), color=colour, linewidth=1.8, label=text)
-    axis.set(xlabel="timestep t", ylabel="error minus the winner's", title="the best classes")
+    drawn = [
+        (curve[0]["class"] + (" (true)" if curve[0]["class"] == label else ""), [row["t"] for row in curve],
+         [row["difference"] for row in curve])
+        for curve in by_class(rows)
+    ]  # fmt: skip
+    figures.draw_differences(axis, drawn)
+    axis.set_title("the best classes")
     axis.legend(fontsize=9)
-    axis.grid(alpha=0.3)
 
 
 def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str):

@@ -195,6 +195,7 @@ DRY_RUNS = {
     "eval_prob_adaptive.py": ["--version", "tiny", "--dataset", "fashion_mnist", *TINY],
     "eval_prob_dit.py": ["--model", "tiny", "--dataset", "fashion_mnist", *TINY],
     "run_winoground.py": ["--version", "tiny", "--dataset", "tiny_pairs", *TINY],
+    "scripts/demo.py": ["--port", "47861", *TINY],
     "scripts/classify.py": [f"{ROOT}/shipped/tiny-sd/samples.png", "--labels", "bag", "boot", "--version", "tiny", *TINY],
 }
 

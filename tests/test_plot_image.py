@@ -13,6 +13,7 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import rerun
+from diffusion.analysis import figures
 
 CLASSES = ["a $5 or $^_6$ bag", "boot", "coat", "dress"]
 
@@ -71,9 +72,9 @@ def test_several_prompts_of_a_class_are_one_curve(script):
     assert script.choose_rows(errors, [0, 0, 1, 2], label=9, top=2) == [1, 2]
 
 
-def test_running_mean_by_hand(script):
-    assert script.running_mean([1, 2, 6, 3], 1).tolist() == [1.5, 3, 11 / 3, 4.5]
-    assert script.running_mean([1, 2, 6, 3], 0).tolist() == [1, 2, 6, 3]
+def test_running_mean_by_hand():
+    assert figures.running_mean([1, 2, 6, 3], 1).tolist() == [1.5, 3, 11 / 3, 4.5]
+    assert figures.running_mean([1, 2, 6, 3], 0).tolist() == [1, 2, 6, 3]
 
 
 # ---------------------------------------------------------------- image and map

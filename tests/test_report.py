@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import BROWSER
 from conftest import GOLDEN, TINY_SD20, load_script, staged_record
 from PIL import Image
 from scipy.stats import ttest_rel
@@ -434,9 +435,6 @@ def test_nothing_half_written(runs, report, run_main, monkeypatch):
 
 # ---------------------------------------------------------------- a real browser
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome"))), None
-)
 PROBE = """<script>
 const problems = [];
 addEventListener("error", e => problems.push(String(e.message || e.target.src)), true);

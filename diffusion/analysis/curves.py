@@ -58,6 +58,17 @@ def paired_margin(errors, best) -> float | None:
     return float(difference.mean() / deviation * math.sqrt(len(difference))) if deviation else None
 
 
+def difference_by_t(errors, best, t) -> tuple[np.ndarray, np.ndarray]:
+    """Timesteps, ascending, and the mean of errors - best at each, on the pairs that both saw.
+
+    errors, best: beginnings of one order of pairs, whose timesteps are t [S].
+    """
+    n = min(len(errors), len(best))
+    steps, place = np.unique(np.asarray(t)[:n], return_inverse=True)
+    differences = np.asarray(errors[:n], np.float64) - np.asarray(best[:n], np.float64)
+    return steps, np.bincount(place, differences) / np.bincount(place)
+
+
 class Spread(NamedTuple):
     """Standard deviations of an error: across timesteps of its mean over noises, and across noises at one timestep."""
 

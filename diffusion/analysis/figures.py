@@ -1,6 +1,7 @@
 """What scripts that read run folders share: a run's grid, numbers as CSV and JSON, pictures, a map laid over one."""
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from diffusion import files, runlog
 from diffusion.analysis import tables
 
 FORMATS = (".png", ".svg")
+FEW = 60  # timesteps of a curve whose points can still be told apart
 
 
 def add_run_argument(parser):
@@ -69,6 +71,14 @@ def save(figure, path: Path, dpi: int = 110) -> None:
     pyplot().close(figure)
 
 
+def svg(figure) -> str:
+    """The figure as an element of a page; closes it."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    pyplot().close(figure)
+    return file.getvalue()[file.getvalue().index("<svg") :]
+
+
 def write_csv(path: Path, rows: list[dict]) -> None:
     """As `flat_rows`; whole or absent."""
     files.write_csv(path, flat_rows(rows))
@@ -104,6 +114,29 @@ def write_parquet(path: Path, rows: list[dict], about: dict | None = None) -> No
     frame.attrs = about or {}
     content = frame.to_parquet(index=False)
     files.write(path, lambda file: file.write(content))
+
+
+def running_mean(values, width: int):
+    """The mean over up to `width` neighbours on either side -> [n], at the ends over fewer."""
+    import numpy as np
+
+    return np.array([np.mean(values[max(0, i - width) : i + width + 1]) for i in range(len(values))])
+
+
+def draw_differences(axis, curves, colours=tuple(f"C{i}" for i in range(10))) -> None:
+    """How far errors lie above the winner's at each timestep, thin, and their running mean, thick; of few timesteps with dots.
+
+    curves: (name, timesteps, differences) of each class, ascending in t, the winner's first; colours: one each, in turn
+    """
+    for number, (name, t, difference) in enumerate(curves):
+        colour = colours[number % len(colours)]
+        if number == 0:
+            axis.axhline(0, color=colour, label=f"{name}: the winner")
+            continue
+        axis.plot(t, difference, color=colour, linewidth=0.6, alpha=0.4, marker="." if len(t) < FEW else None)
+        axis.plot(t, running_mean(difference, len(t) // 30), color=colour, linewidth=1.8, label=name)
+    axis.set(xlabel="timestep t", ylabel="error minus the winner's")
+    axis.grid(alpha=0.3)
 
 
 def draw_image(axis, image, title: str) -> None:

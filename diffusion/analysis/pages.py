@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -17,7 +18,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 340, 240, 40, 22, 34  # of a chart, and of th
 class Table:
     """Rows of cells under a title: text, ints, floats and Estimates, which `cell_text` writes.
 
-    marks: a row's Estimate, to be drawn beside it in html; span: what their bars cover.
+    marks: a row's Estimate, to be drawn beside it in html; span: what their bars cover; kinds: a row's class in html.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Table:
     note: str = ""
     marks: list = field(default_factory=list)
     span: tuple[float, float] = (0.0, 1.0)
+    kinds: list[str] = field(default_factory=list)
 
     @property
     def texts(self) -> list[list[str]]:
@@ -98,13 +100,25 @@ def plain(table: Table) -> str:
 # ---------------------------------------------------------------- HTML
 
 
+def style() -> str:
+    """Of all pages."""
+    return Path(__file__).with_name("report.css").read_text()
+
+
+def part_style(light: str, dark: str) -> str:
+    """The style of a part of another page. light, dark: selectors of the part, always and when the page is dark."""
+    text = style()
+    palettes = re.findall(r":root \{(.*?)\}", text, re.S)  # of a light page, of a dark one
+    rules = re.sub(r":root \{.*?\}", "", text, flags=re.S)
+    return f"{light} {{{palettes[0]}{rules}}}\n{dark} {{{palettes[1]}}}\n"
+
+
 def document(title: str, body: list[str]) -> str:
     """A whole page with its style. title: text; body: HTML."""
-    style = Path(__file__).with_name("report.css").read_text()
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n'
+        f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n<style>\n{style()}</style>\n</head>\n<body>\n<main>\n'
         + "\n".join([f"<h1>{escape(title)}</h1>", *body])
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -129,7 +143,8 @@ def table_html(table: Table, links=()) -> str:
         name = th(row[0], "row", link=links[place] if links else "")
         cells = [f"<td{' class=num' if numeric[i] else ''}>{escape(text)}</td>" for i, text in enumerate(row) if i]
         bars = [f"<td class=bar>{bar(table.marks[place], *table.span)}</td>"] if table.marks else []
-        body.append(f"<tr>{''.join([name, *bars, *cells])}</tr>")
+        kind = f' class="{escape(table.kinds[place])}"' if table.kinds and table.kinds[place] else ""
+        body.append(f"<tr{kind}>{''.join([name, *bars, *cells])}</tr>")
     if table.marks:
         head.insert(1, "<td></td>")
     return box(table, f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table>")
@@ -192,10 +207,10 @@ def cards(table: Table, pictures: list[str]) -> str:
     return f'<ul class="cards">{"".join(shown)}</ul>'
 
 
-def data_uri(image) -> str:
-    """A PIL image, made small: PNG for icons, where JPEG would blur them, else JPEG."""
+def data_uri(image, side: int = SIDE) -> str:
+    """A PIL image, made small: PNG for icons, where JPEG would blur them, else JPEG. side: most pixels of one"""
     image = image.convert("RGB")
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     kind = "PNG" if max(image.size) <= 64 else "JPEG"
     file = io.BytesIO()
     image.save(file, kind, quality=85)

@@ -53,6 +53,23 @@ def prompts_from_classes(names: Sequence[str], template: str) -> PromptTable:
     return PromptTable(prompts, list(names), list(range(len(names))))
 
 
+def labels_of(text: str) -> list[str]:
+    """Labels as they are typed: one per line, or on a single line with commas between them."""
+    lines = text.strip().splitlines()
+    parts = lines if len(lines) > 1 else text.split(",")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def check_choice(table: PromptTable, what: str) -> None:
+    """Raises ValueError where there are not two or more labels, all of them different. what: that they come from."""
+    names = list(dict(zip(table.classidx, table.classnames, strict=True)).values())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what}: {twice!r} stands there for two labels: give each a name of its own")
+    if len(names) < 2:
+        raise ValueError(f"{what}: {names[0]!r} is the only label, and there is nothing to choose: give two or more")
+
+
 def read_classes(path: str | Path, called: str = "") -> list[str]:
     """The lines of a text file (UTF-8) that are not blank, each the name of a class; their order is that of the labels.
 
