@@ -326,7 +326,7 @@ def add_strategy_options(parser, default: str | None = "stages", told="stages"):
 
 def _add_option(group, strategy, field):
     about, owners = field.metadata, [s for s in STRATEGIES.values() if field.name in option_names(s)]
-    default = f" (default: {field.default})" if field.default not in ((), "") else ""
+    default = f" (default: {field.default})" if field.default not in ((), "", None) else ""
     only = f"{strategy.NAME}: {about['help']}{default}"
     group.add_argument(
         f"--{field.name}",

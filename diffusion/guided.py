@@ -95,7 +95,7 @@ class SurrogateRace(GuidedRace):
 class TreeRace(GuidedRace):
     """What is expected of a candidate: what the nearest one of a tree has that was tried."""
 
-    tree: str = option("", "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
+    tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
 
     NAME: ClassVar = "tree"
 
@@ -112,7 +112,7 @@ class TreeRace(GuidedRace):
 
     def check(self, n_candidates: int, n_levels: int) -> None:
         super().check(n_candidates, n_levels)
-        if self.tree:
+        if self.tree is not None:
             self.read()
 
     def check_run(self, identity: dict, n_candidates: int) -> None:
@@ -123,14 +123,20 @@ class TreeRace(GuidedRace):
 
     def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "TreeRace":
         try:
-            found = self.read().distances(class_of) if self.tree else guides.clustered(guides.principal(embeddings(), PARTS))
+            found = (
+                self.read().distances(class_of)
+                if self.tree is not None
+                else guides.clustered(guides.principal(embeddings(), PARTS))
+            )
         except ValueError as error:
             raise ValueError(f"--tree {self.tree}: {files.one_line(error)}") from None
         return dataclasses.replace(self, guide=guides.TreeGuide(found))
 
     def identity(self) -> dict:
         """The tree's content, wherever it lies."""
-        return super().identity() | {"tree": files.fingerprint(self.path.read_text(encoding="utf-8")) if self.tree else ""}
+        return super().identity() | {
+            "tree": files.fingerprint(self.path.read_text(encoding="utf-8")) if self.tree is not None else None
+        }
 
     def folder(self) -> str:
-        return super().folder() + (f"_{self.path.stem}" if self.tree else "")
+        return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")

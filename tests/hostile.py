@@ -113,10 +113,11 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "write_prompts": {"positional": "pets", "-o": "out"},
     "write_subset": {"--dataset": "fashion_mnist", "--n": "5", "-o": "out.npy"},
     "write_tiny_pairs": {"-o": "out"},
+    "write_tree": {"-o": "out"},
 }
 
 # commands whose work takes too long to be done for a row: theirs are refused before it or left out, and no good line is run
-LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
+LONG = ("benchmark", "train_tiny", "write_tiny_pairs", "write_tree")
 
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
 TABLE = {"--dataset": "hf", "--data_dir": "@table"}
@@ -168,6 +169,8 @@ BESIDE = (
         ("classify", "--map"): {"--dry_run": False},
         ("classify", "--race_fit"): {"--strategy": "race_calibrated"},
         ("demo", "--race_fit"): {"--strategy": "race_calibrated"},
+        ("classify", "--tree"): {"--strategy": "tree"},
+        ("demo", "--tree"): {"--strategy": "tree"},
         ("demo", "--template"): {},
         ("demo", "--model_path"): {},
         (None, "--model_path"): {"--dry_run": False},  # weights are read when they are loaded
@@ -183,7 +186,7 @@ BESIDE = (
     | {
         (entry, f"--{name}"): {"--strategy": strategy, "--to_keep": False, "--n_samples": False, "--t_interval": False}
         for entry in ENTRIES[:2]
-        for strategy in ("race", "race_calibrated")
+        for strategy in ("surrogate", "tree", "race", "race_calibrated")
         for name in sorted(set(option_names(STRATEGIES[strategy])) - set(option_names(STRATEGIES["stages"])))
     }
 )
@@ -315,6 +318,9 @@ NAMED = {
     "race": "setting",
     "race_calibrated": "race fit",
     "race_fit": "race fit",
+    "tree": "race fit",
+    ("write_tree", "out"): "folder to write",
+    "wordnet": "root",
     ("write_prompts", "dataset"): "version",
     "json": "file to write",
     "results": "file to write",
