@@ -128,8 +128,8 @@ class Classifier:
     batch: Any
     transform: Callable | None = None
     level_weights: LevelWeights | None = None
-    rows_of: Callable[[int], Sequence[int]] | None = None
     ablation: settings.Ablation = settings.NO_ABLATION
+    rows_of: Callable[[int], Sequence[int]] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "strategy", self.strategy.informed(self.class_of, self.conditions.embeddings))
