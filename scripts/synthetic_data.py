@@ -59,7 +59,7 @@ def parse_args(argv=None):
                        "together, the same ones whoever draws (default: 8)")  # fmt: skip
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES], help="of the model (default: auto, float16 "
                        "on CUDA, else float32)")  # fmt: skip
-    group.add_argument("--out", type=Path, metavar="FOLDER", help="where they are (default: beside the run folder)")
+    group.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="where they are (default: beside the run folder)")
     group.add_argument("--draw_only", action="store_true", help="stop when they are drawn")
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group = parser.add_argument_group("classifier")

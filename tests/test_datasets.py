@@ -59,7 +59,7 @@ def test_labels_order_and_images(name, tmp_path):
 
 
 def test_every_dataset_with_own_files_is_covered():
-    assert set(LABELS) | {"folder", "hf", "webdataset", "csv", "tiny_combos"} == set(DATASETS)
+    assert set(LABELS) | {"folder", "hf", "webdataset", "csv", "tiny_combos", "tiny_scenes"} == set(DATASETS)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,13 @@ def test_published_recipes():
     pets, imagenet = DATASETS["pets"].recipe, DATASETS["imagenet"].recipe
     assert (pets.to_keep, pets.n_samples, pets.loss) == ((5, 1), (25, 250), "l1")
     assert (imagenet.to_keep, imagenet.n_samples, imagenet.loss) == ((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
-    assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {"folder", "hf", "webdataset", "csv"}
+    assert {name for name, spec in DATASETS.items() if spec.recipe is None} == {
+        "folder",
+        "hf",
+        "webdataset",
+        "csv",
+        "tiny_scenes",
+    }
     assert {name for name, spec in DATASETS.items() if spec.own} == {"folder", "hf", "webdataset", "csv"}
 
 

@@ -42,11 +42,25 @@ def test_the_default_recipe_runs(name, run_main, tmp_path):
     elif name in OWN:
         OWN[name](root)
     code, out, err = run_main(
-        eval_prob_adaptive.main, "--dataset", name, "--data_dir", root, "--model_path", TINY_SD20, "--img_size", 64, "--dry_run"
+        eval_prob_adaptive.main,
+        "--dataset",
+        name,
+        "--data_dir",
+        root,
+        "--model_path",
+        TINY_SD20,
+        "--img_size",
+        64,
+        "--dry_run",
+        *(("--split", "60") if name == "tiny_scenes" else ()),
     )
     assert code == 0 and "error" not in err, err
     prompts = DATASETS[name].prompts
-    n = len(read_prompts(PROMPTS / prompts).prompts) if prompts else {"folder": 45, "hf": 3, "webdataset": 3, "csv": 2}[name]
+    n = (
+        len(read_prompts(PROMPTS / prompts).prompts)
+        if prompts
+        else {"folder": 45, "hf": 3, "webdataset": 3, "csv": 2, "tiny_scenes": 60}[name]
+    )
     recipe = recipe_for(name, n)
     assert re.search(r"^Price: ([\d,]+) ", out, re.M).group(1) == f"{price(recipe.to_keep, recipe.n_samples, n):,}"
     assert re.search(rf"^  to_keep +{' '.join(map(str, recipe.to_keep))}$", out, re.M)
