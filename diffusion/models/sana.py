@@ -46,9 +46,8 @@ class Sana(Pipeline):
         def take(output, mask):
             length = mask.shape[1]
             of_prompt, of_none = [0, *range(length + 1 - TOKENS, length)], [*range(TOKENS)]
-            short = (
-                [] if mask.is_meta else (mask.sum(1) < length + 2 - TOKENS).tolist()
-            )  # than the instruction with begin and end: no prompt
+            # fewer tokens than the instruction with begin and end: no prompt; of shapes without numbers nobody knows
+            short = [False] * len(mask) if mask.is_meta else (mask.sum(1) < length + 2 - TOKENS).tolist()
             rows = [(row, of_none if none else of_prompt) for row, none in enumerate(short)]
             return tuple(torch.stack([part[row, places] for row, places in rows]) for part in (output.last_hidden_state, mask))
 
