@@ -146,29 +146,33 @@ class Classifier:
         """A call, told while it goes on: a Round before every further question of the strategy, and one at the end, whose result
         is that of the call, bit by bit. Who stops listening ends it. image, index, what is raised: as of a call."""
         start, given = time.perf_counter(), self._given(image)
-        pick = scores.scoring(self.loss, self.denoiser, given[0])[1]
-        seen, fell, n = {row: np.empty(0, np.float32) for row in range(len(self.class_of))}, {}, 0
+        pick, guided = self._scoring(given[0])[1], int(self.ablation.guided)
+        seen, fell, n, empty = {}, {}, 0, 0
         flown = flight.Flight(index, lambda: partial(self._classified, *given, index, start))
         try:
             while flown.asks():
                 cells = flown.question
-                fell |= {row: n for row in seen if row not in cells.rows and row not in fell}
+                rows = cells.rows[guided:]
+                if self.strategy.TRIES_ALL:  # else who is not asked for need not be out, as others are catching up
+                    fell |= {row: n for row in seen if row not in rows and row not in fell}
                 if n:
-                    yield Round(list(cells.rows), self._leading(seen, fell, time.perf_counter() - start))
+                    alive = [row for row in seen if row not in fell]
+                    yield Round(alive, self._leading(seen, fell, empty, time.perf_counter() - start))
                 flown.pieces = self._errors(cells)
-                new = pick(flown.pieces, cells.t)
-                append_errors(seen, lambda *_, new=new: new, cells.rows, slice(None))
+                new = pick(flown.pieces[guided:], cells.t)
+                seen |= {row: NEVER for row in rows if row not in seen}
+                append_errors(seen, lambda *_, new=new: new, rows, slice(None))
                 flown.answer()
-                n += 1
+                n, empty = n + 1, empty + guided * len(cells.t)
             result = flown.end()
         finally:
             flown.land()
         alive = [result.winner] if result.fell is None else [row for row in seen if row not in result.fell]
         yield Round(alive, result)
 
-    def _leading(self, errors: dict[int, np.ndarray], fell: dict[int, int], seconds: float) -> Result:
+    def _leading(self, errors: dict[int, np.ndarray], fell: dict[int, int], empty: int, seconds: float) -> Result:
         """What these errors say, whatever was to come."""
-        result = Result(self.class_of, 0, dict(errors), self.plan.t, dict(fell), None, seconds, self.level_weights)
+        result = Result(self.class_of, 0, dict(errors), self.plan.t, dict(fell), None, seconds, self.level_weights, empty)
         return replace(result, winner=next(iter(result.best_rows.values())))
 
     def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:

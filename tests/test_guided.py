@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import load_script
 
-from diffusion import racing, schedule
+from diffusion import classify, racing, schedule
 from diffusion.datasets import DATASETS, open_dataset, shipped
 from diffusion.guided import SHIPPED, SurrogateRace, TreeRace
 from diffusion.guides import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
@@ -224,3 +224,33 @@ def test_scenes_are_run_and_continued(monkeypatch, tmp_path, capsys):
         assert np.isinf(image.means[image.counts == 0]).all()
     with pytest.raises(ValueError, match="did not try all candidates"):
         tables.grid_of(run)
+
+
+# ---------------------------------------------------------------- told while it goes on
+
+CAPTIONS = shipped.Scenes("60").classes[:600:15]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"strategy": SurrogateRace(representatives=6, width=4, caution=1.0, max_samples=50)},
+        {"strategy": TreeRace(representatives=6, width=4, caution=1.0, max_samples=50)},
+        {"strategy": Race(max_samples=20), "guidance": 0.5},
+    ],
+    ids=["surrogate", "tree", "guidance"],
+)
+def test_rounds_tell_what_the_call_found(more):
+    """Nobody is told to have fallen before that, and errors are beginnings of those of the call."""
+    classifier = classify.text_to_image("tiny", CAPTIONS, loss="l1", device="cpu", **more)
+    image, _ = shipped.Scenes("60")[3]
+    called = classifier(image, 3)
+    *before, last = classifier.rounds(image, 3)
+    assert last.result.errors.keys() == called.errors.keys() and last.result.fell == called.fell
+    assert all((last.result.errors[row] == own).all() for row, own in called.errors.items())
+    assert len(before) > 1 and before[-1].result.evaluations <= called.evaluations == last.result.evaluations
+    for standing in before:
+        assert set(standing.result.fell.items()) <= set(called.fell.items())
+        assert not set(standing.alive) & set(standing.result.fell)
+        for row, own in standing.result.errors.items():
+            assert len(own) and np.array_equal(own, called.errors[row][: len(own)])
