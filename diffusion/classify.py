@@ -18,14 +18,12 @@ import numpy as np
 from diffusion import flight, models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
-from diffusion.elimination import append_errors
+from diffusion.elimination import NEVER, append_errors, means_of
 from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
 from diffusion.models import devices
 from diffusion.noise import Seeded, shaped
 from diffusion.schedule import Plan
 from diffusion.strategy import Race, Strategy
-
-NEVER = np.empty(0, np.float32)  # tried
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,8 @@ class Result:
     """What a classifier found out about one image.
 
     class_of: label of each of the K candidates; winner: the row that won
-    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none.
-    t: int64 [S], the levels of all
-        pairs in that order, of which a candidate has seen the beginning
+    errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none
+    t: int64 [S], the levels of all pairs in that order, of which a candidate has seen the beginning
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
     seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
@@ -71,7 +68,7 @@ class Result:
     @cached_property
     def means(self) -> np.ndarray:
         """Mean of every candidate's compared errors, float64 [K]; of those that were dropped on fewer pairs; inf of others."""
-        return np.array([errors.mean(dtype=np.float64) if len(errors) else np.inf for errors in self.compared])
+        return means_of(self.compared)
 
     @cached_property
     def best_rows(self) -> dict[int, int]:

@@ -4,6 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NEVER = np.empty(0, np.float32)  # errors of a candidate that was never tried
+
+
+def means_of(errors: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of every candidate's errors, float64 [K], of K arrays [n]; inf of one that was never tried."""
+    return np.array([own.mean(dtype=np.float64) if len(own) else np.inf for own in errors])
+
 
 def run_stages(evaluate, n_candidates: int, stages, to_keep: Sequence[int]) -> tuple[dict[int, np.ndarray], int]:
     """The paper's adaptive strategy (section 3.3, algorithm 2).
@@ -14,7 +21,7 @@ def run_stages(evaluate, n_candidates: int, stages, to_keep: Sequence[int]) -> t
     Raises FloatingPointError when an error is not finite: no candidate may win by being NaN.
     """
     alive = list(range(n_candidates))
-    errors = {row: np.empty(0, np.float32) for row in alive}
+    errors = dict.fromkeys(alive, NEVER)
     for pairs, k in zip(stages, to_keep, strict=True):
         # a stage may add nothing: thinned grids overlap, so 50 50 or 4 5 6 8 are answered by what is known
         if pairs.stop > pairs.start:

@@ -100,7 +100,7 @@ Guide = LinearGuide | TreeGuide
 
 @dataclass(frozen=True)
 class Entrance:
-    """Who enters a race (`racing.run_guided_race`): those whose expected error, less `caution` standard deviations, is below that
+    """Who enters a race (`racing.run_open_race`): those whose expected error, less `caution` standard deviations, is below that
     of the best, the most promising first, `width` at a time."""
 
     guide: Guide

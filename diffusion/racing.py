@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from diffusion import files
-from diffusion.elimination import append_errors, survivors
+from diffusion.elimination import NEVER, append_errors, survivors
 from diffusion.settings import ABLATIONS
 
 
@@ -25,7 +25,7 @@ def run_race(
     Raises FloatingPointError when an error is not finite.
     """
     alive = list(range(len(class_of)))
-    errors = {row: np.empty(0, np.float32) for row in alive}
+    errors = dict.fromkeys(alive, NEVER)
     fell: dict[int, int] = {}
     seen = 0
     for number, end in enumerate(ends, 1):
@@ -38,7 +38,7 @@ def run_race(
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
 
 
-def run_guided_race(
+def run_open_race(
     evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
 ) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
     """A race that begins with the rows `first`, and which others enter as it goes on.
@@ -69,7 +69,7 @@ def run_guided_race(
 
 def _catch_up(errors: dict[int, np.ndarray], evaluate, rows: list[int], end: int) -> None:
     """Evaluates every row up to so many pairs, those together that have seen as many."""
-    seen = {row: len(errors.setdefault(row, np.empty(0, np.float32))) for row in rows}
+    seen = {row: len(errors.setdefault(row, NEVER)) for row in rows}
     for n in sorted(set(seen.values()) - {end}):
         append_errors(errors, evaluate, [row for row in rows if seen[row] == n], slice(n, end))
 
@@ -116,6 +116,12 @@ def drawn(own, usual, prior: float, n: int):
 
 
 # ---------------------------------------------------------------- what is clearly worse
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError for what is no level of a race."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"--alpha {alpha} must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,9 @@ def check_stages(to_keep: Sequence[int], n_samples: Sequence[int], n_candidates:
         raise ValueError(f"--n_samples {' '.join(map(str, n_samples))}: every number must lie in 1..{n_levels}")
     if any(a > b for a, b in itertools.pairwise(n_samples)):
         raise ValueError(f"--n_samples {' '.join(map(str, n_samples))} must not decrease: a later stage looks closer")
+
+
+def check_race(min_samples: int, max_samples: int, n_trials: int, n_levels: int) -> None:
+    """Raises ValueError, naming the flags, for a race with fewer pairs than its first round, or more timesteps than levels."""
+    if max_samples > n_levels or min_samples > max_samples * n_trials:
+        raise ValueError(f"--min_samples {min_samples} must not exceed --max_samples {max_samples}, nor that {n_levels}")

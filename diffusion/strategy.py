@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from diffusion import elimination, racing, schedule
 from diffusion.files import fingerprint
-from diffusion.guided import SurrogateRace, TreeRace
+from diffusion.open_race import SurrogateRace, TreeRace
 from diffusion.schedule import Plan
-from diffusion.strategy_base import Outcome, Strategy, option, round_numbers
+from diffusion.strategy_base import Outcome, Strategy, option, option_names, round_numbers
 
-__all__ = ["Outcome", "Strategy", "option", "round_numbers"]  # the door of those who add one
+__all__ = ["Outcome", "Strategy", "option", "option_names", "round_numbers"]  # the door of those who add one
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,14 @@ class Race(Strategy):
 
     def __post_init__(self):
         """Raises ValueError for a rule that cannot be run."""
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
+        racing.check_alpha(self.alpha)
         if self.min_samples < 2 or self.round_size < 1:
             raise ValueError(
                 f"a race needs 2 samples or more (not {self.min_samples}) and rounds of 1 or more (not {self.round_size})"
             )
 
     def check(self, n_candidates: int, n_levels: int) -> None:
-        if self.max_samples > n_levels or self.min_samples > self.max_samples * self.n_trials:
-            raise ValueError(
-                f"--min_samples {self.min_samples} must not exceed --max_samples {self.max_samples}, nor that {n_levels}"
-            )
+        schedule.check_race(self.min_samples, self.max_samples, self.n_trials, n_levels)
 
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
@@ -213,9 +209,8 @@ class Grid(Strategy):
 
 # ---------------------------------------------------------------- the table
 
-STRATEGIES: dict[str, Any] = {
-    cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)
-}  # what --strategy offers
+# what --strategy offers
+STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)}
 
 
 def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:
@@ -241,10 +236,6 @@ def of_identity(identity: dict) -> Strategy:
     if name not in known:
         raise ValueError(f"this run was made with --strategy {name}, which is none of {', '.join(known)}")
     return _build(known[name], {flag: value for flag, value in identity.items() if value is not None})
-
-
-def option_names(strategy) -> list[str]:
-    return [field.name for field in dataclasses.fields(strategy) if field.metadata]
 
 
 def _build(strategy, values: dict) -> Strategy:

@@ -105,6 +105,11 @@ class Strategy(ABC):
         return []
 
 
+def option_names(strategy) -> list[str]:
+    """The options of a strategy or of its class."""
+    return [field.name for field in dataclasses.fields(strategy) if field.metadata]
+
+
 def round_numbers(most: int) -> list[int]:
     """1, 2, 5, 10, 20, ... below `most`, and `most`."""
     return [n for n in (d * 10**e for e in range(6) for d in (1, 2, 5)) if n < most] + [most]

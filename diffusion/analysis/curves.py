@@ -19,8 +19,8 @@ def running_predictions(errors, class_of, points) -> tuple[np.ndarray, np.ndarra
     """What an image would be taken for, had it stopped after n pairs, and what it had cost by then, for every n of `points`.
 
     errors: K arrays in order of evaluation, the first pairs being common to all that are not empty; the longest decide
-    which candidates are
-    still alive after n. class_of: [K] labels; points: [P] ints from 1. Returns labels [P] and evaluations [P].
+    which candidates are still alive after n. class_of: [K] labels; points: [P] ints from 1. Returns labels [P] and evaluations
+    [P].
     """
     counts, points = np.array([len(e) for e in errors]), np.asarray(points)
     padded = np.full((len(errors), counts.max()), np.nan)

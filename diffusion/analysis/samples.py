@@ -14,10 +14,9 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
     """A row for each image of a run of classifications, and {"labels", "names"} of its candidates, in the order of a row's lists.
 
     index, label, pred, right; probability: of pred, by the fit, absent without one; evaluations; errors: of each candidate the
-    mean, as the run compared them, of one that was dropped on what it saw, null where it was never tried;
-    dropped: of each candidate the round after which it
-    was out, null for those that were not. unreadable: where the names of records that do not count go. Raises ValueError for a
-    folder without a record.
+    mean, as the run compared them, of one that was dropped on what it saw, null where it was never tried; dropped: of
+    each candidate the round after which it was out, null for those that were not. unreadable: where the names of records that do
+    not count go. Raises ValueError for a folder without a record.
     """
     folder = Path(folder)
     config, found, about = tables.config_of(folder), [], {}

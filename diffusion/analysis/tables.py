@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion import level_weights, runlog, scores, strategy
 from diffusion.datasets import prompts
+from diffusion.elimination import NEVER, means_of
 from diffusion.level_weights import LevelWeights
 from diffusion.strategy import Strategy
 
@@ -19,9 +20,9 @@ class Scored:
 
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
     errors, inf of one that was never tried, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None
-    where only sums were kept, times the level weights that they were compared by;
-    seconds: what the image took, None for records that do not say; evaluations: of
-    the network, which a contrastive model has one of; fell: row -> round in which a race dropped it, None of other strategies.
+    where only sums were kept, times the level weights that they were compared by; seconds: what the image took, None for records
+    that do not say; evaluations: of the network, which a contrastive model has one of; fell: row -> round in which a race dropped
+    it, None of other strategies.
     """
 
     index: int
@@ -180,7 +181,7 @@ def weighted(image: Scored, weights: LevelWeights | None) -> Scored:
     if not 0 <= image.t.min() <= image.t.max() < weights.about["n_levels"]:
         raise ValueError(f"image {image.index} has errors at other levels than the {weights.about['n_levels']} of its model")
     errors = tuple(level_weights.weighted(weights, e, image.t[: len(e)]) for e in image.errors)
-    return replace(image, errors=errors, means=_means(errors))
+    return replace(image, errors=errors, means=means_of(errors))
 
 
 def check_full(run: Run) -> None:
@@ -231,9 +232,6 @@ def _rounds(record: dict, keys: list[int]) -> dict[int, int] | None:
     return {rows[key]: number for key, number in record["fell"].items()} if record.get("fell") is not None else None
 
 
-NEVER = np.empty(0, np.float32)  # tried
-
-
 def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
     about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds"),
              "evaluations": runlog.outcome(record).evaluations, "fell": _rounds(record, keys)}  # fmt: skip
@@ -247,12 +245,7 @@ def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
         if errors is None:
             means = (record["sums"][:, scores.TERMS[loss]] / len(t)).numpy()
             return Scored(t=t, means=means, counts=np.full(len(means), len(t)), errors=None, **about)
-    return Scored(t=t, means=_means(errors), counts=np.array([len(e) for e in errors]), errors=errors, **about)
-
-
-def _means(errors) -> np.ndarray:
-    """float64 [K] of K arrays, inf of an empty one."""
-    return np.array([e.mean(dtype=np.float64) if len(e) else np.inf for e in errors])
+    return Scored(t=t, means=means_of(errors), counts=np.array([len(e) for e in errors]), errors=errors, **about)
 
 
 def classes(folder, config: dict, keys: list[int], prompt_path=None) -> tuple[list[int], dict[int, str]]:

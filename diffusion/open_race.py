@@ -11,18 +11,16 @@ import numpy as np
 from diffusion import files, guides, racing, schedule
 from diffusion.paths import TREES
 from diffusion.schedule import Plan
-from diffusion.strategy_base import Outcome, Strategy, option
+from diffusion.strategy_base import Outcome, Strategy, option, option_names
 
 PARTS = 48  # principal components of the embeddings that errors are taken to depend on
-SHIPPED = {
-    "imagenet": ("imagenet", "imagenetv2", "imagenetA"),
-    "objectnet": ("objectnet",),
-}  # trees -> data sets with their labels
+# trees -> data sets with their labels
+SHIPPED = {"imagenet": ("imagenet", "imagenetv2", "imagenetA"), "objectnet": ("objectnet",)}
 
 
 @dataclass(frozen=True)
-class GuidedRace(Strategy):
-    """A race (`racing.run_guided_race`, `racing.LevelRule`) that candidates enter by what is expected of them.
+class OpenRace(Strategy):
+    """A race (`racing.run_open_race`, `racing.LevelRule`) that candidates enter by what is expected of them.
 
     guide: of all K candidates, guides.Guide; there once the strategy is `informed`
     """
@@ -42,21 +40,17 @@ class GuidedRace(Strategy):
 
     def __post_init__(self):
         """Raises ValueError for a rule that cannot be run."""
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"--alpha {self.alpha} must lie between 0 and 1")
+        racing.check_alpha(self.alpha)
         if not 0 <= self.caution < np.inf:
             raise ValueError(f"--caution {self.caution} must be 0 or more")
 
     def check(self, n_candidates: int, n_levels: int) -> None:
-        if self.max_samples > n_levels or self.min_samples > self.max_samples * self.n_trials:
-            raise ValueError(
-                f"--min_samples {self.min_samples} must not exceed --max_samples {self.max_samples}, nor that {n_levels}"
-            )
+        schedule.check_race(self.min_samples, self.max_samples, self.n_trials, n_levels)
 
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def among(self, rows: Sequence[int]) -> "GuidedRace":
+    def among(self, rows: Sequence[int]) -> "OpenRace":
         return dataclasses.replace(self, guide=self.guide.among(rows))
 
     def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
@@ -64,14 +58,10 @@ class GuidedRace(Strategy):
         rule = racing.LevelRule(plan.t, ends, self.alpha)
         enter = guides.Entrance(self.guide, self.width, self.caution)
         first = guides.representatives(self.guide.distances, self.representatives)
-        return Outcome(*racing.run_guided_race(evaluate, class_of, ends, rule, first, enter))
+        return Outcome(*racing.run_open_race(evaluate, class_of, ends, rule, first, enter))
 
     def identity(self) -> dict:
-        return {"strategy": self.NAME} | {name: getattr(self, name) for name in self.option_names()}
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        return [field.name for field in dataclasses.fields(cls) if field.metadata]
+        return {"strategy": self.NAME} | {name: getattr(self, name) for name in option_names(self)}
 
     def folder(self) -> str:
         rule = f"{self.representatives}first_{self.width}wide_{self.caution:g}caution_{self.alpha:g}alpha"
@@ -82,7 +72,7 @@ class GuidedRace(Strategy):
 
 
 @dataclass(frozen=True)
-class SurrogateRace(GuidedRace):
+class SurrogateRace(OpenRace):
     """What is expected of a candidate: a linear function of its embedding, learned image by image from those that were tried."""
 
     NAME: ClassVar = "surrogate"
@@ -92,7 +82,7 @@ class SurrogateRace(GuidedRace):
 
 
 @dataclass(frozen=True)
-class TreeRace(GuidedRace):
+class TreeRace(OpenRace):
     """What is expected of a candidate: what the nearest one of a tree has that was tried."""
 
     tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
@@ -122,21 +112,22 @@ class TreeRace(GuidedRace):
                              "give a JSON file")  # fmt: skip
 
     def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "TreeRace":
+        return dataclasses.replace(self, guide=guides.TreeGuide(self._distances(class_of, embeddings)))
+
+    def _distances(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> np.ndarray:
+        """Raises ValueError for classes that the tree lacks."""
+        if self.tree is None:
+            return guides.clustered(guides.principal(embeddings(), PARTS))
+        tree = self.read()
         try:
-            found = (
-                self.read().distances(class_of)
-                if self.tree is not None
-                else guides.clustered(guides.principal(embeddings(), PARTS))
-            )
+            return tree.distances(class_of)
         except ValueError as error:
-            raise ValueError(f"--tree {self.tree}: {files.one_line(error)}") from None
-        return dataclasses.replace(self, guide=guides.TreeGuide(found))
+            raise ValueError(f"--tree {self.tree}: {error}") from None
 
     def identity(self) -> dict:
         """The tree's content, wherever it lies."""
-        return super().identity() | {
-            "tree": files.fingerprint(self.path.read_text(encoding="utf-8")) if self.tree is not None else None
-        }
+        content = None if self.tree is None else files.fingerprint(self.path.read_text(encoding="utf-8"))
+        return super().identity() | {"tree": content}
 
     def folder(self) -> str:
         return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")

@@ -6,8 +6,8 @@ from conftest import load_script
 
 from diffusion import classify, racing, schedule
 from diffusion.datasets import DATASETS, open_dataset, shipped
-from diffusion.guided import SHIPPED, SurrogateRace, TreeRace
 from diffusion.guides import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
+from diffusion.open_race import SHIPPED, SurrogateRace, TreeRace
 from diffusion.strategy import STRATEGIES, Race
 
 LEVELS = 1000
@@ -94,7 +94,7 @@ def table(rng, n=300):
 
 
 @pytest.mark.parametrize("name", ["surrogate", "tree"])
-def test_a_guided_race_finds_the_winner_for_less(name):
+def test_an_open_race_finds_the_winner_for_less(name):
     spent, found, wins = {name: 0, "race": 0}, [], []
     for seed in range(5):
         features, errors = table(np.random.default_rng(seed))
