@@ -377,6 +377,11 @@ def data_of(options: dict) -> settings.Data:
     return settings.pick(settings.Data, options, data_dir=str(paths.dataset_root(data.data_dir)))
 
 
+def scored_of(options: dict) -> tuple[settings.Data, settings.Selection, settings.Running, int]:
+    """What `scored.open_images` takes. Raises ValueError as `data_of` and `running_of`."""
+    return data_of(options), settings.pick(settings.Selection, options), running_of(options), options["seed"]
+
+
 def running_of(options: dict) -> settings.Running:
     """This process's share of the images and its GPU: the flags', else the launcher's.
 

@@ -114,10 +114,15 @@ class Run:
         return runlog.record_path(self.folder, index, len(self.images.dataset))
 
 
-def images_of(options: dict) -> Images:
-    """The images that a command's options name. Raises ValueError or OSError, cheap checks first."""
-    data, running = cli.data_of(options), cli.running_of(options)
-    return Images(data, settings.pick(settings.Selection, options), running, datasets.open_images(data), options["seed"])
+def open_images(data: settings.Data, selection: settings.Selection, running: settings.Running, seed: int) -> Images:
+    """Raises ValueError or OSError as `datasets.open_images`."""
+    return Images(data, selection, running, datasets.open_images(data), seed)
+
+
+def refuse_torchrun() -> None:
+    """Of a command with stages before its images. Raises ValueError under torchrun, whose hand-out serves one loop per start."""
+    if session.team().size > 1:
+        raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
 
 
 def announce(run: Run) -> None:
@@ -189,12 +194,13 @@ def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable) -
     return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
 
 
-def main(prepare: Callable[[dict], Run], options: dict) -> int:
-    """A whole command: prepare(options) -> Run, which raises ValueError or OSError for bad input. Returns the exit code."""
+def main(prepare: Callable[[], Run], line: str) -> int:
+    """A whole command: prepare() -> Run, which raises ValueError or OSError for bad input. line: the command as it was typed.
+    Returns the exit code."""
     with cli.bad_input():
-        run = prepare(options)
+        run = prepare()
         announce(run)
-    return 0 if run.images.running.dry_run else finish(run, options["command"])
+    return 0 if run.images.running.dry_run else finish(run, line)
 
 
 def finish(run: Run, line: str, through: Callable = session.in_turn) -> int:

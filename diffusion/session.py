@@ -159,6 +159,11 @@ class Ended(NamedTuple):
     signal: int | None = None
     unwritten: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out."""
+        return not (self.failures or self.signal or self.unwritten)
+
 
 def in_turn(images, most: int):
     """What `work_through` does where nothing else is said: one image after another, which `work` is given as it is."""

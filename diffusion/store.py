@@ -1,5 +1,6 @@
 """What a run works from and keeps on disk: a folder of one file per image, and a config.json that says what they depend on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from diffusion import runlog
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(ABC):
     """identity: every option and hash that the files depend on, as JSON values.
 
     Of a subclass: path(key) of a file; flag: that names another folder; pattern: of the files below the folder
@@ -20,8 +21,9 @@ class Store:
     flag: ClassVar[str]
     pattern: ClassVar[str]
 
+    @abstractmethod
     def path(self, key) -> Path:
-        raise NotImplementedError
+        """Where the file of this key lies."""
 
     def check(self) -> None:
         """Raises ValueError for a folder of other files, or of such that nothing is known of; OSError where it is unreadable."""

@@ -51,7 +51,7 @@ def parse_args(argv=None):
 
 def prepare(options: dict) -> scored.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    images, model = scored.images_of(options), settings.pick(settings.Contrastive, options)
+    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Contrastive, options)
     table, ending = find_prompts(options, images.data.dataset, images.dataset)
     source = clip.find(model.model, model.version, model.model_path, model.pretrained)
     classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
@@ -102,7 +102,8 @@ def class_embeddings(rows, classidx: list[int], classes: list[int]):
 
 
 def main(argv=None) -> int:
-    return scored.main(prepare, vars(parse_args(argv)))
+    options = vars(parse_args(argv))
+    return scored.main(partial(prepare, options), options["command"])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def parse_args(argv=None):
 
 def prepare(options: dict) -> scored.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    images, model = scored.images_of(options), settings.pick(settings.Supervised, options)
+    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Supervised, options)
     network = supervised.find(model.model, model.weights)
     label_of = outputs(images, network)
     labels = sorted(set(label_of.values()))
@@ -89,7 +89,8 @@ def best_of(logits, label_of: dict[int, int], labels: list[int]):
 
 
 def main(argv=None) -> int:
-    return scored.main(prepare, vars(parse_args(argv)))
+    options = vars(parse_args(argv))
+    return scored.main(partial(prepare, options), options["command"])
 
 
 if __name__ == "__main__":

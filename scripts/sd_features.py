@@ -30,6 +30,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from diffusion import cli, datasets, features, files, models, paths, runlog, scored, session, settings, sharding
+from diffusion.analysis import figures
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices
 from diffusion.models.stable_diffusion import StableDiffusion
@@ -122,9 +123,8 @@ class Job:
 def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     check_idle(options)
-    images, head = scored.images_of(options), settings.pick(settings.Head, options)
-    if session.team().size > 1:
-        raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
+    images, head = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Head, options)
+    scored.refuse_torchrun()
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
     source, asked = find_features(options, images.running.device)
@@ -274,7 +274,7 @@ def train_head(job: Job) -> None:
         "shape": " ".join(map(str, shape)),
         "classes": str(len(job.train.classes)),
     }
-    files.write_csv(job.run.folder / COURSE, [list(course[0]), *([line[name] for name in course[0]] for line in course)])
+    figures.write_csv(job.run.folder / COURSE, course)
     networks.save(job.head_file, model, about)
     (job.run.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -365,7 +365,7 @@ def main(argv=None) -> int:
         begin(job)
     if not job.head_file.is_file():
         ended = take_features(job)
-        if ended.failures or ended.signal or ended.unwritten:
+        if not ended.whole:
             return session.close([], {}, "", ended)
         missing = len(job.caches[0].missing(job.wanted))
         if missing or running.worker_idx:

@@ -28,6 +28,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from diffusion import cli, datasets, drawing, files, models, paths, runlog, scored, session, settings, sharding
+from diffusion.analysis import figures
 from diffusion.datasets import DATASETS, prompts, transforms
 from diffusion.files import fingerprint
 from diffusion.models import devices
@@ -106,9 +107,8 @@ def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     if options["draw_only"]:
         cli.refuse_idle(options, OF_THE_NETWORK, "with --draw_only")
-    images = scored.images_of(options)
-    if session.team().size > 1:
-        raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
+    images = scored.open_images(*cli.scored_of(options))
+    scored.refuse_torchrun()
     source, drawn = find_model(options, images.running.device)
     classes, what = what_to_draw(options, images)
     network = settings.pick(settings.Network, options, size=options["size"] or min(224, drawn.img_size))
@@ -267,7 +267,7 @@ def train(job: Job) -> None:
         return early.judged(model, on_device(validation, None, batch_size=64))
 
     course = early.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
-    files.write_csv(job.run.folder / COURSE, [list(course[0]), *(list(line.values()) for line in course)])
+    figures.write_csv(job.run.folder / COURSE, course)
     networks.save(job.network_file, model, {"network": job.network.network, "classes": str(len(job.drawing.names))})
     (job.run.folder / CHECKPOINT).unlink(missing_ok=True)
 
@@ -302,7 +302,7 @@ def main(argv=None) -> int:
         scored.begin(job.run)
     if drawing_first:
         ended = draw(job)
-        if ended.failures or ended.signal or ended.unwritten:
+        if not ended.whole:
             return session.close([], {}, "", ended)
         missing = len(job.missing(every))
         if not missing:

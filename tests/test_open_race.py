@@ -188,7 +188,7 @@ def test_fewer_candidates_are_the_beginning_of_more():
 def test_hard_candidates_differ_in_one_part():
     scenes = shipped.Scenes("10")
     for target, own in zip(scenes.targets[:20], scenes.candidates, strict=False):
-        differing = sorted((shipped.PARTS_OF[own] != shipped.PARTS_OF[target]).sum(1).tolist())
+        differing = sorted((shipped.scene_parts()[own] != shipped.scene_parts()[target]).sum(1).tolist())
         assert differing[:6] == [0, 1, 1, 1, 2, 2]
 
 

@@ -1,6 +1,7 @@
 """The labelled images that ship with the project: a part of Fashion-MNIST, coloured items of it, and scenes of two."""
 
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import permutations
 
 import numpy as np
 
@@ -64,9 +65,8 @@ class Combos:
 
 
 SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
-SCENES = [
-    (first, second, relation) for relation in ("to the left of", "above") for first in SEEN for second in SEEN if first != second
-]  # every scene once: to the right of and below say the same of exchanged items
+# every scene once: to the right of and below say the same of exchanged items
+SCENES = [(*items, relation) for relation in ("to the left of", "above") for items in permutations(SEEN, 2)]
 
 
 class Scenes:
@@ -74,8 +74,9 @@ class Scenes:
 
     A recipe and a seed over the test images of `Clothes`, of which none is used twice; pairs of colour and item are those that
     training saw. Of every four candidates after the true one, the first differs from it in one part (a colour, an item or the
-    relation), the second in two, and two are any, so that fewer candidates are the beginning of more. `targets` int64 [200]: rows
-    of SCENES, whose captions are `classes`; `candidates[i]` int64: those that compete for picture i, ascending.
+    relation), the second in two, and two in more, as long as there are such; fewer candidates are the beginning of more.
+    `targets` int64 [200]: rows of SCENES, whose captions are `classes`; `candidates[i]` int64: those that compete for picture i,
+    ascending.
     """
 
     SIZES = ("10", "60", "250", "1000")
@@ -111,13 +112,16 @@ class Scenes:
         return draw_pair(*items, relation, jitter), int(self.targets[index])
 
 
-PARTS_OF = np.array([[*first, *second, relation] for first, second, relation in SCENES])  # [N,5] words
+@cache
+def scene_parts() -> np.ndarray:
+    """Five words of every row of SCENES: two colours, two items and the relation."""
+    return np.array([[*first, *second, relation] for first, second, relation in SCENES])
 
 
 def rivals(scene: int, seed: int) -> np.ndarray:
     """A scene and all others, as rows of SCENES, in the order in which they are candidates for its picture."""
     order = np.random.default_rng(seed).permutation(np.delete(np.arange(len(SCENES)), scene))
-    differing = (PARTS_OF[order] != PARTS_OF[scene]).sum(1)
+    differing = (scene_parts()[order] != scene_parts()[scene]).sum(1)
     place = np.empty(len(order))
     for turn, chosen in enumerate((differing == 1, differing == 2, differing > 2)):
         n = np.arange(chosen.sum())

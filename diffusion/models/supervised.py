@@ -5,6 +5,7 @@ library says for its published weights.
 """
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ N_IMAGENET = 1000
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(ABC):
     """A source of weights: a classifier of a library, known before its weights are loaded; a file is read for their shapes.
 
     name: the library's, of the architecture; tag: of the published weights, whose preprocessing is taken in any case; file: a
@@ -35,23 +36,23 @@ class Network:
 
     LIBRARY: ClassVar[str]
 
+    @abstractmethod
     def build(self, n_outputs: int):
         """The network with random weights and so many outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fetch(self):
         """The network with its published weights, downloaded where the library's cache lacks them."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def n_published(self) -> int:
         """Outputs of the published weights' network."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def recipe(self) -> Callable:
         """RGB image of PIL -> float32 [3,H,W], as the library's evaluation of the published weights prepares it."""
-        raise NotImplementedError
 
     def describe(self) -> str:
         """What a person calls the weights."""
