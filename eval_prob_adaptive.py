@@ -26,6 +26,7 @@ from diffusion import (
     datasets,
     models,
     noise,
+    parsing,
     paths,
     proposals,
     records,
@@ -44,7 +45,7 @@ from diffusion.level_weights import LevelWeights, belonging
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     cli.add_sd_options(parser)
     group = parser.add_argument_group("method (defaults: the dataset's published recipe)")

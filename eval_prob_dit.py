@@ -28,6 +28,7 @@ from diffusion import (
     datasets,
     models,
     noise,
+    parsing,
     paths,
     records,
     runlog,
@@ -48,17 +49,17 @@ SAVED = {"spatial": "_spatial", "save_eps": "_eps", "save_eps_and_var": "_epsvar
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)), "the first N images")
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="DiT-XL/2", help="tiny (shipped), or the shape of the weights (default: DiT-XL/2)")
     group.add_argument("--model_path", help="checkpoint or diffusers folder (default: pretrained_models/, downloaded once)")
     group.add_argument("--vae_path", help="VAE folder or hub id (default: the published one's)")
-    group.add_argument("--image-size", "--img_size", dest="img_size", type=cli.at_least(1), metavar="PIXELS",
+    group.add_argument("--image-size", "--img_size", dest="img_size", type=parsing.at_least(1), metavar="PIXELS",
                        help="image size (default: 256, or what the config.json next to the checkpoint says)")  # fmt: skip
     cli.add_network_options(group)
     group = parser.add_argument_group("classes")
-    group.add_argument("--cls", type=cli.class_ranges, metavar="CLASSES", help="7, 0-999, 6,11,13 or all (default: all)")
+    group.add_argument("--cls", type=parsing.class_ranges, metavar="CLASSES", help="7, 0-999, 6,11,13 or all (default: all)")
     group.add_argument("--save_per_class", action="store_true", help="a published folder per class (as one class always has)")
     for name, what in zip(SAVED, ("error maps", "epsilon predictions", "whole outputs", "mse, l1, KL, NLL"), strict=True):
         group.add_argument(f"--{name}", action="store_true", help=f"per class: {what} instead of squared errors")

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli, models, noise, paths, runlog, scores, session, settings, sharding, tracking
+from diffusion import cli, models, noise, parsing, paths, runlog, scores, session, settings, sharding, tracking
 from diffusion.analysis import results
 from diffusion.datasets import pairs, transforms
 from diffusion.metrics import PairScores
@@ -35,7 +35,7 @@ VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the p
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     group = parser.add_argument_group("examples")
     group.add_argument("--dataset", default="winoground", choices=pairs.PAIR_DATASETS, help="default: winoground, from the hub")
     group.add_argument(
@@ -53,7 +53,7 @@ def parse_args(argv=None):
     cli.add_network_options(group)
     group = parser.add_argument_group("method (sd)")
     group.add_argument("--t_interval", type=int, metavar="N", help="every N-th timestep (default: 1, the paper's 1000)")
-    group.add_argument("--n_trials", type=cli.at_least(1), default=1, metavar="N", help="noises per timestep (default: 1)")
+    group.add_argument("--n_trials", type=parsing.at_least(1), default=1, metavar="N", help="noises per timestep (default: 1)")
     cli.add_noise_options(group)
     cli.add_resize_options(group, "bilinear", "of the resize; the paper's run passes bicubic")
     group.add_argument("--score_mode", default="conditional", choices=pairs.SCORE_MODES, help=pairs.SCORE_MODE_HELP)

@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, models, session, settings
+from diffusion import cli, files, models, parsing, session, settings
 from diffusion.models import devices, dit, hub, own, shapes, told_size
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.stable_diffusion import StableDiffusion
@@ -70,18 +70,18 @@ class Subject:
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("--model", default="tiny", choices=MODELS, help="default: tiny")
     parser.add_argument("--model_path", help="pipeline folder or hub id in place of the tiny model")
     parser.add_argument(
         "--img_size",
-        type=cli.at_least(1),
+        type=parsing.at_least(1),
         help="image size in pixels (default: the model's own, 512 of Stable Diffusion 1 and 2)",
     )
     cli.add_network_options(parser)
-    parser.add_argument("--prompts", type=cli.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
-    parser.add_argument("--timesteps", type=cli.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
-    parser.add_argument("--repeats", type=cli.at_least(1), default=5, help="timed runs of every loop (default: 5)")
+    parser.add_argument("--prompts", type=parsing.at_least(1), default=10, help="candidates, prompts or classes (default: 10)")
+    parser.add_argument("--timesteps", type=parsing.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
+    parser.add_argument("--repeats", type=parsing.at_least(1), default=5, help="timed runs of every loop (default: 5)")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and arithmetic, and stop")
     parser.add_argument("--serve_plain", type=Path, help=argparse.SUPPRESS)  # what PlainLoop starts its process with
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
@@ -543,7 +543,7 @@ def main(argv=None) -> int:
         try:
             result |= timed(args, subject, result, with_plain=copies == 2)
         except (FloatingPointError, ChildProcessError) as error:
-            cli.fail(error)
+            parsing.fail(error)
             return 1
         report(result)
     if args.json:

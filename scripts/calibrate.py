@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, runlog, session
+from diffusion import cli, files, metrics, parsing, runlog, session
 from diffusion.analysis import calibration, confidence, figures, tables
 from diffusion.analysis.confidence import Confidence, Images
 
@@ -41,7 +41,7 @@ the prediction is right."""
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of eval_prob_adaptive.py or eval_prob_dit.py")
     parser.add_argument("--confidence", choices=["errors", "evaluations"], default="errors", help="what --csv's probability is "
                         "made of; both are printed and drawn (default: errors)")  # fmt: skip

@@ -37,6 +37,7 @@ from diffusion import (
     files,
     models,
     noise,
+    parsing,
     predictions,
     records,
     runlog,
@@ -61,7 +62,7 @@ def csv_file(text: str) -> Path:
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder: all pictures in it and below it; "
                         ".tar, or folder with nshards.txt: WebDataset shards; .csv: the files in its column path")  # fmt: skip
     group = parser.add_argument_group("labels")
@@ -81,7 +82,7 @@ def parse_args(argv=None):
     group = parser.add_argument_group("method")
     group.add_argument("--loss", choices=list(scores.SCORES), default="l2", help="error of a prediction (default: l2)")
     cli.add_resize_options(group)
-    group.add_argument("--seed", type=cli.seed, default=0, help="seed of the noise (default: 0)")
+    group.add_argument("--seed", type=parsing.seed, default=0, help="seed of the noise (default: 0)")
     group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
     cli.add_strategy_options(parser, default="race", told="race")
     return parser.parse_args(argv)

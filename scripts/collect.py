@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, predictions, runlog, session
+from diffusion import cli, files, parsing, predictions, runlog, session
 from diffusion.analysis import figures, pages, results, samples
 from diffusion.analysis.calibration import Fit
 from diffusion.metrics import Interval
@@ -37,7 +37,7 @@ def parquet_file(text: str) -> Path:
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("places", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="results file; folder of them (*.json); "
                         "run folder without one, whose records are read")  # fmt: skip
     parser.add_argument("--format", default="csv", choices=list(FORMATS), help="csv has fractions, the others percent with "

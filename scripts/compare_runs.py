@@ -17,12 +17,12 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, runlog, session
+from diffusion import cli, files, metrics, parsing, runlog, session
 from diffusion.analysis import figures, tables
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("careful", type=Path, metavar="RUN", help="reference run folder")
     parser.add_argument("fast", type=Path, metavar="OTHER", help="run folder of the same images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion import cli, live, predictions, scores, session, strategy
+from diffusion import cli, live, parsing, predictions, scores, session, strategy
 from diffusion.analysis import calibration, pages, panels
 
 HOST = "127.0.0.1"
@@ -46,9 +46,9 @@ ABOUT = (
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     group = parser.add_argument_group("page")
-    group.add_argument("--port", type=cli.at_least(1, 65535), default=7860, help="of 127.0.0.1 (default: 7860)")
+    group.add_argument("--port", type=parsing.at_least(1, 65535), default=7860, help="of 127.0.0.1 (default: 7860)")
     group.add_argument("--dry_run", action="store_true", help="check everything, print what would be served, and stop")
     cli.add_sd_options(parser)
     group = parser.add_argument_group("method")

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, models, scored, session, settings
+from diffusion import cli, datasets, models, parsing, scored, session, settings
 from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
@@ -30,7 +30,7 @@ CLIPS = "clip"  # in place of a file of templates
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     group = parser.add_argument_group("model")
     group.add_argument(

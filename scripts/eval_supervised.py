@@ -22,13 +22,13 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, scored, session, settings
+from diffusion import baselines, cli, datasets, parsing, scored, session, settings
 from diffusion.datasets import DATASETS
 from diffusion.models import supervised
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=True, metavar="NAME", help="resnet50, vit_b_16, ... of torchvision; timm:NAME or "
@@ -42,7 +42,7 @@ def parse_args(argv=None):
 
 def prepare(options: dict) -> scored.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Supervised, options)
+    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(baselines.Supervised, options)
     network = supervised.find(model.model, model.weights)
     label_of = outputs(images, network)
     labels = sorted(set(label_of.values()))

@@ -22,14 +22,14 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, racing, session
+from diffusion import cli, files, metrics, parsing, racing, session
 from diffusion.analysis import figures, race_fit, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import CalibratedRace, Race, Stages
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
     parser.add_argument("--target", type=float, default=0.997, metavar="SHARE", help="of races that the winner of the whole grid "
                         "is to survive, 0.5 to below 1 (default: 0.997)")  # fmt: skip

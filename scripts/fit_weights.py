@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, session
+from diffusion import cli, parsing, session
 from diffusion.analysis import confidence, figures, level_fit, tables
 from diffusion.analysis.level_fit import Comparison, Fitted, Labelled
 from diffusion.analysis.pages import percent_and_interval
@@ -31,7 +31,7 @@ from diffusion.level_weights import LevelWeights, curve
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the weights as JSON, fitted on ALL images of the "
                         "run: for other images of the same model, loss and levels, not for these")  # fmt: skip

@@ -22,18 +22,18 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, rerun, session
+from diffusion import cli, files, parsing, rerun, session
 from diffusion.analysis import curves, figures
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
-    parser.add_argument("--image", type=cli.at_least(0), required=True, metavar="INDEX", help="index of the image")
+    parser.add_argument("--image", type=parsing.at_least(0), required=True, metavar="INDEX", help="index of the image")
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
     parser.add_argument(
         "--top",
-        type=cli.at_least(2),
+        type=parsing.at_least(2),
         default=5,
         metavar="N",
         help="number of best classes to draw, besides the true one (default: 5)",

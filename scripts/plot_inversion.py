@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, models, session
+from diffusion import cli, datasets, files, models, parsing, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices, own
@@ -34,16 +34,16 @@ ROUND_TRIP = "(autoencoder alone)"  # in place of a caption
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     group = cli.add_data_options(parser, list(DATASETS))
-    group.add_argument("--image", type=cli.at_least(0), required=True, metavar="INDEX", help="index of the picture")
+    group.add_argument("--image", type=parsing.at_least(0), required=True, metavar="INDEX", help="index of the picture")
     cli.add_resize_options(group)
     group = cli.add_weights_options(parser)
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group = parser.add_argument_group("method")
     group.add_argument("--caption", required=True, metavar="TEXT", help="under which the picture is inverted, and comes back")
     group.add_argument("--under", nargs="+", required=True, metavar="TEXT", help="other captions under which it comes back")
-    group.add_argument("--steps", type=cli.at_least(1), default=50, metavar="N", help="of DDIM, each way (default: 50)")
+    group.add_argument("--steps", type=parsing.at_least(1), default=50, metavar="N", help="of DDIM, each way (default: 50)")
     group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
     return parser.parse_args(argv)

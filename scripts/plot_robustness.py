@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, session
+from diffusion import cli, metrics, parsing, session
 from diffusion.analysis import figures, robustness, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.datasets import DATASETS
@@ -34,7 +34,7 @@ TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percen
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument(
         "--benchmark", choices=robustness.BENCHMARKS, required=True, help="which published out-of-distribution set"
     )

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, session
+from diffusion import cli, metrics, parsing, session
 from diffusion.analysis import curves, figures, sampling
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import round_numbers
@@ -31,10 +31,10 @@ PANELS = 4  # noises of figure 2, as in the paper
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the figures")
-    parser.add_argument("--image", type=cli.at_least(0), metavar="INDEX", help="also draw the errors of this image")
+    parser.add_argument("--image", type=parsing.at_least(0), metavar="INDEX", help="also draw the errors of this image")
     parser.add_argument("--format", choices=["png", "svg"], default="png", help="of the pictures (default: png)")
     return parser.parse_args(argv)
 

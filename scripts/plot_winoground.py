@@ -17,14 +17,14 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, rerun, runlog, session
+from diffusion import cli, parsing, rerun, runlog, session
 from diffusion.analysis import figures
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder of run_winoground.py --model sd")
-    parser.add_argument("--example", type=cli.at_least(0), required=True, metavar="ID", help="id of the example to draw")
+    parser.add_argument("--example", type=parsing.at_least(0), required=True, metavar="ID", help="id of the example to draw")
     parser.add_argument("-o", "--out", type=figures.picture_file, metavar="PNG", help="default: winoground_<ID>.png")
     parser.add_argument("--device", help="default: cuda if there is one, else cpu")
     args = parser.parse_args(argv)

@@ -16,17 +16,17 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, runlog, session
+from diffusion import cli, files, metrics, parsing, runlog, session
 from diffusion.analysis import figures, results, tables
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; several are merged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write index, label, pred, evaluations of every image")
-    parser.add_argument("--classes", type=cli.at_least(0), nargs="+", metavar="LABEL", help="also the accuracy on the images of "
-                        "these classes, and on all others")  # fmt: skip
+    parser.add_argument("--classes", type=parsing.at_least(0), nargs="+", metavar="LABEL", help="also the accuracy on the images "
+                        "of these classes, and on all others")  # fmt: skip
     parser.add_argument("--level_weights", metavar="FILE", help="of scripts/fit_weights.py: predictions by the errors times "
                         "these weights, whatever the run's were (default: the run's predictions)")  # fmt: skip
     return parser.parse_args(argv)

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, runlog, session
+from diffusion import cli, metrics, parsing, runlog, session
 from diffusion.datasets.shipped import PAIRS
 from diffusion.training.scenes import HELD_OUT
 
@@ -24,7 +24,7 @@ GROUPS = {"held out": True, "seen": False}
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; two are compared")
     args = parser.parse_args(argv)
     if len(args.folders) > 2:

@@ -17,13 +17,13 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, metrics, rerun, runlog, session
+from diffusion import cli, datasets, files, metrics, parsing, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="run folder, or the parent of class folders, or these"
     )

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, metrics, session
+from diffusion import cli, datasets, files, metrics, parsing, session
 from diffusion.analysis import figures
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.datasets import DATASETS
@@ -43,7 +43,7 @@ OF_DATA = ("split", "data_dir", "download", "config_name", "image_column", "labe
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("scores", type=Path, metavar="SCORES.csv", help="one row an image: index or path, aesthetic, unsafe, and "
                         "width and height where they are known")  # fmt: skip
     cli.add_data_options(parser, list(DATASETS), required=False)

@@ -17,16 +17,16 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, rerun, schedule, session, settings
+from diffusion import cli, metrics, parsing, rerun, schedule, session, settings
 from diffusion.analysis import figures, tables
 
 POWER = {"l1": 1, "l2": 2}  # of the factor, in errors that are homogeneous
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder that kept all errors, l1 or l2")
-    parser.add_argument("--n_samples", type=cli.at_least(1), nargs="+", metavar="N", help="levels, thinned as the published "
+    parser.add_argument("--n_samples", type=parsing.at_least(1), nargs="+", metavar="N", help="levels, thinned as the published "
                         "grids are (default: all of the run)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
     return parser.parse_args(argv)

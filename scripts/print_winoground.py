@@ -20,14 +20,14 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, rerun, runlog, session
+from diffusion import cli, files, metrics, parsing, rerun, runlog, session
 from diffusion.analysis import figures
 from diffusion.datasets import pairs
 from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="RUN", help="run folder; every further one is compared with the first"
     )

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, session
+from diffusion import cli, metrics, parsing, session
 from diffusion.analysis import figures, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.level_weights import LevelWeights
@@ -32,7 +32,7 @@ PLAYABLE = {name: cls for name, cls in STRATEGIES.items() if cls.from_text.__fun
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
     for name, strategy in PLAYABLE.items():
         written = strategy.from_text.__doc__.rstrip(".")

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, rerun, runlog, session
+from diffusion import cli, files, parsing, rerun, runlog, session
 from diffusion.analysis import figures, pages, summary, tables
 from diffusion.analysis.pages import Table, between, number, percent, told
 from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
@@ -30,7 +30,7 @@ SHOWN = 20  # of more classes: how many of the worst, and how many confused pair
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="run folder; several are compared image by image")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for report.<format>")
     parser.add_argument("--format", default="html", choices=list(FORMATS), help="default: html")

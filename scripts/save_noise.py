@@ -14,17 +14,19 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, session
+from diffusion import cli, files, parsing, session
 from diffusion.models import devices
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--img_size", type=cli.at_least(8), default=512, help="pixels a side of the run's images (default: 512)")
-    parser.add_argument("--n", type=cli.at_least(1), default=1024, help="rows: timesteps times trials (default: 1024)")
-    parser.add_argument("--channels", type=cli.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
-    parser.add_argument("--downscale", type=cli.at_least(1), default=8, help="pixels per latent element (default: 8)")
-    parser.add_argument("--seed", type=cli.seed, default=42, help="default: 42, the published one")
+    parser = parsing.Parser(__doc__)
+    parser.add_argument(
+        "--img_size", type=parsing.at_least(8), default=512, help="pixels a side of the run's images (default: 512)"
+    )
+    parser.add_argument("--n", type=parsing.at_least(1), default=1024, help="rows: timesteps times trials (default: 1024)")
+    parser.add_argument("--channels", type=parsing.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
+    parser.add_argument("--downscale", type=parsing.at_least(1), default=8, help="pixels per latent element (default: 8)")
+    parser.add_argument("--seed", type=parsing.seed, default=42, help="default: 42, the published one")
     parser.add_argument("-o", "--out", metavar="FILE", help="default: noise_<img_size>.pt")
     return parser.parse_args(argv)
 
@@ -32,7 +34,7 @@ def parse_args(argv=None):
 def main(argv=None) -> int:
     args = parse_args(argv)
     if args.img_size % args.downscale:
-        return cli.fail(f"--img_size {args.img_size} must be a multiple of --downscale {args.downscale}")
+        return parsing.fail(f"--img_size {args.img_size} must be a multiple of --downscale {args.downscale}")
     side = args.img_size // args.downscale
     with cli.bad_input():
         size = f"noise of --n {args.n}, --channels {args.channels}, --img_size {args.img_size}"

@@ -29,7 +29,21 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from diffusion import cli, datasets, features, files, models, paths, runlog, scored, session, settings, sharding
+from diffusion import (
+    baselines,
+    cli,
+    datasets,
+    features,
+    files,
+    models,
+    parsing,
+    paths,
+    runlog,
+    scored,
+    session,
+    settings,
+    sharding,
+)
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices
@@ -41,21 +55,21 @@ OF_NETWORKS = ("augment", "epochs", "batch_size", "lr", "patience")  # what a li
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     group = parser.add_argument_group("training images")
     group.add_argument("--train_dir", help="folder of the data set with the training images, as of --data_dir (default: that); "
                        "for fashion_mnist also the folder of its four files")  # fmt: skip
     group.add_argument("--train_split", help="their split (default: train, where the data set has one)")
-    group.add_argument("--train_images", type=cli.at_least(2), metavar="N", help="a seeded choice of N (default: all)")
-    group.add_argument("--val_share", type=cli.share, default=0.1, metavar="SHARE", help="of each class, held back to choose by "
-                       "(default: 0.1)")  # fmt: skip
+    group.add_argument("--train_images", type=parsing.at_least(2), metavar="N", help="a seeded choice of N (default: all)")
+    group.add_argument("--val_share", type=parsing.share, default=0.1, metavar="SHARE", help="of each class, held back to choose "
+                       "by (default: 0.1)")  # fmt: skip
     group = parser.add_argument_group("features")
-    group.add_argument("--version", type=cli.name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny (default: 2-0)")
+    group.add_argument("--version", type=parsing.name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny (default: 2-0)")
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
-    group.add_argument("--layer", type=cli.name_part, default="mid_block", help="part of the U-Net whose output they are, such "
-                       "as down_blocks.3 (default: mid_block)")  # fmt: skip
-    group.add_argument("--t", type=cli.at_least(0), default=100, metavar="LEVEL", help="noise level (default: 100)")
+    group.add_argument("--layer", type=parsing.name_part, default="mid_block", help="part of the U-Net whose output they are, "
+                       "such as down_blocks.3 (default: mid_block)")  # fmt: skip
+    group.add_argument("--t", type=parsing.at_least(0), default=100, metavar="LEVEL", help="noise level (default: 100)")
     cli.add_resize_options(group)
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES], help="of the U-Net (default: auto, float16 "
                        "on CUDA, else float32)")  # fmt: skip
@@ -88,8 +102,8 @@ class Job:
     validation: np.ndarray
     caches: tuple[features.Cache, features.Cache]
     source: StableDiffusion
-    features: settings.Features
-    head: settings.Head
+    features: baselines.Features
+    head: baselines.Head
     how: early.Epochs
 
     @cached_property
@@ -123,7 +137,7 @@ class Job:
 def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     check_idle(options)
-    images, head = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Head, options)
+    images, head = scored.open_images(*cli.scored_of(options)), settings.pick(baselines.Head, options)
     scored.refuse_torchrun()
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
@@ -156,11 +170,11 @@ def check_idle(options: dict) -> None:
 
 
 def open_training(options: dict, images: scored.Images):
-    """(settings.TrainingSet, its images). Raises ValueError, also where they would be the test images, or OSError."""
+    """(baselines.TrainingSet, its images). Raises ValueError, also where they would be the test images, or OSError."""
     spec, data = DATASETS[images.data.dataset], images.data
     split = options["train_split"] or ("train" if "train" in spec.splits or not spec.splits else spec.splits[-1])
     place = options["train_dir"] or data.data_dir
-    training = settings.pick(settings.TrainingSet, options, train_dir=place, train_split=split)
+    training = settings.pick(baselines.TrainingSet, options, train_dir=place, train_split=split)
     if (place, split) == (data.data_dir, data.split):
         raise ValueError(f"--train_dir: the training images would be the test images, the {split} split in {place}: name others")
     try:
@@ -173,13 +187,13 @@ def open_training(options: dict, images: scored.Images):
     return training, train
 
 
-def parts_of(train, training: settings.TrainingSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def parts_of(train, training: baselines.TrainingSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices to learn from and to choose by. Raises ValueError for too few images."""
     chosen = np.array(sharding.select(len(train), None, training.train_images, seed))
     return tuple(chosen[part] for part in early.held_back(train.labels[chosen], training.val_share, seed))
 
 
-def find_features(options: dict, device: str) -> tuple[StableDiffusion, settings.Features]:
+def find_features(options: dict, device: str) -> tuple[StableDiffusion, baselines.Features]:
     """The source of the weights, and what is taken of it. Raises ValueError for another model, size or level."""
     source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
     if not isinstance(source, StableDiffusion):
@@ -190,10 +204,10 @@ def find_features(options: dict, device: str) -> tuple[StableDiffusion, settings
     if options["t"] >= source.n_levels:
         raise ValueError(f"--t {options['t']}: this model's noise levels are 0..{source.n_levels - 1}")
     models.check_memory(source, size, device, dtype, 1, 1)
-    return source, settings.pick(settings.Features, options, img_size=size, dtype=dtype)
+    return source, settings.pick(baselines.Features, options, img_size=size, dtype=dtype)
 
 
-def caches_of(options: dict, images: scored.Images, train, training: settings.TrainingSet, asked: settings.Features, source):
+def caches_of(options: dict, images: scored.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
     """Of training and of test images. Raises ValueError where a folder holds other features."""
     parent = runlog.dataset_folder(paths.log_dir(), images.data.dataset, images.running.extra)
     place = Path(options["cache_dir"]) if options["cache_dir"] else parent / name_of(asked)
@@ -212,12 +226,12 @@ def caches_of(options: dict, images: scored.Images, train, training: settings.Tr
     return caches
 
 
-def name_of(asked: settings.Features) -> str:
+def name_of(asked: baselines.Features) -> str:
     resized = f"_{asked.interpolation}" if asked.interpolation != "bicubic" else ""
     return f"features_v{asked.version}_{asked.layer}_t{asked.t}{resized}_{asked.img_size}"
 
 
-def folder_of(asked: settings.Features, head: settings.Head, training: settings.TrainingSet) -> str:
+def folder_of(asked: baselines.Features, head: baselines.Head, training: baselines.TrainingSet) -> str:
     told = [name_of(asked), head.head, "flat" if head.pool == "flat" else "", "augment" if head.augment else ""]
     return "_".join([*filter(None, told), *([f"{training.train_images}images"] if training.train_images else [])])
 
@@ -235,7 +249,7 @@ def notices_of(job: Job) -> tuple:
 # ---------------------------------------------------------------- features
 
 
-def transform_of(asked: settings.Features):
+def transform_of(asked: baselines.Features):
     return transforms.sd_transform(asked.img_size, asked.interpolation)
 
 

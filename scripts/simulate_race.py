@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from diffusion import cli, metrics, session
+from diffusion import cli, metrics, parsing, session
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.strategy import Race
 
@@ -60,12 +60,12 @@ TIES = {  # errors [K,S] -> errors [K,S]
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("--alpha", type=float, default=Race.alpha, help=f"of the race (default: {Race.alpha})")
-    parser.add_argument("--candidates", type=cli.at_least(2), nargs="+", default=[10, 100, 1000], metavar="K",
+    parser.add_argument("--candidates", type=parsing.at_least(2), nargs="+", default=[10, 100, 1000], metavar="K",
                         help="numbers of them (default: 10 100 1000)")  # fmt: skip
-    parser.add_argument("--races", type=cli.at_least(1), default=200, metavar="N", help="of every kind (default: 200)")
-    parser.add_argument("--seed", type=cli.seed, default=0, help="(default: 0)")
+    parser.add_argument("--races", type=parsing.at_least(1), default=200, metavar="N", help="of every kind (default: 200)")
+    parser.add_argument("--seed", type=parsing.seed, default=0, help="(default: 0)")
     return parser.parse_args(argv)
 
 

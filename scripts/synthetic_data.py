@@ -27,7 +27,21 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from diffusion import cli, datasets, drawing, files, models, paths, runlog, scored, session, settings, sharding
+from diffusion import (
+    baselines,
+    cli,
+    datasets,
+    drawing,
+    files,
+    models,
+    parsing,
+    paths,
+    runlog,
+    scored,
+    session,
+    settings,
+    sharding,
+)
 from diffusion.analysis import figures
 from diffusion.datasets import DATASETS, prompts, transforms
 from diffusion.files import fingerprint
@@ -43,20 +57,24 @@ WEIGHT_DECAY = 1e-4  # the paper's
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     group = parser.add_argument_group("drawn images")
-    group.add_argument("--version", type=cli.name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, sd3-medium, tiny, tiny-sd3 "
-                       "(default: 2-0)")  # fmt: skip
+    group.add_argument("--version", type=parsing.name_part, default="2-0", help="1-1 ... 1-5, 2-0, 2-1, sd3-medium, tiny, "
+                       "tiny-sd3 (default: 2-0)")  # fmt: skip
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
-    group.add_argument("--per_class", type=cli.at_least(2, 1_000_000), default=10_000, metavar="N", help="images (default: "
+    group.add_argument("--per_class", type=parsing.at_least(2, 1_000_000), default=10_000, metavar="N", help="images (default: "
                        "10000, as in the paper)")  # fmt: skip
-    group.add_argument("--steps", type=cli.at_least(1, 1000), default=50, help="of the pipeline's own scheduler (default: 50)")
-    group.add_argument("--guidance", type=cli.positive, default=7.5, metavar="W", help="of the text, 1 for none (default: 7.5)")
+    group.add_argument(
+        "--steps", type=parsing.at_least(1, 1000), default=50, help="of the pipeline's own scheduler (default: 50)"
+    )
+    group.add_argument(
+        "--guidance", type=parsing.positive, default=7.5, metavar="W", help="of the text, 1 for none (default: 7.5)"
+    )
     group.add_argument("--templates", type=Path, metavar="FILE", help='text file of templates, one per line: "a photo of a {}."; '
                        "each image takes one at random (default: the dataset's prompts)")  # fmt: skip
-    group.add_argument("--img_size", type=cli.at_least(1), help="pixels a side (default: the model's own)")
-    group.add_argument("--draw_batch", type=cli.at_least(1), default=8, metavar="N", help="images of a class that are drawn "
+    group.add_argument("--img_size", type=parsing.at_least(1), help="pixels a side (default: the model's own)")
+    group.add_argument("--draw_batch", type=parsing.at_least(1), default=8, metavar="N", help="images of a class that are drawn "
                        "together, the same ones whoever draws (default: 8)")  # fmt: skip
     group.add_argument("--dtype", default="auto", choices=["auto", *devices.DTYPES], help="of the model (default: auto, float16 "
                        "on CUDA, else float32)")  # fmt: skip
@@ -67,7 +85,7 @@ def parse_args(argv=None):
     group.add_argument("--network", choices=networks.NETWORKS, default="resnet50", help="torchvision's, without its weights "
                        "(default: resnet50, the paper's)")  # fmt: skip
     group.add_argument(
-        "--size", type=cli.at_least(8, 4096), help="pixels a side that it sees (default: 224, or all of smaller images)"
+        "--size", type=parsing.at_least(8, 4096), help="pixels a side that it sees (default: 224, or all of smaller images)"
     )
     cli.add_epoch_options(group, epochs=90, batch_size=256, lr=1e-3, patience=10, about="; the paper says 0.1, odd for AdamW")
     cli.add_run_options(parser)
@@ -82,8 +100,8 @@ class Job:
     drawing: drawing.Drawing
     pictures: drawing.Pictures
     source: Any
-    drawn: settings.Drawn
-    network: settings.Network
+    drawn: baselines.Drawn
+    network: baselines.Network
     how: early.Epochs
 
     @cached_property
@@ -111,7 +129,7 @@ def prepare(options: dict) -> Job:
     scored.refuse_torchrun()
     source, drawn = find_model(options, images.running.device)
     classes, what = what_to_draw(options, images)
-    network = settings.pick(settings.Network, options, size=options["size"] or min(224, drawn.img_size))
+    network = settings.pick(baselines.Network, options, size=options["size"] or min(224, drawn.img_size))
     how = settings.pick(early.Epochs, options, weight_decay=WEIGHT_DECAY, cosine=True)
     parent = runlog.dataset_folder(paths.log_dir(), images.data.dataset, images.running.extra)
     name = f"drawn_v{drawn.version}_{drawn.steps}steps_{drawn.guidance:g}guidance_{drawn.img_size}"
@@ -135,7 +153,7 @@ def prepare(options: dict) -> Job:
     return replace(job, run=scored.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
 
 
-def find_model(options: dict, device: str) -> tuple[Any, settings.Drawn]:
+def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
     """The source of the weights, and how it draws. Raises ValueError for another model or size."""
     source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
     if not isinstance(source, drawing.DRAWN_BY):
@@ -144,7 +162,7 @@ def find_model(options: dict, device: str) -> tuple[Any, settings.Drawn]:
     size, dtype = options["img_size"] or source.default_size, devices.resolve_dtype(options["dtype"], device)
     source.latent_shape(size)
     models.check_memory(source, size, device, dtype, options["draw_batch"], options["draw_batch"])
-    return source, settings.pick(settings.Drawn, options, img_size=size, dtype=dtype)
+    return source, settings.pick(baselines.Drawn, options, img_size=size, dtype=dtype)
 
 
 def what_to_draw(options: dict, images: scored.Images) -> tuple[list[int], drawing.Drawing]:
@@ -167,7 +185,7 @@ def notices_of(job: Job) -> tuple:
     return (price, "one pass of the network that is trained on them counts as one evaluation")
 
 
-def evaluations(drawn: settings.Drawn) -> int:
+def evaluations(drawn: baselines.Drawn) -> int:
     """Of the model's network, to draw an image: with and without the text in each step."""
     return drawn.steps * (2 if drawn.guidance > 1 else 1)
 
@@ -236,7 +254,7 @@ class Views:
         return self.plain(image), self.labels[row]
 
 
-def transform_of(network: settings.Network):
+def transform_of(network: baselines.Network):
     return transforms.sd_transform(network.size, "bilinear")
 
 

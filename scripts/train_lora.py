@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, models, session
+from diffusion import cli, datasets, files, models, parsing, session
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models import devices
 from diffusion.models.stable_diffusion import StableDiffusion
@@ -29,23 +29,23 @@ TEMPERATURE = 0.02  # of the contrast, in mean errors: that of one pair differs 
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_data_options(parser, list(DATASETS), class_list=False)
     group = parser.add_argument_group("model")
     group.add_argument("--version", default="2-0", help="1-1 ... 1-5, 2-0, 2-1, tiny (default: 2-0)")
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group = parser.add_argument_group("training")
-    group.add_argument("--classes", type=cli.at_least(0), nargs="+", metavar="LABEL", required=True, help="labels to learn, two "
-                       "or more; their prompts are the dataset's")  # fmt: skip
-    group.add_argument("--per_class", type=cli.at_least(1), default=32, metavar="N", help="images of each (default: 32)")
-    group.add_argument("--rank", type=cli.at_least(1), default=8, help="of the LoRA (default: 8)")
-    group.add_argument("--steps", type=cli.at_least(1), default=300, help="optimiser steps (default: 300)")
-    group.add_argument("--batch_size", type=cli.at_least(1), default=32, metavar="N", help="images per step (default: 32)")
-    group.add_argument("--lr", type=cli.positive, default=1e-3, help="learning rate (default: 0.001)")
-    group.add_argument("--contrast", type=cli.positive, metavar="W", help="also W times the cross-entropy of the classes by "
+    group.add_argument("--classes", type=parsing.at_least(0), nargs="+", metavar="LABEL", required=True, help="labels to learn, "
+                       "two or more; their prompts are the dataset's")  # fmt: skip
+    group.add_argument("--per_class", type=parsing.at_least(1), default=32, metavar="N", help="images of each (default: 32)")
+    group.add_argument("--rank", type=parsing.at_least(1), default=8, help="of the LoRA (default: 8)")
+    group.add_argument("--steps", type=parsing.at_least(1), default=300, help="optimiser steps (default: 300)")
+    group.add_argument("--batch_size", type=parsing.at_least(1), default=32, metavar="N", help="images per step (default: 32)")
+    group.add_argument("--lr", type=parsing.positive, default=1e-3, help="learning rate (default: 0.001)")
+    group.add_argument("--contrast", type=parsing.positive, metavar="W", help="also W times the cross-entropy of the classes by "
                        "their errors, one evaluation per class (default: the right class's error only)")  # fmt: skip
-    group.add_argument("--seed", type=cli.seed, default=0, help="of images, timesteps and noise (default: 0)")
+    group.add_argument("--seed", type=parsing.seed, default=0, help="of images, timesteps and noise (default: 0)")
     group.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     args = parser.parse_args(argv)
     if args.out.suffix != ".safetensors":

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, session, settings
+from diffusion import cli, files, parsing, session, settings
 from diffusion.models.sd3 import T5_TOKENS
 from diffusion.training import clothes, loop
 from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
@@ -38,24 +38,24 @@ LR = {"vae": 2e-3, "sd": 1.5e-3, "sd3": 1.5e-3, "dit": 1.5e-3, "clip": 1e-3}
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
     parser.add_argument("-o", "--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=cli.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
-    parser.add_argument("--batch_size", type=cli.at_least(1), help=f"images per step (default: {told(BATCH)})")
-    parser.add_argument("--lr", type=cli.positive, help=f"peak learning rate (default: {told(LR)})")
-    parser.add_argument("--seed", type=cli.seed, default=0, help="default: 0")
+    parser.add_argument("--steps", type=parsing.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
+    parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {told(BATCH)})")
+    parser.add_argument("--lr", type=parsing.positive, help=f"peak learning rate (default: {told(LR)})")
+    parser.add_argument("--seed", type=parsing.seed, default=0, help="default: 0")
     parser.add_argument(
         "--keep_every",
-        type=cli.at_least(1),
+        type=parsing.at_least(1),
         metavar="STEPS",
         help="sd: also keep the model of every so many steps, in --checkpoint_dir",
     )
     parser.add_argument(
         "--channels",
-        type=cli.at_least(8),
+        type=parsing.at_least(8),
         metavar="C",
         help="sd: channels of the U-Net's first level, a multiple of 8; its second has twice as many (default: 64)",
     )

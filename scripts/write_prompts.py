@@ -21,13 +21,13 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, session
+from diffusion import cli, files, parsing, session
 from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes, read_classes
 from diffusion.paths import PROMPTS
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a name in prompts/classes.json, all, or with --classes a new name")
     parser.add_argument("-o", "--out", type=Path, default=PROMPTS, metavar="DIR", help="folder to write to (default: prompts/)")
     parser.add_argument("--classes", type=Path, help="text file with your own class names, one per line, in label order")

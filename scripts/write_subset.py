@@ -16,18 +16,18 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, session
+from diffusion import cli, datasets, files, parsing, session
 from diffusion.datasets import DATASETS
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     cli.add_data_options(parser, list(DATASETS))
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .npy file to write")
     amount = parser.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--per_class", type=cli.at_least(1), metavar="N", help="images of every class")
-    amount.add_argument("--n", type=cli.at_least(1), help="images in all, as many of every class as possible")
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another choice (default: 0)")
+    amount.add_argument("--per_class", type=parsing.at_least(1), metavar="N", help="images of every class")
+    amount.add_argument("--n", type=parsing.at_least(1), help="images in all, as many of every class as possible")
+    parser.add_argument("--seed", type=parsing.at_least(0), default=0, help="another seed, another choice (default: 0)")
     args = parser.parse_args(argv)
     if args.out.suffix != ".npy":
         parser.error(f"--out {args.out} must end in .npy")

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, session
+from diffusion import cli, files, parsing, session
 from diffusion.datasets import shipped
 from diffusion.paths import TINY_PAIRS
 from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, pair_caption
@@ -40,11 +40,11 @@ PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument(
         "-o", "--out", type=Path, default=TINY_PAIRS, metavar="DIR", help="folder to write (default: the shipped set's)"
     )
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="another seed, another set (default: 0)")
+    parser.add_argument("--seed", type=parsing.at_least(0), default=0, help="another seed, another set (default: 0)")
     return parser.parse_args(argv)
 
 

@@ -20,13 +20,13 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, session
+from diffusion import cli, files, parsing, session
 from diffusion.datasets import imagenet_variants
 from diffusion.paths import TREES
 
 
 def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
+    parser = parsing.Parser(__doc__)
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), metavar="DIR",
                         help="folder with WordNet 3.0's data.noun (default: /usr/share/wordnet)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, default=TREES, metavar="DIR", help="folder to write (default: the shipped one)")

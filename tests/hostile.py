@@ -12,7 +12,7 @@ from functools import lru_cache
 from conftest import ROOT
 from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUNS, STRANGERS, bad_name
 
-from diffusion import cli
+from diffusion import parsing
 from diffusion.analysis import figures
 from diffusion.strategy import STRATEGIES, option_names
 
@@ -238,15 +238,15 @@ def _caught(parse_args) -> argparse.ArgumentParser:
     def stop(parser, *_):
         raise Caught(parser)
 
-    whole = cli.Parser.parse_args
-    cli.Parser.parse_args = stop
+    whole = parsing.Parser.parse_args
+    parsing.Parser.parse_args = stop
     try:
         parse_args([])
     except Caught as caught:
         return caught.args[0]
     finally:
-        cli.Parser.parse_args = whole
-    raise AssertionError(f"{parse_args.__module__}.parse_args makes no cli.Parser")
+        parsing.Parser.parse_args = whole
+    raise AssertionError(f"{parse_args.__module__}.parse_args makes no parsing.Parser")
 
 
 def actions(command: str) -> list[argparse.Action]:
@@ -346,11 +346,11 @@ NAMED = {
 TYPES = {
     int: "integer",
     float: "number",
-    cli.positive: "number",
-    cli.share: "number",
-    cli.how_many: "integer",
-    cli.limit: "amount",
-    cli.class_ranges: "classes",
+    parsing.positive: "number",
+    parsing.share: "number",
+    parsing.how_many: "integer",
+    parsing.limit: "amount",
+    parsing.class_ranges: "classes",
     figures.picture_file: "picture to write",
 }
 
@@ -583,7 +583,7 @@ def rows_of(command: str, action: argparse.Action):
 
 def takes(parser, action, value: str) -> bool:
     """Whether argparse goes on with this value."""
-    if action.nargs == 0 or action.type is cli.class_ranges:  # whose values may be too many to make here
+    if action.nargs == 0 or action.type is parsing.class_ranges:  # whose values may be too many to make here
         return action.nargs != 0
     try:
         parser._check_value(action, parser._get_value(action, value))

@@ -93,7 +93,7 @@ def test_interval_plan():
     [("7", [7]), ("0-3", [0, 1, 2, 3]), ("6,11,13", [6, 11, 13]), ("5,1-2,2", [1, 2, 5]), ("all", None), ("3-3", [3])],
 )
 def test_class_ranges(text, classes):
-    assert eval_prob_dit.cli.class_ranges(text) == classes
+    assert eval_prob_dit.parsing.class_ranges(text) == classes
 
 
 def test_another_number_of_heads_is_another_model(run, tiny_dit):

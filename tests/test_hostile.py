@@ -14,7 +14,7 @@ import pytest
 from conftest import Forked, said
 from hostile import Row
 
-from diffusion import cli
+from diffusion import parsing
 
 ROWS = hostile.all_rows()
 MODULES = [
@@ -124,8 +124,8 @@ def test_every_option_is_in_the_table():
 
 
 def test_an_option_that_says_not_what_it_names_is_told(monkeypatch):
-    parser = cli.Parser("")
-    known, unknown = parser.add_argument("--n", type=cli.at_least(1)), parser.add_argument("--colours_path")
+    parser = parsing.Parser("")
+    known, unknown = parser.add_argument("--n", type=parsing.at_least(1)), parser.add_argument("--colours_path")
     assert hostile.kind_of("report", known) == "integer"
     with pytest.raises(LookupError, match=r"report --colours_path: add a line to TYPES .* or NAMED .* in tests/hostile.py"):
         hostile.kind_of("report", unknown)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, load_script, write_run
 
-from diffusion import cli, files
+from diffusion import files, parsing
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 
@@ -29,7 +29,7 @@ def test_ctrl_c_is_one_line(name, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Parser, "parse_args", interrupt)
+    monkeypatch.setattr(parsing.Parser, "parse_args", interrupt)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     assert stop.value.code == 130 and capsys.readouterr().err.count("\n") == 1

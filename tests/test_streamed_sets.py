@@ -12,7 +12,7 @@ import torch
 from conftest import TINY_SD20
 
 import eval_prob_adaptive
-from diffusion import cli, rerun, runlog
+from diffusion import parsing, rerun, runlog
 from diffusion.datasets import hub_images, open_dataset
 
 MODEL = ["--model_path", TINY_SD20, "--img_size", 64, "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
@@ -231,5 +231,5 @@ def test_it_goes_on_is_read_back_and_tells_other_images(run_main):
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("250", 250), ("0.25", 0.25), ("1e-3", 0.001)])
 def test_a_limit_is_a_number_or_a_fraction(text, value):
-    assert cli.limit(text) == value and type(cli.limit(text)) is type(value)
-    assert json.loads(json.dumps(cli.limit(text))) == value
+    assert parsing.limit(text) == value and type(parsing.limit(text)) is type(value)
+    assert json.loads(json.dumps(parsing.limit(text))) == value

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_SD20, load_script
 
-from diffusion import cli
+from diffusion import cli, parsing
 from diffusion.models import devices
 
 ENTRIES = sorted(path.stem for path in ROOT.glob("*.py"))
@@ -29,7 +29,7 @@ def parser_of(module, monkeypatch):
         raise Caught(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.Parser, "parse_args", leave)
+        patch.setattr(parsing.Parser, "parse_args", leave)
         with pytest.raises(Caught) as caught:
             module.parse_args([])
     return caught.value.args[0]
@@ -56,10 +56,10 @@ def test_no_option_of_any_command_takes_an_empty_value(command, monkeypatch, cap
                 assert not action.option_strings or action.option_strings[0] in err, (word, err)
 
 
-@pytest.mark.parametrize("kind", [str, int, Path, cli.at_least(1), cli.how_many, cli.class_ranges])
+@pytest.mark.parametrize("kind", [str, int, Path, parsing.at_least(1), parsing.how_many, parsing.class_ranges])
 @pytest.mark.parametrize("words", [["--new", ""], ["--new="], ["-n", ""]])
 def test_whatever_the_type_of_a_new_flag(kind, words, capsys):
-    parser = cli.Parser("")
+    parser = parsing.Parser("")
     parser.add_argument_group("a group").add_argument("--new", "-n", type=kind, nargs="+")
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(words)
@@ -67,7 +67,7 @@ def test_whatever_the_type_of_a_new_flag(kind, words, capsys):
 
 
 def test_what_was_given_is_known_apart_from_defaults():
-    parser = cli.Parser("")
+    parser = parsing.Parser("")
     parser.add_argument("--on", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     assert parser.parse_args(["--seed", "0"]).given == {"seed"} and parser.parse_args(["--on"]).given == {"on"}
