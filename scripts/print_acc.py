@@ -108,9 +108,9 @@ def main(argv=None) -> int:
         parts = by_classes(outcomes, args.classes) if args.classes else {}
         write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
-    if result["top5"]:
-        print(f"Top 5 acc: {result['top5']}")
     print(f"Mean per class acc: {result['mean_per_class']}")
+    if result["top5"]:
+        print(f"Top 5: {result['top5']}")
     for name, estimate in parts.items():
         print(f"Top 1 acc of {name}: {estimate}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")

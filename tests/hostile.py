@@ -636,14 +636,6 @@ WANTED = {
     (None, "--t", "zero"): "the level of least noise",
     (None, "--epochs", "largest"): "it ends early, and this is a dry run",
     (None, "--patience", "largest"): "it learns for all epochs",
-    ("eval_prob_adaptive", "--guidance", "zero"): "no guidance",
-    ("eval_prob_dit", "--guidance", "zero"): "no guidance",
-    ("eval_prob_adaptive", "--representatives", "largest"): "all candidates, and there are fewer",
-    ("eval_prob_dit", "--representatives", "largest"): "all candidates, and there are fewer",
-    ("eval_prob_adaptive", "--width", "largest"): "all candidates, and there are fewer",
-    ("eval_prob_dit", "--width", "largest"): "all candidates, and there are fewer",
-    ("eval_prob_adaptive", "--caution", "zero"): "what is expected, as it is",
-    ("eval_prob_dit", "--caution", "zero"): "what is expected, as it is",
     (None, "--crop_errors", "zero"): "no border left out",
     ("write_prompts", "--template", "past the limit"): "the limit is a model's",
     ("demo", "--template", "past the limit"): "what a prompt loses depends on the labels, which the page has",
@@ -660,6 +652,16 @@ WANTED |= {
     (script, "--data_dir", fault): SHIPPED for script in ("report", "plot_image") for fault in ("missing", "a file", "no sets")
 }
 OPEN |= {("plot_winoground", "folder", fault) for fault in RUNS if "records" in fault}  # config.json is all that it reads
+WANTED |= {
+    (entry, option, fault): why
+    for entry in ENTRIES[:2]
+    for option, fault, why in (
+        ("--guidance", "zero", "no guidance"),
+        ("--representatives", "largest", "all candidates, and there are fewer"),
+        ("--width", "largest", "all candidates, and there are fewer"),
+        ("--caution", "zero", "what is expected, as it is"),
+    )
+}
 WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_combos", "print_dit_acc")}
 
 

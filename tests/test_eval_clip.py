@@ -96,7 +96,7 @@ def test_top5_is_that_of_the_scores(run, run_main):
     assert code == 0 and len(right) == 12 and f"Top-5 accuracy: {told}" in out, err
     assert json.loads(Path("r.json").read_text())["metrics"]["acc5"] == sum(right) / 12
     code, out, err = run_main(load_script("print_acc").main, folder, "--json", "acc.json")
-    assert code == 0 and f"Top 5 acc: {told}" in out, err
+    assert code == 0 and f"Top 5: {told}" in out, err
     assert json.loads(Path("acc.json").read_text())["top5"]["value"] == sum(right) / 12
     code, out, err = run("--dataset", "tiny_combos", "--imgs_to_eval", 12)  # all from records
     assert code == 0 and "0 to do here" in out and f"Top-5 accuracy: {told}" in out, err

@@ -36,7 +36,7 @@ OPTIONS = {
 }
 # script -> numbers that it prints; of the others the files say all
 PRINTED = {
-    "print_acc": r"(?<!Top 5 )acc: ([\d.]+) ?%|(\d+) of (\d+)|([\d.]+) evaluations",
+    "print_acc": r"acc: ([\d.]+) ?%|(\d+) of (\d+)|([\d.]+) evaluations",
     "print_dit_acc": r"^Accuracy .*: ([\d.]+) ?%|(\d+) of (\d+)|([\d.]+) evaluations",
     "print_winoground": r"score: +([-+\d.]+)",
     "calibrate": r"^Top-1 accuracy: ([\d.]+) ?%|^unscaled +([\d.]+)",
