@@ -17,8 +17,8 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, metrics, parsing, rerun, runlog, session
-from diffusion.analysis import figures
+from diffusion import cli, datasets, files, parsing, rerun, runlog, session
+from diffusion.analysis import dit_columns, figures
 from diffusion.datasets import DATASETS
 
 
@@ -30,18 +30,6 @@ def parse_args(argv=None):
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     cli.add_data_options(parser, list(DATASETS), required=False)
     return parser.parse_args(argv)
-
-
-def scores_of(means):
-    """Means [K,Q] over an image's evaluations -> what the published columns compare, {name: [K]}; Q is 4, or 1 for mse alone."""
-    if means.shape[1] == 1:
-        return {"L2": means[:, 0]}
-    return {"L2": means[:, 0], "L1": means[:, 1], "VLB": means[:, 2], "L2+VLB": means[:, 0] + means[:, 2]}
-
-
-def predictions(means, labels_of_rows) -> dict[str, int]:
-    """The label of the row with the lowest score, the first at a tie, by every column."""
-    return {name: labels_of_rows[int(score.argmin())] for name, score in scores_of(means).items()}
 
 
 # ---------------------------------------------------------------- folders of one class each
@@ -119,23 +107,12 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     rows = [label_of[c] for c in folders]
     unreadable = []
     found = ((int(Path(name).stem), class_means(folders.values(), name, unreadable)) for name in names)
-    read = [(predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
+    read = [(dit_columns.predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
     about = {"classes": len(folders), "n_expected": expected, "left_out": len(names) - len(read), "unreadable": unreadable}
     return [preds for preds, _ in read], [label for _, label in read], about
 
 
 # ---------------------------------------------------------------- records of all classes
-
-
-def record_predictions(record: dict, label_of, weighted: bool) -> dict[str, int] | None:
-    """All columns of a record with sums over a grid, None when one is not finite; the one prediction of an elimination or of
-    level weights."""
-    if "sums" not in record or weighted:
-        return {f"its own loss, by {'level weights' if weighted else 'elimination'}": record["pred"]}
-    if not record["sums"].isfinite().all():
-        return None
-    rows = [label_of.get(c) for c in record["classes"].tolist()]
-    return None if None in rows else predictions(record["sums"] / len(record["t"]), rows)
 
 
 FOR_CLASS_FOLDERS = ("split", "data_dir", "download", *datasets.MORE)
@@ -145,35 +122,16 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
     config = runlog.read_config(folder)
     past = config and config["identity"].get("dataset")
-    weighted = bool(config and config.get("level_weights"))
     if past and args.dataset not in (None, past):
         raise ValueError(f"--dataset {args.dataset}: {folder} is a run on {past}: leave the option out")
     cli.refuse_idle(vars(args), FOR_CLASS_FOLDERS, "with records of all classes, which hold their labels")
-    dataset = args.dataset or past
-    label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
-    preds, labels, evaluations, n_classes = [], [], 0, 0
-    paths, unreadable = runlog.list_records(folder).values(), []
-    for record in (runlog.load_record(path, unreadable) for path in paths):
-        told = record and record_predictions(record, label_of, weighted)
-        if told:
-            preds.append(told)
-            labels.append(record["label"])
-            evaluations += runlog.outcome(record).evaluations
-            n_classes = max(n_classes, len(record.get("classes", record.get("errors"))))
-    left_out = len(paths) - len(preds)
-    about = {"classes": n_classes, "n_expected": config and config.get("images_expected"), "left_out": left_out}
-    about["unreadable"] = unreadable
-    return preds, labels, about | {"evaluations_per_image": evaluations / max(1, len(preds))}
+    found = dit_columns.read(folder, config, args.dataset or past)
+    about = {"classes": found.n_classes, "n_expected": config and config.get("images_expected"), "left_out": found.left_out}
+    about |= {"unreadable": found.unreadable, "evaluations_per_image": found.evaluations / max(1, len(found.preds))}
+    return found.preds, found.labels, about
 
 
 # ---------------------------------------------------------------- the command
-
-
-def accuracies(preds: list[dict[str, int]], labels: list[int]) -> dict:
-    """Column -> accuracy over the images that have it, in the published order."""
-    columns = dict.fromkeys(name for told in sorted(preds, key=len, reverse=True) for name in told)
-    having = {name: [(told[name], label) for told, label in zip(preds, labels, strict=True) if name in told] for name in columns}
-    return {name: metrics.top1(*zip(*pairs, strict=True)) for name, pairs in having.items()}
 
 
 def read(args) -> tuple[list, list, dict]:
@@ -197,7 +155,7 @@ def main(argv=None) -> int:
         preds, labels, about = read(args)
         if not preds:
             raise ValueError(f"{args.folders[0]}: no image has records that can all be read")
-        result = accuracies(preds, labels)
+        result = dit_columns.accuracies(preds, labels)
         if args.json:
             files.write_text(args.json, figures.to_json(result | about))
     for name, estimate in result.items():
