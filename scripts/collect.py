@@ -142,17 +142,10 @@ def text(cell) -> str:
     return "" if cell is None else " ".join(pages.cell_text(cell).split())
 
 
-def latex(found: list[dict]) -> str:
-    import pandas
-
-    table = text_table(found)
-    return pandas.DataFrame(table.rows, columns=table.columns).to_latex(index=False, escape=True)
-
-
 FORMATS = {
     "csv": lambda found: files.csv_text(figures.flat_rows(rows_of(found))),
     "markdown": lambda found: "\n".join(pages.markdown_lines(text_table(found))) + "\n",
-    "latex": latex,
+    "latex": lambda found: pages.latex(text_table(found)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Numbers as text; tables as HTML, Markdown or plain text; a page of them that loads nothing, with its chart. No runs."""
+"""Numbers as text; tables as HTML, Markdown, LaTeX or plain text; a page of them that loads nothing, with its chart. No runs."""
 
 import base64
 import io
@@ -95,6 +95,16 @@ def plain(table: Table) -> str:
     lines = [table.columns, *table.texts]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     return "\n".join("  ".join(f"{cell:<{n}}" for cell, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+# ---------------------------------------------------------------- LaTeX
+
+
+def latex(table: Table) -> str:
+    """With the rules of booktabs."""
+    import pandas
+
+    return pandas.DataFrame(table.texts, columns=table.columns).to_latex(index=False, escape=True)
 
 
 # ---------------------------------------------------------------- HTML

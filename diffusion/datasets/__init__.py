@@ -401,15 +401,20 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     return table
 
 
-def clip_templates(name: str) -> list[str]:
-    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+def clip_list(name: str) -> Path:
+    """File of the templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
 
     Raises ValueError for a data set without any.
     """
     path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
     if not path.name.endswith("_templates.txt") or not path.is_file():
         raise ValueError(f"--templates clip: CLIP's authors published none for {name}: name a file with one template per line")
-    return read_templates(path)
+    return path
+
+
+def clip_templates(name: str) -> list[str]:
+    """Those templates. Raises ValueError as `clip_list`."""
+    return read_templates(clip_list(name))
 
 
 def _names_in_prompt(name: str, table: PromptTable) -> list[str]:
