@@ -6,6 +6,7 @@ torch is imported to draw.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,15 @@ class Drawing:
         """All of them, one class after the other."""
         return [(row, number) for row in range(len(self.names)) for number in range(self.per_class)]
 
+    @cached_property
+    def folders(self) -> list[str]:
+        """Of the classes, which sort as these do."""
+        digits = len(str(len(self.names) - 1))
+        return [f"{row:0{digits}d} {re.sub('[^0-9A-Za-z-]+', '_', name)}"[:100] for row, name in enumerate(self.names)]
+
     def key(self, image: tuple[int, int]) -> tuple[str, int]:
-        """Of Pictures. Folders sort as classes do."""
-        row, digits = image[0], len(str(len(self.names) - 1))
-        return f"{row:0{digits}d} {re.sub('[^0-9A-Za-z-]+', '_', self.names[row])}"[:100], image[1]
+        """Of Pictures."""
+        return self.folders[image[0]], image[1]
 
     def batch_of(self, image: tuple[int, int]) -> list[tuple[int, int]]:
         """Those that are drawn together with it, also such as nobody asked for."""

@@ -1,5 +1,6 @@
 """What a run works from and keeps on disk: a folder of one file per image, and a config.json that says what they depend on."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -38,4 +39,14 @@ class Store(ABC):
         runlog.write_config(self.folder, runlog.describe(command, runlog.STORE, self.identity, options, expected))
 
     def missing(self, keys: Iterable[Hashable]) -> list:
-        return [key for key in keys if not self.path(key).is_file()]
+        """Those whose file is not there. Each folder is read once, as there may be millions of files."""
+        if not self.folder.is_dir():
+            return list(keys)
+        names = {}
+        return [key for key in keys if not self._is_there(self.path(key), names)]
+
+    def _is_there(self, path: Path, names: dict[Path, set[str]]) -> bool:
+        """names: of the files in folders that were read."""
+        if path.parent not in names:
+            names[path.parent] = {file.name for file in os.scandir(path.parent)} if path.parent.is_dir() else set()
+        return path.name in names[path.parent]

@@ -26,8 +26,6 @@ from diffusion.datasets import DATASETS, prompts
 from diffusion.files import fingerprint
 from diffusion.models import clip
 
-CLIPS = "clip"  # in place of a file of templates
-
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
@@ -77,8 +75,7 @@ def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable
         return datasets.load_prompts(name, dataset, options["prompt_path"], options["template"]), ""
     if options["prompt_path"] or options["template"]:
         raise ValueError("--templates makes the prompts from class names: leave --prompt_path and --template out")
-    clips = options["templates"] == CLIPS
-    templates = datasets.clip_templates(name) if clips else prompts.read_templates(options["templates"])
+    templates = datasets.templates_of(name, options["templates"])
     tables = [datasets.load_prompts(name, dataset, None, template) for template in templates]
     return prompts.joined(tables), f"_{len(templates)}templates"
 

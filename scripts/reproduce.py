@@ -85,14 +85,9 @@ def rows_of(name: str, only: str | None) -> tuple[Row, ...]:
 
 def cells(row: Row, target: Target) -> dict:
     """A line of a table; raises ValueError or OSError where a run cannot be read."""
-    found = row.found()
-    percent = target.unit == "%"
-    scale = 100 if percent else 1
-    known = {
-        "method": row.method,
-        "data": row.column,
-        "published": row.published if row.published is None else row.published / scale,
-    }
+    found, percent = row.found(), target.unit == "%"
+    number = None if row.published is None else row.published / (100 if percent else 1)
+    known = {"method": row.method, "data": row.column, "published": number}
     if found is None:
         return known
     inside = found.estimate.low <= number <= found.estimate.high if percent and number is not None else None

@@ -71,8 +71,9 @@ def parse_args(argv=None):
     group.add_argument(
         "--guidance", type=parsing.positive, default=7.5, metavar="W", help="of the text, 1 for none (default: 7.5)"
     )
-    group.add_argument("--templates", type=Path, metavar="FILE", help='text file of templates, one per line: "a photo of a {}."; '
-                       "each image takes one at random (default: the dataset's prompts)")  # fmt: skip
+    group.add_argument("--templates", metavar="FILE", help='text file of templates, one per line: "a photo of a {}."; clip: the '
+                       "list that CLIP's authors published for the data set; each image takes one at random (default: the "
+                       "dataset's prompts)")  # fmt: skip
     group.add_argument("--img_size", type=parsing.at_least(1), help="pixels a side (default: the model's own)")
     group.add_argument("--draw_batch", type=parsing.at_least(1), default=8, metavar="N", help="images of a class that are drawn "
                        "together, the same ones whoever draws (default: 8)")  # fmt: skip
@@ -118,7 +119,8 @@ class Job:
 
     def missing(self, images) -> list[tuple[int, int]]:
         """Those of these images that are not drawn yet."""
-        return [image for image in images if self.pictures.missing([self.drawing.key(image)])]
+        by_key = {self.drawing.key(image): image for image in images}
+        return [by_key[key] for key in self.pictures.missing(by_key)]
 
 
 def prepare(options: dict) -> Job:
@@ -167,7 +169,7 @@ def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
 
 def what_to_draw(options: dict, images: scored.Images) -> tuple[list[int], drawing.Drawing]:
     """(labels of the classes, what is drawn of them). Raises ValueError for templates that cannot be read."""
-    templates = prompts.read_templates(options["templates"]) if options["templates"] else [None]
+    templates = datasets.templates_of(images.data.dataset, options["templates"]) if options["templates"] else [None]
     tables = [datasets.load_prompts(images.data.dataset, images.dataset, None, template) for template in templates]
     table = prompts.joined(tables)
     classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
@@ -214,7 +216,7 @@ def draw(job: Job) -> session.Ended:
     images = [image for image in job.missing(what.images) if what.batch_of(image)[0] in mine]
 
     def work(index, picture, label):
-        if job.missing([images[index]]):
+        if not job.pictures.path(what.key(images[index])).is_file():  # drawn with an earlier one
             batch = what.batch_of(images[index])
             for image, picture in zip(batch, job.draw(*zip(*map(what.chance, batch), strict=True)), strict=True):
                 if image[1] < what.per_class:

@@ -88,6 +88,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "print_spaces": GRID,
     "print_winoground": {"positional": "@pairs run"},
     "replay": GRID,
+    "reproduce": {"positional": "table1-tiny", "--imgs_to_eval": "2"},
     "report": GRID | {"-o": "out"},
     "simulate_race": {"--candidates": "2", "--races": "1"},
     "sd_features": SD | {"--train_split": "validation", "--dry_run": None},

@@ -154,6 +154,7 @@ def _own(build, splits, layout, *more) -> DatasetSpec:
 OF_HUB = ("config_name", "image_column", "label_column", "streaming", "limit")
 MORE = ("classes", *OF_HUB)  # options beside dataset, split, data_dir and download
 BOTH = ("train", "test")
+CLIPS = "clip"  # in place of a file of templates
 SHORT = Recipe((5, 1), (50, 500), "l2")
 LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
 LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
@@ -401,20 +402,23 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     return table
 
 
-def clip_list(name: str) -> Path:
-    """File of the templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+def templates_of(name: str, asked: str) -> list[str]:
+    """What --templates names: CLIPS, or a text file of one template per line.
+
+    Raises ValueError for a file that cannot be read, and as `clip_templates`.
+    """
+    return clip_templates(name) if asked == CLIPS else read_templates(asked)
+
+
+def clip_templates(name: str) -> list[str]:
+    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
 
     Raises ValueError for a data set without any.
     """
     path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
     if not path.name.endswith("_templates.txt") or not path.is_file():
         raise ValueError(f"--templates clip: CLIP's authors published none for {name}: name a file with one template per line")
-    return path
-
-
-def clip_templates(name: str) -> list[str]:
-    """Those templates. Raises ValueError as `clip_list`."""
-    return read_templates(clip_list(name))
+    return read_templates(path)
 
 
 def _names_in_prompt(name: str, table: PromptTable) -> list[str]:
