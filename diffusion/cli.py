@@ -135,7 +135,7 @@ def add_shortlist_options(group):
     group.add_argument("--shortlist", metavar="MODEL_OR_RUN", help="only the classes that this ranks first on an image compete "
                        "for it: openclip:ViT-H-14, clip:RN50, ... (scripts/eval_clip.py, whose run is made first where it lacks "
                        "images) or the folder of any earlier run on these images")  # fmt: skip
-    group.add_argument("--shortlist_size", type=at_least(1), metavar="N", help="how many (default: 20, or all of fewer)")
+    group.add_argument("--shortlist_size", type=at_least(2), metavar="N", help="how many (default: 20, or all of fewer)")
 
 
 def ablation_of(options: dict) -> settings.Ablation:

@@ -152,7 +152,7 @@ def checked_size(asked: settings.Shortlist, n: int) -> int:
     """How many classes compete, of n that can. Raises ValueError for more than n, and for a size of no shortlist."""
     if asked.shortlist is None and asked.shortlist_size is not None:
         raise ValueError("--shortlist_size needs --shortlist, which says by whom")
-    if (asked.shortlist_size or 1) > n:
+    if (asked.shortlist_size or 0) > n:
         raise ValueError(f"--shortlist_size {asked.shortlist_size}: {n} classes compete for an image, give at most so many")
     return asked.shortlist_size or min(USUAL, n)
 

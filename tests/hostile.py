@@ -181,6 +181,7 @@ BESIDE = (
         ("sd_features", "--layer"): {"--dry_run": False},  # the U-Net knows its parts
         ("sd_features", "--pool"): {"--head": "linear"},
         (None, "--device"): {},
+        ("eval_prob_adaptive", "--shortlist_size"): {"--shortlist": "openclip:tiny"},
         ("eval_prob_dit", "--images_in_flight"): {"--strategy": "race", "--t_interval": False},
     }
     | {
@@ -297,6 +298,7 @@ NAMED = {
     "folders": "grid run",
     "careful": "grid run",
     "fast": "grid run",
+    "shortlist": "grid run",
     "fitted_on": "grid run",
     ("print_combos", "folders"): "combos run",
     ("print_dit_acc", "folders"): "dit run",
