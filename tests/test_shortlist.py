@@ -10,8 +10,9 @@ from conftest import load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import datasets, metrics, runlog, shortlist
+from diffusion import datasets, metrics, proposals, runlog, scored, settings, shortlist
 from diffusion.analysis.tables import Scored
+from diffusion.datasets.prompts import PromptTable
 
 WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--loss", "l1"]
 STAGES = ["--to_keep", 3, 1, "--n_samples", 2, 5]
@@ -116,14 +117,26 @@ def test_all_prompts_of_a_class_compete(run):
         assert list(record["errors"]) == sorted(2 * k + i for k in record["proposed"] for i in (0, 1))
 
 
-def test_of_images_with_candidates_of_their_own(run):
-    argv = ["--dataset", "tiny_scenes", "--split", "10", "--imgs_to_eval", 2, "--to_keep", 1, "--n_samples", 2]
-    run(*argv, *BY_CLIP, "--shortlist_size", 4)
-    (folder,), scenes = Path("data/tiny_scenes").glob("v*"), datasets.open_dataset("tiny_scenes", "10", None, ".")
-    ranked = records("data/tiny_scenes/openclip_tiny")
-    for index, record in records(folder).items():
-        order = [k for k in np.argsort(-logits(ranked[index]), kind="stable") if k in scenes.candidates(index)]
-        assert record["proposed"] == order[:4] and list(record["errors"]) == sorted(order[:4])
+def test_of_images_with_candidates_of_their_own():
+    scenes, rng = datasets.open_dataset("tiny_scenes", "10", None, "."), np.random.default_rng(0)
+    classes = list(range(len(scenes.classes)))
+    table = PromptTable(scenes.classes, scenes.classes, classes)
+    identity = {"dataset": "tiny_scenes", "split": "10", "images": scenes.fingerprint()}
+    candidates = {"labels": classes, "names": scenes.classes}
+    runlog.write_config(Path("earlier"), runlog.describe("eval_clip", "classification", identity, {}, 2, candidates=candidates))
+    known = {index: rng.normal(size=len(classes)).astype(np.float32) for index in (0, 1)}
+    for index, found in known.items():
+        runlog.save_record(Path(f"earlier/{index}.pt"), scored.record_of(torch.from_numpy(found), classes, scenes.labels[index]))
+    np.save("two.npy", [0, 1])
+    data, selection = settings.Data("tiny_scenes", "10"), settings.Selection("two.npy")
+    images = scored.Images(data, selection, settings.Running(), scenes, 0)
+    own = proposals.of_dataset(scenes, classes)
+    found = shortlist.find(settings.Shortlist("earlier", 4), images, table, own)
+    for index, values in known.items():
+        order = [k for k in np.argsort(-values) if k in scenes.candidates(index)]
+        assert list(found.ranked[index].labels) == order[:4] and found.proposals.rows(index) == sorted(order[:4])
+    with pytest.raises(ValueError, match="10 classes compete"):
+        shortlist.find(settings.Shortlist("earlier", 11), images, table, own)
 
 
 def test_ranking_of_what_was_dropped_and_of_what_was_never_tried():
