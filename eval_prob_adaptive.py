@@ -31,10 +31,12 @@ from diffusion import (
     proposals,
     records,
     runlog,
+    scored,
     scores,
     session,
     settings,
     sharding,
+    shortlist,
     strategy,
     tracking,
 )
@@ -56,6 +58,7 @@ def parse_args(argv=None):
     cli.add_level_weights(group)
     cli.add_ablation_options(group)
     cli.add_resize_options(group)
+    cli.add_shortlist_options(group)
     cli.add_strategy_options(parser)
     cli.add_run_options(parser, several=True)
     return parser.parse_args(argv)
@@ -80,6 +83,7 @@ class Run:
     source: Any  # of the weights
     noise: Any  # a source of noise
     proposals: proposals.Proposals | None  # None: all candidates compete for every image
+    shortlist: shortlist.Shortlist | None  # that the proposals are of
 
     @cached_property
     def plan(self):
@@ -98,7 +102,8 @@ class Run:
     def folder(self) -> Path:
         named = (self.data, self.running.extra, self.model, self.strategy, self.loss)
         weights = f"_{self.level_weights.name}" if self.level_weights else ""
-        return runlog.adaptive_folder(paths.log_dir(), *named, weights + self.ablation.name)
+        ending = self.ablation.name + (self.shortlist.name if self.shortlist else "")
+        return runlog.adaptive_folder(paths.log_dir(), *named, weights + ending)
 
     @cached_property
     def identity(self) -> dict:
@@ -112,13 +117,14 @@ class Run:
         }
         method = self.strategy.identity() | {"loss": self.loss, "seed": self.bank.seed}
         method |= {"level_weights": self.level_weights.identity} if self.level_weights else {}
-        method |= self.ablation.identity()
+        method |= self.ablation.identity() | (self.shortlist.identity if self.shortlist else {})
         return self.data.identity() | self.model.identity() | method | hashes
 
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.ablation, self.strategy, self.running)
+        chosen = self.shortlist.asked if self.shortlist else settings.Shortlist()
+        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.ablation, chosen, self.strategy, self.running)
         method = {"loss": self.loss, "level_weights": self.level_weights and self.level_weights.path}
         return settings.options_of(*parts) | method | {"strategy": self.strategy.NAME}
 
@@ -138,13 +144,27 @@ class Run:
         classidx, labels = self.prompts.classidx, self.dataset.labels
         wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
         rows_of = self.proposals.rows if self.proposals else lambda index: None
-        paths = {i: self.record_path(i) for i in self.selected}
+        paths = {i: self.record_path(i) for i in self.selected if self.is_ready(i)}
         return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable)
 
     @cached_property
     def todo(self) -> list[int]:
         """Of this worker."""
         return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
+
+    def is_ready(self, index: int) -> bool:
+        """Whether it is known who competes: an image that a shortlist's run could not read is not ranked."""
+        return self.shortlist is None or index in self.shortlist.ranked
+
+    @property
+    def partial(self) -> bool:
+        """Whether a record may lack some of the candidates."""
+        all_compete = self.proposals is None or (self.shortlist is not None and not self.shortlist.leaves_out)
+        return not (self.strategy.TRIES_ALL and all_compete)
+
+    def record_of(self, index: int, result: classify.Result, label: int) -> dict:
+        record = runlog.record_of(result, range(len(result.class_of)), label)
+        return record | ({"proposed": list(self.shortlist.ranked[index].labels)} if self.shortlist else {})
 
     def record_path(self, index: int) -> Path:
         return runlog.record_path(self.folder, index, len(self.dataset))
@@ -160,15 +180,18 @@ def prepare(options: dict) -> Run:
     dataset = datasets.open_images(data)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     proposed = proposals.of_dataset(dataset, prompts.classidx)
+    images = scored.Images(data, selection, running, dataset, bank.seed)
+    shortlisted = shortlist.find(settings.pick(settings.Shortlist, options), images, prompts, proposed)
+    proposed = shortlisted.proposals if shortlisted else proposed
     n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
-    chosen, loss = choose_method(options, data.dataset, n_candidates)
+    chosen, loss = choose_method(options, data.dataset, len(prompts.prompts), n_candidates)
     source, model = cli.checked_model(options, running, chosen, n_candidates)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, ablation, dataset, prompts, source, rows,
-              proposed)  # fmt: skip
+              proposed, shortlisted)  # fmt: skip
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, runlog.noise_of(run.folder)), ablation.kind))
@@ -177,9 +200,10 @@ def prepare(options: dict) -> Run:
     return run
 
 
-def choose_method(options: dict, dataset: str, n_prompts: int):
-    """The strategy and the loss; what the recipe says of options that were not given."""
-    recipe = datasets.recipe_for(dataset, n_prompts)
+def choose_method(options: dict, dataset: str, n_prompts: int, n_candidates: int):
+    """The strategy and the loss; what the recipe says of options that were not given. n_candidates: most of an image."""
+    recipe = datasets.recipe_for(dataset, n_candidates)
+    recipe = recipe.among(n_candidates) if n_candidates < n_prompts else recipe
     defaults = {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples}
     chosen = strategy.from_options(options["strategy"], options, defaults)
     # the published default is l2; a recipe's own loss goes with its own stages only
@@ -187,14 +211,18 @@ def choose_method(options: dict, dataset: str, n_prompts: int):
 
 
 def announce(run: Run):
-    """Prints what will be done and its price."""
+    """Prints what will be done and its price. Raises ValueError where a shortlist's folder holds records of another run."""
+    if run.shortlist and run.shortlist.todo:
+        scored.announce(run.shortlist.model)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
-             "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
+             "memory": models.memory_told(run.source, run.model.dtype),
+             "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     unused = models.embeddings_notice(run.source, run.prompts.prompts)
     notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone)
-    cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
+    more = run.shortlist.priced if run.shortlist else ""
+    cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more)
 
 
 def start(run: Run) -> tuple[classify.Classifier, int]:
@@ -211,7 +239,7 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
         what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
         known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
-                                 "partial": bool(run.proposals or not run.strategy.TRIES_ALL) or None}  # fmt: skip
+                                 "partial": run.partial or None}  # fmt: skip
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
@@ -221,6 +249,14 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
     return classifier, network.in_flight
 
 
+def ranked(run: Run) -> tuple[Run, int]:
+    """With the shortlist's rankings that a contrastive model was to make first, and the exit code of that."""
+    if not (run.shortlist and run.shortlist.todo):
+        return run, 0
+    made, code = run.shortlist.made()
+    return replace(run, shortlist=made, proposals=made.proposals), code
+
+
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
@@ -228,21 +264,27 @@ def main(argv=None) -> int:
         announce(run)
     if run.running.dry_run:
         return 0
+    run, code = ranked(run)
+    todo = list(filter(run.is_ready, run.todo))
+    if code > 1 or (code and not todo):  # stopped, or no image was ranked
+        return code
     with cli.bad_input():
         classifier, in_flight = start(run)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, result, label):
-        record = runlog.record_of(result, range(len(result.class_of)), label)
+        record = run.record_of(index, result, label)
         runlog.save_record(run.record_path(index), record)
         run.done[index] = runlog.outcome(record)
         return run.done[index]
 
     several = partial(classifier.several, n=in_flight)
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress, several)
+    ended = session.work_through(run.running, run.dataset, todo, run.done, work, tracker.progress, several)
     lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    if run.shortlist and run.done:
+        lines.append(run.shortlist.line({index: outcome.label for index, outcome in run.done.items()}))
     lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
-    return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
+    return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder) or code
 
 
 if __name__ == "__main__":

@@ -131,6 +131,13 @@ def add_ablation_options(group):
                        "law on -A..A) or clipped:A (Table 12; default: normal)")  # fmt: skip
 
 
+def add_shortlist_options(group):
+    group.add_argument("--shortlist", metavar="MODEL_OR_RUN", help="only the classes that this ranks first on an image compete "
+                       "for it: openclip:ViT-H-14, clip:RN50, ... (scripts/eval_clip.py, whose run is made first where it lacks "
+                       "images) or the folder of any earlier run on these images")  # fmt: skip
+    group.add_argument("--shortlist_size", type=at_least(2), metavar="N", help="how many (default: 20, or all of fewer)")
+
+
 def ablation_of(options: dict) -> settings.Ablation:
     """Raises ValueError for values that mean nothing, and for a bank of noise of which nothing would be used."""
     ablation = settings.pick(settings.Ablation, options)
@@ -358,10 +365,11 @@ def print_table(title: str, rows: dict) -> None:
     sys.stdout.flush()
 
 
-def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], price: int, at_most=False, unit="image"):
+def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], price: int, at_most=False, unit="image",
+             more=""):  # fmt: skip
     """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`) in network evaluations.
 
-    counts: how many are to do here, were done before, and are selected.
+    counts: how many are to do here, were done before, and are selected; more: what else the price says
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     about = {name: value for name, value in about.items() if value is not None}
@@ -372,7 +380,7 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     print(f"Run folder: {folder}")
     n_todo, n_done, n_selected = counts
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
-    print_price(price, n_todo, at_most, unit)
+    print_price(price, n_todo, at_most, unit, more)
 
 
 def print_price(price: int, n: int, at_most=False, unit="image", more="") -> None:

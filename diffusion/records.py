@@ -111,7 +111,8 @@ PARTS = {"options": dict, "candidates": dict, "versions": dict, "images_expected
          "error_space": str, "partial": bool}  # fmt: skip
 NAMED = {"dataset": str, "split": str, "model": str, "strategy": str, "loss": str, "saved": str, "to_keep": list,
          "n_samples": list, "classes": list, "n_trials": int, "t_interval": int, "max_samples": int, "min_samples": int,
-         "round_size": int, "seed": int, "alpha": float, "img_size": int, "level_weights": str}  # fmt: skip
+         "round_size": int, "seed": int, "alpha": float, "img_size": int, "level_weights": str, "shortlist": str,
+         "shortlist_size": int}  # fmt: skip
 
 
 def wrong_key(config: dict, option_types: dict) -> str | None:

@@ -177,7 +177,7 @@ RESTORE = "restore it, or name a new run with --extra"
 def _option_types() -> dict:
     """Name -> type or types, of the options that are read back."""
     groups = (settings.Data, settings.Selection, settings.Prompts, settings.TextToImage, settings.ClassConditional,
-              settings.GridNoise, settings.Ablation)  # fmt: skip
+              settings.GridNoise, settings.Ablation, settings.Shortlist)  # fmt: skip
     return {name: typing.get_args(hint) or hint for group in groups for name, hint in typing.get_type_hints(group).items()}
 
 

@@ -283,6 +283,22 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
+class Shortlist:
+    """Which classes compete for an image: the shortlist_size (None: the usual one) that `shortlist` ranks first, a run folder or
+    KIND:NAME[:TAG] of a contrastive model; without one all do."""
+
+    shortlist: str | None = None
+    shortlist_size: int | None = None
+
+    @property
+    def model(self) -> Contrastive | None:
+        """None of a run folder."""
+        kind, _, named = (self.shortlist or "").partition(":")
+        version, _, tag = named.partition(":")
+        return Contrastive(kind, version, pretrained=tag or None) if kind in ("clip", "openclip") and version else None
+
+
+@dataclass(frozen=True)
 class Noise:
     """Where noise comes from: a seed, or a file."""
 

@@ -21,10 +21,8 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, models, parsing, scored, session, settings
+from diffusion import cli, contrastive, datasets, parsing, scored, session, settings
 from diffusion.datasets import DATASETS, prompts
-from diffusion.files import fingerprint
-from diffusion.models import clip
 
 
 def parse_args(argv=None):
@@ -51,22 +49,8 @@ def prepare(options: dict) -> scored.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     images, model = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Contrastive, options)
     table, ending = find_prompts(options, images.data.dataset, images.dataset)
-    source = clip.find(model.model, model.version, model.model_path, model.pretrained)
-    classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
-    told = f'{len(table.prompts)} of {len(classes)} classes, such as "{table.prompts[0]}"'
-    hashes = {"prompts": fingerprint(table.prompts, table.classidx), "weights": source.identity()}
-    method = scored.Method(
-        command="eval_clip",
-        name=f"{model.model}_{model.version.replace('/', '_')}{ending}",
-        settings=(model,),
-        identity={"version": model.version, "score": "cosine"} | hashes,
-        labels=classes,
-        names=[names[label] for label in classes],
-        about={"prompts": told, "weights": source.describe()},
-        notices=("contrastive model: encoding one image counts as one evaluation",),
-        load=partial(load, source, table, classes, "--templates" if ending else "--prompt_path or --template"),
-    )
-    return scored.Run(images, method)
+    where = "--templates" if ending else "--prompt_path or --template"
+    return scored.Run(images, contrastive.method(model, table, ending, where))
 
 
 def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable, str]:
@@ -78,24 +62,6 @@ def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable
     templates = datasets.templates_of(name, options["templates"])
     tables = [datasets.load_prompts(name, dataset, None, template) for template in templates]
     return prompts.joined(tables), f"_{len(templates)}templates"
-
-
-def load(source, table: prompts.PromptTable, classes: list[int], where: str, device: str):
-    """Loads the weights and embeds the classes: (transform, image [3,H,W] -> logits float32 [K]). where: flags of the prompts."""
-    if notice := models.check_prompts(source, table.prompts, table.classidx, table.classnames, where):
-        print(f"Note: {notice}", flush=True)
-    scorer = source.load(device)
-    embedded = class_embeddings(scorer.embed_texts(table.prompts), table.classidx, classes)
-    return scorer.preprocess, lambda image: scorer.logits(scorer.embed_images(image[None]), embedded)[0].float().cpu()
-
-
-def class_embeddings(rows, classidx: list[int], classes: list[int]):
-    """Embeddings of prompts [N,D], each of length 1 -> of classes [K,D]: mean over a class's prompts, again of length 1."""
-    import torch
-
-    of_class = torch.tensor(classidx)
-    means = torch.stack([rows[of_class == label].mean(0) for label in classes])
-    return torch.nn.functional.normalize(means, dim=-1)
 
 
 def main(argv=None) -> int:

@@ -182,6 +182,7 @@ BESIDE = (
         ("sd_features", "--layer"): {"--dry_run": False},  # the U-Net knows its parts
         ("sd_features", "--pool"): {"--head": "linear"},
         (None, "--device"): {},
+        ("eval_prob_adaptive", "--shortlist_size"): {"--shortlist": "openclip:tiny"},
         ("eval_prob_dit", "--images_in_flight"): {"--strategy": "race", "--t_interval": False},
     }
     | {
@@ -298,6 +299,7 @@ NAMED = {
     "folders": "grid run",
     "careful": "grid run",
     "fast": "grid run",
+    "shortlist": "grid run",
     "fitted_on": "grid run",
     ("print_combos", "folders"): "combos run",
     ("print_dit_acc", "folders"): "dit run",
@@ -722,6 +724,11 @@ AT_ODDS = [  # command, words beside the good line, one of what has to be told
     ("eval_prob_adaptive", {"--strategy": "race"}, ["--to_keep"]),
     ("eval_prob_adaptive", {"--alpha": "0.1"}, ["--alpha"]),
     ("eval_prob_adaptive", {"--race_fit": "x.json"}, ["--race_fit"]),
+    ("eval_prob_adaptive", {"--shortlist_size": "3"}, ["--shortlist"]),
+    ("eval_prob_adaptive", {"--shortlist": "openclip:tiny", "--shortlist_size": "11"}, ["--shortlist_size"]),
+    ("eval_prob_adaptive", {"--shortlist": "openclip:none"}, ["--shortlist"]),
+    ("eval_prob_adaptive", {"--shortlist": "openclip:ViT-B-32"}, ["--shortlist"]),
+    ("eval_prob_adaptive", {"--shortlist": "clip:none"}, ["--shortlist"]),
     ("eval_prob_adaptive", {"--strategy": "race_calibrated", "--to_keep": False, "--n_samples": False}, ["--race_fit"]),
     ("fit_race", {"--target": "0.4"}, ["--target"]),
     ("fit_race", {"--target": "1"}, ["--target"]),

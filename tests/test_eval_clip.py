@@ -11,7 +11,7 @@ import torch
 from conftest import load_script
 from torch.nn.functional import normalize
 
-from diffusion import metrics, runlog
+from diffusion import contrastive, metrics, runlog
 from diffusion.datasets import open_dataset
 from diffusion.datasets.prompts import joined, prompts_from_classes, read_templates
 from diffusion.models import clip
@@ -67,7 +67,7 @@ def test_embeddings_of_classes_are_open_clip_s_own():
     table = joined([prompts_from_classes(names, template) for template in templates])
     source = clip.find("openclip", "tiny")
     scorer = source.load("cpu")
-    ours = load_script("eval_clip").class_embeddings(scorer.embed_texts(table.prompts), table.classidx, [0, 1, 2])
+    ours = contrastive.class_embeddings(scorer.embed_texts(table.prompts), table.classidx, [0, 1, 2])
     encode, length = clip._encoder(source)
     model = open_clip.create_model(source.architecture, source.pretrained).eval()
     theirs = open_clip.build_zero_shot_classifier(model, lambda texts: encode(texts, length), names, templates)

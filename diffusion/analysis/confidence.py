@@ -73,7 +73,7 @@ def gaps_of(image: tables.Scored, class_of: list[int]):
     """
     if not image.counts.all():
         raise ValueError(f"not all candidates of image {image.index} were tried, so it has no probabilities: evaluate with "
-                         "--strategy stages or race, on a set whose images share their candidates")  # fmt: skip
+                         "--strategy stages or race where all compete for every image, so without --shortlist")  # fmt: skip
     winner = tables.best_row(image, class_of, image.pred)
     if image.errors is None:
         return image.means - image.means[winner], np.zeros(len(image.means))

@@ -191,7 +191,7 @@ def check_full(run: Run) -> None:
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
     if run.config.get("partial"):
         raise ValueError(f"{run.folder} did not try all candidates on every image, so it has no grid of all errors: give a run "
-                         "with --strategy stages or race, on a set whose images share their candidates")  # fmt: skip
+                         "with --strategy stages or race where all compete for every image, so without --shortlist")  # fmt: skip
     if run.kept != "full":
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
