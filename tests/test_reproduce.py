@@ -85,8 +85,8 @@ def test_price_and_folder_are_those_of_the_dry_run(sets, weights, run_main):
         main = mains.setdefault(row.words[0], module_of(row.words).main)
         code, out, err = run_main(main, *row.words[1:], *weights(row.words), "--dry_run")
         assert code == 0, (row.words, err)
-        assert re.search(r"^Run folder: (.*)$", out, re.M).group(1) == f"data/{row.made}"
-        price = re.search(r"^Price: (?:at most )?([\d,]+) network evaluations per (image|example)", out, re.M).group(1)
+        assert re.findall(r"^Run folder: (.*)$", out, re.M)[-1] == f"data/{row.made}"  # of a shortlist's two runs the second
+        price = re.findall(r"^Price: (?:at most )?([\d,]+) network evaluations per (?:image|example)", out, re.M)[-1]
         assert int(price.replace(",", "")) == row.price, row.words
         before = re.search(r"are to be drawn first, .* ([\d,]+) in all", out)
         assert not before or int(before.group(1).replace(",", "")) == row.before
@@ -227,7 +227,7 @@ def test_a_command_that_fails_does_not_stop_the_others(reproduce):
         (("list", "--run"), "--run does nothing with list"),
         (("list", "--only", "pets"), "--only does nothing with list"),
         (("table1", "--n_workers", 2, "--worker_idx", 2), "--worker_idx 2 must be below --n_workers 2"),
-        (("table7b",), "argument TARGET: invalid choice"),
+        (("table11",), "argument TARGET: invalid choice"),
         (("table1", "--rate", 0), "--rate"),
     ],
 )
