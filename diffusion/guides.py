@@ -42,7 +42,8 @@ class LinearGuide:
         centre, middle = np.average(known, axis=0, weights=weights**2), np.average(means, weights=weights**2)
         x, y = (known - centre) * weights[:, None], (means - middle) * weights
         left, scale, right = np.linalg.svd(x, full_matrices=False)
-        fits = [self._fit(left, scale, y, weights, penalty * (scale**2).mean()) for penalty in self.PENALTIES]
+        size = (scale**2).mean() or 1.0  # of one candidate alone nothing is fitted
+        fits = [self._fit(left, scale, y, weights, penalty * size) for penalty in self.PENALTIES]
         error, shrunk = min(fits, key=lambda fit: fit[0])
         slope = right.T @ (shrunk * (left.T @ y))
         return middle + (self.features - centre) @ slope, np.full(len(self.features), error)
@@ -139,9 +140,11 @@ def principal(embeddings: np.ndarray, n: int) -> np.ndarray:
 def clustered(features: np.ndarray) -> np.ndarray:
     """`TreeGuide.distances` of clusters by their mean distances (UPGMA, Sokal and Michener 1958), float32 [K,K]."""
     from scipy.cluster.hierarchy import cophenet, linkage
-    from scipy.spatial.distance import squareform
+    from scipy.spatial.distance import pdist, squareform
 
-    return squareform(cophenet(linkage(features, "average"))).astype(np.float32)
+    if len(features) == 1:
+        return np.zeros((1, 1), np.float32)
+    return squareform(cophenet(linkage(pdist(features), "average"))).astype(np.float32)
 
 
 # ---------------------------------------------------------------- trees

@@ -29,10 +29,11 @@ def run_race(
     fell: dict[int, int] = {}
     seen = 0
     for number, end in enumerate(ends, 1):
-        if len({class_of[row] for row in alive}) == 1:
+        if seen and len({class_of[row] for row in alive}) == 1:  # else one class alone would have no error
             break
         append_errors(errors, evaluate, alive, slice(seen, end))
-        worse = clearly_worse(np.stack([errors[row] for row in alive]).astype(np.float64))
+        values = np.stack([errors[row] for row in alive]).astype(np.float64)
+        worse = clearly_worse(values) if len(alive) > 1 else [False]
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
         alive, seen = [row for row in alive if row not in fell], end
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
@@ -53,7 +54,7 @@ def run_open_race(
             break
         _catch_up(errors, evaluate, alive, end)
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
-        worse = clearly_worse(values) if len(alive) > 1 else np.zeros(1, bool)
+        worse = clearly_worse(values) if len(alive) > 1 else [False]
         best = alive[int(values.mean(1).argmin())]
         new = [] if closed else enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}

@@ -59,6 +59,23 @@ def test_text_to_image(run_main, monkeypatch):
             np.testing.assert_allclose(one["errors"][row]["pred_errors"], other["errors"][row]["pred_errors"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["race", "surrogate", "tree"])
+@pytest.mark.parametrize("prompts", [["a bag"], ["a bag", "a photo of a bag"]])
+def test_one_class_alone_wins_with_errors_of_its_own(prompts, name, run_main):
+    rows = "".join(f"{prompt},bag,8\n" for prompt in prompts)
+    Path("one.csv").write_text("prompt,classname,classidx\n" + rows)
+    images = ("--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", 2)
+    words = (*images, "--prompt_path", "one.csv", "--strategy", name)
+    code, _, err = run_main(eval_prob_adaptive.main, *words)
+    assert code == 0, err
+    [place] = Path("data/fashion_mnist").iterdir()
+    for path in place.glob("*.pt"):
+        record = torch.load(path, weights_only=True)
+        assert record["pred"] == 8 and all(len(one["pred_errors"]) >= 2 for one in record["errors"].values())
+    again = run_main(eval_prob_adaptive.main, *words)[1]
+    assert "0 to do here, 2 of 2 done before" in again and "redone" not in again
+
+
 def test_class_conditional(run_main, dit):
     code, out, err = run_main(eval_prob_dit.main, *dit, *RACE, "--loss", "kl")
     assert code == 0 and "at most 200" in out, err
