@@ -35,7 +35,7 @@ def columns_of(grid: Grid, wanted) -> list[int]:
 
 
 def play(grid: Grid, strategy: Strategy) -> Played:
-    """The strategy, informed of the candidates, on every image's errors. Raises ValueError for one that cannot be played on this grid."""
+    """The strategy, informed of the candidates, on every image's errors. Raises ValueError where that cannot be."""
     plan = strategy.plan(grid.n_levels)
     columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []

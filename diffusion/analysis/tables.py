@@ -222,7 +222,8 @@ def grid_of(run: Run, own: bool = False) -> Grid:
     check_full(run, own)
     order = np.argsort(run.images[0].t, kind="stable")
     rows = np.stack([np.flatnonzero(image.counts) for image in run.images])
-    errors = np.stack([np.stack([image.errors[k] for k in tried])[:, order] for image, tried in zip(run.images, rows, strict=True)])
+    pairs = zip(run.images, rows, strict=True)
+    errors = np.stack([np.stack([image.errors[row] for row in tried])[:, order] for image, tried in pairs])
     labels = np.array([image.label for image in run.images])
     some = rows if run.config.get("partial") else None
     return Grid(errors, run.images[0].t[order], run.class_of, labels, run.n_levels, run.guided, some)
