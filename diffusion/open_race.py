@@ -43,6 +43,10 @@ class OpenRace(Strategy):
         racing.check_alpha(self.alpha)
         if not 0 <= self.caution < np.inf:
             raise ValueError(f"--caution {self.caution} must be 0 or more")
+        for field in dataclasses.fields(self):
+            least, value = field.metadata.get("least"), getattr(self, field.name)
+            if least is not None and value < least:
+                raise ValueError(f"--{field.name} {value} must be {least} or more")
 
     def check(self, n_candidates: int, n_levels: int) -> None:
         schedule.check_race(self.min_samples, self.max_samples, self.n_trials, n_levels)
@@ -69,6 +73,12 @@ class OpenRace(Strategy):
 
     def notice(self, n_levels: int) -> str | None:
         return schedule.coverage_notice(self.max_samples, n_levels)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "OpenRace":
+        """`48 32 2.5 0.2 3`: representatives, width, caution, alpha, min_samples, on all n timesteps; asks the run's model."""
+        first, width, caution, alpha, least = text.split()
+        return cls(int(first), int(width), float(caution), float(alpha), int(least), n, n_trials)
 
 
 @dataclass(frozen=True)
@@ -131,3 +141,9 @@ class TreeRace(OpenRace):
 
     def folder(self) -> str:
         return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "TreeRace":
+        """`48 32 2.5 0.2 3`, as of surrogate, and perhaps a tree, without which the run's model is asked."""
+        *numbers, tree = text.split(None, 5) if len(text.split()) > 5 else (*text.split(), None)
+        return dataclasses.replace(super().from_text(" ".join(numbers), n, n_trials), tree=tree)

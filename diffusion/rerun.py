@@ -1,4 +1,5 @@
-"""A run read back: its images, weights and noise once more from its config.json, checked against it, and maps of its errors.
+"""A run read back: its images, candidates, weights and noise once more from its config.json, checked against it, and maps of
+its errors.
 
 Nothing is downloaded, and nothing is taken that is not what the run saw.
 """
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion import classify, datasets, level_weights, models, noise, settings, strategy
+from diffusion import classify, datasets, level_weights, models, noise, proposals, settings, strategy
 from diffusion.datasets import pairs, transforms
 from diffusion.files import fingerprint
 from diffusion.models import devices
@@ -122,6 +123,32 @@ def candidates_of(past: Past, dataset) -> list:
     return table.prompts
 
 
+def n_candidates(past: Past) -> int:
+    """That an image had at most, also of a run that did not try them all. Raises ValueError or OSError as `open_images`."""
+    labels = past.config["candidates"]["labels"]
+    proposed = proposals.of_dataset(open_images(past), labels)
+    return proposed.n_candidates if proposed else len(labels)
+
+
+def embeddings(past: Past):
+    """What the run's strategy was told of its candidates (`Conditions.embeddings`), numpy float32 [K,D].
+
+    Raises ValueError or OSError when images, prompts or weights are not the run's any more, and for candidates without any.
+    """
+    candidates, device = candidates_of(past, open_images(past)), devices.resolve_device(None)
+    source = open_source(past, device)
+    return _load(past, source, device).embed(_embedded(past, source, candidates)).embeddings()
+
+
+def _load(past: Past, source, device):
+    return models.load(source, device, past.model.dtype, space=getattr(past.model, "error_space", None))
+
+
+def _embedded(past: Past, source, candidates: list) -> list:
+    """What its model embeds."""
+    return classify.with_empty(candidates, source.null_class if past.is_dit else models.EMPTY_PROMPT, past.ablation)
+
+
 def open_noise(past: Past, n_pairs: int, latent_shape):
     """The run's source of noise. Raises ValueError for a file that is gone or has changed."""
     size, options = past.model.img_size, past.options
@@ -154,11 +181,9 @@ def error_maps(past: Past, images, candidates: list, rows, index: int, device: s
     source = open_source(past, device)
     plan, shape = past.strategy.plan(source.n_levels), source.latent_shape(past.model.img_size)
     bank = open_noise(past, len(plan.t), shape)(index, plan, shape)
-    denoiser = models.load(source, device, past.model.dtype, space=getattr(past.model, "error_space", None))
-    empty = source.null_class if past.is_dit else models.EMPTY_PROMPT
+    denoiser = _load(past, source, device)
     chosen = list(range(len(candidates)))[rows] if isinstance(rows, slice) else list(rows)
-    embedded = classify.with_empty(candidates, empty, past.ablation)
-    conditions = denoiser.embed(embedded)[[len(candidates)] * past.ablation.guided + chosen]
+    conditions = denoiser.embed(_embedded(past, source, candidates))[[len(candidates)] * past.ablation.guided + chosen]
     x0 = denoiser.encode(images) if torch.is_tensor(images) else torch.stack([denoiser.encode(image) for image in images])
     batch = kernel.Batch(size if isinstance(size := past.options.get("batch_size"), int) else 32)
     weights = level_weights.of_config(past.config, past.folder)

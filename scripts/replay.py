@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Accuracy against cost without a model: any stages and any race, replayed on a run that kept every candidate's errors.
+"""Accuracy against cost, replayed: any stages and any race on a run that kept every candidate's errors, without its network.
 
 A setting is played on the run's own errors. A real run has the same ones: seeded noise belongs to (image, timestep, trial).
 
@@ -7,10 +7,13 @@ a run that eliminated nobody (--to_keep 1 --n_samples N), or a DiT run with --sa
   python scripts/replay.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64
 settings of your own, and a picture:
   python scripts/replay.py RUN --stages "5 1 / 25 250" --stages "2 1 / 10 250" --race "0.2 2 1" --out replay.png
+races for many candidates, whose texts are embedded by the run's model:
+  python scripts/replay.py RUN --race "0.2 2 1" --surrogate "48 32 2.5 0.2 3" --tree "48 32 2.5 0.2 3"
 """
 
 import sys
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, session
+from diffusion import cli, metrics, parsing, rerun, session
 from diffusion.analysis import figures, replay, tables
 from diffusion.analysis.pages import percent_and_interval
 from diffusion.level_weights import LevelWeights
@@ -58,9 +61,9 @@ class Result:
     evaluations: Any
 
 
-def play_all(args, grid, identity: dict) -> list[Result]:
-    """The full grid first, then the settings. identity: of the run. Raises ValueError for a setting that cannot be played,
-    or that was made for another run."""
+def play_all(args, grid, identity: dict, embeddings) -> list[Result]:
+    """The full grid first, then the settings. identity: of the run; embeddings: as of `Strategy.informed`. Raises ValueError for
+    a setting that cannot be played, or that was made for another run."""
     n = len(set(grid.t.tolist()))
     own = {name: getattr(args, name) for name in PLAYABLE}
     full = Stages((1,), (n,), grid.n_trials)
@@ -69,9 +72,9 @@ def play_all(args, grid, identity: dict) -> list[Result]:
         for setting in own[name] or ([] if any(own.values()) else strategy.examples(n)):
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
-                chosen.check(len(grid.class_of), grid.n_levels)
-                chosen.check_run(identity, len(grid.class_of))
-                results.append(Result(name, setting, *replay.play(grid, chosen)))
+                chosen.check(grid.n_candidates, grid.n_levels)
+                chosen.check_run(identity, grid.n_candidates)
+                results.append(Result(name, setting, *replay.play(grid, chosen.informed(grid.class_of, embeddings))))
             except (ValueError, IndexError) as error:
                 if own[name]:
                     raise ValueError(f"--{name} {setting!r}: {error}") from None  # of examples, some do not fit
@@ -99,10 +102,10 @@ def rows_of(results: list[Result], labels) -> list[dict]:
 
 
 def print_rows(rows: list[dict]):
-    print(f"{'':8}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
+    print(f"{'':16}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
     for r in rows:
         accuracy, agreement = percent_and_interval(r["accuracy"]), percent_and_interval(r["agreement"])
-        print(f"{r['kind']:8}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
+        print(f"{r['kind']:16}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
               f"{agreement:28}{r['p']:.2g}")  # fmt: skip
 
 
@@ -143,15 +146,16 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path, args.level_weights)
-        grid, identity = tables.grid_of(run), run.config["identity"] | {"loss": run.loss}
+        grid, identity = tables.grid_of(run, own=True), run.config["identity"] | {"loss": run.loss}
         if args.level_weights:
             identity["level_weights"] = LevelWeights.read(args.level_weights).identity
-        rows = rows_of(play_all(args, grid, identity), grid.labels)
+        embeddings = cache(partial(rerun.embeddings, rerun.Past(args.folder, run.config)))
+        rows = rows_of(play_all(args, grid, identity, embeddings), grid.labels)
         if args.csv:
             figures.write_csv(args.csv, csv_rows(rows))
         if args.out:
             draw(args.out, rows)
-    size = f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(grid.t)} pairs each"
+    size = f"{len(grid.labels)} images, {grid.n_candidates} candidates, {len(grid.t)} pairs each"
     print(f"{size}; p: McNemar's exact test against the full grid")
     print_rows(rows)
     return 0

@@ -226,6 +226,72 @@ def test_scenes_are_run_and_continued(monkeypatch, tmp_path, capsys):
         tables.grid_of(run)
 
 
+SCENES = [
+    "--version",
+    "tiny",
+    "--dataset",
+    "tiny_scenes",
+    "--split",
+    "60",
+    "--loss",
+    "l1",
+    "--device",
+    "cpu",
+    "--imgs_to_eval",
+    "2",
+]
+NUMBERS = "6 4 2.5 0.2 3"
+OPEN = ["--representatives", "6", "--width", "4", "--max_samples", "8"]
+
+
+def test_a_replay_of_scenes_is_the_run(run_main):
+    """Evaluations and prediction of every image, of races that the model's embeddings guide, too."""
+    import csv
+    from pathlib import Path
+
+    import eval_prob_adaptive
+    from diffusion import rerun, runlog
+    from diffusion.analysis import replay, tables
+
+    def run(*argv):
+        code, out, err = run_main(eval_prob_adaptive.main, *SCENES, *argv)
+        assert code == 0, err
+        return Path(next(line for line in out.splitlines() if line.startswith("Report:")).split()[-1])
+
+    full = run("--to_keep", "1", "--n_samples", "8")
+    settings = {"surrogate": OPEN, "tree": OPEN, "race": ["--max_samples", "8"]}
+    real = {name: run("--strategy", name, *more) for name, more in settings.items()}
+    words = ["--surrogate", NUMBERS, "--tree", NUMBERS, "--race", "0.2 2 1", "--csv", "table.csv"]
+    code, out, err = run_main(load_script("replay").main, full, *words)
+    assert code == 0 and "2 images, 60 candidates, 8 pairs each" in out, err
+    table = {row["kind"]: row for row in csv.DictReader(Path("table.csv").read_text().splitlines())}
+    read = tables.read_run(full)
+    grid, embeddings = tables.grid_of(read, own=True), rerun.embeddings(rerun.Past(full, read.config))
+    for name, folder in real.items():
+        outcomes = runlog.load_outcomes(runlog.list_records(folder))
+        assert float(table[name]["evaluations"]) == np.mean([o.evaluations for o in outcomes.values()]) < 480
+        chosen = STRATEGIES[name].from_text("0.2 2 1" if name == "race" else NUMBERS, 8, 1)
+        played = replay.play(grid, chosen.informed(grid.class_of, lambda: embeddings))
+        assert [outcomes[image.index].pred for image in read.images] == played.preds.tolist()
+        assert [outcomes[image.index].evaluations for image in read.images] == played.evaluations.tolist()
+    code, _, err = run_main(load_script("replay").main, real["race"])
+    assert code == 2 and "--to_keep 1 --n_samples N" in err
+    code, out, err = run_main(load_script("plot_candidates").main, *real.values())
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
+    assert code == 0 and all(rows[name][1] == "60" for name in real), err  # also of those that did not try all
+    assert "as the race" in out and out.count("n = 2") == 2
+
+
+def test_settings_of_an_open_race():
+    assert SurrogateRace.from_text(NUMBERS, 20, 2) == SurrogateRace(6, 4, 2.5, 0.2, 3, 20, 2)
+    assert TreeRace.from_text(f"{NUMBERS} a b.json", 20, 1).tree == "a b.json"
+    assert TreeRace.from_text(NUMBERS, 20, 1).tree is None
+    for bad in ("2 4 2.5 0.2 3", "6 0 2.5 0.2 3", "6 4 -1 0.2 3", "6 4 2.5 0.2", "6 4 2.5 7 3"):
+        for chosen in (SurrogateRace, TreeRace):
+            with pytest.raises(ValueError):
+                chosen.from_text(bad, 20, 1)
+
+
 # ---------------------------------------------------------------- told while it goes on
 
 CAPTIONS = shipped.Scenes("60").classes[:600:15]

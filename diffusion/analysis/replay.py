@@ -35,18 +35,19 @@ def columns_of(grid: Grid, wanted) -> list[int]:
 
 
 def play(grid: Grid, strategy: Strategy) -> Played:
-    """The strategy on every image's errors. Raises ValueError for one that cannot be played on this grid."""
+    """The strategy, informed of the candidates, on every image's errors. Raises ValueError where that cannot be."""
     plan = strategy.plan(grid.n_levels)
     columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []
-    for image in grid.errors[:, :, columns]:
-        empty = []  # of every question of a guided run, how many pairs
+    for number, image in enumerate(grid.errors[:, :, columns]):
+        competing, empty = grid.competing(number), []  # of every question of a guided run, how many pairs
 
         def evaluate(rows, pairs, image=image, empty=empty):
             empty.append(grid.guided * len(plan.t[pairs]))
             return image[rows][:, pairs]
 
-        outcome = strategy.eliminate(evaluate, grid.class_of, plan)
-        preds.append(grid.class_of[outcome.winner])
+        class_of = [grid.class_of[row] for row in competing]
+        outcome = strategy.among(competing).eliminate(evaluate, class_of, plan)
+        preds.append(class_of[outcome.winner])
         evaluations.append(sum(map(len, outcome.errors.values())) + sum(empty))
     return Played(np.array(preds), np.array(evaluations))

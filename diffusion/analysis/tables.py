@@ -85,7 +85,8 @@ class Run:
 @dataclass(frozen=True)
 class Grid:
     """All errors of a run that dropped nobody. errors: float32 [n,K,S], pairs ascending by t; t: int64 [S], of n_levels levels;
-    labels: [n]; guided: as of Run."""
+    class_of: label of each candidate; labels: [n]; guided: as of Run; rows: int64 [n,K], which of the candidates competed for an
+    image, None where all did."""
 
     errors: np.ndarray
     t: np.ndarray
@@ -93,6 +94,16 @@ class Grid:
     labels: np.ndarray
     n_levels: int = 1000
     guided: bool = False
+    rows: np.ndarray | None = None
+
+    @property
+    def n_candidates(self) -> int:
+        """Of every image."""
+        return self.errors.shape[1]
+
+    def competing(self, image: int) -> list[int]:
+        """Which of the candidates the errors of an image are of."""
+        return list(range(len(self.class_of))) if self.rows is None else self.rows[image].tolist()
 
     @property
     def n_trials(self) -> int:
@@ -184,29 +195,38 @@ def weighted(image: Scored, weights: LevelWeights | None) -> Scored:
     return replace(image, errors=errors, means=means_of(errors))
 
 
-def check_full(run: Run) -> None:
+def check_full(run: Run, own: bool = False) -> None:
     """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there, and for one
-    that is not finite."""
+    that is not finite. own: images may have candidates of their own, if all have as many."""
     if run.kept == "sums":
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
-    if run.config.get("partial"):
+    if run.config.get("partial") and not own:
         raise ValueError(f"{run.folder} did not try all candidates on every image, so it has no grid of all errors: give a run "
                          "with --strategy stages or race where all compete for every image, so without --shortlist")  # fmt: skip
-    if run.kept != "full":
+    if not (_tried_alike(run) if own else run.kept == "full"):
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
         )
-    if not all(np.isfinite(image.means).all() for image in run.images):
+    if not all(np.isfinite(image.means[image.counts > 0]).all() for image in run.images):
         raise ValueError(f"{run.folder} holds errors that are not finite")
 
 
-def grid_of(run: Run) -> Grid:
-    """Raises ValueError as `check_full`."""
-    check_full(run)
+def _tried_alike(run: Run) -> bool:
+    """Whether nobody who was tried was dropped, and every image tried as many."""
+    tried = [image.counts[image.counts > 0] for image in run.images]
+    return run.strategy.KEEPS_GRID and all(n.min() == n.max() for n in tried) and len({len(n) for n in tried}) == 1
+
+
+def grid_of(run: Run, own: bool = False) -> Grid:
+    """own: also of a run whose images have candidates of their own. Raises ValueError as `check_full`."""
+    check_full(run, own)
     order = np.argsort(run.images[0].t, kind="stable")
-    errors = np.stack([np.stack(image.errors)[:, order] for image in run.images])
+    rows = np.stack([np.flatnonzero(image.counts) for image in run.images])
+    pairs = zip(run.images, rows, strict=True)
+    errors = np.stack([np.stack([image.errors[row] for row in tried])[:, order] for image, tried in pairs])
     labels = np.array([image.label for image in run.images])
-    return Grid(errors, run.images[0].t[order], run.class_of, labels, run.n_levels, run.guided)
+    some = rows if run.config.get("partial") else None
+    return Grid(errors, run.images[0].t[order], run.class_of, labels, run.n_levels, run.guided, some)
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:
