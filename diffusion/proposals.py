@@ -22,7 +22,12 @@ class Proposals:
     @property
     def n_candidates(self) -> int:
         """The most that an image can have."""
-        return sum(n for _, n in Counter(self.class_of).most_common(self.size))
+        return most_candidates(self.class_of, self.size)
+
+
+def most_candidates(class_of: Sequence[int], size: int) -> int:
+    """How many candidates `size` labels have at most."""
+    return sum(n for _, n in Counter(class_of).most_common(size))
 
 
 def of_dataset(dataset, class_of: Sequence[int]) -> Proposals | None:

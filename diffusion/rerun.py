@@ -126,6 +126,8 @@ def candidates_of(past: Past, dataset) -> list:
 def n_candidates(past: Past) -> int:
     """That an image had at most, also of a run that did not try them all. Raises ValueError or OSError as `open_images`."""
     labels = past.config["candidates"]["labels"]
+    if size := past.config["identity"].get("shortlist_size"):
+        return proposals.most_candidates(labels, size)
     proposed = proposals.of_dataset(open_images(past), labels)
     return proposed.n_candidates if proposed else len(labels)
 

@@ -87,3 +87,10 @@ def test_bad_input(plot):
     for argv, told in (([race, same], "are both race with 4"), ([unnamed], "no config.json"), (["empty"], "no readable record")):
         code, _, err = plot(*argv)
         assert code == 2 and err.count("\n") == 1 and told in err, err
+
+
+def test_candidates_of_a_shortlisted_run_are_those_that_compete(plot):
+    folder = write("short", 10, [30, 40], shortlist="hash", shortlist_size=3, **RACE)
+    assert plot(folder, "--csv", "a.csv")[0] == 0
+    (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
+    assert row["candidates"] == "3"
