@@ -10,6 +10,7 @@ from conftest import load_script, staged_record
 from PIL import Image
 
 from diffusion import runlog
+from diffusion.open_race import SurrogateRace
 
 
 def write(name, k, spent, wrong=(), images="a", **identity):
@@ -90,7 +91,7 @@ def test_bad_input(plot):
 
 
 def test_candidates_of_a_shortlisted_run_are_those_that_compete(plot):
-    folder = write("short", 10, [30, 40], shortlist="hash", shortlist_size=3, **RACE)
+    folder = write("short", 10, [30, 40], shortlist="hash", shortlist_size=3, **SurrogateRace().identity())
     assert plot(folder, "--csv", "a.csv")[0] == 0
     (row,) = csv.DictReader(Path("a.csv").read_text().splitlines())
     assert row["candidates"] == "3"
