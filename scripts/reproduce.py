@@ -175,6 +175,7 @@ def missing_lines(rows, ask: Ask) -> list[str]:
 def run_missing(rows, ask: Ask) -> int:
     """One command after the other; the exit code: of the one that was interrupted, 1 where one failed, else 0."""
     waiting = {row.made: row for row in rows if row.left(ask.most) is not None}
+    print("\n".join(missing_lines(rows, ask)), flush=True)
     failed = []
     for number, row in enumerate(waiting.values(), 1):
         line = row.line(ask.most, ask.share)
