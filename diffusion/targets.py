@@ -53,9 +53,9 @@ def words(*some) -> tuple[str, ...]:
 # ---------------------------------------------------------------- rows of one command each
 
 
-def classifier(dataset: str, number=None, method="diffusion classifier", column=None, chosen=None, loss=None, version="2-0",
-               ablation=PLAIN, read=None, n=None) -> Row:  # fmt: skip
-    """Stages of the data set's recipe, unless it says otherwise. n: fewer images than the paper's tables have."""
+def classifier(dataset: str, number=None, method="diffusion classifier", chosen=None, loss=None, version="2-0", ablation=PLAIN,
+               read=None, n=None) -> Row:  # fmt: skip
+    """By stages. chosen, loss: others than the data set's recipe; read: else by `metric`; n: fewer images than the tables have."""
     recipe = datasets.DATASETS[dataset].recipe
     chosen, loss = chosen or Stages(recipe.to_keep, recipe.n_samples), loss or recipe.loss
     n_images, few = (n, words("--imgs_to_eval", n)) if n else images_of(dataset)
@@ -67,7 +67,7 @@ def classifier(dataset: str, number=None, method="diffusion classifier", column=
     plan = chosen.plan(N_LEVELS)
     return Row(
         method,
-        column or dataset,
+        dataset,
         words("eval_prob_adaptive.py", "--dataset", dataset, "--version", version, *how, *few),
         str(runlog.adaptive_folder(Path(), data, None, model, chosen, loss, ablation.name)),
         read or metric(dataset),
