@@ -55,7 +55,7 @@ def words(*some) -> tuple[str, ...]:
 
 def classifier(dataset: str, number=None, method="diffusion classifier", chosen=None, loss=None, version="2-0", ablation=PLAIN,
                read=None, n=None) -> Row:  # fmt: skip
-    """By stages. chosen, loss: others than the data set's recipe; read: else by `metric`; n: fewer images than the tables have."""
+    """By stages. chosen, loss: others than the data set's recipe; read: else by `metric`; n: fewer images than tables have."""
     recipe = datasets.DATASETS[dataset].recipe
     chosen, loss = chosen or Stages(recipe.to_keep, recipe.n_samples), loss or recipe.loss
     n_images, few = (n, words("--imgs_to_eval", n)) if n else images_of(dataset)
