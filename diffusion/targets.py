@@ -341,9 +341,9 @@ def tiny_classifier(chosen, method: str, *options) -> Row:
                about=f"no labels; the model {CAPTIONED}")  # fmt: skip
 
 
-def tiny_features(method: str, ending: str, *options) -> Row:
+def tiny_features(method: str, ending: str, n: int, *options) -> Row:
+    """n: labelled images."""
     train = ("--train_dir", DEBIANS) if DEBIANS.is_dir() else ()
-    n = published.TRAINING_IMAGES["fashion_mnist"]
     return Row(method, "fashion_mnist", words("scripts/sd_features.py", *TINY, *train, *options),
                f"fashion_mnist/features_vtiny_mid_block_t100_64_{ending}", accuracy("acc1"), 1,
                published.TEST_IMAGES["fashion_mnist"], before=n,
@@ -351,7 +351,7 @@ def tiny_features(method: str, ending: str, *options) -> Row:
 
 
 def table1_tiny() -> Target:
-    n, per_class = published.TEST_IMAGES["fashion_mnist"], 300
+    n, per_class, few = published.TEST_IMAGES["fashion_mnist"], 300, 10_000
     recipe = datasets.DATASETS["fashion_mnist"].recipe
     draw = ("--per_class", per_class, "--network", "resnet18", "--size", 32, "--batch_size", 64, "--epochs", 40)
     rows = (
@@ -360,8 +360,10 @@ def table1_tiny() -> Target:
         Row("synthetic data, ResNet-18", "fashion_mnist", words("scripts/synthetic_data.py", *TINY, *draw),
             f"fashion_mnist/drawn_vtiny_{STEPS}steps_{GUIDANCE:g}guidance_64_{per_class}each_resnet18_32", accuracy("acc1"), 1, n,
             before=10 * per_class * 2 * STEPS, about=f"{10 * per_class:,} drawn images; the model {CAPTIONED}"),
-        tiny_features("SD features, ResNet head", "resnet", "--head", "resnet", "--epochs", 10),
-        tiny_features("SD features, linear probe", "linear_flat", "--head", "linear", "--pool", "flat"),
+        tiny_features("SD features, ResNet head", f"resnet_{few}images", few, "--train_images", few, "--head", "resnet",
+                      "--epochs", 10),
+        tiny_features("SD features, linear probe", "linear_flat", published.TRAINING_IMAGES["fashion_mnist"], "--head", "linear",
+                      "--pool", "flat"),
         Row("OpenCLIP tiny", "fashion_mnist", words("scripts/eval_clip.py", "--model", "openclip", *TINY),
             "fashion_mnist/openclip_tiny", accuracy("acc1"), 1, n, about=f"no labels; the model {CAPTIONED}"),
     )  # fmt: skip
