@@ -102,10 +102,11 @@ def rows_of(results: list[Result], labels) -> list[dict]:
 
 
 def print_rows(rows: list[dict]):
-    print(f"{'':16}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
+    width = max(8, *(1 + len(r["kind"]) for r in rows))
+    print(f"{'':{width}}{'setting':24}{'evaluations':>12}{'of full':>9}  {'accuracy (95 %)':26}{'as the full grid (95 %)':28}p")
     for r in rows:
         accuracy, agreement = percent_and_interval(r["accuracy"]), percent_and_interval(r["agreement"])
-        print(f"{r['kind']:16}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
+        print(f"{r['kind']:{width}}{r['setting']:24}{r['evaluations']:12,.1f}{100 * r['share']:8.1f}%  {accuracy:26}"
               f"{agreement:28}{r['p']:.2g}")  # fmt: skip
 
 

@@ -219,7 +219,9 @@ def test_what_reads_runs_reads_these(run, run_main):
     assert code == 0 and f"over {4 * 3 * 5}" in out  # errors that both have
     code, _, err = run_main(load_script("report").main, listed, plain, CLIP, "-o", "report")
     assert code == 0, err
-    code, _, err = run_main(load_script("replay").main, listed)
+    code, out, err = run_main(load_script("replay").main, listed, "--stages", "2 1 / 1 5")
+    assert code == 0 and "4 images, 3 candidates, 5 pairs each" in out, err
+    code, _, err = run_main(load_script("calibrate").main, listed)
     assert code == 2 and "without --shortlist" in err and err.count("\n") == 1
     config = runlog.read_config(listed)
     assert config["partial"] and (config["options"]["shortlist"], config["options"]["shortlist_size"]) == ("openclip:tiny", 3)
