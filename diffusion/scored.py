@@ -26,6 +26,12 @@ class Images:
     dataset: Any
     seed: int
 
+    @cached_property
+    def selected(self) -> list[int]:
+        """Indices of the images, over all workers."""
+        selection = self.selection
+        return sharding.select(len(self.dataset), selection.subset_path, selection.imgs_to_eval, self.seed)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -80,11 +86,10 @@ class Run:
         """All of them, resolved."""
         return settings.options_of(self.images.data, self.images.selection, *self.method.settings, self.images.running)
 
-    @cached_property
+    @property
     def selected(self) -> list[int]:
-        """Indices of the images, over all workers."""
-        selection = self.images.selection
-        return sharding.select(len(self.images.dataset), selection.subset_path, selection.imgs_to_eval, self.images.seed)
+        """As of the images."""
+        return self.images.selected
 
     @cached_property
     def unreadable(self) -> list[str]:

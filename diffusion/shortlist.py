@@ -53,7 +53,7 @@ class Shortlist:
         """Index -> ranking, cut to the size, of the selected images that the run has a record of."""
         found = {}
         weights = level_weights.of_config(self.config, self.folder)
-        for keys, image in tables.each_image(self.folder, self.config, [], self.selected):
+        for keys, image in tables.each_image(self.folder, self.config, [], self.images.selected):
             class_of, _ = tables.classes(self.folder, self.config, keys)
             if set(class_of) != set(self.class_of):
                 raise ValueError(f"--shortlist {self.folder} is about {len(set(class_of))} classes, this run about "
@@ -62,11 +62,6 @@ class Shortlist:
             own = set(map(int, self.own.labels_of(image.index))) if self.own else set(labels)
             found[image.index] = Ranking(tuple(label for label in labels if label in own)[: self.size], image.evaluations)
         return found
-
-    @property
-    def selected(self) -> list[int]:
-        selection = self.images.selection
-        return sharding.select(len(self.images.dataset), selection.subset_path, selection.imgs_to_eval, self.images.seed)
 
     @property
     def todo(self) -> list[int]:
@@ -185,7 +180,7 @@ def _config_of(place: str, images: scored.Images) -> dict:
 def _check_whole(shortlist: Shortlist) -> None:
     """Raises ValueError where images of this worker have no ranking."""
     running = shortlist.images.running
-    mine: Collection[int] = sharding.shard(shortlist.selected, running.worker_idx, running.n_workers)
+    mine: Collection[int] = sharding.shard(shortlist.images.selected, running.worker_idx, running.n_workers)
     lacking = [index for index in mine if index not in shortlist.ranked]
     if lacking:
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""

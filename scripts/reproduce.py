@@ -59,10 +59,10 @@ class Ask:
     share: tuple[int, int]
     rate: float | None
 
-    def price(self, rows) -> tuple[int, int]:
-        """(commands, evaluations) that are left, each run once, however many rows are read from it."""
-        left = {row.made: n for row in rows if (n := row.left(self.most)) is not None}
-        return len(left), sum(left.values())
+    def left(self, rows) -> list[tuple[Row, int]]:
+        """What is still to be done, with its evaluations; each run once, however many rows are read from it."""
+        left = {row.made: (row, n) for row in rows if (n := row.left(self.most)) is not None}
+        return list(left.values())
 
     def told(self, evaluations: int) -> str:
         """`2,000 evaluations, 0.1 h`"""
@@ -73,9 +73,9 @@ class Ask:
 # ---------------------------------------------------------------- tables
 
 
-def rows_of(name: str, only: str | None) -> tuple[Row, ...]:
+def rows_of(name: str, target: Target, only: str | None) -> tuple[Row, ...]:
     """Raises ValueError where none is left."""
-    rows = targets.TARGETS[name]().rows
+    rows = target.rows
     chosen = tuple(row for row in rows if not only or only.lower() in f"{row.method} {row.column}".lower())
     if not chosen:
         columns = ", ".join(dict.fromkeys(row.column for row in rows))
@@ -162,31 +162,29 @@ FORMATS = {
 # ---------------------------------------------------------------- what is missing
 
 
-def missing_lines(rows, ask: Ask) -> list[str]:
-    """Every command with its price, and all of them together."""
-    n, evaluations = ask.price(rows)
-    if not n:
+def missing_lines(left: list[tuple[Row, int]], ask: Ask) -> list[str]:
+    """Every command with its price, and all of them together. left: as of Ask."""
+    if not left:
         return ["Missing: nothing"]
-    left = {reproduced.told(row.line(ask.most, ask.share)): row.left(ask.most) for row in rows if row.left(ask.most) is not None}
-    lines = [f"  {command}\n    {ask.told(price)}" for command, price in left.items()]
-    return [f"Missing: {n} {'command' if n == 1 else 'commands'}, at most {ask.told(evaluations)}", *lines]
+    commands = "1 command" if len(left) == 1 else f"{len(left)} commands"
+    lines = [f"  {reproduced.told(row.line(ask.most, ask.share))}\n    {ask.told(price)}" for row, price in left]
+    return [f"Missing: {commands}, at most {ask.told(sum(price for _, price in left))}", *lines]
 
 
-def run_missing(rows, ask: Ask) -> int:
+def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
     """One command after the other; the exit code: of the one that was interrupted, 1 where one failed, else 0."""
-    waiting = {row.made: row for row in rows if row.left(ask.most) is not None}
-    print("\n".join(missing_lines(rows, ask)), flush=True)
+    print("\n".join(missing_lines(left, ask)), flush=True)
     failed = []
-    for number, row in enumerate(waiting.values(), 1):
+    for number, (row, _) in enumerate(left, 1):
         line = row.line(ask.most, ask.share)
-        print(f"\n[{number}/{len(waiting)}] {reproduced.told(line)}", flush=True)
+        print(f"\n[{number}/{len(left)}] {reproduced.told(line)}", flush=True)
         code = subprocess.run([sys.executable, paths.ROOT / line[0], *line[1:]]).returncode
         if code in STOPPED:
-            return abs(code) if code > 0 else 128 - code
+            return code if code > 0 else 128 - code
         failed += [f"{row.method}, {row.column}"] if code else []
     print()
     if failed:
-        print(f"error: {len(failed)} of {len(waiting)} commands failed, see above: {'; '.join(failed)}", file=sys.stderr)
+        print(f"error: {len(failed)} of {len(left)} commands failed, see above: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -199,9 +197,9 @@ def list_lines(ask: Ask) -> list[str]:
     for name, make in targets.TARGETS.items():
         target = make()
         commands = {row.made for row in target.rows if row.words}
-        left, evaluations = ask.price(target.rows)
-        at_hand = f"{len(commands) - left} of {len(commands)}"
-        lines.append([name, target.title, at_hand, ask.told(evaluations) if left else "nothing"])
+        left = ask.left(target.rows)
+        at_hand = f"{len(commands) - len(left)} of {len(commands)}"
+        lines.append([name, target.title, at_hand, ask.told(sum(price for _, price in left)) if left else "nothing"])
     return [pages.plain(pages.Table("", ["target", "what", "done", "missing, at most"], lines))]
 
 
@@ -213,15 +211,16 @@ def main(argv=None) -> int:
         if args.target == LIST:
             print("\n".join(list_lines(ask)))
             return 0
-        target, rows = targets.TARGETS[args.target](), rows_of(args.target, args.only)
-    code = run_missing(rows, ask) if args.run else 0
+        target = targets.TARGETS[args.target]()
+        rows = rows_of(args.target, target, args.only)
+    code = run_missing(ask.left(rows), ask) if args.run else 0
     with cli.bad_input():
         table = FORMATS[args.format](target, table_of(target, rows))
         if args.out:
             files.write_text(args.out, table)
     print(f"Table: {args.out}" if args.out else table, end="\n" if args.out else "")
     if args.format == "text" or args.out:
-        print("\n".join(missing_lines(rows, ask) + pictures(rows)))
+        print("\n".join(missing_lines(ask.left(rows), ask) + pictures(rows)))
     return code
 
 
