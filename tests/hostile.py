@@ -559,6 +559,7 @@ def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     return of_type.get(kind) or (TEXTS | OUTPUTS)[kind]
 
 
+DRY_WITH_TORCH = ("eval_supervised",)  # whose network it builds, timm's here
 WITHOUT_TORCH = ("integer", "number", "classes", "choice", "split", "subset")  # what a dry run checks of these needs no torch
 OWN_READERS = ("print_acc", "report", "replay")  # of run folders, each of them beside the one that scripts share
 
@@ -583,9 +584,8 @@ def rows_of(command: str, action: argparse.Action):
             short = next((o for o in action.option_strings if o in GOOD[command]), option)
             argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
         why = wanted(command, option or action.dest, fault)
-        light = ("--dry_run" in argv and kind_of(command, action) in WITHOUT_TORCH) or not takes(
-            parser_of(command), action, value
-        )
+        dry = "--dry_run" in argv and command not in DRY_WITH_TORCH
+        light = (dry and kind_of(command, action) in WITHOUT_TORCH) or not takes(parser_of(command), action, value)
         yield Row(command, name, argv, told, wanted=why, light=light)
 
 
