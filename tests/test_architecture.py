@@ -295,7 +295,10 @@ def test_the_set_up_commands_are_the_first_two_bash_blocks():
     """Newcomers copy them, and .ci/run cuts the second out."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
-    assert blocks[:2] == [f"pip install uv && uv run {demo}\n", "pip install uv && uv run pytest -n auto --dist loadfile\n"]
+    assert blocks[:2] == [
+        f"pip install uv && uv run {demo}\n",
+        "pip install uv && uv run --group test pytest -n auto --dist loadfile\n",
+    ]
 
 
 def test_dependencies_are_written_once():
