@@ -143,6 +143,12 @@ def test_commands_in_texts(behind, text, told):
     assert commands.typed(text) == told
 
 
+def test_the_extra_is_named_as_pip_finds_it(behind, monkeypatch):
+    assert commands.typed("pip install '.[demo]'") == "pip install '.[demo]'"
+    monkeypatch.setattr(paths, "CLONE", False)
+    assert commands.typed("pip install '.[demo]'") == "pip install 'diffusion-classifier-suite[demo]'"
+
+
 def test_commands_in_texts_of_a_clone():
     assert commands.starter is None and commands.typed("python scripts/print_acc.py") == "python scripts/print_acc.py"
 
