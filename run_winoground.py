@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compositional reasoning: does a model match two captions of the same words to their two images (Winoground)?
+"""Compositional reasoning (Winoground): does a model match two captions of the same words to their two images?
 
   offline, on the shipped models and pairs; docs/winoground.md says what they print:
     python run_winoground.py --model sd --version tiny --dataset tiny_pairs --t_interval 20

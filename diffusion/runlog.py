@@ -12,9 +12,9 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion import files, records, settings
+from diffusion import __version__, files, records, settings
 from diffusion.metrics import PairScores, pair_correct
-from diffusion.paths import ROOT
+from diffusion.paths import CLONE, ROOT
 
 CONFIG = "config.json"
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a DiT
@@ -119,14 +119,17 @@ def describe(command: str, kind: str, identity: dict, options: dict, images_expe
         "options": options,
         "images_expected": images_expected,
         **{name: value for name, value in more.items() if value is not None},
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"diffusion-classifier-suite": __version__, "python": platform.python_version()} | versions,
         "git_commit": _git_commit(),
     }
 
 
 def _git_commit() -> str | None:
-    """The commit of this checkout, with a + when files differ from it; None outside git."""
+    """The commit of this checkout, with a + when files differ from it; None outside git, and of what is installed."""
     import subprocess
+
+    if not CLONE:  # an environment may lie in a repository of the user's own
+        return None
 
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
-from diffusion import files, flight, metrics, startup
+from diffusion import commands, files, flight, metrics, startup
 from diffusion.datasets import loader
 from diffusion.progress import progress
 from diffusion.team import lost_contact, team
@@ -270,7 +270,7 @@ def close(lines: list[str], done: dict, report: str | None, ended: Ended, unit="
             print(f"Note: these lines are about the {len(done):,} {unit}s of this command, the report about all {in_folder:,} "
                   "records of the folder")  # fmt: skip
         if report:
-            print(f"Report: python {report}")
+            print(commands.typed(f"Report: python {report}"))
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} {unit}s failed, all others were evaluated: {listed}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from diffusion import elimination, racing, schedule
 from diffusion.files import fingerprint
 from diffusion.open_race import SurrogateRace, TreeRace
+from diffusion.paths import at_hand
 from diffusion.schedule import Plan
 from diffusion.strategy_base import Outcome, Strategy, option, option_names, round_numbers
 
@@ -145,7 +146,7 @@ class CalibratedRace(Strategy):
         """Raises ValueError without a fit, and for a file that is none."""
         if not (self.fit or self.race_fit):
             raise ValueError(f"--strategy {self.NAME} needs --race_fit FILE, which scripts/fit_race.py writes")
-        fit = racing.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or racing.GapFit.read(self.race_fit)
+        fit = racing.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or racing.GapFit.read(at_hand(self.race_fit))
         object.__setattr__(self, "fit", fit)
 
     @property

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""DDIM inversion of a picture under a caption, and what comes back under the right, edited and wrong captions (figure 7).
+"""DDIM inversion of a picture under a caption: what comes back under the right, edited and wrong captions (figure 7).
 
 offline, on the shipped model and images:
   python scripts/plot_inversion.py --version tiny --dataset fashion_mnist --image 29 --caption "a photo of a dress." \\

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import classify, cli, files, models, parsing, session
+from diffusion import classify, cli, commands, files, models, parsing, session
 from diffusion.analysis import figures
 from diffusion.datasets import prompts, shipped
 from diffusion.strategy import Stages
@@ -219,7 +219,7 @@ def main(argv=None) -> int:
     print(f"Image {args.image}: {args.labels[arrays.winner]}")
     print_errors(arrays, texts)
     options = ["--image", args.image, "--labels", *args.labels, "--timestep", args.timestep, "-o", args.out]
-    print(f"Drawn by: {shlex.join(['python', 'scripts/plot_method.py', *map(str, options)])}")
+    print(commands.typed(f"Drawn by: {shlex.join(['python', 'scripts/plot_method.py', *map(str, options)])}"))
     return 0
 
 

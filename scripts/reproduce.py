@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, paths, reproduced, session, targets
+from diffusion import cli, commands, files, parsing, reproduced, session, targets
 from diffusion.analysis import figures, pages
 from diffusion.reproduced import Row, Target
 
@@ -178,7 +178,7 @@ def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
     for number, (row, _) in enumerate(left, 1):
         line = row.line(ask.most, ask.share)
         print(f"\n[{number}/{len(left)}] {reproduced.told(line)}", flush=True)
-        code = subprocess.run([sys.executable, paths.ROOT / line[0], *line[1:]]).returncode
+        code = subprocess.run([sys.executable, *commands.start_of(line)]).returncode
         if code in STOPPED:
             return code if code > 0 else 128 - code
         failed += [f"{row.method}, {row.column}"] if code else []

@@ -299,7 +299,8 @@ def test_the_set_up_commands_of_the_readme():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
     assert blocks[0] == f"pip install uv && uv run {demo}\n"
-    assert [block for block in blocks if "pytest" in block] == ["pip install uv && uv run pytest -n auto --dist loadfile\n"]
+    test = "pip install uv && uv run --group test pytest -n auto --dist loadfile\n"
+    assert [block for block in blocks if "pytest" in block] == [test]
 
 
 def test_dependencies_are_written_once():
