@@ -8,18 +8,18 @@ result.ranking, result.means, result.evaluations
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import flight, models, scores, settings
+from diffusion import batching, models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
-from diffusion.elimination import NEVER, append_errors, means_of
-from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
+from diffusion.elimination import NEVER, append_errors, drive, means_of, relay
+from diffusion.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
 from diffusion.models import devices
 from diffusion.noise import Seeded, shaped
 from diffusion.schedule import Plan
@@ -97,6 +97,30 @@ class Round(NamedTuple):
     result: Result
 
 
+@dataclass
+class _Seen:
+    """What a call's rounds have evaluated. guided: conditions before the candidates, 0 or 1."""
+
+    guided: int
+    errors: dict[int, np.ndarray] = field(default_factory=dict)
+    dropped: dict[int, int] = field(default_factory=dict)
+    rounds: int = 0
+    empty: int = 0
+
+    @property
+    def alive(self) -> list[int]:
+        return [row for row in self.errors if row not in self.dropped]
+
+    def drop_others(self, rows: Sequence[int]) -> None:
+        self.dropped |= {row: self.rounds for row in self.alive if row not in rows}
+
+    def add(self, rows: Sequence[int], new) -> None:
+        """Errors [len(rows), n]."""
+        self.errors |= {row: NEVER for row in rows if row not in self.errors}
+        append_errors(self.errors, list(rows), new)
+        self.rounds, self.empty = self.rounds + 1, self.empty + self.guided * np.shape(new)[1]
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A denoiser with its candidates, a strategy, a score and a source of noise.
@@ -136,40 +160,31 @@ class Classifier:
 
         Raises FloatingPointError when an error is not finite.
         """
-        start = time.perf_counter()
-        return self._classified(*self._given(image), index, start, self._errors)
+        return drive(self._classification(image, index), self._errors)
 
     def rounds(self, image, index: int = 0) -> Iterator[Round]:
-        """A call, told while it goes on: a Round before every further question of the strategy, and one at the end, whose result
-        is that of the call, bit by bit. Who stops listening ends it. image, index, what is raised: as of a call."""
-        start, given = time.perf_counter(), self._given(image)
-        pick, guided = self._scoring(given[0])[1], int(self.ablation.guided)
-        seen, fell, n, empty = {}, {}, 0, 0
-        flown = flight.Flight(index, lambda: partial(self._classified, *given, index, start))
-        try:
-            while flown.asks():
-                cells = flown.question
-                rows = cells.rows[guided:]
-                if self.strategy.TRIES_ALL:  # else who is not asked for need not be out, as others are catching up
-                    fell |= {row: n for row in seen if row not in rows and row not in fell}
-                if n:
-                    alive = [row for row in seen if row not in fell]
-                    yield Round(alive, self._leading(seen, fell, empty, time.perf_counter() - start))
-                flown.pieces = self._errors(cells)
-                new = pick(flown.pieces[guided:], cells.t)
-                seen |= {row: NEVER for row in rows if row not in seen}
-                append_errors(seen, lambda *_, new=new: new, rows, slice(None))
-                flown.answer()
-                n, empty = n + 1, empty + guided * len(cells.t)
-            result = flown.end()
-        finally:
-            flown.land()
-        alive = [result.winner] if result.fell is None else [row for row in seen if row not in result.fell]
+        """A call, round by round: a Round before every further request of the strategy, and one at the end, whose result is that
+        of the call, bit by bit. Not iterating to the end stops it. image, index, what is raised: as in a call."""
+        start, seen = time.perf_counter(), _Seen(int(self.ablation.guided))
+
+        def ask(cells):
+            rows = cells.rows[seen.guided :]
+            if self.strategy.TRIES_ALL:  # else those that are not requested need not be dropped, as others are catching up
+                seen.drop_others(rows)
+            if seen.rounds:
+                yield Round(seen.alive, self._leading(seen, time.perf_counter() - start))
+            errors = self._errors(cells)
+            seen.add(rows, self._scoring(cells.x0)[1](errors[seen.guided :], cells.t))
+            return errors
+
+        result = yield from relay(self._classification(image, index), ask)
+        alive = [result.winner] if result.fell is None else [row for row in seen.errors if row not in result.fell]
         yield Round(alive, result)
 
-    def _leading(self, errors: dict[int, np.ndarray], fell: dict[int, int], empty: int, seconds: float) -> Result:
-        """What these errors say, whatever was to come."""
-        result = Result(self.class_of, 0, dict(errors), self.plan.t, dict(fell), None, seconds, self.level_weights, empty)
+    def _leading(self, seen: "_Seen", seconds: float) -> Result:
+        """The result by these errors, whatever is to come."""
+        errors, dropped = dict(seen.errors), dict(seen.dropped)
+        result = Result(self.class_of, 0, errors, self.plan.t, dropped, None, seconds, self.level_weights, seen.empty)
         return replace(result, winner=next(iter(result.best_rows.values())))
 
     def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:
@@ -179,52 +194,48 @@ class Classifier:
         One at a time is `__call__`, bit by bit. Of several the errors are the same up to rounding (1e-5 of each was tested), as a
         call's other inputs move their last bits; seconds are then from an image's start to its end, beside the others.
         """
-        from diffusion import kernel
-
         if min(n, most) <= 1:
             yield from ((index, partial(self, image, index), label) for index, image, label in images)
             return
-
-        def begin(image, index):
-            start = time.perf_counter()
-            given = self._given(image)
-            return lambda ask: self._classified(*given, index, start, lambda cells: kernel.checked(cells.table(ask(cells))))
-
-        begins = (((index, label), partial(begin, image, index)) for index, image, label in images)
-        for (index, label), call in flight.together(begins, min(n, most), lambda: self.batch.size, self._cell_errors):
+        begun = (((index, label), self._classification(image, index)) for index, image, label in images)
+        for (index, label), call in batching.together(begun, min(n, most), lambda: self.batch.size, self._cell_errors):
             yield index, call, label
 
-    def _classified(self, x0, t, index: int, start: float, errors_of: Callable) -> Result:
-        """The result of an image begun at `start`. errors_of(kernel.Cells) -> all its errors [R,S,...]."""
+    def _classification(self, image, index: int) -> Generator:
+        """One image: yields batching.Cells, is sent their errors [R,S,...], returns the Result."""
+        start, guided = time.perf_counter(), int(self.ablation.guided)
+        x0, t = self._given(image)
         pick = self._scoring(x0)[1]
         competing = list(self.rows_of(index)) if self.rows_of else list(range(len(self.class_of)))
-        kept, empty = [], []
+        kept = []  # all that the kernel returned
 
-        def evaluate(rows, pairs):
-            cells = self._cells(x0, t, index, [competing[row] for row in rows], pairs)
-            values = errors_of(cells)[int(self.ablation.guided) :]
-            kept.append(values)
-            empty.append(self.ablation.guided * len(t[pairs]))
-            return pick(values, t[pairs])
+        def ask(request):
+            rows, pairs = request
+            kept.append((yield self._cells(x0, t, index, [competing[row] for row in rows], pairs))[guided:])
+            return pick(kept[-1], t[pairs])
 
-        class_of, strategy = [self.class_of[row] for row in competing], self.strategy.among(competing)
-        errors, winner, fell = eliminate(self.level_weights, strategy, evaluate, class_of, self.plan)
+        errors, winner, fell = yield from relay(self._elimination(competing), ask)
         errors = {competing[row]: own for row, own in errors.items() if len(own)}
         fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
-        seconds = time.perf_counter() - start
-        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights, sum(empty))
+        empty, seconds = guided * sum(values.shape[1] for values in kept), time.perf_counter() - start
+        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights, empty)
 
-    def _cells(self, x0, t, index: int, rows, pairs: slice):
-        """All candidates `rows`, and the empty condition first, on all these pairs of an image, as kernel.Cells."""
-        from diffusion import kernel
+    def _elimination(self, competing: list[int]) -> Generator:
+        """The strategy's elimination among these rows of the candidates."""
+        strategy, class_of = self.strategy.among(competing), [self.class_of[row] for row in competing]
+        elimination = strategy.eliminate(class_of, self.plan)
+        return by_weighted_errors(elimination, self.level_weights, self.plan.t) if self.level_weights else elimination
+
+    def _cells(self, x0, t, index: int, rows, pairs: slice) -> batching.Cells:
+        """All candidates `rows`, with guidance the empty condition first, on all these pairs of an image."""
 
         def noise(part):
             some = range(len(t))[pairs][part]
             return self.noise(index, self.plan, x0.shape, slice(some.start, some.stop))
 
         rows = self._rows(rows)
-        return kernel.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
+        return batching.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
 
     def _rows(self, candidates) -> list[int]:
         """Of the conditions that the kernel is given."""
@@ -240,14 +251,13 @@ class Classifier:
         score, noise, conditions = self._scoring(cells.x0)[0], cells.noise(slice(None)), self.conditions[cells.rows]
         return kernel.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self.ablation.guidance)
 
-    def _cell_errors(self, asked):
-        """Of several images: one piece for each part of their cells."""
-        from diffusion import kernel
+    def _cell_errors(self, requested):
+        """Errors of cells of several images, one piece for each."""
 
         def score_of(x0):
             return self._scoring(x0)[0]
 
-        return kernel.cell_errors(self.denoiser, asked, self.conditions, score_of, self.batch, self.ablation.guidance)
+        return batching.cell_errors(self.denoiser, requested, self.conditions, score_of, self.batch, self.ablation.guidance)
 
     def error_maps(self, image, rows, index: int = 0):
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""

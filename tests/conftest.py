@@ -33,14 +33,15 @@ def load_script(name):
 
 
 def table(rows):
-    """A callback that reads a table [candidates, pairs] and notes what it was asked for."""
-    errors, asked = np.array(rows, np.float32), []
+    """Answers requests for errors from a table [candidates, pairs], and the requests that it was sent."""
+    errors, requests = np.array(rows, np.float32), []
 
-    def evaluate(alive, pairs):
-        asked.append((list(alive), pairs))
+    def answer(request):
+        alive, pairs = request
+        requests.append((list(alive), pairs))
         return errors[alive][:, pairs]
 
-    return evaluate, asked
+    return answer, requests
 
 
 def staged_record(keys, rows, t, pred, label):

@@ -13,7 +13,7 @@ from scipy import stats
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
+from diffusion import batching, classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
 from diffusion.analysis import replay, summary, tables
 from diffusion.datasets import load_prompts, open_dataset, transforms
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm, in_space
@@ -130,7 +130,7 @@ def test_guidance_where_blocks_do_not_fit():
 
 
 def asked_of(images, rows, t, epsilons):
-    return [kernel.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
+    return [batching.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -144,7 +144,7 @@ def test_cells_of_several_images_are_guided_too(shipped, problem, size):
     asked, pieces = asked_of(images, rows, t, epsilons), [[], []]
     for start, stop in ((0, 2), (2, 11), (11, 15)):
         parts = [cells.part(start, stop) for cells in asked]
-        found = kernel.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
+        found = batching.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
         for piece, values in zip(pieces, found, strict=True):
             piece.append(values)
     for cells, piece, right in zip(asked, pieces, expected, strict=True):
@@ -159,7 +159,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 
     def errors(network):
         asked = asked_of(images, [0, 1, 3, 5], t, epsilons)
-        return kernel.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
+        return batching.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
 
     for found, right in zip(errors(small), errors(whole), strict=True):
         torch.testing.assert_close(found, right)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 import urllib.request
 from html import unescape
@@ -103,15 +102,6 @@ def test_stages_have_a_round_each():
     first, second = classifier_of(Stages((2, 1), (2, 6))).rounds(noise_picture())
     means = {row: errors.mean(dtype=float) for row, errors in first.result.errors.items()}
     assert first.alive == sorted(sorted(means, key=means.get)[:2]) and second.alive == [second.result.winner]
-
-
-def test_who_stops_listening_ends_the_race():
-    before = threading.active_count()
-    rounds = classifier_of(Stages((2, 1), (2, 6))).rounds(noise_picture())
-    next(rounds)
-    assert threading.active_count() == before + 1
-    rounds.close()
-    assert threading.active_count() == before
 
 
 def test_errors_that_are_not_finite_end_it_as_they_end_a_call(racing, monkeypatch):
