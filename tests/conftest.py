@@ -1,5 +1,6 @@
 """Shared fixtures: the golden data set root, a tiny real Stable Diffusion pipeline, and a way to run a command's main()."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -42,6 +43,11 @@ def table(rows):
         return errors[alive][:, pairs]
 
     return answer, requests
+
+
+def with_method(classifier, **changes):
+    """A classify.Classifier with another strategy, loss, level weights or ablation."""
+    return dataclasses.replace(classifier, method=dataclasses.replace(classifier.method, **changes))
 
 
 def staged_record(keys, rows, t, pred, label):

@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, said
+from conftest import TINY_SD20, said, with_method
 
 import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import batching, classify, kernel, schedule, scores
 from diffusion.datasets import load_prompts, open_dataset
+from diffusion.method import Method
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm
 from diffusion.noise import Seeded
 from diffusion.strategy import Outcome, Race, Stages, Strategy
@@ -36,8 +37,7 @@ def classifiers(clothes):
 
     def get(model, strategy, **changes):
         classifier = {"sd": sd, "dit": dit}[model]
-        plan = strategy.plan(len(classifier.denoiser.levels))
-        return dataclasses.replace(classifier, strategy=strategy, plan=plan, batch=kernel.Batch(32), **changes)
+        return dataclasses.replace(with_method(classifier, strategy=strategy), batch=kernel.Batch(32), **changes)
 
     return get
 
@@ -216,8 +216,8 @@ class Device:
         self.calls, self.encoded, self.begun, self.clock = [], 0, [], 0.0
         denoiser = Denoiser(self.encode, None, self.predict, ddpm(torch.linspace(0.99, 0.01, 1000)))
         conditions = Conditions(torch.arange(10.0)[:, None])
-        plan, labels, batch = strategy.plan(1000), list(range(10)), kernel.Batch(size)
-        self.classifier = classify.Classifier(denoiser, conditions, labels, strategy, plan, "l2", Seeded(0), batch)
+        labels, batch = list(range(10)), kernel.Batch(size)
+        self.classifier = classify.Classifier(denoiser, conditions, labels, Method(strategy), Seeded(0), batch)
 
     def encode(self, image):
         self.encoded += 1

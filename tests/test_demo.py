@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import BROWSER, Browser
-from conftest import TINY_SD20, Forked, load_script, said
+from conftest import TINY_SD20, Forked, load_script, said, with_method
 from layouts import save_picture
 from PIL import Image
 
@@ -362,7 +362,7 @@ def test_a_run_shows_the_race_and_then_what_it_found(page, offers, racing):
     started, *rounds, drawing, last = page.run(picture, "\n".join(LABELS), offers[0].name, 3, True)
     assert "Getting ready" in started[0]
     strategy = Race(0.2, 3, 2, 12)
-    *standings, ended = live.replace(racing, strategy=strategy).rounds(picture.image, 0xA1)
+    *standings, ended = with_method(racing, strategy=strategy).rounds(picture.image, 0xA1)
     counts = [int(re.search(r"Round \d+: (\d) of 4 labels left", text_of(status))[1]) for status, _, _ in rounds]
     assert counts == [len(one.alive) for one in (*standings, ended)]
     best = predictions.predict(ended.result, dict(enumerate(LABELS))).candidates
