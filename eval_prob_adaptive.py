@@ -44,6 +44,7 @@ from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
 from diffusion.level_weights import LevelWeights, belonging
+from diffusion.method import Method
 
 
 def parse_args(argv=None):
@@ -84,6 +85,10 @@ class Run:
     noise: Any  # a source of noise
     proposals: proposals.Proposals | None  # None: all candidates compete for every image
     shortlist: shortlist.Shortlist | None  # that the proposals are of
+
+    @property
+    def method(self) -> Method:
+        return Method(self.strategy, self.loss, self.level_weights, self.ablation)
 
     @cached_property
     def plan(self):
@@ -243,9 +248,8 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
-    classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
-                                     run.noise, network.batch, level_weights=run.level_weights,
-                                     ablation=run.ablation, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
+    classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.method, run.noise,
+                                     network.batch, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
     return classifier, network.in_flight
 
 

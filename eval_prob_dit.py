@@ -42,6 +42,7 @@ from diffusion import (
 from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.level_weights import LevelWeights, belonging
+from diffusion.method import Method
 from diffusion.models import own
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
@@ -93,6 +94,10 @@ class Run:
     source: Any  # of the weights
     label_of: dict[int, int]  # class id -> label, of the candidates
     noise: Any  # a source of noise
+
+    @property
+    def method(self) -> Method:
+        return Method(self.strategy, self.loss, self.level_weights, self.ablation)
 
     @cached_property
     def plan(self):
@@ -400,9 +405,8 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         network = start(run)
-        classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy,
-                                         run.plan, run.loss, run.noise, network.batch,
-                                         level_weights=run.level_weights, ablation=run.ablation)  # fmt: skip
+        labels = list(run.label_of.values())
+        classifier = classify.Classifier(network.denoiser, network.conditions, labels, run.method, run.noise, network.batch)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
 
     def work(index, result, label):

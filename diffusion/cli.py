@@ -7,7 +7,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion import files, flight, models, paths, settings, sharding, tracking
+from diffusion import batching, files, models, paths, settings, sharding, tracking
 from diffusion.datasets import DATASETS, recipe_for, transforms
 from diffusion.level_weights import LevelWeights
 from diffusion.models import devices, own, single_file
@@ -267,7 +267,7 @@ def running_of(options: dict) -> settings.Running:
     tracking.check(options.get("tracker"))
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
-    in_flight = flight.width(options.get("images_in_flight"), device, batch_size)
+    in_flight = batching.width(options.get("images_in_flight"), device, batch_size)
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, images_in_flight=in_flight, **share)
 

@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import files
+from diffusion.elimination import NEVER, append_errors, relay
 from diffusion.settings import ABLATIONS
 
 DEGREE = 3  # of the polynomial
@@ -121,17 +122,17 @@ def weighted(weights: LevelWeights | None, errors, t) -> Any:
     return errors if weights is None else np.asarray(errors, np.float32) * weights.table[t]
 
 
-def eliminate(weights: LevelWeights | None, strategy, evaluate: Callable, class_of: list[int], plan):
-    """`strategy.eliminate` by weighted errors; its Outcome holds those of evaluate, unweighted."""
-    if weights is None:
-        return strategy.eliminate(evaluate, class_of, plan)
-    seen = {row: [np.empty(0, np.float32)] for row in range(len(class_of))}
+def by_weighted_errors(elimination: Generator, weights: LevelWeights, t) -> Generator:
+    """An elimination that compares weighted errors; the Outcome holds the errors that it was sent, unweighted. t: int64 [S],
+    levels of all pairs in order of evaluation."""
+    unweighted: dict[int, np.ndarray] = {}
 
-    def evaluate_weighted(rows, pairs):
-        errors = np.asarray(evaluate(rows, pairs), np.float32)
-        for row, own in zip(rows, errors, strict=True):
-            seen[row].append(own)
-        return weighted(weights, errors, plan.t[pairs])
+    def ask(request):
+        rows, pairs = request
+        errors = np.asarray((yield request), np.float32)
+        unweighted.update((row, NEVER) for row in rows if row not in unweighted)
+        append_errors(unweighted, rows, errors)
+        return weighted(weights, errors, t[pairs])
 
-    outcome = strategy.eliminate(evaluate_weighted, class_of, plan)
-    return outcome._replace(errors={row: np.concatenate(seen[row]) for row in outcome.errors})
+    outcome = yield from relay(elimination, ask)
+    return outcome._replace(errors={row: unweighted.get(row, NEVER) for row in outcome.errors})

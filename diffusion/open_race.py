@@ -1,7 +1,7 @@
 """Races for many candidates: a few are tried, and others enter as long as something speaks for them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,12 +57,12 @@ class OpenRace(Strategy):
     def among(self, rows: Sequence[int]) -> "OpenRace":
         return dataclasses.replace(self, guide=self.guide.among(rows))
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
         ends = schedule.growing_rounds(len(plan.t), self.min_samples, 1)
         rule = racing.LevelRule(plan.t, ends, self.alpha)
         enter = guides.Entrance(self.guide, self.width, self.caution)
         first = guides.representatives(self.guide.distances, self.representatives)
-        return Outcome(*racing.run_open_race(evaluate, class_of, ends, rule, first, enter))
+        return Outcome(*(yield from racing.run_open_race(class_of, ends, rule, first, enter)))
 
     def identity(self) -> dict:
         return {"strategy": self.NAME} | {name: getattr(self, name) for name in option_names(self)}

@@ -1,7 +1,7 @@
 """The race, on tables of numbers: candidates are dropped when their error is clearly above the best one's, by two rules."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -11,17 +11,16 @@ from diffusion.elimination import NEVER, append_errors, survivors
 from diffusion.settings import ABLATIONS
 
 
-def run_race(
-    evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable
-) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
-    """Candidates are dropped, round by round, until one class remains or no pair is left.
+def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Callable) -> Generator:
+    """A race, as a generator of requests (`elimination`): candidates are dropped, round by round, until one class remains or no
+    pair is left.
 
     All candidates see the same (timestep, noise) pairs, so their errors are strongly correlated and only paired differences count
-    (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). evaluate(rows, pairs) is that of
-    `elimination.run_stages`; class_of: label of each row; ends: how many pairs have been seen after each round; clearly_worse: of
-    float64 [A,n], the errors of A rows on the first n pairs, says which go, bool [A], never all. A row may fall to a better one
-    of its own class, as it can no longer decide anything. Returns every candidate's errors in order of evaluation, the winning
-    row (lowest mean, the lower row at a tie), and the round in which each was dropped.
+    (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). class_of: label of each row;
+    ends: how many pairs have been seen after each round; clearly_worse: from float64 [A,n], the errors of A rows on the first n
+    pairs, to those that are dropped, bool [A], never all. A row may be dropped for a better one of its own class, as it can no
+    longer decide anything. Returns every candidate's errors {row: float32 [n]} in order of evaluation, the winning row (lowest
+    mean, the lower row at a tie), and {row: the round in which it was dropped}.
     Raises FloatingPointError when an error is not finite.
     """
     alive = list(range(len(class_of)))
@@ -31,7 +30,7 @@ def run_race(
     for number, end in enumerate(ends, 1):
         if seen and len({class_of[row] for row in alive}) == 1:  # else one class alone would have no error
             break
-        append_errors(errors, evaluate, alive, slice(seen, end))
+        append_errors(errors, alive, (yield alive, slice(seen, end)))
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse = clearly_worse(values) if len(alive) > 1 else [False]
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
@@ -40,8 +39,8 @@ def run_race(
 
 
 def run_open_race(
-    evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
-) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+    class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
+) -> Generator:
     """A race that begins with the rows `first`, and which others enter as it goes on.
 
     enter(errors, best) is told the errors of all rows that were tried, {row: float64 [n]}, and which of those still in the race
@@ -52,7 +51,7 @@ def run_open_race(
     for number, end in enumerate(ends, 1):
         if closed and len({class_of[row] for row in alive}) == 1:
             break
-        _catch_up(errors, evaluate, alive, end)
+        yield from _catch_up(errors, alive, end)
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse = clearly_worse(values) if len(alive) > 1 else [False]
         best = alive[int(values.mean(1).argmin())]
@@ -60,7 +59,7 @@ def run_open_race(
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
         alive, closed = sorted([row for row in alive if row not in fell] + new), not new
     while not closed:  # all pairs were seen
-        _catch_up(errors, evaluate, alive, ends[-1])
+        yield from _catch_up(errors, alive, ends[-1])
         best = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
         new = enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
         alive, closed = sorted(alive + new), not new
@@ -68,11 +67,12 @@ def run_open_race(
     return dict(sorted(errors.items())), winner, fell
 
 
-def _catch_up(errors: dict[int, np.ndarray], evaluate, rows: list[int], end: int) -> None:
-    """Evaluates every row up to so many pairs, those together that have seen as many."""
+def _catch_up(errors: dict[int, np.ndarray], rows: list[int], end: int) -> Generator:
+    """Requests every row's errors up to so many pairs, those together that have seen as many."""
     seen = {row: len(errors.setdefault(row, NEVER)) for row in rows}
     for n in sorted(set(seen.values()) - {end}):
-        append_errors(errors, evaluate, [row for row in rows if seen[row] == n], slice(n, end))
+        behind = [row for row in rows if seen[row] == n]
+        append_errors(errors, behind, (yield behind, slice(n, end)))
 
 
 # ---------------------------------------------------------------- means over the whole grid, from a beginning of the order

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
-from diffusion import commands, files, flight, metrics, startup
+from diffusion import batching, commands, files, metrics, startup
 from diffusion.datasets import loader
 from diffusion.progress import progress
 from diffusion.team import lost_contact, team
@@ -45,11 +45,11 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
     denoiser = load(running.device, dtype, running.compile)
     conditions, found, asked = denoiser.embed(candidates), None, running.images_in_flight
     if running.batch_size == "auto":
-        useful *= flight.width(asked, running.device, hardware.MOST) or 1
+        useful *= batching.width(asked, running.device, hardware.MOST) or 1
         found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
         print(f"Batch size: {found}", flush=True)
     batch = kernel.Batch(found or running.batch_size)
-    in_flight = flight.width(asked, running.device, batch.size) or 1
+    in_flight = batching.width(asked, running.device, batch.size) or 1
     if asked == "auto":
         print(f"Images in flight: {in_flight}", flush=True)
     if running.compile:

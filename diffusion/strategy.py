@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,8 +37,8 @@ class Stages(Strategy):
     def price(self, plan: Plan, n_candidates: int) -> int:
         return schedule.count_evaluations(plan, n_candidates, self.to_keep)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, self.to_keep))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, self.to_keep)))
 
     def folder(self) -> str:
         keep, samples = ("_".join(map(str, numbers)) for numbers in (self.to_keep, self.n_samples))
@@ -98,9 +98,9 @@ class Race(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
         ends = schedule.growing_rounds(len(plan.t), self.min_samples, self.round_size)
-        return Outcome(*racing.run_race(evaluate, class_of, ends, racing.LevelRule(plan.t, ends, self.alpha)))
+        return Outcome(*(yield from racing.run_race(class_of, ends, racing.LevelRule(plan.t, ends, self.alpha))))
 
     def identity(self) -> dict:
         return super().identity() | {"edition": self.EDITION}
@@ -163,8 +163,8 @@ class CalibratedRace(Strategy):
     def check_run(self, identity: dict, n_candidates: int) -> None:
         self.fit.check(identity, n_candidates)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*racing.run_race(evaluate, class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits)))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from racing.run_race(class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits))))
 
     def folder(self) -> str:
         return f"{self.n_trials}trials_race_calibrated_{fingerprint(json.dumps(dataclasses.asdict(self.fit)))[:8]}"
@@ -197,8 +197,8 @@ class Grid(Strategy):
         """Raises ValueError for an interval that does not divide n_levels."""
         return schedule.interval_plan(self.t_interval, self.n_trials, n_levels)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, (1,)))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, (1,))))
 
     def folder(self) -> str:
         return f"t{self.t_interval}_{self.n_trials}trials"

@@ -6,12 +6,13 @@ eliminate and folder, and an entry in strategy.STRATEGIES; what else it may say 
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from diffusion.elimination import Request
 from diffusion.schedule import Plan
 
 
@@ -53,8 +54,9 @@ class Strategy(ABC):
         """All pairs in order of evaluation."""
 
     @abstractmethod
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        """One image. evaluate(rows, slice of pairs) -> errors [len(rows), len of the slice]; class_of: label of each row."""
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator[Request, Any, Outcome]:
+        """One image's elimination, a generator: `errors = yield rows, pairs` gets the errors [len(rows), n] of these rows on a
+        slice of n pairs of the plan; the Outcome is returned. class_of: label of each row."""
 
     @abstractmethod
     def folder(self) -> str:

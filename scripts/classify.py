@@ -49,6 +49,7 @@ from diffusion import (
 from diffusion.analysis import calibration, figures
 from diffusion.datasets import folders, prompts, transforms, unlabelled
 from diffusion.datasets.pictures import Member
+from diffusion.method import Method
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
@@ -281,8 +282,8 @@ def start(run: Run) -> classify.Classifier:
         candidates = {"labels": run.class_of, "names": names}
         known = network.about | {"candidates": candidates, "partial": not run.strategy.TRIES_ALL or None}
         runlog.write_config(run.folder, runlog.describe(*what, **known))
-    return classify.Classifier(network.denoiser, network.conditions, run.class_of, run.strategy, run.plan, run.loss,
-                               noise.Seeded(run.bank.seed), network.batch)  # fmt: skip
+    method, bank = Method(run.strategy, run.loss), noise.Seeded(run.bank.seed)
+    return classify.Classifier(network.denoiser, network.conditions, run.class_of, method, bank, network.batch)
 
 
 def draw_map(run: Run, classifier: classify.Classifier) -> str:

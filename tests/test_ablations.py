@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script
+from conftest import TINY_SD20, load_script, with_method
 from scipy import stats
 
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
+from diffusion import batching, classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
 from diffusion.analysis import replay, summary, tables
 from diffusion.datasets import load_prompts, open_dataset, transforms
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm, in_space
@@ -130,7 +130,7 @@ def test_guidance_where_blocks_do_not_fit():
 
 
 def asked_of(images, rows, t, epsilons):
-    return [kernel.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
+    return [batching.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -144,7 +144,7 @@ def test_cells_of_several_images_are_guided_too(shipped, problem, size):
     asked, pieces = asked_of(images, rows, t, epsilons), [[], []]
     for start, stop in ((0, 2), (2, 11), (11, 15)):
         parts = [cells.part(start, stop) for cells in asked]
-        found = kernel.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
+        found = batching.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
         for piece, values in zip(pieces, found, strict=True):
             piece.append(values)
     for cells, piece, right in zip(asked, pieces, expected, strict=True):
@@ -159,7 +159,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 
     def errors(network):
         asked = asked_of(images, [0, 1, 3, 5], t, epsilons)
-        return kernel.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
+        return batching.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
 
     for found, right in zip(errors(small), errors(whole), strict=True):
         torch.testing.assert_close(found, right)
@@ -168,7 +168,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 @pytest.mark.parametrize("kind", ["race", "stages"])
 def test_images_in_flight_and_their_cost(shipped, clothes, kind):
     chosen = {"race": strategy.Race(max_samples=12), "stages": strategy.Stages((3, 1), (2, 8))}[kind]
-    classifier = dataclasses.replace(shipped, strategy=chosen, plan=chosen.plan(1000))
+    classifier = with_method(shipped, strategy=chosen)
     images = [(i, clothes.picture(i * 29), 0) for i in range(6)]
     together = {index: call() for index, call, _ in classifier.several(images, 4)}
     for index, picture, _ in images:
@@ -201,12 +201,11 @@ def test_a_dits_variance_is_not_guided(clothes):
 
 @pytest.mark.parametrize("crop", [1, 3])
 def test_cropped_errors_are_means_of_the_inner_errors(shipped, clothes, crop):
-    plain = dataclasses.replace(shipped, ablation=settings.NO_ABLATION, strategy=strategy.Stages((1,), (4,)), loss="l2")
-    plain = dataclasses.replace(plain, plan=plain.strategy.plan(1000))
+    plain = with_method(shipped, ablation=settings.NO_ABLATION, strategy=strategy.Stages((1,), (4,)), loss="l2")
     x0, t = plain._given(clothes.picture(29))
     args = plain.denoiser, x0, plain.conditions[[2, 4]], t, noise.Seeded(0)(5, plain.plan, x0.shape)
     maps = kernel.errors(*args, scores.error_map, kernel.Batch(32))
-    result = dataclasses.replace(plain, ablation=settings.Ablation(crop_errors=crop))(clothes.picture(29), 5)
+    result = with_method(plain, ablation=settings.Ablation(crop_errors=crop))(clothes.picture(29), 5)
     inside = maps[..., crop : 8 - crop, crop : 8 - crop].mean((-1, -2))
     for row, expected in zip((2, 4), inside, strict=True):
         np.testing.assert_allclose(result.errors[row], expected, rtol=1e-5)

@@ -16,7 +16,8 @@ from diffusion import classify, level_weights, predictions, rerun, runlog
 from diffusion.analysis import calibration, level_fit, summary, tables
 from diffusion.analysis.calibration import Fit
 from diffusion.datasets import load_prompts, open_dataset
-from diffusion.level_weights import LevelWeights
+from diffusion.elimination import drive
+from diffusion.level_weights import LevelWeights, by_weighted_errors
 from diffusion.strategy import Race, Stages
 
 STEEP = (4.0, -1.5, 2.0)  # which changes predictions of a network with random weights
@@ -140,10 +141,11 @@ def played(strategy, errors, weights):
     plan = strategy.plan(1000)
     table = dict(zip(sorted(plan.t.tolist()), errors.T, strict=True))  # level -> [K]
 
-    def evaluate(rows, pairs):
+    def answer(request):
+        rows, pairs = request
         return torch.tensor(np.array([[table[t][row] for t in plan.t[pairs].tolist()] for row in rows], np.float32))
 
-    return plan, table, level_weights.eliminate(weights, strategy, evaluate, [0, 1, 1, 2, 3], plan)
+    return plan, table, drive(by_weighted_errors(strategy.eliminate([0, 1, 1, 2, 3], plan), weights, plan.t), answer)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.NAME)
