@@ -316,7 +316,8 @@ def text_to_image(
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
-    about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
+    shown = {"img_size": img_size, "interpolation": interpolation, "error_space": space}
+    about = settings.TextToImage(**shown, levels=levels, text_encoders=text_encoders).identity()
     ablation = settings.Ablation(guidance, crop_errors, noise)
     how = (strategy, loss, seed, device, dtype, batch_size, level_weights, ablation, models.EMPTY_PROMPT, error_space)
     return _classifier(source, about, list(prompts), labels, transform, *how)
