@@ -332,7 +332,8 @@ def text_to_image(
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
-    about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
+    shown = {"img_size": img_size, "interpolation": interpolation, "error_space": space}
+    about = settings.TextToImage(**shown, levels=levels, text_encoders=text_encoders).identity()
     labels = list(range(len(prompts)) if labels is None else labels)
     method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, list(prompts), labels, models.EMPTY_PROMPT, method, transform, seed, device,

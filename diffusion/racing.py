@@ -1,14 +1,13 @@
 """The race, on tables of numbers: candidates are dropped when their error is clearly above the best one's, by two rules."""
 
-import json
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from diffusion import files
 from diffusion.elimination import NEVER, append_errors, survivors
-from diffusion.settings import ABLATIONS
+from diffusion.fits import Fitted
 
 
 def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Callable) -> Generator:
@@ -207,12 +206,12 @@ class GapRule:
 
 
 @dataclass(frozen=True)
-class GapFit:
+class GapFit(Fitted):
     """What scripts/fit_race.py writes.
 
     max_samples, n_trials: timesteps of the grid and noises of each; ends, units, variances: of every round, as of `GapRule`;
     n_candidates: of the run; target: share of its races that the winner of the whole grid was to survive; n_images: how many it
-    had; about: of the run's identity what the limits depend on.
+    had; about: of `Fitted`.
     """
 
     max_samples: int
@@ -225,10 +224,12 @@ class GapFit:
     n_images: int
     about: dict
 
-    ABOUT = ("weights", "loss", "img_size", "error_space", "levels", "level_weights", *ABLATIONS)
+    FLAG: ClassVar = "--race_fit"
+    SCRIPT: ClassVar = "scripts/fit_race.py"
 
     def __post_init__(self):
-        """Raises ValueError for a field that no fit can have; lists become tuples."""
+        """Raises ValueError or TypeError for a field that no fit can have; lists become tuples."""
+        self.check_content()
         for name in ("ends", "units", "variances"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         whole = (self.max_samples, self.n_trials, self.n_candidates, self.n_images, *self.ends)
@@ -246,28 +247,9 @@ class GapFit:
         """Of `GapRule`."""
         return dict(zip(self.ends, zip(self.units, self.variances, strict=True), strict=True))
 
-    @classmethod
-    def read(cls, path) -> "GapFit":
-        """Raises ValueError, one line, for a file that is no fit."""
-        try:
-            found = files.read_json(path, {"ends": list, "units": list, "variances": list, "about": dict})
-            if set(found) != {field.name for field in fields(cls)}:
-                raise ValueError(f"it does not hold {', '.join(field.name for field in fields(cls))}")
-            return cls(**found)
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no fit of scripts/fit_race.py: {files.one_line(error)}") from None
-
-    def write(self, path) -> None:
-        """JSON, whole or absent. Raises OSError where it cannot be written."""
-        files.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
-
-    def check(self, identity: dict, n_candidates: int) -> None:
-        """Raises ValueError for a run of another identity than it was fitted on, or with far more or far fewer candidates."""
-        for name in {**self.about, **dict.fromkeys(self.ABOUT)}:
-            there, now = self.about.get(name), identity.get(name)
-            if there != now:
-                raise ValueError(f"--race_fit is of {name} {there}, this run has {now}: fit it on a run of this "
-                                 "model (scripts/fit_race.py)")  # fmt: skip
+    def check(self, identity: Mapping, n_candidates: int, path: str | None = None) -> None:
+        """Raises ValueError as `check_settings`, and for a run with far more or far fewer candidates. path: of its file."""
+        self.check_settings(identity, path, more=self.about)  # a later version's fit may say more
         if not self.n_candidates / 2 <= n_candidates <= 2 * self.n_candidates:
-            raise ValueError(f"--race_fit is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a run "
-                             "with about as many (scripts/fit_race.py)")  # fmt: skip
+            raise ValueError(f"{self.where(path)} is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a "
+                             f"run with about as many ({self.SCRIPT})")  # fmt: skip

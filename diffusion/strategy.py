@@ -161,7 +161,7 @@ class CalibratedRace(Strategy):
             raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
 
     def check_run(self, identity: dict, n_candidates: int) -> None:
-        self.fit.check(identity, n_candidates)
+        self.fit.check(identity, n_candidates, self.race_fit)
 
     def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
         return Outcome(*(yield from racing.run_race(class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits))))

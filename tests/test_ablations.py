@@ -13,11 +13,10 @@ from scipy import stats
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import batching, classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
+from diffusion import batching, classify, kernel, noise, rerun, runlog, schedule, scores, settings, strategy
 from diffusion.analysis import replay, summary, tables
 from diffusion.datasets import load_prompts, open_dataset, transforms
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm, in_space
-from diffusion.racing import GapFit
 
 W = 0.7
 SIZES = (1, 3, 7, 100)  # of a call
@@ -448,19 +447,3 @@ def test_a_model_without_an_empty_condition_is_not_guided():
     with pytest.raises(ValueError, match="--guidance needs a model with an empty condition"):
         classify.with_empty([0, 1], None, settings.Ablation(1.0))
     assert classify.with_empty([0, 1], None, settings.Ablation(0.0, 1)) == [0, 1]
-
-
-def test_fits_belong_to_what_they_were_made_with():
-    about = {"weights": "w", "img_size": 64}
-    plain = level_weights.belonging(about, "l2", 1000, "epsilon")
-    guided = level_weights.belonging(about | {"guidance": 1.0}, "l2", 1000, "epsilon")
-    assert set(plain) == set(level_weights.BELONGS_TO) and guided == plain | {"guidance": 1.0}
-    for fitted, now in ((plain, guided), (guided, plain)):
-        weights = level_weights.LevelWeights.of({"coefficients": [0, 0, 0], "n": 1, "about": fitted})
-        weights.check(fitted)
-        with pytest.raises(ValueError, match="guidance"):
-            weights.check(now)
-    fit = GapFit(4, 1, (2, 4), (1.0, 1.0), (0.1, 0.1), 3, 0.99, 10, {"weights": "w"})
-    fit.check({"weights": "w"}, 3)
-    with pytest.raises(ValueError, match="noise_kind None, this run has zero"):
-        fit.check({"weights": "w", "noise_kind": "zero"}, 3)

@@ -428,7 +428,7 @@ def test_what_is_printed_and_written(fit_weights, tmp_path):
     assert shown == pytest.approx(100 * (data.errors.mean(2).argmin(1) == data.columns).mean(), abs=0.01)
     assert re.search(r"weighted +[\d.]+ % \([\d.]+ to [\d.]+\) +\d\.\d{4}\n", out) and "McNemar p = " in out
     found = LevelWeights.read("w.json")
-    assert found.about == ABOUT and found.n == 80
+    assert found.about == dict.fromkeys(LevelWeights.BELONGS_TO) | ABOUT and found.n == 80
     row = [float(x) for x in re.search(r"all images +(.*)", out)[1].split()]
     np.testing.assert_allclose(row, by_hand(found.coefficients, 1000)[[0, 250, 500, 749, 999]], atol=6e-4)
     assert row == sorted(row)  # what high levels tell counts more

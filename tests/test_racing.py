@@ -247,7 +247,7 @@ def test_a_fit_is_read_back_and_its_hash_names_the_folder(tmp_path):
     assert read.folder() != CalibratedRace(fit=replace(fit, target=0.95)).folder()
     fit.check({"loss": "l1", "weights": "a", "seed": 4}, 12)
     own = {"loss": "l1", "weights": "a"}
-    others = ((own | {"loss": "l2"}, 10, "loss l1"), ({"loss": "l1"}, 10, "weights a"), (own, 21, "has 21"), (own, 4, "has 4"))
+    others = ((own | {"loss": "l2"}, 10, "l1 there"), ({"loss": "l1"}, 10, "a there"), (own, 21, "has 21"), (own, 4, "has 4"))
     for identity, n, told in others:
         with pytest.raises(ValueError, match=told):
             fit.check(identity, n)
