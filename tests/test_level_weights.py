@@ -368,7 +368,7 @@ def test_from_python_a_dit(tiny_dit, tmp_path):
     plain = run_folder(tmp_path / "plain", eval_prob_dit.main, *tiny_dit, *CLOTHES, "--to_keep", 1, "--n_samples", 2)
     file = str(weights_for(plain, tmp_path / "weights.json"))
     where = {"model_path": str(tiny_dit[1]), "vae_path": str(tiny_dit[3])}
-    assert classify.class_conditional("DiT-XL/2", level_weights=file, **where).level_weights == LevelWeights.read(file)
+    assert classify.class_conditional("DiT-XL/2", level_weights=file, **where).method.level_weights == LevelWeights.read(file)
     with pytest.raises(ValueError, match="loss"):
         classify.class_conditional("DiT-XL/2", level_weights=file, loss="l1", **where)
 
