@@ -32,6 +32,14 @@ class Images:
         selection = self.selection
         return sharding.select(len(self.dataset), selection.subset_path, selection.imgs_to_eval, self.seed)
 
+    def folder(self, name: str, identity: Callable[[], dict]) -> Path:
+        """Of this name, for what is made of these images. identity: as of runlog.continued"""
+
+        def make(dataset: str) -> Path:
+            return runlog.dataset_folder(paths.log_dir(), dataset, self.running.extra) / name
+
+        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, identity)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -69,8 +77,7 @@ class Run:
 
     @cached_property
     def folder(self) -> Path:
-        parent = runlog.dataset_folder(paths.log_dir(), self.images.data.dataset, self.images.running.extra)
-        return parent / self.method.name
+        return self.images.folder(self.method.name, lambda: self.identity)
 
     @cached_property
     def identity(self) -> dict:
@@ -99,6 +106,8 @@ class Run:
     @cached_property
     def done(self) -> dict[int, results.Ranked]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
+        if self.images.dataset.missing:
+            return runlog.unread({i: [self.record_path(i)] for i in self.selected})
         classes, labels = self.method.labels, self.images.dataset.labels
         wanted = records.Wanted(range(len(classes)), classes, np.zeros(1, int))
 
@@ -120,8 +129,8 @@ class Run:
 
 
 def open_images(data: settings.Data, selection: settings.Selection, running: settings.Running, seed: int) -> Images:
-    """Raises ValueError or OSError as `datasets.open_images`."""
-    return Images(data, selection, running, datasets.open_images(data), seed)
+    """Raises ValueError or OSError as `datasets.open_images`, whose dry run is that of `running`."""
+    return Images(data, selection, running, datasets.open_images(data, running.dry_run), seed)
 
 
 def refuse_torchrun() -> None:
@@ -132,7 +141,8 @@ def refuse_torchrun() -> None:
 
 def announce(run: Run) -> None:
     """Prints what will be done. Raises ValueError where the folder holds records of another run."""
-    runlog.check_config(run.folder, run.identity)
+    if not run.images.dataset.missing:
+        runlog.check_config(run.folder, run.identity, run.options)
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     notices = (run.images.dataset.notice, *run.method.notices, redone)
@@ -205,6 +215,7 @@ def main(prepare: Callable[[], Run], line: str) -> int:
     with cli.bad_input():
         run = prepare()
         announce(run)
+        cli.tell_missing(run.images.dataset)
     return 0 if run.images.running.dry_run else finish(run, line)
 
 

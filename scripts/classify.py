@@ -234,7 +234,7 @@ def prepare(options: dict) -> Run:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
         files.try_file(run.out)
-        runlog.check_config(run.folder, run.identity, "name another file with -o")
+        runlog.check_config(run.folder, run.identity, run.options, "name another file with -o")
     return run
 
 

@@ -39,6 +39,11 @@ def memory(device: str) -> int | None:
         return None
 
 
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_memory(n_bytes: int, device: str, what: str, advice: str) -> None:
     """Raises ValueError, before anything is allocated, where what takes at least n_bytes is more than the device can hold."""
     most = memory(device)
