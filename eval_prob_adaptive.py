@@ -227,6 +227,7 @@ def announce(run: Run):
     """Prints what will be done and its price. Raises ValueError where a shortlist's folder holds records of another run."""
     if run.shortlist and run.shortlist.todo:
         scored.announce(run.shortlist.model)
+    session.tell_reading(run.folder)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
              "memory": models.memory_told(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
@@ -242,6 +243,7 @@ def announce(run: Run):
 
 def start(run: Run) -> tuple[classify.Classifier, int]:
     """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
+    session.tell_loading(run.source)
     runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts

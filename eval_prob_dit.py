@@ -367,6 +367,7 @@ def notices_of_labels(run: Run) -> list[str]:
 
 
 def announce(run: Run):
+    session.tell_reading(next(iter(run.folders.values())))
     counts = (len(run.todo), len(run.done), len(run.selected))
     usual = run.strategy.usual(len(run.label_of))
     notices = (
@@ -386,6 +387,7 @@ def announce(run: Run):
 
 def start(run: Run):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
+    session.tell_loading(run.source)
     for folder in run.folders.values():
         runlog.make_ready(folder)
     before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)

@@ -146,6 +146,7 @@ def prepare(options: dict) -> Run:
         identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
         identity |= scorer.identity() | {"images": data.fingerprint()}
         runlog.check_config(folder, identity, resolved)
+        session.tell_reading(folder)
         done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
     mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
     todo = [i for i in mine if data.examples[i].id not in done]
@@ -270,6 +271,7 @@ def main(argv=None) -> int:
     if run.running.dry_run:
         return 0
     with cli.bad_input():
+        session.tell_loading(run.scorer.source)
         runlog.make_ready(run.folder)
         match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
         if session.team().leads:

@@ -144,8 +144,9 @@ def _difference(key: str, saved, identity, then: dict, now: dict) -> str:
     """Of a key whose values differ, by the options behind them where these do: `--data_dir cats there, dogs now`."""
     behind = [name for name in BEHIND.get(key, ()) if name in then and name in now]
     changed = [f"--{name} {then[name]} there, {now[name]} now" for name in behind if then[name] != now[name]]
-    place = next((f"other content of --{name} {now[name]}: " for name in behind if now[name] is not None), "")
-    return "; ".join(changed) or f"{place}{saved} there, {identity} now"
+    place = next((f" of --{name} {now[name]}" for name in behind if now[name] is not None), "")
+    content = f"other content{place}: " if key in BEHIND else ""
+    return "; ".join(changed) or f"{content}{saved} there, {identity} now"
 
 
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
@@ -187,7 +188,7 @@ def write_config(folder: Path, config: dict) -> None:
     `images_expected`, as more images may be asked for, and what the first one did not know."""
     saved = read_config(folder)
     if saved:
-        check_config(folder, config["identity"], config["options"])  # once more: another run may have come first
+        check_config(folder, config["identity"], config.get("options", {}))  # once more: another run may have come first
         config = config | saved | {"images_expected": max(saved.get("images_expected", 0), config["images_expected"])}
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(config_path(folder), json.dumps(config, indent=1) + "\n")

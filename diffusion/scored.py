@@ -4,6 +4,7 @@ Records and folders are those of eval_prob_adaptive.py, with minus the score as 
 scripts that read runs read these. A command supplies a `Method`, made in its `prepare`, and calls `main`.
 """
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ import numpy as np
 
 from diffusion import cli, datasets, paths, records, runlog, session, settings, sharding, tracking
 from diffusion.analysis import curves, results
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def announce(run: Run) -> None:
     """Prints what will be done. Raises ValueError where the folder holds records of another run."""
     if not run.images.dataset.missing:
         runlog.check_config(run.folder, run.identity, run.options)
+    session.tell_reading(run.folder)
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     notices = (run.images.dataset.notice, *run.method.notices, redone)
@@ -151,6 +155,7 @@ def announce(run: Run) -> None:
 
 def start(run: Run) -> Callable:
     """Loads the weights and writes config.json; returns image [3,H,W] -> scores float32 [K]."""
+    log.info("Loading PyTorch and the weights: %s ...", run.method.about["weights"])
     runlog.make_ready(run.folder)
     run.images.dataset.transform, score = run.method.load(run.images.running.device)
     begin(run)

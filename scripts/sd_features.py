@@ -108,6 +108,7 @@ class Job:
     @cached_property
     def extract(self) -> Callable:
         """As of features.extractor; weights are loaded when it is first asked for."""
+        session.tell_loading(self.source)
         asked, device = self.features, self.run.images.running.device
         return features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
 

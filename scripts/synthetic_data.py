@@ -107,6 +107,7 @@ class Job:
     @cached_property
     def draw(self):
         """As of drawing.drawer; weights are loaded when it is first asked for."""
+        session.tell_loading(self.source)
         asked = self.drawn
         return drawing.drawer(
             self.source, self.run.images.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance

@@ -4,6 +4,7 @@ Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from diffusion.datasets.reading import IdxImages, find_idx
 from diffusion.datasets.shards import open_shards
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class DatasetSpec:
 
 def _torchvision_set(name: str, root: Path, **options):
     """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
     from torchvision import datasets
 
     try:
@@ -153,10 +157,20 @@ def _tiny_scenes(root: Path, split: str, download: bool):
     return shipped.Scenes(split)
 
 
+def _told(build: Callable) -> Callable:
+    """Says that it begins, as it may list or read many files."""
+
+    def told(root: Path, *args, **options):
+        log.info("Reading the images in %s ...", root)
+        return build(root, *args, **options)
+
+    return told
+
+
 def _own(build, splits, layout, *more) -> DatasetSpec:
     """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
-    return DatasetSpec(lambda root, split, download, **options: build(root, split, **options), splits, layout, None, None, False,
-                       takes=("classes", *more), own=True)  # fmt: skip
+    return DatasetSpec(_told(lambda root, split, download, **options: build(root, split, **options)), splits, layout, None, None,
+                       False, takes=("classes", *more), own=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------- the table
@@ -178,7 +192,7 @@ def _torchvision(build, layout, recipe, prompts, splits=BOTH) -> DatasetSpec:
 
 def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
     """Test sets laid out by hand: one split, no download."""
-    return DatasetSpec(lambda root, split, download: build(root), ("test",), layout, recipe, prompts, False)
+    return DatasetSpec(_told(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
 
 
 DATASETS: dict[str, DatasetSpec] = {
