@@ -144,7 +144,7 @@ def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path):
     runlog.write_config(tmp_path, config())
     with pytest.raises(
-        ValueError, match=r"another run.* prompts \(other content: abc there, xyz now\), subset \(.*None there, s now\).*--extra"
+        ValueError, match=r"another run.* prompts \(.*: abc there, xyz now\), subset \(.*None there, s now\).*--extra"
     ):
         runlog.check_config(tmp_path, IDENTITY | {"prompts": "xyz", "subset": "s"})
 
