@@ -108,6 +108,10 @@ class Offer:
     def _denoiser(self):
         return models.load(self.source, self.running.device, self.model.dtype, self.running.compile, self.model.error_space)
 
+    @property
+    def is_loaded(self) -> bool:
+        return "_denoiser" in vars(self)
+
     def price(self, n: int) -> int:
         """Evaluations of a picture with n labels, at most."""
         chosen = self.strategy(n)

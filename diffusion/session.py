@@ -1,5 +1,6 @@
 """A run at work: the network is started, images are gone through with progress and stopping, the closing lines are printed."""
 
+import logging
 import math
 import os
 import signal
@@ -14,6 +15,32 @@ from diffusion import batching, commands, files, metrics, startup
 from diffusion.datasets import loader
 from diffusion.progress import progress
 from diffusion.team import lost_contact, team
+
+log = logging.getLogger(__name__)
+
+
+class _Spoken(logging.Handler):
+    """Prints what rooms say of a wait that begins, such as `Loading ...`; they are silent where no command calls them."""
+
+    def emit(self, record):
+        print(record.getMessage(), flush=True)
+
+
+def _listen() -> None:
+    rooms = logging.getLogger("diffusion")
+    rooms.handlers, rooms.propagate = [_Spoken()], False
+    rooms.setLevel(logging.INFO)
+
+
+def tell_loading(source) -> None:
+    """Before the first of it, which imports PyTorch. source: of weights"""
+    log.info("Loading PyTorch and the weights: %s ...", source.describe())
+
+
+def tell_reading(folder) -> None:
+    """Before the records in a run folder are read, if there are any."""
+    if n := sum(1 for _ in folder.glob("*.pt")):
+        log.info("Reading %s records in %s ...", f"{n:,}", folder)
 
 
 class Network(NamedTuple):
@@ -43,9 +70,11 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
     from diffusion.models import hardware
 
     denoiser = load(running.device, dtype, running.compile)
+    log.info("Embedding %s candidates ...", f"{len(candidates):,}")
     conditions, found, asked = denoiser.embed(candidates), None, running.images_in_flight
     if running.batch_size == "auto":
         useful *= batching.width(asked, running.device, hardware.MOST) or 1
+        log.info("Finding the batch size ...")
         found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
         print(f"Batch size: {found}", flush=True)
     batch = kernel.Batch(found or running.batch_size)
@@ -53,6 +82,7 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
     if asked == "auto":
         print(f"Images in flight: {in_flight}", flush=True)
     if running.compile:
+        log.info("Compiling ...")
         start = time.perf_counter()
         _compile(denoiser, conditions, latent_shape, running.device, batch.size, in_flight > 1)
         print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
@@ -291,6 +321,7 @@ def run(main) -> int:
     A reader that has read enough, such as `head`, ends the command as it does others of the shell: silently, as by SIGPIPE.
     """
     _open_closed_streams()
+    _listen()
     if startup.quiet:  # until now Ctrl-C ended the process
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:

@@ -330,6 +330,7 @@ class Running:
     batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this process's share of the images
     images_in_flight: how many are evaluated at once, "auto" where the batch size is, None: one after another
     results: the file that holds accuracy and cost in the end; tracker: the package that is told of the progress
+    rate: network evaluations per second, for hours beside prices
     """
 
     device: str = "cpu"
@@ -342,4 +343,5 @@ class Running:
     load_stats: bool = False
     results: str | None = None
     tracker: str | None = None
+    rate: float | None = None
     dry_run: bool = False

@@ -123,8 +123,7 @@ def find(args) -> Subject:
         source, configs = published.source(args.img_size), published.text_configs
         return pipeline_subject(args, source, configs, partial(shapes.load, source, configs), published.text_memory)
     if args.model in shapes.UNETS:
-        source = StableDiffusion("random weights", None, 4, 8, 8, 512, 1000, "epsilon", (128, 320), 77, 49408)
-        return unet_subject(args, source, shapes.UNETS[args.model])
+        return unet_subject(args, shapes.stable_diffusion_source(), shapes.UNETS[args.model])
     source = models.text_to_image("tiny", args.model_path, Asked(args.img_size))
     if isinstance(source, Pipeline):
         return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))

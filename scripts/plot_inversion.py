@@ -67,7 +67,8 @@ class Job:
 def prepare(options: dict) -> Job:
     """Checks every option. Raises ValueError or OSError."""
     files.try_file(options["out"])
-    dataset = datasets.open_images(cli.data_of(options))
+    dataset = datasets.open_images(cli.data_of(options), options["dry_run"])
+    cli.require(dataset)
     if options["image"] >= len(dataset):
         raise ValueError(f"--image {options['image']}: {options['dataset']} has {len(dataset)} images, counted from 0")
     device, path = devices.resolve_device(options["device"]), options["model_path"]

@@ -38,9 +38,7 @@ def parse_args(argv=None):
     known = (LIST, *targets.TARGETS)
     parser.add_argument("target", choices=known, metavar="TARGET", help=f"one of: {', '.join(known)}")
     parser.add_argument("--only", metavar="TEXT", help="rows whose method or data set has this in its name")
-    parser.add_argument(
-        "--rate", type=parsing.positive, metavar="N", help="network evaluations per second, for hours beside prices"
-    )
+    cli.add_rate_option(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="text", help="of the table; csv has fractions (default: text)")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table there (default: print it)")
     group = parser.add_argument_group("what is missing")
@@ -66,8 +64,7 @@ class Ask:
 
     def told(self, evaluations: int) -> str:
         """`2,000 evaluations, 0.1 h`"""
-        hours = f", {evaluations / self.rate / 3600:,.1f} h" if self.rate else ""
-        return f"{evaluations:,} evaluations{hours}"
+        return f"{evaluations:,} evaluations{cli.hours(evaluations, self.rate)}"
 
 
 # ---------------------------------------------------------------- tables

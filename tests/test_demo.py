@@ -360,7 +360,7 @@ def test_nothing_outside_the_folder_of_uploads_is_deleted(page):
 def test_a_run_shows_the_race_and_then_what_it_found(page, offers, racing):
     picture = live.Picture(noise_picture(), "00000000000000a1")
     started, *rounds, drawing, last = page.run(picture, "\n".join(LABELS), offers[0].name, 3, True)
-    assert "Getting ready" in started[0]
+    assert f"Loading PyTorch and {offers[0].name}" in started[0]
     strategy = Race(0.2, 3, 2, 12)
     *standings, ended = with_method(racing, strategy=strategy).rounds(picture.image, 0xA1)
     counts = [int(re.search(r"Round \d+: (\d) of 4 labels left", text_of(status))[1]) for status, _, _ in rounds]
@@ -400,7 +400,8 @@ def test_the_map_s_mean_is_the_difference_of_the_two_errors(offers):
 )
 def test_what_cannot_be_run_is_a_message(page, offers, changed, told):
     given = {"picture": live.Picture(noise_picture(), "a1"), "labels": "bag, boot", "model": offers[0].name, "seed": 0}
-    [(shown, race, found)] = page.run(*(given | changed).values(), True)
+    *loading, (shown, race, found) = page.run(*(given | changed).values(), True)
+    assert len(loading) == (told == "labels:")  # what only the tokenizer knows
     assert told in unescape(text_of(shown)) and 'class="warning"' in shown and (race, found) == ("", "")
     assert [unescape(note) for note in page.gradio] == [unescape(text_of(shown))] and "<b>" not in shown
 

@@ -216,7 +216,7 @@ def test_the_identity_is_that_of_the_file_its_neighbours_and_the_files_that_they
     assert run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)[0] == 0
     Path("weights.pt").write_bytes(b"two")
     code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
-    assert code == 2 and "was made with other settings: weights" in err
+    assert code == 2 and "holds another run, which differs in weights" in err
 
 
 def test_only_python_files_are_the_users_own():

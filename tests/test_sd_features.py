@@ -19,8 +19,8 @@ from diffusion.datasets import transforms
 from diffusion.models import shapes
 from diffusion.training import early, heads
 
-FLAT = ["--version", "tiny", "--dataset", "folder", "--data_dir", "test", "--train_dir", "train", "--device", "cpu"]
-CACHE = Path("data/folder/features_vtiny_mid_block_t100_64")
+FLAT = ["--version", "tiny", "--dataset", "folder", "--data_dir", "seen", "--train_dir", "train", "--device", "cpu"]
+CACHE = Path("data/folder_seen/features_vtiny_mid_block_t100_64")
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def script():
 
 @pytest.fixture
 def pictures():
-    """Dark and bright pictures, with some grain, in test/ and train/."""
+    """Dark and bright pictures, with some grain, in seen/ and train/."""
     rng = np.random.default_rng(0)
-    for part, n in (("test", 4), ("train", 10)):
+    for part, n in (("seen", 4), ("train", 10)):
         for name, grey in (("dark", 40), ("bright", 200)):
             Path(part, name).mkdir(parents=True)
             for i in range(n):
@@ -185,7 +185,7 @@ def test_a_damaged_file_of_the_cache(run, pictures, run_main, script):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--train_dir", "test"], "the training images would be the test images"),
+        (["--train_dir", "seen"], "the training images would be the test images"),
         (["--train_dir", "none"], "--train_dir"),
         (["--train_split", "train"], "--train_split train: folder has test"),
         (["--t", "1000"], "--t 1000: this model's noise levels are 0..999"),

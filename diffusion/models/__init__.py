@@ -8,6 +8,7 @@ shows sizes that no memory holds, and `memory(dtype)` of its weights.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from diffusion.models import devices, hub, own, single_file, texts, tokens
 from diffusion.models.dit import DiTSource
@@ -100,14 +101,14 @@ def family_of(model_path: str, flag: str = "--model_path"):
 
 
 def class_conditional(model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None,
-                      device="cpu", dtype="float32"):  # fmt: skip
+                      device="cpu", dtype="float32", expect: bool = False):  # fmt: skip
     """The source of a class-conditional model's weights, or a Python file as of `text_to_image`. Raises ValueError or OSError as
-    `DiTSource.find`."""
+    `DiTSource.find`, which `expect` is for."""
     if own.is_own(model_path):
         if vae_path:
             raise ValueError(f"--vae_path is for a DiT: {model_path} encodes images itself")
         return own.OwnModel.find(model_path, img_size, device, dtype)
-    return DiTSource.find(model, model_path, img_size, vae_path)
+    return DiTSource.find(model, model_path, img_size, vae_path, expect)
 
 
 def load(source, device: str, dtype: str, compile: bool = False, space: str | None = None):
@@ -122,8 +123,18 @@ def load(source, device: str, dtype: str, compile: bool = False, space: str | No
     return denoiser if space is None else in_space(denoiser, space)
 
 
+def unfetched(source) -> list[str]:
+    """What a run fetches before it begins, of a source whose config files are not here, as shapes.expected gives it."""
+    if hasattr(source, "unfetched"):
+        return source.unfetched
+    place = getattr(source, "source", None)
+    return [place] if place and getattr(source, "revision", "") is None and not Path(place).is_dir() else []
+
+
 def memory_told(source, dtype: str) -> str | None:
-    """What the weights take as they are loaded, for a person; None where their files do not say."""
+    """What the weights take as they are loaded, for a person; None where their files do not say, or are not here."""
+    if unfetched(source):
+        return None
     parts = source.memory(dtype) if hasattr(source, "memory") else {}
     encoders = {part: n for part, n in parts.items() if part.startswith("text_encoder")}
     kept = sum(parts.values()) - sum(encoders.values())

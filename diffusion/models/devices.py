@@ -1,11 +1,14 @@
 """Which device, how much memory, which number format: without importing torch where that is possible, so a dry run is quick."""
 
 import ctypes
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -14,6 +17,8 @@ def resolve_device(name: str | None) -> str:
     """The device asked for, else cuda if there is one, else cpu. Raises ValueError when PyTorch cannot use it here."""
     if name == "cpu" or (name is None and not _may_have_gpu()):
         return "cpu"
+    if "torch" not in sys.modules:
+        log.info("Loading PyTorch ...")
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,6 +42,11 @@ def memory(device: str) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.startswith("cpu") else None
     except (AttributeError, OSError, ValueError):  # not a Unix
         return None
+
+
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_memory(n_bytes: int, device: str, what: str, advice: str) -> None:

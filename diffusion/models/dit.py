@@ -9,6 +9,7 @@ from diffusion.models import devices, hub
 from diffusion.paths import TINY_DIT, TINY_SD
 
 VAE = "stabilityai/sd-vae-ft-ema"  # the one that the published checkpoints were trained with
+VAE_WIDTH = 128  # channels of its first feature map
 VAE_LAYOUT = "the folder of an AutoencoderKL"
 LAW = {  # of the published networks, in diffusers' words
     "num_train_timesteps": 1000,
@@ -41,12 +42,12 @@ class DiTSource:
     learned_variance: ClassVar[bool] = True  # of which the variational bound is made
 
     @classmethod
-    def find(
-        cls, model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None
-    ) -> "DiTSource":
+    def find(cls, model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None,
+             expect: bool = False) -> "DiTSource":  # fmt: skip
         """Reads only config files. `tiny` is the shipped model and VAE.
 
-        Raises ValueError or OSError, in one line, for unknown shapes, sizes that do not fit, and files that are not there.
+        expect: the published VAE need not be there; its revision is then None. Raises ValueError or OSError, in one line, for
+        unknown shapes, sizes that do not fit, and files that are not there.
         """
         from DiT import architecture
 
@@ -61,7 +62,8 @@ class DiTSource:
         check_scheduler(file.parent)
         channels = config.get("in_channels", 4)
         vae = vae_path or VAE
-        vae_revision, vae_width = check_vae(vae, channels, architecture.VAE_FACTOR)
+        known = expect and vae == VAE and hub.is_absent(vae, "config.json")
+        vae_revision, vae_width = (None, VAE_WIDTH) if known else check_vae(vae, channels, architecture.VAE_FACTOR)
         return cls(
             path=model_path,
             file=file,
@@ -83,6 +85,12 @@ class DiTSource:
 
     def describe(self) -> str:
         return self.path or f"{self.file} (published)"
+
+    @property
+    def unfetched(self) -> list[str]:
+        """What a run fetches first."""
+        weights = [] if self.path or self.file.is_file() else [self.file.name]
+        return weights + ([self.vae] if hub.is_absent(self.vae, "config.json") else [])
 
     def notice(self) -> str | None:
         """What is assumed of the weights and cannot be known. Raises ValueError for a file that is damaged."""

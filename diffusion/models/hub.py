@@ -55,6 +55,15 @@ def fetch(source: str, name: str, flag: str = "--model_path", layout: str = "a m
         raise ValueError(_hub_problem(source, name, error, flag, layout)) from None
 
 
+def is_absent(source: str, name: str) -> bool:
+    """Whether a file of a hub id would have to be fetched; not of a local folder."""
+    if Path(source).is_dir():
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    return not isinstance(try_to_load_from_cache(source, name), str)
+
+
 def pipeline_class(source: str, flag: str = "--model_path") -> str | None:
     """`_class_name` of the source's model_index.json; None for a folder without one, and where the hub has none in reach."""
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
@@ -68,15 +77,16 @@ def pipeline_class(source: str, flag: str = "--model_path") -> str | None:
 
 
 def _hub_problem(source: str, name: str, error: Exception, flag: str, layout: str) -> str:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         return f"model {source!r} is gated: accept its licence on the hub, then log in or set HF_TOKEN"
     if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return f"model {source!r} has no {name}: give {layout}"
+    reason = "offline, as in a dry run" if constants.HF_HUB_OFFLINE else type(error).__name__
     tiny = f"{'--version' if flag in ('--model_path', '--config') else '--model'} tiny"
     return (
-        f"model {source!r} is neither a local folder nor reachable on the hub ({type(error).__name__}): give a folder with "
+        f"model {source!r} is neither a local folder nor reachable on the hub ({reason}): give a folder with "
         f"{flag}, or work offline with {tiny} --dataset fashion_mnist"
     )
 

@@ -4,18 +4,20 @@ Parameters, memory, arithmetic and speed of a network follow from its shape. Not
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 from diffusion.models import devices, hub, stable_diffusion
+from diffusion.models.dit import DiTSource
 from diffusion.models.flux import Flux
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.pixart import PixArt
 from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
-from diffusion.settings import Asked
+from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.settings import AS_IT_IS, Asked
 
 # ---------------------------------------------------------------- config files, as published
 
@@ -239,6 +241,63 @@ PIPELINES = {  # by the families' VERSIONS
         {"text_encoder": ("Gemma2Model", GEMMA_2B)},
     ),
 }
+
+
+def stable_diffusion_source(source: str = "random weights", asked: Asked = AS_IT_IS) -> StableDiffusion:
+    """Stable Diffusion 1.x, 2.x or SD-Turbo, as if its config files had been read."""
+    return StableDiffusion(source, None, 4, 8, 8, 512, 1000, "epsilon", (128, 320), 77, 49408, asked)
+
+
+def expected(version: str, asked: Asked):
+    """The source of a published version whose config files are not in the hub's cache, as if they had been read, but without a
+    revision; None of all others. It knows what a price depends on, and has no identity."""
+    if place := StableDiffusion.VERSIONS.get(version):
+        return stable_diffusion_source(place, asked) if hub.is_absent(place, stable_diffusion.UNET) else None
+    published = PIPELINES.get(version.removesuffix("-turbo"))
+    place = published and published.family.VERSIONS.get(version)
+    if place is None or not hub.is_absent(place, "model_index.json"):
+        return None
+    if version.endswith("-turbo"):
+        published = replace(published, network={**published.network, "sample_size": published.network["sample_size"] // 2})
+    return replace(published.source(), source=place, asked=asked)
+
+
+# ---------------------------------------------------------------- arithmetic of these networks
+
+GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it; Stable Diffusion's U-Nets differ by 1
+    "sd": 804,
+    "sdxl": 6_761,
+    "sd3-medium": 8_904,
+    "sd3.5-medium": 11_250,
+    "sd3.5-large": 31_121,
+    "flux-dev": 74_385,
+    "flux-schnell": 74_385,
+    "pixart-alpha": 6_510,
+    "pixart-sigma": 6_634,
+    "sana": 2_967,
+    "dit-xl": 237,  # DiT-XL/2 at 256 pixels
+}
+
+
+def gflop(source, img_size: int) -> float | None:
+    """Of an evaluation at this size, roughly, as if it grew with the area of the image; None of a network of no published shape.
+
+    torch is not needed, so that it can be told at once.
+    """
+    if isinstance(source, StableDiffusion):
+        known = source.widths[1] == SD_UNET["block_out_channels"][0] and source.unet_downscale == 8
+        return GFLOP["sd"] * (img_size / 512) ** 2 if known else None
+    if isinstance(source, DiTSource):
+        return GFLOP["dit-xl"] * (img_size / 256) ** 2 if source.token_elements == 1152 // 2**2 else None  # width, patch
+    name = next((name for name, one in PIPELINES.items() if _is_of_shape(source, one)), None)
+    return GFLOP[name] * (img_size / PIPELINES[name].source().default_size) ** 2 if name else None
+
+
+def _is_of_shape(source, published: Published) -> bool:
+    """But for the size that it was trained at."""
+    if type(source) is not published.family:
+        return False
+    return all(source.network.get(key) == value for key, value in published.network.items() if key != "sample_size")
 
 
 # ---------------------------------------------------------------- networks of these shapes
