@@ -10,6 +10,7 @@ from diffusion import kernel, models, scores
 from diffusion.models import devices, shapes
 from diffusion.models.denoiser import Conditions
 from diffusion.settings import Asked
+from DiT import architecture
 from tests import tiny_pipelines
 
 PUBLISHED = {  # billions of parameters, as papers and model cards have them
@@ -74,6 +75,43 @@ def test_unets_of_stable_diffusion(name, millions):
     assert found["parameters"] == found["numbers"] == pytest.approx(1e6 * millions, rel=1e-4)
     if name == "sd2":
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in shapes.PIPELINES if name != "flux-schnell"])  # which is flux-dev's
+def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
+    assert round(counted(name)["flops_per_evaluation"] / 1e9) == shapes.GFLOP[name]
+    source = shapes.PIPELINES[name].source()
+    assert (shapes.gflop(source, 1024), shapes.gflop(source, 512)) == (shapes.GFLOP[name], shapes.GFLOP[name] / 4)
+
+
+def test_arithmetic_of_stable_diffusion_and_dit(script):
+    counted = [shapes.unet(shapes.UNETS[name], (4, 64, 64), 77).count()["flops_per_evaluation"] / 1e9 for name in ("sd1", "sd2")]
+    assert counted == pytest.approx([shapes.GFLOP["sd"]] * 2, abs=1)
+    assert shapes.gflop(shapes.stable_diffusion_source(), 256) == shapes.GFLOP["sd"] / 4
+    config = architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}
+    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == shapes.GFLOP["dit-xl"]
+    source = models.class_conditional("DiT-XL/2", expect=True)
+    assert (shapes.gflop(source, 256), shapes.gflop(source, 512)) == (237, 4 * 237)
+
+
+@pytest.mark.parametrize(
+    "source", [models.text_to_image("tiny"), models.text_to_image("tiny-sd3"), models.class_conditional("tiny")]
+)
+def test_small_networks_of_the_same_families_are_not_taken_for_them(source):
+    assert shapes.gflop(source, 64) is None
+
+
+@pytest.mark.parametrize("version", [v for family in models.TEXT_TO_IMAGE for v in family.VERSIONS if not v.startswith("tiny")])
+def test_every_published_version_is_known_without_its_files(version):
+    source = shapes.expected(version, Asked())
+    family, place = models._known(version, "")
+    assert isinstance(source, family) and source.source == place and models.unfetched(source) == [place]
+    assert source.default_size == (512 if family is models.StableDiffusion or version == "sdxl-turbo" else 1024)
+    assert source.n_levels == 1000 and source.latent_shape(source.default_size) and models.memory_told(source, "float16") is None
+
+
+def test_what_is_here_is_not_expected():
+    assert shapes.expected("tiny", Asked()) is shapes.expected("tiny-sd3", Asked()) is shapes.expected("none", Asked()) is None
 
 
 def sd3_layers(n_image: int, n_text: int):
