@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
+from conftest import FULL_SET, load_script, needs_the_full_set
 from PIL import Image
 
 import eval_prob_adaptive
@@ -16,8 +16,6 @@ from diffusion.datasets import open_dataset, shipped
 from diffusion.training import clothes
 from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, tint
 
-FULL = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
-needs_the_full_set = pytest.mark.skipif(not (FULL / "train-images-idx3-ubyte.gz").is_file(), reason="no training file here")
 BRIGHT = {colour: tint(np.full((1, 1), 200, np.uint8), colour)[0, 0] / 200 for colour in COLOURS}
 
 
@@ -105,7 +103,7 @@ def test_set_aside_takes_as_many_of_every_class_and_nothing_twice():
 
 @needs_the_full_set
 def test_the_shipped_validation_images_are_those_that_no_training_sees():
-    images, labels = load_script("train_tiny").read_images(FULL, "train")
+    images, labels = load_script("train_tiny").read_images(FULL_SET, "train")
     training, validation = clothes.set_aside(labels)
     ours = open_dataset("fashion_mnist", "validation", None, "nowhere")
     assert np.array_equal(ours.raw.data, images[validation]) and np.array_equal(ours.labels, labels[validation])

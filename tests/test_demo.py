@@ -557,10 +557,7 @@ def test_a_signal_ends_it_and_leaves_nothing(number):
     started = Forked("demo")
     try:
         [child] = started.start([{"TMPDIR": str(Path("tmp").resolve())}], [*MODEL, *RULE, "--port", free_port()], "demo")
-        deadline = time.monotonic() + 180
-        while "The page is open" not in (said()[0] if Path("out.0").exists() else ""):
-            assert time.monotonic() < deadline and not started.ask(ended=[child])[0], said()
-            time.sleep(0.05)
+        started.wait_for(lambda: Path("out.0").exists() and "The page is open" in said()[0], [child])
         assert len(list(Path("tmp").iterdir())) == 1
         os.kill(child, number)
         assert started.wait([child]) == [128 + number] and "Traceback" not in said()[1]

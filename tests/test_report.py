@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from browser import BROWSER
-from conftest import GOLDEN, TINY_SD20, load_script, staged_record
+from conftest import GOLDEN, HANGS, TINY_SD20, load_script, staged_record
 from PIL import Image
 from scipy.stats import ttest_rel
 
@@ -452,7 +452,7 @@ def browse(text, width):
     Path("page.html").write_text(text.replace("<head>", f"<head>{PROBE}", 1))
     Path("frame.html").write_text(FRAME.format(width=width))
     command = [BROWSER, *FLAGS, f"--user-data-dir={Path('profile').resolve()}", Path("frame.html").resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     found = re.search("<pre>(.+)</pre>", done.stdout)
     assert found, done.stderr
     return json.loads(found[1]) | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
