@@ -14,6 +14,7 @@ from pathlib import Path
 GUARD = str(Path(__file__).parent / "guard")
 sys.path.insert(0, GUARD)
 
+import browser  # noqa: E402
 import inside  # noqa: E402  before anything opens a file that no test has made
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -33,12 +34,6 @@ SETTINGS = ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH")  # the caller's
 
 
 NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of numpy's, torch's and arrow's
-
-
-FULL_SET = Path(os.environ.get(inside.NAMED, "nowhere"))
-needs_the_full_set = pytest.mark.skipif(
-    not FULL_SET.is_dir(), reason=f"{inside.NAMED} names no folder with Fashion-MNIST's training files"
-)
 
 
 def load_script(name):
@@ -177,6 +172,21 @@ def empty_folder(tmp_path, monkeypatch):
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def full_set():
+    """Fashion-MNIST's training files, where somebody names them."""
+    if not os.environ.get(inside.NAMED):
+        pytest.skip(f"{inside.NAMED} names no folder with Fashion-MNIST's training files (Debian: dataset-fashion-mnist)")
+    return Path(os.environ[inside.NAMED])
+
+
+@pytest.fixture(scope="session")
+def a_browser():
+    """Skips here, in one place, so that a machine without one is told once, at the end."""
+    if browser.BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
 
 
 @pytest.fixture

@@ -291,11 +291,13 @@ def test_links_and_pictures_are_there(page):
         assert not anchor or anchor in anchors_of(linked.read_text()), target
 
 
-def test_the_set_up_commands_are_the_first_two_bash_blocks():
-    """Newcomers copy them, and .ci/run cuts the second out."""
+def test_the_set_up_commands_stand_in_bash_blocks():
+    """Newcomers copy the first one and the first that runs pytest, and .ci/run cuts the latter out."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
-    assert blocks[:2] == [f"pip install uv && uv run {demo}\n", "pip install uv && uv run pytest -n auto --dist loadfile\n"]
+    tests = 'pytest -n auto --dist worksteal -m "not slow"'
+    assert blocks[0] == f"pip install uv && uv run {demo}\n"
+    assert next(block for block in blocks if "pytest" in block) == f"pip install uv && uv run {tests}\n"
 
 
 def test_dependencies_are_written_once():

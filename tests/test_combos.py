@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FULL_SET, load_script, needs_the_full_set
+from conftest import load_script
 from PIL import Image
 
 import eval_prob_adaptive
@@ -101,9 +101,8 @@ def test_set_aside_takes_as_many_of_every_class_and_nothing_twice():
         clothes.set_aside(labels, per_class=np.bincount(labels).min())
 
 
-@needs_the_full_set
-def test_the_shipped_validation_images_are_those_that_no_training_sees():
-    images, labels = load_script("train_tiny").read_images(FULL_SET, "train")
+def test_the_shipped_validation_images_are_those_that_no_training_sees(full_set):
+    images, labels = load_script("train_tiny").read_images(full_set, "train")
     training, validation = clothes.set_aside(labels)
     ours = open_dataset("fashion_mnist", "validation", None, "nowhere")
     assert np.array_equal(ours.raw.data, images[validation]) and np.array_equal(ours.labels, labels[validation])

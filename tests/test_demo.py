@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import BROWSER, Browser
+from browser import Browser
 from conftest import TINY_SD20, Forked, load_script, said
 from layouts import save_picture
 from PIL import Image
@@ -496,9 +496,7 @@ STATUS = "document.querySelector('#status').innerText"
 
 
 @pytest.fixture(scope="module")
-def chromium(served, tmp_path_factory):
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+def chromium(a_browser, served, tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
 

@@ -461,7 +461,7 @@ def browse(text, width):
 FINE = {"problems": [], "broken": 0, "overflow": 0, "console": []}
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@pytest.mark.usefixtures("a_browser")
 def test_the_page_in_a_browser(runs, report):
     long = write_run("race_" + "x" * 90, RACE, names=[*NAMES[:6], "y" * 60], strategy="race")
     page = report(runs[0], long)
@@ -469,7 +469,7 @@ def test_the_page_in_a_browser(runs, report):
         assert browse(page, width) == FINE | {"images": 3}
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@pytest.mark.usefixtures("a_browser")
 def test_the_browser_check_can_fail():
     bad = '<html><head></head><body><p style="width: 999px">x<img src="data:image/png;base64,AAAA"><script>nope()</script></body>'
     found = browse(bad, 360)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import FULL_SET, ROOT, load_script, needs_the_full_set
+from conftest import ROOT, load_script
 from PIL import Image
 
 from diffusion.training.scenes import HELD_OUT
@@ -161,9 +161,8 @@ def test_each_test_image_is_used_once():
     assert len({CLOTHES[number].tobytes() for number in numbers}) == 960
 
 
-@needs_the_full_set
-def test_no_item_picture_is_a_training_image():
-    training, _ = load_script("train_tiny").read_images(FULL_SET, "train")
+def test_no_item_picture_is_a_training_image(full_set):
+    training, _ = load_script("train_tiny").read_images(full_set, "train")
     seen = {image.tobytes() for image in training}
     assert len(training) == 60_000
     assert [n for e in EXAMPLES for n in e["test_images"] if CLOTHES[n].tobytes() in seen] == []
