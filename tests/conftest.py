@@ -4,14 +4,26 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
+GUARD = str(Path(__file__).parent / "guard")
+sys.path.insert(0, GUARD)
 
+import browser  # noqa: E402
+import inside  # noqa: E402  before anything opens a file that no test has made
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # for all processes that this one starts
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [GUARD, os.environ.get("PYTHONPATH")]))
+    CACHES = tempfile.TemporaryDirectory(prefix="caches-of-tests-")
+    os.environ |= dict.fromkeys(("HF_HOME", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), CACHES.name)
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may depend on the network
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: with several threads each they would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,9 +86,15 @@ def write_run(folder, errors, t, labels, names=None):
     return folder
 
 
+PROGRESS = re.compile(r"^ *\d+%.*\n", re.M)
+
+
 def said(number=0):
-    """What process `number` of the last that `forked` started in this folder has printed: (stdout, stderr)."""
-    return Path(f"out.{number}").read_text(), Path(f"err.{number}").read_text()
+    """What process `number` of the last that `forked` started in this folder has printed: (stdout, stderr).
+
+    Without the lines of progress, of which a slow machine prints one a minute.
+    """
+    return Path(f"out.{number}").read_text(), PROGRESS.sub("", Path(f"err.{number}").read_text())
 
 
 class Forked:
@@ -109,17 +127,30 @@ class Forked:
     def run(self, environments, argv, command="eval_prob_adaptive"):
         return self.wait(self.start(environments, argv, command))
 
-    def wait_for_records(self, folder, n, children):
-        """Until the processes have written n records into the folder."""
-        deadline = time.monotonic() + 180
-        while not enough_records(folder, n):
-            over = all(self.ask(ended=children)) and not enough_records(folder, n)
+    def wait_for(self, happened, children):
+        """Until happened() is true, which has to be before the processes end."""
+        deadline = time.monotonic() + HANGS
+        while not happened():
+            over = all(self.ask(ended=children)) and not happened()
             assert not over and time.monotonic() < deadline, [said(i) for i in range(len(children))]
             time.sleep(0.01)
+
+    def wait_for_records(self, folder, n, children):
+        """Until the processes have written n records into the folder."""
+        self.wait_for(lambda: enough_records(folder, n), children)
+
+
+HANGS = 900  # seconds without an end: no machine is that slow
 
 
 def enough_records(folder, n):
     return len(list(folder.glob("*.pt"))) >= n
+
+
+def at_work(process: int) -> bool:
+    """Whether it is in the loop over images, where it catches SIGTERM; a process may still load when others write records."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +179,21 @@ def empty_folder(tmp_path, monkeypatch):
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def full_set():
+    """Fashion-MNIST's training files, where somebody names them."""
+    if not os.environ.get(inside.NAMED):
+        pytest.skip(f"{inside.NAMED} names no folder with Fashion-MNIST's training files (Debian: dataset-fashion-mnist)")
+    return Path(os.environ[inside.NAMED])
+
+
+@pytest.fixture(scope="session")
+def a_browser():
+    """Skips here, in one place, so that a machine without one is told once, at the end."""
+    if browser.BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
 
 
 @pytest.fixture

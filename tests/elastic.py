@@ -28,7 +28,7 @@ def work(argv):
 def main(size, *argv):
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the server of forks looks for what it imports
+    os.environ["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # where the server of forks looks for what it imports
     multiprocessing.set_forkserver_preload(["preload"])
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)  # a traceback for each death
     config = LaunchConfig(

@@ -1,6 +1,8 @@
 """The table of bad inputs, one Row each, made from the parsers of all commands: what an option names says how it can be wrong.
 
 A new option of a known type is covered by that. One whose value is a path or a text has to be named in NAMED, or `kind_of` fails.
+What argparse refuses needs no process of its own, and is tried on every option of every command. The rest runs a whole command:
+each fault of an option on the first command that has the option, and of that option on every other command one (`WIRED_BY`).
 """
 
 import argparse
@@ -26,7 +28,7 @@ class Row:
     """A command line that is wrong in one place. Words that begin with @ lie in the world.
 
     told: the error has to hold one of these; wanted: why the line is right after all, and has to end well;
-    light: it ends before anything needs torch
+    parsed: argparse takes the words; light: it ends before anything needs torch
     """
 
     command: str
@@ -34,6 +36,7 @@ class Row:
     argv: tuple[str, ...]
     told: tuple[str, ...]
     wanted: str | None = None
+    parsed: bool = True
     light: bool = False
     environment: dict = field(default_factory=dict)
 
@@ -116,11 +119,11 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "write_prompts": {"positional": "pets", "-o": "out"},
     "write_subset": {"--dataset": "fashion_mnist", "--n": "5", "-o": "out.npy"},
     "write_tiny_pairs": {"-o": "out"},
-    "write_tree": {"-o": "out"},
+    "write_tree": {"--wordnet": "@wordnet", "-o": "out"},
 }
 
 # commands whose work takes too long to be done for a row: theirs are refused before it or left out, and no good line is run
-LONG = ("benchmark", "train_tiny", "write_tiny_pairs", "write_tree")
+LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
 
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
 TABLE = {"--dataset": "hf", "--data_dir": "@table"}
@@ -226,13 +229,16 @@ _parsers: dict[str, argparse.ArgumentParser] = {}
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser that a command makes in its parse_args, before it reads a word."""
     if command not in _parsers:
-        sys.path.append(str(ROOT / "scripts"))
-        try:
-            module = importlib.import_module(command)
-        finally:
-            sys.path.remove(str(ROOT / "scripts"))
-        _parsers[command] = _caught(module.parse_args)
+        _parsers[command] = _caught(module_of(command).parse_args)
     return _parsers[command]
+
+
+def module_of(command: str):
+    sys.path.append(str(ROOT / "scripts"))
+    try:
+        return importlib.import_module(command)
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
 
 
 def _caught(parse_args) -> argparse.ArgumentParser:
@@ -385,8 +391,8 @@ def kind_of(command: str, action: argparse.Action) -> str:
 
 # ---------------------------------------------------------------- values that are wrong
 
+NO_VALUES = {"no value": "", "only blanks": "  "}
 INTEGERS = {
-    "empty": "",
     "a word": "x",
     "a fraction": "1.5",
     "nan": "nan",
@@ -399,7 +405,6 @@ INTEGERS = {
     "too long": "9" * 5000,
 }
 NUMBERS = {
-    "empty": "",
     "a word": "x",
     "nan": "nan",
     "inf": "inf",
@@ -410,7 +415,6 @@ NUMBERS = {
     "a comma": "0,05",
 }
 AMOUNTS = {
-    "empty": "",
     "a word": "x",
     "nan": "nan",
     "inf": "inf",
@@ -423,7 +427,6 @@ AMOUNTS = {
 LONG_NAME = "n" * 300
 TEXTS = {
     "classes": {
-        "empty": "",
         "a word": "x",
         "backwards": "7-3",
         "negative": "-1",
@@ -432,19 +435,21 @@ TEXTS = {
         "a comma": "1,,2",
         "a fraction": "1.5",
         "far too many": "0-9999999999",
+        "too many in parts": "5,0-1000000",
+        "no such number": f"0-{10**30}",
+        "three ends": "1-2-3",
         "other digits": "²",
     },
-    "split": {"empty": "", "unknown": "nonsense", "a slice": "train[:2]", "a path": "../test", "other letters": "tést"},
-    "configuration": {"empty": "", "unknown": "nonsense"},
-    "column": {"empty": "", "unknown": "nonsense"},
-    "version": {"empty": "", "unknown": "nonsense", "a path": "../nonsense", "other letters": "tíny", "long": LONG_NAME},
-    "device": {"empty": "", "unknown": "nonsense", "no such": "cuda:99", "without memory": "meta", "negative": "cuda:-1"},
-    "template": {"empty": "", "no place": "a photo", "past the limit": "word " * 90 + "{}"},
-    "labels": {"empty": "", "one": "bag"},
-    "layer": {"empty": "", "unknown": "nonsense", "a path": "../mid_block", "no map": "time_embedding"},
-    "caption": {"empty": ""},
+    "split": {"unknown": "nonsense", "a slice": "train[:2]", "a path": "../test", "other letters": "tést"},
+    "configuration": {"unknown": "nonsense"},
+    "column": {"unknown": "nonsense"},
+    "version": {"unknown": "nonsense", "a path": "../nonsense", "other letters": "tíny", "long": LONG_NAME},
+    "device": {"unknown": "nonsense", "no such": "cuda:99", "without memory": "meta", "negative": "cuda:-1"},
+    "template": {"no place": "a photo", "past the limit": "word " * 90 + "{}"},
+    "labels": {"one": "bag"},
+    "layer": {"unknown": "nonsense", "a path": "../mid_block", "no map": "time_embedding"},
+    "caption": {},
     "kind of noise": {
-        "empty": "",
         "a word": "x",
         "no bound": "truncated",
         "a bound of zero": "truncated:0",
@@ -453,9 +458,8 @@ TEXTS = {
         "one bound too many": "zero:1",
         "other case": "Zero",
     },
-    "extra": {"empty": "", "outside": "/../../escaped", "a path": "/a/b", "long": LONG_NAME, "only dots": "/.."},
+    "extra": {"outside": "/../../escaped", "a path": "/a/b", "long": LONG_NAME, "only dots": "/.."},
     "setting": {
-        "empty": "",
         "a word": "x",
         "no numbers": "/",
         "negative": "-1",
@@ -464,7 +468,6 @@ TEXTS = {
         "too many": "1 2 3 4 5 6",
     },
     "accuracy": {
-        "empty": "",
         "a word": "x",
         "over 100": "150/10",
         "negative": "-5/10",
@@ -479,14 +482,12 @@ TEXTS = {
 }
 OUTPUTS = {
     "file to write": {
-        "empty": "",
         "directory": "@folder",
         "below a file": "@text.txt/x.json",
         "long": LONG_NAME,
         "no place": "/proc/none/x",
     },
     "picture to write": {
-        "empty": "",
         "directory": "@taken.png",
         "below a file": "@text.txt/x.png",
         "long": f"{LONG_NAME}.png",
@@ -496,7 +497,6 @@ OUTPUTS = {
         "only a suffix": ".png",
     },
     ".npy to write": {
-        "empty": "",
         "directory": "@taken.npy",
         "below a file": "@text.txt/x.npy",
         "long": f"{LONG_NAME}.npy",
@@ -504,7 +504,6 @@ OUTPUTS = {
         "another suffix": "x.txt",
     },
     ".safetensors to write": {
-        "empty": "",
         "directory": "@folder",
         "below a file": "@text.txt/x.safetensors",
         "long": f"{LONG_NAME}.safetensors",
@@ -512,7 +511,6 @@ OUTPUTS = {
         "another suffix": "x.txt",
     },
     ".csv to write": {
-        "empty": "",
         "directory": "@taken.csv",
         "below a file": "@text.txt/x.csv",
         "long": f"{LONG_NAME}.csv",
@@ -521,7 +519,6 @@ OUTPUTS = {
         "only a suffix": ".csv",
     },
     ".parquet to write": {
-        "empty": "",
         "directory": "@taken.parquet",
         "below a file": "@text.txt/x.parquet",
         "long": f"{LONG_NAME}.parquet",
@@ -530,38 +527,39 @@ OUTPUTS = {
         "only a suffix": ".parquet",
     },
     "folder to write": {
-        "empty": "",
         "a file": "@text.txt",
         "below a file": "@text.txt/x",
         "long": LONG_NAME,
         "no place": "/proc/none/x",
     },
-    "root": {"empty": "", "missing": "@none", "a file": "@text.txt", "no sets": "@folder"},
-    "idx folder": {"empty": "", "missing": "@none", "a file": "@text.txt", "no files": "@folder"},
+    "root": {"missing": "@none", "a file": "@text.txt", "no sets": "@folder"},
+    "idx folder": {"missing": "@none", "a file": "@text.txt", "no files": "@folder"},
 }
 
 
 def choices(action) -> dict[str, str]:
     first = str(next(iter(action.choices)))
     other_case = first.upper() if first.upper() != first else first.lower()
-    found = {"empty": "", "unknown": "nonsense", "a space": f"{first} ", "other letters": "ñ", "other case": other_case}
+    found = {"unknown": "nonsense", "a space": f"{first} ", "other letters": "ñ", "other case": other_case}
     return {fault: value for fault, value in found.items() if value not in action.choices}
 
 
 def bad_values(command: str, action: argparse.Action) -> dict[str, str]:
     """fault -> value, all that can be wrong with an option by itself."""
     kind = kind_of(command, action)
+    if kind == "flag":
+        return {"a value": "yes"}
     if kind == "choice":
-        return choices(action)
+        return NO_VALUES | choices(action)
     if kind in KINDS:
         faults = KINDS[kind][1] if first_with(kind) == command or command in OWN_READERS else ANY_FILE
-        return {"no name": "", "missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
-    of_type = {"integer": INTEGERS, "number": NUMBERS, "amount": AMOUNTS, "flag": {"a value": "yes"}}
-    return of_type.get(kind) or (TEXTS | OUTPUTS)[kind]
+        return NO_VALUES | {"missing": "@none"} | {fault: f"@{bad_name(kind, fault)}" for fault in faults}
+    return NO_VALUES | ({"integer": INTEGERS, "number": NUMBERS, "amount": AMOUNTS} | TEXTS | OUTPUTS)[kind]
 
 
 DRY_WITH_TORCH = ("eval_supervised",)  # whose network it builds, timm's here
 WITHOUT_TORCH = ("integer", "number", "classes", "choice", "split", "subset")  # what a dry run checks of these needs no torch
+RUN_KINDS = ("grid run", "dit run", "pairs run", "combos run")
 OWN_READERS = ("print_acc", "report", "replay")  # of run folders, each of them beside the one that scripts share
 
 
@@ -571,29 +569,47 @@ def first_with(kind: str) -> str:
     return next(command for command in COMMANDS for action in actions(command) if kind_of(command, action) == kind)
 
 
-def rows_of(command: str, action: argparse.Action):
-    option = next((o for o in action.option_strings if o.startswith("--")), None)
+def name_of(action: argparse.Action) -> str:
+    return next((option for option in action.option_strings if option.startswith("--")), action.dest)
+
+
+def rows_of(command: str, action: argparse.Action) -> dict[str, Row]:
+    """fault -> row, of an option by itself."""
+    found, name = {}, name_of(action)
     for fault, value in bad_values(command, action).items():
-        name = f"{option or action.dest} {fault}"
-        if (command, option or action.dest, fault) in OPEN or (None, option, fault) in OPEN:
-            continue
-        told = tuple(action.option_strings) or (str(action.metavar), action.dest)
-        told += tuple(part for part in (value, *value.rpartition("/")[::2]) if len(part) > 1)
-        if action.nargs == 0:
-            argv = (*line(command, {}), f"{option}={value}")
-        else:
-            short = next((o for o in action.option_strings if o in GOOD[command]), option)
-            argv = line(command, beside(command, option) | {short or "positional": positional(command, action, value)})
-        why = wanted(command, option or action.dest, fault)
-        dry = "--dry_run" in argv and command not in DRY_WITH_TORCH
-        light = (dry and kind_of(command, action) in WITHOUT_TORCH) or not takes(parser_of(command), action, value)
-        yield Row(command, name, argv, told, wanted=why, light=light)
+        if (command, name, fault) not in OPEN and (None, name, fault) not in OPEN:
+            found[fault] = row_of(command, action, fault, value)
+    return found
+
+
+def row_of(command: str, action: argparse.Action, fault: str, value: str) -> Row:
+    option = name_of(action)
+    told = tuple(action.option_strings) or (str(action.metavar), action.dest)
+    told += tuple(part for part in (value, *value.rpartition("/")[::2]) if len(part.strip()) > 1)
+    if action.nargs == 0:
+        argv = (*line(command, {}), f"{option}={value}")
+    else:
+        short = next((o for o in action.option_strings if o in GOOD[command]), option)
+        place = short if action.option_strings else "positional"
+        argv = line(command, beside(command, option) | {place: positional(command, action, value)})
+    dry = "--dry_run" in argv and command not in DRY_WITH_TORCH
+    return Row(
+        command,
+        f"{option} {fault}",
+        argv,
+        told,
+        wanted=wanted(command, option, fault),
+        parsed=takes(parser_of(command), action, value),
+        light=dry and kind_of(command, action) in WITHOUT_TORCH,
+    )
 
 
 def takes(parser, action, value: str) -> bool:
     """Whether argparse goes on with this value."""
-    if action.nargs == 0 or action.type is parsing.class_ranges:  # whose values may be too many to make here
-        return action.nargs != 0
+    if action.nargs == 0 or not value.strip():
+        return False
+    if action.type is parsing.class_ranges:  # whose values may be too many to make here
+        return True
     try:
         parser._check_value(action, parser._get_value(action, value))
     except argparse.ArgumentError:
@@ -704,18 +720,19 @@ def data_set_rows():
 def own_set_rows():
     """Folders of images, tables of the datasets library, shards and CSVs, broken."""
     for kind, name in (("image folder", "folder"), ("table", "hf"), ("shards", "webdataset"), ("own csv", "csv")):
-        for fault in ("no name", "missing", *KINDS[kind][1]):
-            value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name(kind, fault)}")
+        for fault in ("missing", *KINDS[kind][1]):
+            value = "@none" if fault == "missing" else f"@{bad_name(kind, fault)}"
             more = {"--dataset": name, "--data_dir": value, "--template": "a {}"}
-            told = ("--data_dir", "--dataset", "--image_column", value or "--data_dir")
+            told = ("--data_dir", "--dataset", "--image_column", value)
             yield Row("eval_prob_adaptive", f"{kind} {fault}", line("eval_prob_adaptive", more), told)
 
 
 def clip_rows():
-    for fault in ("no name", "missing", *KINDS["clip"][1]):
-        value = {"no name": "", "missing": "@none"}.get(fault, f"@{bad_name('clip', fault)}")
+    """eval_clip.py meets all faults of these folders."""
+    for fault in ("missing", "tiny-clip.json a list"):
+        value = "@none" if fault == "missing" else f"@{bad_name('clip', fault)}"
         more = {"--model": "openclip", "--model_path": value, "--t_interval": False, "--dry_run": False}
-        yield Row("run_winoground", f"openclip {fault}", line("run_winoground", more), ("--model_path", value or "-"))
+        yield Row("run_winoground", f"openclip {fault}", line("run_winoground", more), ("--model_path", value))
 
 
 def single_file_rows():
@@ -963,7 +980,41 @@ def environment_rows():
         yield Row(command, "SLURM's number a word", line(command, {}), ("SLURM_ARRAY_TASK_ID",), environment=slurm)
 
 
+# what shows that an option is looked at, in this order; else the first fault that is no good value after all
+WIRED_BY = ("a text", "below a file")
+
+
+def refused_rows(command: str) -> list[Row]:
+    """What argparse refuses: every fault of every option."""
+    return [row for action in actions(command) for row in rows_of(command, action).values() if not row.parsed]
+
+
+def option_rows():
+    """What argparse takes: every fault of an option of one kind on the first command that has it, else one."""
+    tried = set()
+    for command in COMMANDS:
+        for action in actions(command):
+            kind = kind_of(command, action)
+            rows = {fault: row for fault, row in rows_of(command, action).items() if row.parsed}
+            own = command in OWN_READERS and kind in RUN_KINDS
+            new = {fault: row for fault, row in rows.items() if own or (name_of(action), kind, fault) not in tried}
+            tried |= {(name_of(action), kind, fault) for fault in new}
+            yield from new.values() or one_of(rows)
+
+
+def one_of(rows: dict[str, Row]) -> list[Row]:
+    found = [rows[fault] for fault in WIRED_BY if fault in rows] + [row for row in rows.values() if not row.wanted]
+    return (found or list(rows.values()))[:1]
+
+
 def all_rows() -> list[Row]:
-    """The table."""
-    found = [row for command in COMMANDS for action in actions(command) for row in rows_of(command, action)]
-    return [*found, *data_set_rows(), *own_set_rows(), *clip_rows(), *single_file_rows(), *at_odds_rows(), *environment_rows()]
+    """The table of whole commands."""
+    return [
+        *option_rows(),
+        *data_set_rows(),
+        *own_set_rows(),
+        *clip_rows(),
+        *single_file_rows(),
+        *at_odds_rows(),
+        *environment_rows(),
+    ]

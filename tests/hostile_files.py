@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from diffusion import paths
+from diffusion.datasets.imagenet_variants import imagenet_ids
 
 TINY_PIPELINE, TINY_DIT, TINY_CLIP = paths.TINY_SD, paths.TINY_DIT, paths.TINY_CLIP
 FIRST_PIXELS = 2000  # bytes that are left of a file that is cut
@@ -915,6 +916,14 @@ def build(world: Path, run_command) -> None:
             write(world / bad_name(kind, fault))
 
 
+def wordnet(path: Path) -> None:
+    """WordNet's data.noun (wndb(5)) in miniature: ImageNet's synsets, all directly below one."""
+    lines = ["  1 This line is part of the licence.", "00001740 03 n 01 entity 0 000 | that which is"]
+    lines += [f"{name[1:]} 03 n 01 word{i} 0 001 @ 00001740 n 0000 | a class" for i, name in enumerate(imagenet_ids())]
+    path.mkdir()
+    written("\n".join(lines) + "\n")(path / "data.noun")
+
+
 def good_files(world: Path) -> None:
     array([1, 2])(world / "subset.npy")
     of_each(lambda i: f"a photo of {i}")(world / "prompts.csv")
@@ -941,6 +950,7 @@ def good_files(world: Path) -> None:
     layouts.webdataset(world / "shards")
     written("path,label\nimages/a/0.png,a\nimages/b/0.png,b\n")(world / "own.csv")
     layouts.idx(world / "idx", "FashionMNIST", range(10), range(10))
+    wordnet(world / "wordnet")
     for name in LAID_OUT:
         laid_out(name)(world / f"set {name}")
     for name, folder in STRANGERS.items():

@@ -299,7 +299,7 @@ def test_the_set_up_commands_of_the_readme():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
     assert blocks[0] == f"pip install uv && uv run {demo}\n"
-    test = "pip install uv && uv run --group test pytest -n auto --dist loadfile\n"
+    test = 'pip install uv && uv run --group test pytest -n auto --dist worksteal -m "not slow"\n'
     assert [block for block in blocks if "pytest" in block] == [test]
 
 

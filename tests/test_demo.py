@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import BROWSER, Browser
+from browser import Browser
 from conftest import TINY_SD20, Forked, load_script, said, with_method
 from layouts import save_picture
 from PIL import Image
@@ -487,9 +487,7 @@ STATUS = "document.querySelector('#status').innerText"
 
 
 @pytest.fixture(scope="module")
-def chromium(served, tmp_path_factory):
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+def chromium(a_browser, served, tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as started:
         yield started
 
@@ -548,10 +546,7 @@ def test_a_signal_ends_it_and_leaves_nothing(number):
     started = Forked("demo")
     try:
         [child] = started.start([{"TMPDIR": str(Path("tmp").resolve())}], [*MODEL, *RULE, "--port", free_port()], "demo")
-        deadline = time.monotonic() + 180
-        while "The page is open" not in (said()[0] if Path("out.0").exists() else ""):
-            assert time.monotonic() < deadline and not started.ask(ended=[child])[0], said()
-            time.sleep(0.05)
+        started.wait_for(lambda: Path("out.0").exists() and "The page is open" in said()[0], [child])
         assert len(list(Path("tmp").iterdir())) == 1
         os.kill(child, number)
         assert started.wait([child]) == [128 + number] and "Traceback" not in said()[1]

@@ -1,16 +1,19 @@
 """Bad input of every kind to every command: one line that names the flag or the file, exit code 2, nothing written.
 
-The rows are made in tests/hostile.py from the parsers; each runs the whole command in a process of its own, forked from one that
-has imported everything, with limits on memory and time.
+The rows are made in tests/hostile.py from the parsers. What argparse refuses is tried here; each other row runs the whole command
+in a process of its own, forked from one that has imported everything, with limits on memory and time.
 """
 
 import argparse
+import contextlib
+import io
 from collections import Counter
 from pathlib import Path
 
 import hostile
 import hostile_files
 import pytest
+import worlds
 from conftest import Forked, said
 from hostile import Row
 
@@ -45,19 +48,19 @@ def light():
 
 
 @pytest.fixture(scope="session")
-def world(forked, tmp_path_factory):
+def world(forked):
     """The folder of good and bad files."""
     forked.ask(load=MODULES)
-    folder = tmp_path_factory.mktemp("world")
+    with kept_world(forked) as folder:
+        yield folder
 
+
+def kept_world(forked):
     def run_command(command, words, at):
         children = forked.ask(command=command, argv=words, folder=str(at), environments=[{}])
         assert forked.wait(children) == [0], (at / "err.0").read_text()
 
-    hostile_files.build(folder, run_command)
-    before = hostile_files.listing(folder)
-    yield folder
-    assert hostile_files.listing(folder) == before  # nobody has written there
+    return worlds.world(worlds.key(), lambda folder: hostile_files.build(folder, run_command))
 
 
 def execute(row: Row, world: Path, forked) -> tuple[int, str]:
@@ -93,10 +96,31 @@ def fault_of(row: Row, code: int, errors: str, told: list[str], left: list[str])
     return None if any(part in errors for part in told) else f"names neither flag nor file: {last}"
 
 
+def left() -> list[str]:
+    """What a command has written."""
+    return [str(path) for path in Path().rglob("*") if path.name not in ("out.0", "err.0")]
+
+
 def outcome(row: Row, world: Path, forked) -> str | None:
     code, errors = execute(row, world, forked)
-    left = [str(path) for path in Path().rglob("*") if path.name not in ("out.0", "err.0")]
-    return fault_of(row, code, errors, [place(part, world) for part in row.told], left)
+    return fault_of(row, code, errors, [place(part, world) for part in row.told], left())
+
+
+def refusal(row: Row) -> str | None:
+    """As outcome, in this process: what the command's parse_args makes of the words."""
+    code, errors = 0, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            hostile.module_of(row.command).parse_args([word.replace("{image}", "0") for word in row.argv])
+    except SystemExit as stop:
+        code = stop.code
+    return fault_of(row, code, errors.getvalue(), row.told, left())
+
+
+@pytest.mark.parametrize("command", hostile.COMMANDS)
+def test_what_argparse_refuses_is_one_line(command):
+    rows = hostile.refused_rows(command)
+    assert rows and {row.id: fault for row in rows if (fault := refusal(row))} == {}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
@@ -116,11 +140,15 @@ def test_the_lines_that_rows_change_work(command, world, forked):
 
 
 def test_every_option_is_in_the_table():
+    """What argparse takes of it: each fault on some command, and one on every command that has the option."""
     assert len(ROWS) >= 300 and max(Counter(row.id for row in ROWS).values()) == 1
+    somewhere = {row.name for row in ROWS}
     for command in hostile.COMMANDS:
-        words = " ".join(row.name for row in ROWS if row.command == command).split()
-        names = [next((o for o in a.option_strings if o.startswith("--")), a.dest) for a in hostile.actions(command)]
-        assert set(names) <= set(words), command
+        here = {row.name for row in ROWS if row.command == command}
+        for action in hostile.actions(command):
+            rows = hostile.rows_of(command, action).values()
+            taken = {row.name for row in rows if row.parsed}
+            assert rows and taken <= somewhere and (not taken or taken & here), f"{command} {hostile.name_of(action)}"
 
 
 def test_an_option_that_says_not_what_it_names_is_told(monkeypatch):

@@ -12,18 +12,11 @@ import run_winoground
 from diffusion import runlog
 
 CONTRASTIVE = ["--model", "openclip", "--version", "tiny", "--dataset", "tiny_pairs"]
-OF_A_GRID = [
-    ["--t_interval", 20],
+OF_A_GRID = [  # beside those of tests/hostile.py
     ["--n_trials", 1],  # as by default
-    ["--n_trials", 2],
-    ["--noise_path", "none.pt"],
     ["--seed", 0],
-    ["--img_size", 64],
-    ["--interpolation", "bilinear"],
-    ["--dtype", "float32"],
     ["--batch_size", 4],
     ["-b", 4],
-    ["--compile"],
 ]
 LONG = {"-b": "--batch_size"}
 
@@ -55,10 +48,9 @@ def test_level_weights_of_class_folders_which_predict_nothing(cls, run_main):
     assert code == 2 and "--level_weights does nothing" in err and not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("grid", [[], ["--cls", "7"], ["--cls", "1,2", "--save_per_class"], ["--t_interval", 100]])
-@pytest.mark.parametrize("value", [1, 2, "auto"])
-def test_images_in_flight_of_a_grid_whose_calls_are_full(grid, value, run_main):
-    argv = ["--model", "tiny", "--dataset", "fashion_mnist", *grid, "--images_in_flight", value]
+@pytest.mark.parametrize("grid", [["--cls", "1,2", "--save_per_class"], ["--t_interval", 100]])
+def test_images_in_flight_of_a_grid_whose_calls_are_full(grid, run_main):
+    argv = ["--model", "tiny", "--dataset", "fashion_mnist", *grid, "--images_in_flight", 1]  # as by default
     code, _, err = run_main(eval_prob_dit.main, *argv)
     assert code == 2 and err.count("\n") == 1 and "--images_in_flight does nothing" in err and not list(Path().iterdir())
 
@@ -98,19 +90,17 @@ def test_prompts_of_a_run_that_names_its_candidates(script, run, run_main):
     assert code == 0, err
 
 
-@pytest.mark.parametrize("loss", ["l1", "l2", "kl", "vlb"])
+@pytest.mark.parametrize("loss", ["l2", "kl"])
 @pytest.mark.parametrize("script", ["replay", "plot_image", "plot_timesteps"])
 def test_a_loss_of_a_run_that_kept_one(script, loss, run, run_main):
     refused(script, run_main, f"--loss {loss}", run, *READERS[script], "--loss", loss)
 
 
-def test_flags_of_pictures_and_maps_that_are_not_drawn(run, run_main):
-    refused("report", run_main, "--data_dir does nothing", run, "-o", "out", "--format", "csv", "--data_dir", "x")
+def test_flags_of_maps_that_are_not_drawn(run, run_main):
     refused("plot_image", run_main, "--device does nothing", run, "--image", 1, "-o", "x.png", "--device", "cpu")
-    refused("calibrate", run_main, "--confidence does nothing", run, "--confidence", "errors")
 
 
-@pytest.mark.parametrize("flag", [["--split", "test"], ["--data_dir", "x"], ["--download"], ["--image_column", "x"]])
+@pytest.mark.parametrize("flag", [["--data_dir", "x"], ["--download"], ["--image_column", "x"]])
 def test_flags_of_class_folders_with_records_of_all_classes(flag, run, run_main):
     refused("print_dit_acc", run_main, f"{flag[0]} does nothing", run, *flag)
 

@@ -256,7 +256,7 @@ def test_the_run_says_which_set(report):
 
 def test_a_flag_for_the_set_overrides_where_the_run_found_it(report):
     run = write_records("run", {0: GROUP})
-    write_config(run, data_dir="/moved/away")
+    write_config(run, data_dir="moved/away")
     assert report(run)[0] == 2
     assert report(run, "--data_dir", GOLDEN_SET)[0] == 0
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from browser import BROWSER
-from conftest import GOLDEN, TINY_SD20, load_script, staged_record
+from conftest import GOLDEN, HANGS, TINY_SD20, load_script, staged_record
 from PIL import Image
 from scipy.stats import ttest_rel
 
@@ -452,7 +452,7 @@ def browse(text, width):
     Path("page.html").write_text(text.replace("<head>", f"<head>{PROBE}", 1))
     Path("frame.html").write_text(FRAME.format(width=width))
     command = [BROWSER, *FLAGS, f"--user-data-dir={Path('profile').resolve()}", Path("frame.html").resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     found = re.search("<pre>(.+)</pre>", done.stdout)
     assert found, done.stderr
     return json.loads(found[1]) | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
@@ -461,7 +461,7 @@ def browse(text, width):
 FINE = {"problems": [], "broken": 0, "overflow": 0, "console": []}
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@pytest.mark.usefixtures("a_browser")
 def test_the_page_in_a_browser(runs, report):
     long = write_run("race_" + "x" * 90, RACE, names=[*NAMES[:6], "y" * 60], strategy="race")
     page = report(runs[0], long)
@@ -469,7 +469,7 @@ def test_the_page_in_a_browser(runs, report):
         assert browse(page, width) == FINE | {"images": 3}
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+@pytest.mark.usefixtures("a_browser")
 def test_the_browser_check_can_fail():
     bad = '<html><head></head><body><p style="width: 999px">x<img src="data:image/png;base64,AAAA"><script>nope()</script></body>'
     found = browse(bad, 360)

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +138,7 @@ def test_a_killed_start_goes_on(forked, pictures, run):
     environment = {"LOG_DIR": "killed"}
     words = [*FLAT, "--head", "linear", "--val_share", "0.2"]
     [child] = forked.start([environment], words, command="sd_features")
-    deadline = time.monotonic() + 120
-    while len(list(Path("killed").rglob("*.npy"))) < 3:
-        assert time.monotonic() < deadline and not all(forked.ask(ended=[child]))
-        time.sleep(0.005)
+    forked.wait_for(lambda: len(list(Path("killed").rglob("*.npy"))) >= 3, [child])
     os.kill(child, signal.SIGKILL)
     assert forked.wait([child]) == [-signal.SIGKILL]
     before = {path: path.stat().st_mtime_ns for path in Path("killed").rglob("*.npy")}

@@ -6,11 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY_SD20, said, staged_record, write_run
+from conftest import ROOT, TINY_SD20, at_work, said, staged_record, write_run
 from test_ranks import crew  # noqa: F401
 
 from diffusion import runlog
@@ -112,22 +111,13 @@ def test_where_a_shell_ignores_ctrl_c_a_command_does_too():
     assert ended.returncode == 0 and "usage" in ended.stdout and ended.stderr == ""
 
 
-def at_work(process: int) -> bool:
-    """Whether it is in the loop over images, where it catches SIGTERM; a process may still load when others write records."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1]
-    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to see what a process waits for")
 @pytest.mark.parametrize("again", [1, 2])
 def test_ctrl_c_twice_under_torchrun(again, forked, crew):  # noqa: F811
     """The terminal sends it to the whole group."""
     children = forked.start(crew(2), RUN)
     forked.wait_for_records(Path("data/fashion_mnist/v2-0_1trials_1keep_2samples_64"), 5, children)
-    deadline = time.monotonic() + 180
-    while not all(map(at_work, children)):
-        assert time.monotonic() < deadline, [said(rank) for rank in (0, 1)]
-        time.sleep(0.01)
+    forked.wait_for(lambda: all(map(at_work, children)), children)
     for _ in range(1 + again):
         for child in children:
             os.kill(child, signal.SIGINT)

@@ -1,0 +1,3 @@
+"""What Python imports by itself when it starts with this folder on PYTHONPATH."""
+
+import inside  # noqa: F401

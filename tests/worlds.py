@@ -1,0 +1,78 @@
+"""The world of tests/hostile_files.py, made once on a machine: in the temporary folder, by a hash of what it is made of.
+
+Processes of pytest-xdist and later sessions find it there. Who uses it holds a shared lock on it, who makes it an exclusive one.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import hostile_files
+from conftest import ROOT
+
+PLACE = Path(tempfile.gettempdir()) / f"diffusion-classifier-tests-{os.getuid()}"
+SOURCES = ("*.py", "diffusion/**/*", "DiT/**/*", "prompts/*", "shipped/**/*", "tests/*_files.py", "tests/*layouts.py")
+UNUSED = 24 * 3600  # seconds after which another world goes
+
+
+def key(root: Path = ROOT) -> str:
+    """A hash of our sources and models, of what is installed, and of where all this lies: links and runs name it."""
+    installed = sorted(f"{found.name} {found.version}" for found in importlib.metadata.distributions())
+    found = hashlib.sha256(repr((str(root), sys.version, installed)).encode())
+    for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
+        if path.is_file() and path.suffix != ".pyc":
+            content = path.read_bytes()
+            found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def world(name: str, build, place: Path = PLACE):
+    """The folder of this name, which build(folder) fills where it is not whole. Raises AssertionError where somebody has written
+    there meanwhile; the next session then makes it again."""
+    place.mkdir(mode=0o700, exist_ok=True)
+    folder, inside = place / name, place / f"{name}.json"
+    with open(place / f"{name}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not _whole(folder, inside):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _whole(folder, inside):
+                _make(folder, inside, build)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(lock.name)
+        yield folder
+        if not _whole(folder, inside):
+            inside.unlink(missing_ok=True)
+            raise AssertionError(f"{folder} is not as it was: a test has written there")
+
+
+def _whole(folder: Path, inside: Path) -> bool:
+    return inside.is_file() and json.loads(inside.read_text()) == hostile_files.listing(folder)
+
+
+def _make(folder: Path, inside: Path, build) -> None:
+    """inside: the list of what is in it, written last."""
+    _forget(folder.parent)
+    inside.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    build(folder)
+    inside.write_text(json.dumps(hostile_files.listing(folder)))
+
+
+def _forget(place: Path) -> None:
+    """Takes away what nobody uses or has used lately. The locks stay: somebody may be waiting for one."""
+    for path in place.glob("*.lock"):
+        with open(path) as lock, contextlib.suppress(BlockingIOError):
+            if path.stat().st_mtime < time.time() - UNUSED:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_suffix(".json").unlink(missing_ok=True)
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
