@@ -215,11 +215,11 @@ def announce(run: Run):
     if run.shortlist and run.shortlist.todo:
         scored.announce(run.shortlist.model)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
-             "memory": models.memory_told(run.source, run.model.dtype),
+             "memory": models.memory_message(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    unused = models.embeddings_notice(run.source, run.prompts.prompts)
+    unused = run.source.unused_additions(run.prompts.prompts)
     notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone)
     more = run.shortlist.priced if run.shortlist else ""
     cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more)

@@ -129,7 +129,8 @@ class Run:
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
         ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
-        name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
+        path, size = self.model.model_path, self.model.img_size
+        name = own.name_of(path) if own.is_python_file(path) else "DiT"
         return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, name, size, classes, method, ending)
 
     @cached_property

@@ -184,11 +184,11 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
 
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
-    about |= {} if contrastive else {"memory": models.memory_told(run.scorer.source, run.scorer.model.dtype)}
+    about |= {} if contrastive else {"memory": models.memory_message(run.scorer.source, run.scorer.model.dtype)}
     captions = [caption for example in run.data.examples for caption in example.captions]
     notices = (
         run.data.notice,
-        models.embeddings_notice(run.scorer.source, captions),
+        run.scorer.source.unused_additions(captions),
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
         runlog.unreadable_told(run.unreadable, "redone"),
     )

@@ -294,7 +294,7 @@ def dtype_of(options: dict, running: settings.Running) -> str:
 def version_of(options: dict) -> str:
     """What run folders call the model: --version, or the name of a Python file or a file of weights where that is not given."""
     asked, path = options["version"], options["model_path"]
-    kind = own if own.is_own(path) else single_file if single_file.is_single(path) else None
+    kind = own if own.is_python_file(path) else single_file if single_file.is_single(path) else None
     return kind.name_of(path) if kind and "version" not in options["given"] else asked
 
 

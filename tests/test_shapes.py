@@ -19,8 +19,17 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "pixart-alpha": 0.61,
     "sana": 1.6,
 }
-LATENTS = {"sdxl": (4, 128, 128), "pixart-alpha": (4, 128, 128), "pixart-sigma": (4, 128, 128), "sana": (32, 32, 32)}
+LATENTS = {
+    "1-5": (4, 64, 64),
+    "2-0": (4, 64, 64),
+    "sdxl": (4, 128, 128),
+    "pixart-alpha": (4, 128, 128),
+    "pixart-sigma": (4, 128, 128),
+    "sana": (32, 32, 32),
+}
 TEXTS = {  # tokens and their width, width of the pooled text
+    "1-5": ((77, 768), None),
+    "2-0": ((77, 1024), None),
     "sdxl": ((77, 2048), 1280),
     "sd3-medium": ((77 + 256, 4096), 2048),
     "sd3.5-medium": ((77 + 256, 4096), 2048),
@@ -50,7 +59,8 @@ def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
         source = published.source()
         assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
         source.check()
-        assert source.default_size == 1024 and len(source.levels()) == 1000
+        latents = LATENTS.get(name, (16, 128, 128))
+        assert source.default_size == latents[1] * source.vae["downscale"] and len(source.levels()) == 1000
     assert published.source(512).default_size == 512
 
 
@@ -68,11 +78,11 @@ def test_the_places_of_sd35_medium_are_not_learned(bare):
     assert found["numbers"] - found["parameters"] == 384**2 * 1536
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sd1", 859.5), ("sd2", 865.9)])
-def test_unets_of_stable_diffusion(name, millions):
-    found = shapes.unet(shapes.UNETS[name], (4, 64, 64), 77).count()
+@pytest.mark.parametrize(("name", "millions"), [("1-5", 859.5), ("2-0", 865.9)])
+def test_unets_of_stable_diffusion(name, millions, bare):
+    found = bare[name].count()
     assert found["parameters"] == found["numbers"] == pytest.approx(1e6 * millions, rel=1e-4)
-    if name == "sd2":
+    if name == "2-0":
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
 
 
@@ -113,7 +123,7 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
     assert bare[name].latent_shape == LATENTS.get(name, (16, 128, 128))
     assert conditions.sequence.shape == (2, length, width)
     assert (conditions.pooled.shape if pooled else conditions.pooled) == ((2, pooled) if pooled else None)
-    assert (conditions.mask is None) == bool(pooled)
+    assert (conditions.mask is None) == (name not in ("pixart-alpha", "pixart-sigma", "sana"))
 
 
 def test_text_encoders_have_the_published_sizes():

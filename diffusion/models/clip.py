@@ -12,6 +12,7 @@ from pathlib import Path
 from diffusion.datasets.transforms import to_rgb
 from diffusion.files import hash_files, read_json
 from diffusion.models import hub
+from diffusion.models.source import Checkpoint
 from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.paths import TINY_CLIP
 
@@ -29,13 +30,20 @@ WEIGHTS = ("{}.safetensors", "{}.pt", "open_clip_model.safetensors", "open_clip_
 
 
 @dataclass(frozen=True)
-class ClipSource:
-    """A source of weights: where a contrastive model is, known before they are read."""
+class ClipSource(Checkpoint):
+    """Where the weights of a contrastive model are, known before they are read.
 
-    architecture: str  # open_clip's name; of a local folder the config's stem
-    pretrained: str  # the tag of published weights, or the path of a local state dict
-    config: Path | None  # the local model config; None for published weights
-    quick_gelu: bool = False  # OpenAI's approximate GELU, which a published tag asks for; a local config says it itself
+    Attributes:
+        architecture: open_clip's name; of a local folder the config's stem.
+        pretrained: the tag of published weights, or the path of a local state dict.
+        config: the local model config; None for published weights.
+        quick_gelu: whether a published tag has OpenAI's approximate GELU; a local config says it itself.
+    """
+
+    architecture: str
+    pretrained: str
+    config: Path | None
+    quick_gelu: bool = False
 
     def describe(self) -> str:
         """What a person calls the weights: the folder, or architecture and tag."""

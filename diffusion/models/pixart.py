@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from diffusion.models.pipelines import SCHEDULER, Pipeline, ddpm_levels
-from diffusion.models.stable_diffusion import check_scheduler
+from diffusion.models import schedulers
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.texts import Encoder
 
 TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
@@ -32,13 +32,13 @@ class PixArt(Pipeline):
 
     def check(self) -> None:
         super().check()
-        check_scheduler(f"--model_path {self.source}: {SCHEDULER}", {"num_train_timesteps": 1000} | dict(self.scheduler))
+        schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
 
     def written(self, prompts):
         return [prompt.lower().strip() for prompt in prompts]
 
     def levels(self):
-        return ddpm_levels(self.scheduler)
+        return schedulers.ddpm_levels(self.scheduler)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,120 or 300,4096], mask [K,120 or 300]."""

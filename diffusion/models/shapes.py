@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.models import devices, hub, stable_diffusion
+from diffusion.models import devices, hub
 from diffusion.models.flux import Flux
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.pixart import PixArt
 from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
+from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.settings import Asked
 
 # ---------------------------------------------------------------- config files, as published
@@ -28,10 +29,8 @@ SD_UNET = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
-UNETS = {  # of Stable Diffusion 1.x, and of 2.x and SD-Turbo
-    "sd1": SD_UNET | {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": SD_UNET | {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
-}
+SD1_UNET = SD_UNET | {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD2_UNET = SD_UNET | {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
 SDXL_UNET = {
     "sample_size": 128,
     "in_channels": 4,
@@ -123,6 +122,13 @@ CLIP_L = CLIP_PLACES | {
     "num_attention_heads": 12,
     "projection_dim": 768,
 }
+CLIP_H = CLIP_PLACES | {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
+}
 CLIP_G = CLIP_PLACES | {
     "hidden_size": 1280,
     "intermediate_size": 5120,
@@ -195,6 +201,11 @@ class Published:
         return found
 
 
+def _sd(network: Mapping[str, Any], text: Mapping[str, Any]) -> Published:
+    texts = {"text_encoder": ("CLIPTextModel", text)}
+    return Published(StableDiffusion, "StableDiffusionPipeline", network, 4, 8, SCALED_DDPM, texts)
+
+
 def _sd3(network: Mapping[str, Any]) -> Published:
     clip = "CLIPTextModelWithProjection"
     texts = {"text_encoder": (clip, CLIP_L), "text_encoder_2": (clip, CLIP_G), "text_encoder_3": ("T5EncoderModel", T5_XXL)}
@@ -213,6 +224,8 @@ def _pixart(pipeline: str, told_sizes: bool) -> Published:
 
 
 PIPELINES = {  # by the families' VERSIONS
+    "1-5": _sd(SD1_UNET, CLIP_L),
+    "2-0": _sd(SD2_UNET, CLIP_H),
     "sdxl": Published(
         StableDiffusionXL,
         "StableDiffusionXLPipeline",
@@ -304,41 +317,6 @@ def flops(work: Callable[[], object]) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
-
-
-def unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens: int) -> Bare:
-    """A U-Net that is told a sequence of n_tokens."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    from diffusion.models.denoiser import Conditions
-
-    def conditions(n, device):
-        return Conditions(sequence=torch.randn(n, n_tokens, config["cross_attention_dim"], device=device))
-
-    def call(module, x_t, times, conditions):
-        return module(x_t, times, conditions.sequence, return_dict=False)[0]
-
-    return Bare(lambda: UNet2DConditionModel.from_config(dict(config)), latent_shape, call, conditions)
-
-
-def load_unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens: int, device: str, dtype: str,
-              compile: bool = False, plain: bool = False):  # fmt: skip
-    """The Denoiser of a U-Net on Stable Diffusion's levels; weights, texts and latents are random.
-
-    compile, plain: as of stable_diffusion.denoiser_of.
-    """
-    from diffusers import DDPMScheduler
-
-    network = unet(config, latent_shape, n_tokens)
-    module = network.filled(device, dtype)
-    abar = DDPMScheduler.from_config(SCALED_DDPM).alphas_cumprod
-
-    def embed(prompts):
-        return network.conditions(len(prompts), device).to(module.dtype)
-
-    encode = network.encoder(device)
-    return stable_diffusion.denoiser_of(module, abar, "epsilon", encode, embed, device, compile, plain)
 
 
 def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) -> Bare:

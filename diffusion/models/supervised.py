@@ -5,7 +5,7 @@ library says for its published weights.
 """
 
 import difflib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from diffusion.datasets.transforms import to_rgb
 from diffusion.models import hub
+from diffusion.models.source import Checkpoint
 
 TIMM = "timm:"
 FLAG = "--weights"
@@ -23,11 +24,13 @@ N_IMAGENET = 1000
 
 
 @dataclass(frozen=True)
-class Network(ABC):
-    """A source of weights: a classifier of a library, known before its weights are loaded; a file is read for their shapes.
+class SupervisedModel(Checkpoint):
+    """A classifier of a library, known before its weights are loaded; a file is read for their shapes.
 
-    name: the library's, of the architecture; tag: of the published weights, whose preprocessing is taken in any case; file: a
-    state dict in place of them
+    Attributes:
+        name: the library's, of the architecture.
+        tag: of the published weights, whose preprocessing is taken in any case.
+        file: a state dict in place of the published weights, or None.
     """
 
     name: str
@@ -117,7 +120,7 @@ class Network(ABC):
 
 
 @dataclass(frozen=True)
-class Torchvision(Network):
+class Torchvision(SupervisedModel):
     """One of torchvision.models; tag: a member of its enum of weights."""
 
     LIBRARY = "torchvision"
@@ -149,7 +152,7 @@ class Torchvision(Network):
 
 
 @dataclass(frozen=True)
-class Timm(Network):
+class Timm(SupervisedModel):
     """One of timm; tag: what follows the point in the name of pretrained weights, empty where there are none."""
 
     LIBRARY = "timm"
@@ -184,7 +187,7 @@ class Timm(Network):
 # ---------------------------------------------------------------- by name
 
 
-def find(model: str, weights: str | None = None) -> Network:
+def find(model: str, weights: str | None = None) -> SupervisedModel:
     """Checks names; reads and downloads no weights.
 
     model: a name of torchvision.models, or `timm:NAME` or `timm:NAME.TAG`; weights: a tag of torchvision's, or a file
@@ -256,7 +259,7 @@ def _read(path: str) -> dict:
     return found
 
 
-def _check(network: Network, state: dict) -> int:
+def _check(network: SupervisedModel, state: dict) -> int:
     """How many outputs the network with these weights has. Raises ValueError, by name, for what is no weight of it."""
     n_outputs = _rows(state, _shapes(network, N_IMAGENET))
     wanted, found = _shapes(network, n_outputs), {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -272,7 +275,7 @@ def _check(network: Network, state: dict) -> int:
     return n_outputs
 
 
-def _shapes(network: Network, n_outputs: int) -> dict[str, tuple[int, ...]]:
+def _shapes(network: SupervisedModel, n_outputs: int) -> dict[str, tuple[int, ...]]:
     """Name -> shape of what the network's state dict holds, without memory for it."""
     from accelerate import init_empty_weights
 

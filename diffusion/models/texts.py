@@ -4,13 +4,13 @@ A run embeds its prompts once, and T5 alone is larger than most networks. What i
 """
 
 import gc
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusion.models import devices, hub, tokens
 
 KNOWN = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model")  # classes of text encoders
-AT_ONCE = 16  # prompts per call of a text encoder
 
 
 class NoPrompt(str):
@@ -22,9 +22,15 @@ class NoPrompt(str):
 class Encoder:
     """One text encoder of a layout.
 
-    part, tokenizer: folders of the pipeline; length: tokens that a prompt is padded and cut to, None: the tokenizer's own limit
-    masked: whether it is told which tokens are padding; large: billions of parameters, which run in half precision where the
-    network does (in bfloat16: T5 overflows in float16)
+    Attributes:
+        part, tokenizer: folders of the pipeline.
+        length: tokens that a prompt is padded and cut to; None: the tokenizer's own limit, and at most `places`.
+        masked: whether the encoder is given the mask of the tokens that are no padding.
+        large: whether it has billions of parameters, which run in half precision where the network does (in bfloat16: T5
+            overflows in float16).
+        places: positions that it has, with those for begin and end; None: not known, and no limit.
+        vocabulary: tokens that it has embeddings of; None: not known, and not checked.
+        at_once: prompts per call.
     """
 
     part: str
@@ -32,6 +38,9 @@ class Encoder:
     length: int | None = None
     masked: bool = False
     large: bool = False
+    places: int | None = None
+    vocabulary: int | None = None
+    at_once: int = 16
 
     def dtype(self, of_network: str) -> str:
         """The name of its dtype beside a network of this one."""
@@ -51,15 +60,20 @@ class Encoder:
         """What it is given of prompts. weights: a models.weights.Weights. Raises ValueError for a tokenizer that knows nothing of
         them."""
         tokenizer = self.load_tokenizer(weights.source, weights.revision)
+        n = len(tokenizer)
         weights.embeddings.extend(self.part, tokenizer)
+        vocabulary = self.vocabulary and self.vocabulary + len(tokenizer) - n
         prompts = weights.embeddings.written(self.part, prompts)
         tokens.check_vocabulary(tokenizer, prompts, weights.source)
-        limit = self.length or tokenizer.model_max_length
 
         def encode(texts, length):
             return tokenized(tokenizer, texts, length).input_ids
 
-        return tokens.tokenize(encode, prompts, limit, None, weights.source)
+        return tokens.tokenize(encode, prompts, self.limit(tokenizer), vocabulary, weights.source)
+
+    def limit(self, tokenizer) -> int:
+        """Tokens that a prompt is padded and cut to, with those for begin and end."""
+        return self.length or int(min(tokenizer.model_max_length, self.places or math.inf))
 
     def read(self, weights, prompts: Sequence[str], take: Callable, device: str, dtype: str) -> tuple:
         """take(output, mask) -> tensors [B,...] of every call, put together: [K,...] each, on the CPU.
@@ -72,10 +86,10 @@ class Encoder:
         disable_progress_bar()  # of weights from disk; downloads keep theirs
         tokenizer = self.load_tokenizer(weights.source, weights.revision)
         encoder = weights.load_text(self.part, device, devices.torch_dtype(self.dtype(dtype)), tokenizer)
-        texts = tokenized(tokenizer, weights.embeddings.written(self.part, prompts), self.length or tokenizer.model_max_length)
+        texts = tokenized(tokenizer, weights.embeddings.written(self.part, prompts), self.limit(tokenizer))
         rows = []
         with torch.inference_mode():
-            for ids, mask in zip(texts.input_ids.split(AT_ONCE), texts.attention_mask.split(AT_ONCE), strict=True):
+            for ids, mask in zip(texts.input_ids.split(self.at_once), texts.attention_mask.split(self.at_once), strict=True):
                 told = {"attention_mask": mask.to(device)} if self.masked else {}
                 output = encoder(ids.to(device), output_hidden_states=True, **told)
                 rows.append([part.cpu() for part in take(output, mask)])
