@@ -300,7 +300,7 @@ def version_of(options: dict) -> str:
 
 def source_of(options: dict, device: str, dtype: str):
     """The source of a text-to-image model's weights. Raises ValueError as `models.text_to_image`."""
-    asked = settings.pick(settings.TextToImage, options).asked
+    asked = settings.pick(settings.TextToImage, options).options
     return models.text_to_image(options["version"], options["model_path"], asked, device, dtype)
 
 

@@ -42,7 +42,7 @@ from diffusion.models import devices, dit, format_bytes, hub, own, shapes
 from diffusion.models.pipelines import Pipeline
 from diffusion.noise import Seeded
 from diffusion.schedule import make_plan
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 
 SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
 MODELS = ("tiny", *SHORT, *shapes.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
@@ -121,7 +121,7 @@ def find(args) -> Subject:
     if published := shapes.PIPELINES.get(SHORT.get(args.model, args.model)):
         source, configs = published.source(args.img_size), published.text_configs
         return pipeline_subject(args, source, configs, partial(shapes.load, source, configs), published.text_memory)
-    source = models.text_to_image("tiny", args.model_path, Asked(args.img_size))
+    source = models.text_to_image("tiny", args.model_path, ModelOptions(args.img_size))
     return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))
 
 
@@ -423,7 +423,7 @@ def count(args, subject) -> dict:
     except Exception as error:  # of a config file diffusers makes whatever it can
         if not args.model_path:
             raise
-        raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.told(error)})") from None
+        raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.cause(error)})") from None
     n_numbers = found.pop("numbers")
     about = {"model": f"{args.model}: {subject.source}", "img_size": args.img_size, "latent_shape": subject.latent_shape}
     return {

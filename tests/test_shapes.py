@@ -9,7 +9,7 @@ from conftest import load_script
 from diffusion import kernel, models, scores
 from diffusion.models import devices, shapes
 from diffusion.models.denoiser import Conditions
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 from tests import tiny_pipelines
 
 PUBLISHED = {  # billions of parameters, as papers and model cards have them
@@ -142,7 +142,7 @@ def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)
     pipeline = tiny_pipelines.build(request.param, folder)
-    return models.text_to_image("mine", str(folder), Asked(16)), pipeline
+    return models.text_to_image("mine", str(folder), ModelOptions(16)), pipeline
 
 
 def test_a_network_without_weights_is_the_files_network(small, script):

@@ -1,6 +1,6 @@
 """Sources of weights: one function finds them, one file a family. Nothing heavy is imported before weights are loaded.
 
-`source.Source` is what a model tells before any weights are read, and gives its `Denoiser`.
+`source.Source` is what is known of a model before its weights are read; its `load` gives the `Denoiser`.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
 from diffusion.models.source import Checkpoint, Family, Source
 from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.settings import AS_IT_IS, Asked
+from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
 if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
 TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
+CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = texts.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
 
-def text_to_image(version: str, model_path: str | None = None, asked: Asked = AS_IT_IS, device: str = "cpu",
+def text_to_image(version: str, model_path: str | None = None, options: ModelOptions = DEFAULT_OPTIONS, device: str = "cpu",
                   dtype: str = "float32") -> Source:  # fmt: skip
     """Find a text-to-image model. Its weights are not read, but a Python file is run here.
 
     Args:
         version: a name in VERSIONS of a family, such as "2-0"; only a label where model_path is given.
         model_path: local folder, hub id, single file of weights or Python file; None: the version's own weights.
-        asked: what is requested of the model: image size, text encoders, levels, LoRAs, embeddings.
+        options: image size, text encoders, levels, LoRAs, embeddings.
         device, dtype: torch's names, which a Python file is given.
 
     Raises:
         ValueError: the version has no known weights, the model is neither local nor reachable, or it cannot do what is requested.
     """
     if own.is_python_file(model_path):
-        _refuse_idle(model_path, asked)
-        return own.CustomModel.find(model_path, asked.img_size, device, dtype)
-    family, source, asked = _find_family(version, model_path, asked)
-    if asked.levels != "own" and not family.FLOW:
-        raise ValueError(f"--levels {asked.levels}: {source} is no flow, and knows the levels of its training only")
-    return family.find(source, asked)
+        _refuse_idle(model_path, options)
+        return own.CustomModel.find(model_path, options.img_size, device, dtype)
+    family, source, options = _find_family(version, model_path, options)
+    if options.levels != "own" and not family.FLOW:
+        raise ValueError(f"--levels {options.levels}: {source} is no flow, and knows the levels of its training only")
+    return family.find(source, options)
 
 
-def _find_family(version: str, model_path: str | None, asked: Asked) -> tuple[Family, str, Asked]:
-    """(family, folder or hub id, what is requested of it). Raises ValueError as `text_to_image`."""
+def _find_family(version: str, model_path: str | None, options: ModelOptions) -> tuple[Family, str, ModelOptions]:
+    """(family, folder or hub id, options with the single file). Raises ValueError as `text_to_image`."""
     if single_file.is_single(model_path):
         single_file.check(model_path)
-        config = config_of(version, model_path, asked.config)
-        return _family_of_file(model_path, config), config, replace(asked, file=model_path)
-    if asked.config:
-        raise ValueError(f"--config {asked.config} is for a single file of weights, and none is given with --model_path")
+        config = options.config or _known(version, CONFIGS)[1]
+        return _family_of_file(model_path, config), config, replace(options, file=model_path)
+    if options.config:
+        raise ValueError(f"--config {options.config} is for a single file of weights, and none is given with --model_path")
     if model_path:
-        return family_of(model_path), model_path, asked
-    return *_known(version, "weights with --model_path"), asked
+        return family_of(model_path), model_path, options
+    return *_known(version, "weights with --model_path"), options
 
 
 def _known(version: str, lacking: str) -> tuple[Family, str]:
@@ -83,7 +84,7 @@ def config_of(version: str, model_path: str | None, config: str | None) -> str |
     """
     if not single_file.is_single(model_path) or own.is_python_file(model_path):
         return None
-    return config or _known(version, "configs with --config")[1]
+    return config or _known(version, CONFIGS)[1]
 
 
 def _family_of_file(file: str, config: str) -> Family:
@@ -95,10 +96,10 @@ def _family_of_file(file: str, config: str) -> Family:
     return family
 
 
-def _refuse_idle(model_path: str, asked: Asked) -> None:
-    """Raises ValueError for a request that only a Python file itself could fulfil."""
-    given = {"--lora": asked.loras, "--embedding": asked.embeddings, "--config": asked.config}
-    given |= {"--text_encoders": asked.text_encoders != "all", "--levels": asked.levels != "own"}
+def _refuse_idle(model_path: str, options: ModelOptions) -> None:
+    """Raise ValueError for an option that only the Python file itself could fulfil."""
+    given: dict[str, object] = {"--lora": options.loras, "--embedding": options.embeddings, "--config": options.config}
+    given |= {"--text_encoders": options.text_encoders != "all", "--levels": options.levels != "own"}
     flag = next((flag for flag, value in given.items() if value), None)
     if flag:
         raise ValueError(f"{flag} does nothing to the model in {model_path}, which is its own: do it there")
@@ -250,7 +251,7 @@ def check_memory(source: Source, img_size: int, device: str, dtype: str, batch_s
     devices.check_memory(3 * 4 * (encoder + img_size**2), device, f"an image of {img_size} pixels a side", smaller)
     bytes_per_input = 3 * network * (4 if dtype == "float32" else 2)
     devices.check_memory(bytes_per_input, device, f"one network input of {img_size} pixels a side", smaller)
-    if device.startswith("cpu") and batch_size != "auto":
+    if device.startswith("cpu") and isinstance(batch_size, int):
         n_inputs = min(batch_size, evaluations)
         what = f"a batch of {n_inputs} network inputs"
         devices.check_memory(n_inputs * bytes_per_input, device, what, f"take a smaller --batch_size, or {smaller[5:]}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from diffusion.files import fingerprint, hash_files, one_line
 from diffusion.models.source import Source
@@ -27,9 +27,9 @@ PARTS = ("encode", "embed", "predict", "levels")  # of a Denoiser, without which
 TRIED = 3  # candidates that are embedded by themselves, too
 
 
-def is_python_file(model_path: str | None) -> bool:
+def is_python_file(model_path: str | None) -> TypeGuard[str]:
     """Whether this names a Python file, with or without a function."""
-    return bool(model_path) and _split(model_path)[0].suffix == ".py"
+    return model_path is not None and _split(model_path)[0].suffix == ".py"
 
 
 def name_of(model_path: str) -> str:
@@ -197,6 +197,7 @@ class CustomModel(Source):
 def _run(file: Path) -> ModuleType:
     """The module of a file, under a name that no other module has."""
     spec = importlib.util.spec_from_file_location(f"own_model_{file.stem}", file)
+    assert spec and spec.loader  # as of every path that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     _call(file, "the file", spec.loader.exec_module, module)

@@ -19,7 +19,7 @@ from diffusion.models.single_file import SingleFile
 from diffusion.models.source import Source
 from diffusion.models.tokens import Tokens
 from diffusion.models.weights import Weights
-from diffusion.settings import AS_IT_IS, SPACES, Asked
+from diffusion.settings import DEFAULT_OPTIONS, SPACES, ModelOptions
 
 if TYPE_CHECKING:  # which import torch
     from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Pipeline(Source):
         pipeline: its class in diffusers.
         network, vae, scheduler: their configs as JSON; the VAE's with what `hub.vae_config` adds.
         encoders: the text encoders in use, in the pipeline's order.
-        asked: what is requested of the model.
+        options: the size, text encoders, levels, LoRAs and embeddings of the run.
         stated_space: the space that its folder's STATED file states.
     """
 
@@ -54,7 +54,7 @@ class Pipeline(Source):
     vae: Mapping[str, Any] = field(repr=False)
     scheduler: Mapping[str, Any] = field(repr=False)
     encoders: tuple[texts.Encoder, ...]
-    asked: Asked = AS_IT_IS
+    options: ModelOptions = DEFAULT_OPTIONS
     stated_space: str | None = None
 
     VERSIONS: ClassVar[dict[str, str]]
@@ -68,39 +68,36 @@ class Pipeline(Source):
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # text encoders that it also runs without
 
     @classmethod
-    def find(cls, source: str, asked: Asked = AS_IT_IS) -> Pipeline:
+    def find(cls, source: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline:
         """Read config files, and what is added to weights, but no weights of the model.
 
         Args:
             source: local folder or hub id.
-            asked: what is requested of the model.
+            options: which text encoders, and what is added to the weights.
 
         Raises:
             ValueError: a file is not to be had, the layout is another one, or text encoders cannot be left out.
         """
-        flag, layout = asked.flag, f"a folder of {' or '.join(cls.PIPELINES)}"
+        flag, layout = options.flag, f"a folder of {' or '.join(cls.PIPELINES)}"
         index = hub.read_config(source, "model_index.json", {"_class_name": str}, flag, layout)
-        network = f"{cls.NETWORK}/config.json"
-        configs = {
-            "network": hub.read_config(source, network, {"in_channels": int}, flag, layout),
-            "vae": hub.vae_config(source, "vae/config.json", flag, layout, shift=True),
-            "scheduler": hub.read_config(source, schedulers.CONFIG, {"_class_name": str}, flag, layout),
-        }
+        network_file = f"{cls.NETWORK}/config.json"
+        network = hub.read_config(source, network_file, {"in_channels": int}, flag, layout)
+        vae = hub.vae_config(source, "vae/config.json", flag, layout, shift=True)
+        scheduler = hub.read_config(source, schedulers.CONFIG, {"_class_name": str}, flag, layout)
         every = cls.encoders_of(index["_class_name"])
         here = [encoder for encoder in every if texts.model_class(index, encoder.part)]
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
             raise ValueError(f"{flag} {source}: model_index.json names no {lacking[0]}: give {layout}")
-        if asked.text_encoders == "clip":
+        if options.text_encoders == "clip":
             if not cls.OPTIONAL:
                 raise ValueError(f"--text_encoders clip: {source} cannot do without any of its text encoders")
             here = [encoder for encoder in here if encoder.part not in cls.OPTIONAL]
-        revision = hub.revision_of(source, hub.fetch(source, network))
-        stated = stated_space(source)
-        found = cls(source, revision, index["_class_name"], encoders=tuple(here), asked=asked, stated_space=stated, **configs)
-        found.check()
-        found.weights.check(found.load_tokenizer)
-        return found
+        revision, name = hub.revision_of(source, hub.fetch(source, network_file)), index["_class_name"]
+        pipeline = cls(source, revision, name, network, vae, scheduler, tuple(here), options, stated_space(source))
+        pipeline.check()
+        pipeline.weights.check(pipeline.load_tokenizer)
+        return pipeline
 
     @classmethod
     def encoders_of(cls, pipeline: str) -> tuple[texts.Encoder, ...]:
@@ -136,7 +133,7 @@ class Pipeline(Source):
     @property
     def where(self) -> str:
         """The flag and the place of its configs, for an error."""
-        return f"{self.asked.flag} {self.source}"
+        return f"{self.options.flag} {self.source}"
 
     @property
     def scheduler_file(self) -> str:
@@ -169,8 +166,8 @@ class Pipeline(Source):
 
     @property
     def default_size(self) -> int:
-        """Pixels a side that are requested, else those that it was trained on."""
-        return self.asked.img_size or self.sample_size * self.vae["downscale"]
+        """Pixels a side of the run's options, else those that it was trained on."""
+        return self.options.img_size or self.sample_size * self.vae["downscale"]
 
     @property
     def n_levels(self) -> int:
@@ -184,7 +181,7 @@ class Pipeline(Source):
     def describe(self) -> str:
         n, n_all = len(self.encoders), len(self.ENCODERS)
         left_out = f", {n} of {n_all} text encoders" if n < n_all else ""
-        place = self.weights.describe() if self.asked.file else self.source  # of a bare shape there is no folder
+        place = self.weights.describe() if self.options.file else self.source  # of a bare shape there is no folder
         return f"{place} ({self.pipeline}, {self.n_levels} noise levels{left_out})"
 
     @cached_property
@@ -192,17 +189,17 @@ class Pipeline(Source):
         """Where the weights of its parts are, and what is added to them."""
         encoders = self.encoder_classes()
         layers = self.network.get("layers_per_block", 2)
-        loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.asked.loras, layers)
+        loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.options.loras, layers)
         classes = {self.NETWORK: self.NETWORK_CLASS, "vae": hub.vae_class(self.vae)} | encoders
-        embeddings = Embeddings(self.pipeline, self.source, tuple(encoders), self.asked.embeddings)
+        embeddings = Embeddings(self.pipeline, self.source, tuple(encoders), self.options.embeddings)
         known = (self.NETWORK, "vae", *(encoder.part for encoder in self.encoders_of(self.pipeline)))
-        file = SingleFile(self.asked.file, self.pipeline, self.NETWORK, known, self.source) if self.asked.file else None
+        file = SingleFile(self.options.file, self.pipeline, self.NETWORK, known, self.source) if self.options.file else None
         return Weights(self.source, self.revision, classes, loras, embeddings, file)
 
     def encoder_classes(self) -> dict[str, str]:
         """Folder of each text encoder in use -> its class in transformers."""
         index = hub.read_config(self.source, "model_index.json")
-        return {encoder.part: texts.model_class(index, encoder.part) for encoder in self.encoders}
+        return {encoder.part: name for encoder in self.encoders if (name := texts.model_class(index, encoder.part))}
 
     def identity(self) -> str:
         """The identity of the weights of the parts in use (`Weights.identity`), and the space that its folder states."""
@@ -232,10 +229,10 @@ class Pipeline(Source):
         return self.weights.embeddings.notice(prompts)
 
     def flow_levels(self, shift: float, scale: float, last: float = 1.0) -> Levels:
-        """The levels of a flow at the requested schedule; shift, scale, last: the model's own, as in schedulers.flow_levels."""
-        if self.asked.levels == "logit-normal":
+        """The levels of a flow on the run's schedule (--levels); shift, scale, last: the model's own (schedulers.flow_levels)."""
+        if self.options.levels == "logit-normal":
             return schedulers.logit_normal_levels(self.n_levels, scale)
-        shift, last = {"own": (shift, last), "uniform": (1.0, 1.0), "shift3": (3.0, 1.0)}[self.asked.levels]
+        shift, last = {"own": (shift, last), "uniform": (1.0, 1.0), "shift3": (3.0, 1.0)}[self.options.levels]
         return schedulers.flow_levels(self.n_levels, shift, scale, last)
 
     def written(self, prompts: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and its turbo version: a U-Net told of two text encoders, pooled text and sizes (Podell et al. 2023)."""
+"""Stable Diffusion XL and its turbo version: a U-Net conditioned on two text encoders and on sizes (Podell et al. 2023)."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ class StableDiffusionXL(UNetPipeline):
 
     Conditions: both CLIPs' last states but one side by side, the pooled output of the second, and the sizes of an image that was
     neither resized nor cropped. The pooled text is part of the time embedding, so that no block is the same for two prompts.
-    No prompt (of guidance) is told by zeros, where the pipeline's config says so.
+    The empty prompt of guidance is zeros where the pipeline's config says so.
     """
 
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -42,10 +42,11 @@ class StableDiffusionXL(UNetPipeline):
 
         (first,) = read(CLIP[0], lambda output, mask: (output.hidden_states[-2],))
         second, pooled = read(CLIP[1], lambda output, mask: (output.hidden_states[-2], output.text_embeds))
-        told = torch.tensor([not (isinstance(prompt, NoPrompt) and self._tells_zeros()) for prompt in prompts]).to(pooled)
-        return Conditions(sequence=torch.cat([first, second], -1) * told[:, None, None], pooled=pooled * told[:, None])
+        kept = torch.tensor([not (isinstance(prompt, NoPrompt) and self._zeros_for_empty()) for prompt in prompts]).to(pooled)
+        return Conditions(sequence=torch.cat([first, second], -1) * kept[:, None, None], pooled=pooled * kept[:, None])
 
-    def _tells_zeros(self) -> bool:
+    def _zeros_for_empty(self) -> bool:
+        """Whether the empty prompt is zeros in place of its embedding."""
         return hub.read_config(self.source, "model_index.json").get("force_zeros_for_empty_prompt", True)
 
     def call(self, network, x_t, times, conditions):

@@ -16,7 +16,7 @@ from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
 from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 
 # ---------------------------------------------------------------- config files, as published
 
@@ -114,7 +114,7 @@ SCALED_DDPM = {
     "beta_end": 0.012,
 }
 SHIFTED_FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-CLIP_PLACES = {"vocab_size": 49408, "max_position_embeddings": 77}
+CLIP_PLACES: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": 77}
 CLIP_L = CLIP_PLACES | {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -136,7 +136,7 @@ CLIP_G = CLIP_PLACES | {
     "num_attention_heads": 20,
     "projection_dim": 1280,
 }
-T5_XXL = {
+T5_XXL: dict[str, Any] = {
     "vocab_size": 32128,
     "d_model": 4096,
     "d_ff": 10240,
@@ -158,7 +158,15 @@ GEMMA_2B = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published pipeline by its config files; texts: folder of a text encoder -> its class in transformers, its config."""
+    """A published pipeline by what its config files say.
+
+    Attributes:
+        family: its class of sources.
+        pipeline: its class in diffusers.
+        network, scheduler: the JSON of their configs.
+        latent_channels, downscale: of the VAE.
+        texts: folder of a text encoder -> its class in transformers, its config.
+    """
 
     family: type[Pipeline]
     pipeline: str
@@ -169,7 +177,7 @@ class Published:
     texts: Mapping[str, tuple[str, Mapping[str, Any]]]
 
     def source(self, img_size: int | None = None) -> Pipeline:
-        """As if its config files had been read. img_size: pixels a side, None: the model's own."""
+        """The source that reading its config files would give. img_size: pixels a side; None: the model's own."""
         return self.family(
             source="random weights",
             revision=None,
@@ -178,7 +186,7 @@ class Published:
             vae={"latent_channels": self.latent_channels, "downscale": self.downscale},
             scheduler=self.scheduler,
             encoders=self.family.encoders_of(self.pipeline),
-            asked=Asked(img_size),
+            options=ModelOptions(img_size),
         )
 
     @property
@@ -187,18 +195,18 @@ class Published:
         return {part: config for part, (_, config) in self.texts.items()}
 
     def text_memory(self, dtype: str) -> dict[str, int]:
-        """Bytes of each text encoder's weights, as they are loaded beside a network of this dtype."""
+        """Text encoder -> bytes of its weights, as they are loaded beside a network of this dtype."""
         import torch
         import transformers
 
-        found = {}
+        sizes = {}
         for encoder in self.source().encoders:
             name, config = self.texts[encoder.part]
             cls = getattr(transformers, name)
             with torch.device("meta"):
                 n = sum(p.numel() for p in cls(cls.config_class(**config)).parameters())
-            found[encoder.part] = n * devices.torch_dtype(encoder.dtype(dtype)).itemsize
-        return found
+            sizes[encoder.part] = n * devices.torch_dtype(encoder.dtype(dtype)).itemsize
+        return sizes
 
 
 def _sd(network: Mapping[str, Any], text: Mapping[str, Any]) -> Published:
@@ -212,14 +220,14 @@ def _sd3(network: Mapping[str, Any]) -> Published:
     return Published(StableDiffusion3, "StableDiffusion3Pipeline", network, 16, 8, SHIFTED_FLOW, texts)
 
 
-def _flux(guidance: bool, scheduler: Mapping[str, Any]) -> Published:
+def _flux(guidance: bool, scheduler: dict[str, Any]) -> Published:
     network = FLUX_TRANSFORMER | {"guidance_embeds": guidance}
     texts = {"text_encoder": ("CLIPTextModel", CLIP_L), "text_encoder_2": ("T5EncoderModel", T5_XXL)}
     return Published(Flux, "FluxPipeline", network, 16, 8, {"_class_name": SHIFTED_FLOW["_class_name"]} | scheduler, texts)
 
 
-def _pixart(pipeline: str, told_sizes: bool) -> Published:
-    network = PIXART_TRANSFORMER | {"use_additional_conditions": told_sizes}
+def _pixart(pipeline: str, with_sizes: bool) -> Published:
+    network = PIXART_TRANSFORMER | {"use_additional_conditions": with_sizes}
     return Published(PixArt, pipeline, network, 4, 8, DDPM, {"text_encoder": ("T5EncoderModel", T5_XXL)})
 
 
@@ -261,8 +269,11 @@ PIPELINES = {  # by the families' VERSIONS
 class Bare:
     """A network without weights.
 
-    build: () -> the module; latent_shape: (C,h,w) that it is fed; call: (module, x_t [B,C,h,w], times [B], Conditions of B) ->
-    its output; conditions: (K, device) -> random Conditions of K candidates
+    Attributes:
+        build: () -> the module.
+        latent_shape: (C, h, w) of what it is fed.
+        call: (module, x_t [B,C,h,w], times [B], Conditions of B) -> its output.
+        conditions: (K, device) -> random Conditions of K candidates.
     """
 
     build: Callable
@@ -287,13 +298,13 @@ class Bare:
         return module
 
     def encoder(self, device: str) -> Callable:
-        """image -> a random latent [C,h,w]."""
+        """A function of an image that gives a random latent [C,h,w]."""
         import torch
 
         return lambda image: torch.randn(self.latent_shape, device=device)
 
     def count(self) -> dict[str, int]:
-        """parameters; numbers in memory, which are these and buffers; flops_per_evaluation."""
+        """Its size: parameters; numbers in memory, which are these and buffers; flops_per_evaluation."""
         import torch
 
         module = self.filled("meta", "float32")
@@ -308,8 +319,8 @@ class Bare:
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Of what work() does: two per multiply-add of matrix products and convolutions. Attention counts as two matrix products,
-    however it is fused; everything else as nothing."""
+    """The arithmetic of work(): two operations per multiply-add of matrix products and convolutions. Attention counts as two
+    matrix products, however it is fused; everything else as nothing."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -320,7 +331,12 @@ def flops(work: Callable[[], object]) -> int:
 
 
 def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) -> Bare:
-    """A pipeline's network, told of random texts. text_configs: folder of a text encoder -> its config file."""
+    """A pipeline's network, to be called with random conditions.
+
+    Args:
+        source: of the pipeline's configs.
+        text_configs: folder of a text encoder -> its config.
+    """
     import diffusers
 
     cls = getattr(diffusers, source.NETWORK_CLASS)
@@ -333,12 +349,12 @@ def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) 
 
 
 def text_configs(source: Pipeline) -> dict[str, Mapping[str, Any]]:
-    """Folder of each text encoder -> its config file, of a pipeline that has files. Raises ValueError as hub.read_config."""
+    """Folder of each text encoder -> its config, of a pipeline that has files. Raises ValueError for a missing or damaged one."""
     return {encoder.part: hub.read_config(source.source, f"{encoder.part}/config.json") for encoder in source.encoders}
 
 
 def _reader(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], n: int, device: str) -> Callable:
-    """`read` as of Pipeline.conditions, for which every text encoder says something random of all its tokens."""
+    """`read` as in Pipeline.conditions, in which every text encoder gives random states of all its tokens."""
     import torch
 
     def random(*shape):
@@ -358,7 +374,12 @@ def _reader(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], n: 
 
 def load(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], device: str, dtype: str, compile: bool = False,
          plain: bool = False):  # fmt: skip
-    """The Denoiser of a pipeline whose weights, texts and latents are random; compile, plain: as of Pipeline.load."""
+    """The Denoiser of a pipeline whose weights, texts and latents are random.
+
+    Args:
+        source, text_configs: as in `network_of`.
+        device, dtype, compile, plain: as in Pipeline.load.
+    """
     network = network_of(source, text_configs)
     module = source.adapted(network.filled(device, dtype), plain)
 

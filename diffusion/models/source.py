@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from diffusion.models.tokens import Tokens
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 
 if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser, Levels
@@ -50,7 +50,7 @@ class Source(Checkpoint):
     """
 
     FLOW: ClassVar[bool] = False  # whether the schedule of its levels can be chosen (--levels)
-    SINGLE_FILE: ClassVar[bool] = False  # whether its weights may come from a single checkpoint file (Asked.file)
+    SINGLE_FILE: ClassVar[bool] = False  # whether its weights may come from a single checkpoint file (ModelOptions.file)
 
     @property
     @abstractmethod
@@ -154,9 +154,9 @@ class Family(Protocol):
 
     @property
     def SINGLE_FILE(self) -> bool:
-        """Whether its weights may come from a single checkpoint file (Asked.file)."""
+        """Whether its weights may come from a single checkpoint file (ModelOptions.file)."""
 
-    def find(self, source: str, asked: Asked) -> Source:
+    def find(self, source: str, options: ModelOptions) -> Source:
         """The source of the weights in a local folder or behind a hub id, with what is requested of it.
 
         Raises:

@@ -10,7 +10,7 @@ from diffusion.models import hub, schedulers
 from diffusion.models.pipelines import UNetPipeline
 from diffusion.models.texts import Encoder
 from diffusion.paths import TINY_SD
-from diffusion.settings import AS_IT_IS, Asked
+from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
 if TYPE_CHECKING:  # which import torch
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # which import torch
     from diffusion.models.pipelines import Read
 
 UNET, TEXT = "unet/config.json", "text_encoder/config.json"
-NEEDED = {  # keys without which nothing is known, and their types
+NEEDED: dict[str, dict[str, type]] = {  # keys without which nothing is known, and their types
     UNET: {"block_out_channels": list, "in_channels": int, "cross_attention_dim": int},
     TEXT: {"hidden_size": int},
     schedulers.CONFIG: {"_class_name": str, "num_train_timesteps": int},
@@ -51,15 +51,15 @@ class StableDiffusion(UNetPipeline):
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder(TEXT_ENCODER, "tokenizer", at_once=64),)
 
     @classmethod
-    def find(cls, source: str, asked: Asked = AS_IT_IS) -> StableDiffusion:
+    def find(cls, source: str, options: ModelOptions = DEFAULT_OPTIONS) -> StableDiffusion:
         """Read config files, and what is added to weights, so that wrong names and sizes are reported before gigabytes move.
 
         Raises:
             ValueError: the source is neither a local pipeline folder nor reachable, or of another layout.
         """
-        if asked.text_encoders != "all":
-            raise ValueError(f"--text_encoders {asked.text_encoders}: {source} cannot do without any of its text encoders")
-        flag, where = asked.flag, f"{asked.flag} {source}"
+        if options.text_encoders != "all":
+            raise ValueError(f"--text_encoders {options.text_encoders}: {source} cannot do without any of its text encoders")
+        flag, where = options.flag, f"{options.flag} {source}"
         vae = hub.vae_config(source, "vae/config.json", flag, LAYOUT)
         unet, text, scheduler = (hub.read_config(source, name, NEEDED[name], flag, LAYOUT) for name in NEEDED)
         check_network(where, unet, text, vae["latent_channels"])
@@ -68,14 +68,14 @@ class StableDiffusion(UNetPipeline):
         places, vocabulary = text.get("max_position_embeddings", 77), text.get("vocab_size", 49408)
         encoder = replace(cls.ENCODERS[0], places=places, vocabulary=vocabulary)
         revision = hub.revision_of(source, hub.fetch(source, UNET))
-        found = cls(source, revision, PIPELINE, unet, vae, scheduler, (encoder,), asked)
-        found.prediction  # noqa: B018 - raises
-        found.weights.check(found.load_tokenizer)
-        return found
+        pipeline = cls(source, revision, PIPELINE, unet, vae, scheduler, (encoder,), options)
+        pipeline.prediction  # noqa: B018 - raises
+        pipeline.weights.check(pipeline.load_tokenizer)
+        return pipeline
 
     @property
     def default_size(self) -> int:
-        return self.asked.img_size or default_size(self.network.get("sample_size"), self.vae["downscale"])
+        return self.options.img_size or default_size(self.network.get("sample_size"), self.vae["downscale"])
 
     def describe(self) -> str:
         return self.weights.describe() + (f" ({self.n_levels} noise levels)" if self.n_levels != 1000 else "")
@@ -104,9 +104,15 @@ class StableDiffusion(UNetPipeline):
 
 
 def check_network(where: str, unet: dict, text: dict, latent_channels: int) -> None:
-    """Raises ValueError for sizes that are none, and for a U-Net that is not fed a latent, a level and these texts alone.
+    """Check that a U-Net is fed a latent, a level and these texts alone.
 
-    where: the flag and the folder that say so
+    Args:
+        where: the flag and the folder of the configs, for an error.
+        unet, text: the configs of the U-Net and of the text encoder.
+        latent_channels: of the VAE's latents.
+
+    Raises:
+        ValueError: it is fed something else, parts do not fit together, or a size is none.
     """
     names = ("block_out_channels", "in_channels", "cross_attention_dim")
     hub.check_sizes(f"{where}: {UNET}", **{name: unet[name] for name in names})
@@ -124,19 +130,34 @@ def check_network(where: str, unet: dict, text: dict, latent_channels: int) -> N
         raise ValueError(f"{where} is no text-to-image pipeline of the layout of Stable Diffusion 1.x or 2.x: {wrong[0]}")
 
 
-def default_size(sample_size, downscale: int) -> int:
-    """Pixels a side that a run takes without --img_size. A U-Net's sample_size between 32 and 64 means the published 512 px, as
-    fine-tunes often claim 32 and mean 64; a smaller or a larger one is what the model was trained on (768 px of SD 2.1)."""
+def default_size(sample_size: object, downscale: int) -> int:
+    """Pixels a side of a run without --img_size.
+
+    A U-Net's sample_size between 32 and 64 means the published 512 px, as fine-tunes often claim 32 and mean 64; a smaller or a
+    larger one is what the model was trained on (768 px of SD 2.1).
+
+    Args:
+        sample_size: of the U-Net's config, in latent elements; not checked.
+        downscale: pixels a side per latent element.
+    """
     if isinstance(sample_size, int) and not 32 <= sample_size <= 64:
         return sample_size * downscale
     return 512
 
 
 def check_tokenizer(source: str, flag: str = "--model_path") -> None:
-    """Raises ValueError where a local folder's tokenizer is missing, not readable, or has no sensible limit."""
+    """Check the tokenizer of a local folder; what is not fetched yet is checked when it is.
+
+    Args:
+        source: local folder or hub id.
+        flag: the option that names it, for an error.
+
+    Raises:
+        ValueError: it is missing, not readable, or has no sensible limit.
+    """
     root = Path(source) / "tokenizer"
     if not Path(source).is_dir():
-        return  # what is not fetched yet is checked when it is
+        return
     if not (root / "tokenizer.json").is_file():
         hub.fetch(source, "tokenizer/vocab.json", flag, LAYOUT)
         hub.fetch(source, "tokenizer/merges.txt", flag, LAYOUT)
