@@ -117,7 +117,7 @@ class Run:
     @property
     def incomplete(self) -> bool:
         """Whether a dry run does without images or weights, so that nothing has an identity."""
-        return bool(self.dataset.missing or models.unfetched(self.source))
+        return bool(self.dataset.missing or self.source.unfetched)
 
     @cached_property
     def identity(self) -> dict:
@@ -234,11 +234,11 @@ def announce(run: Run):
         scored.announce(run.shortlist.model)
     session.tell_reading(run.folder)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
-             "memory": models.memory_told(run.source, run.model.dtype),
+             "memory": models.memory_message(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    unused = None if run.incomplete else models.embeddings_notice(run.source, run.prompts.prompts)
+    unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
     slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
     notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone, slow)

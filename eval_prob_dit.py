@@ -134,7 +134,8 @@ class Run:
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
         ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
-        name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
+        path, size = self.model.model_path, self.model.img_size
+        name = own.name_of(path) if own.is_python_file(path) else "DiT"
 
         def make(dataset: str) -> Path:
             named = (self.data.split, self.running.extra, name, size, classes, method, ending)
@@ -145,7 +146,7 @@ class Run:
     @property
     def incomplete(self) -> bool:
         """Whether a dry run does without images or weights, so that nothing has an identity."""
-        return bool(self.dataset.missing or models.unfetched(self.source))
+        return bool(self.dataset.missing or self.source.unfetched)
 
     @cached_property
     def identity(self) -> dict:

@@ -132,7 +132,7 @@ def prepare(options: dict) -> Run:
     running = cli.running_of(options)
     scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
     data = pairs.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
-    incomplete = bool(data.missing or models.unfetched(scorer.source))
+    incomplete = bool(data.missing or scorer.source.unfetched)
     ending = "_randnoise" if options["randomize_noise"] else ""
     folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     if isinstance(scorer, Diffusion):
@@ -194,11 +194,11 @@ def slow(run: Run) -> str | None:
 
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
-    about |= {} if contrastive else {"memory": models.memory_told(run.scorer.source, run.scorer.model.dtype)}
+    about |= {} if contrastive else {"memory": models.memory_message(run.scorer.source, run.scorer.model.dtype)}
     captions = [caption for example in run.data.examples for caption in example.captions]
     notices = (
         run.data.notice,
-        models.embeddings_notice(run.scorer.source, captions) if run.identity else None,
+        run.scorer.source.unused_additions(captions) if run.identity else None,
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
         runlog.unreadable_told(run.unreadable, "redone"),
         None if contrastive else slow(run),

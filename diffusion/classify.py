@@ -327,7 +327,7 @@ def text_to_image(
     _check_loss(loss, scores.SCORES)
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     given = {"text_encoders": text_encoders, "levels": levels, "lora": lora, "embedding": embedding, "config": config}
-    asked = settings.TextToImage(img_size=img_size, **given).asked
+    asked = settings.TextToImage(img_size=img_size, **given).options
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)

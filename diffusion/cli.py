@@ -306,14 +306,14 @@ def dtype_of(options: dict, running: settings.Running) -> str:
 def version_of(options: dict) -> str:
     """What run folders call the model: --version, or the name of a Python file or a file of weights where that is not given."""
     asked, path = options["version"], options["model_path"]
-    kind = own if own.is_own(path) else single_file if single_file.is_single(path) else None
+    kind = own if own.is_python_file(path) else single_file if single_file.is_single(path) else None
     return kind.name_of(path) if kind and "version" not in options["given"] else asked
 
 
 def source_of(options: dict, device: str, dtype: str, expect: bool = False):
     """The source of a text-to-image model's weights; expect: as of shapes.expected, where they are not here. Raises ValueError as
     `models.text_to_image`."""
-    asked = settings.pick(settings.TextToImage, options).asked
+    asked = settings.pick(settings.TextToImage, options).options
     if expect and not options["model_path"] and (source := shapes.expected(options["version"], asked)):
         return source
     return models.text_to_image(options["version"], options["model_path"], asked, device, dtype)
@@ -446,19 +446,17 @@ def require(dataset) -> None:
         raise FileNotFoundError(dataset.missing)
 
 
-def tell_missing(*parts) -> None:
-    """What a dry run did without: prints what a run fetches first. parts: data sets, of images or pairs, and sources of weights.
+def tell_missing(data, source=None) -> None:
+    """What a dry run did without: prints what a run fetches first. data: a set of images or pairs; source: of the weights.
 
     Raises FileNotFoundError for what a run would not find either.
     """
-    sets = [part for part in parts if getattr(part, "missing", None)]
-    fetched = [part.missing for part in sets if part.fetched]
-    fetched += [f"weights: {place} is not here, and a run fetches it first" for part in parts for place in models.unfetched(part)]
-    for told in fetched:
-        print(f"Missing: {told}", flush=True)
-    for part in sets:
-        if not part.fetched:
-            require(part)
+    missing = [data.missing] if data.missing and data.fetched else []
+    missing += [f"weights: {place} is not here, and a run fetches it first" for place in (source.unfetched if source else [])]
+    for line in missing:
+        print(f"Missing: {line}", flush=True)
+    if data.missing and not data.fetched:
+        require(data)
 
 
 def sharing_notice(options: dict) -> str | None:

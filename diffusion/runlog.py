@@ -42,7 +42,7 @@ def later_options(model) -> str:
     """What a folder's name says of settings.TextToImage beyond the published options."""
     clip = "_clip" if model.text_encoders != "all" else ""
     levels = f"_{model.levels}" if model.levels != "own" else ""
-    added = "".join(f"_{one.name}" for one in (*model.asked.loras, *model.asked.embeddings))
+    added = "".join(f"_{one.name}" for one in (*model.options.loras, *model.options.embeddings))
     return (f"_{model.error_space}" if model.error_space else "") + levels + clip + added
 
 

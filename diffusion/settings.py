@@ -159,12 +159,17 @@ NO_ABLATION = Ablation()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a text-to-image model beyond whose weights it has.
+class ModelOptions:
+    """How a text-to-image model is loaded, beyond whose weights it has.
 
-    img_size: pixels a side, None: its own; text_encoders: all, or clip; levels: of LEVELS; loras: fused into it, in this order
-    embeddings: added; config: folder or hub id of a single file's configs; file: that file, whose weights are taken in place of
-        the source's
+    Attributes:
+        img_size: pixels a side; None: the model's own.
+        text_encoders: all, or clip.
+        levels: of LEVELS.
+        loras: fused into the weights, in this order.
+        embeddings: added to tokenizers and text encoders.
+        config: folder or hub id of a single file's configs.
+        file: that file, whose weights are taken in place of the source's.
     """
 
     img_size: int | None = None
@@ -177,11 +182,11 @@ class Asked:
 
     @property
     def flag(self) -> str:
-        """That names the source."""
+        """The option of a command that names the source, for an error."""
         return "--config" if self.file else "--model_path"
 
 
-AS_IT_IS = Asked()
+DEFAULT_OPTIONS = ModelOptions()
 
 
 @dataclass(frozen=True)
@@ -246,9 +251,9 @@ class TextToImage:
     config: str | None = None
 
     @property
-    def asked(self) -> Asked:
+    def options(self) -> ModelOptions:
         loras, embeddings = tuple(map(Lora.parse, self.lora or ())), tuple(map(Embedding.parse, self.embedding or ()))
-        return Asked(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
+        return ModelOptions(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
 
     def identity(self) -> dict:
         """What is not the default of a later option is said; older runs do not know the option."""

@@ -252,7 +252,7 @@ def announce(run: Run) -> None:
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
-                 "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
+                 "memory": models.memory_message(run.source, run.model.dtype)}  # fmt: skip
         cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, usual=usual)
         return
     for notice in filter(None, notices):

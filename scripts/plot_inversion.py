@@ -72,10 +72,10 @@ def prepare(options: dict) -> Job:
     if options["image"] >= len(dataset):
         raise ValueError(f"--image {options['image']}: {options['dataset']} has {len(dataset)} images, counted from 0")
     device, path = devices.resolve_device(options["device"]), options["model_path"]
-    if own.is_own(path):
+    if own.is_python_file(path):
         raise ValueError(f"--model_path {path}: a Python file has no decoder to look at the result with: give a pipeline")
     source = cli.source_of(options, device, "float32")
-    if getattr(source, "FLOW", False):
+    if source.FLOW:
         raise ValueError(f"{source.describe()} is a flow, and DDIM inverts models of noise on a DDPM's levels: give one of those")
     if options["steps"] > source.n_levels // 2:
         most = source.n_levels // 2

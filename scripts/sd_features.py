@@ -197,7 +197,7 @@ def parts_of(train, training: baselines.TrainingSet, seed: int) -> tuple[np.ndar
 
 def find_features(options: dict, device: str) -> tuple[StableDiffusion, baselines.Features]:
     """The source of the weights, and what is taken of it. Raises ValueError for another model, size or level."""
-    source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
+    source = models.text_to_image(options["version"], options["model_path"], settings.ModelOptions(options["img_size"]))
     if not isinstance(source, StableDiffusion):
         raise ValueError(f"--version {options['model_path'] or options['version']}: features are those of the U-Net of Stable "
                          "Diffusion 1.x or 2.x, which this model has not")  # fmt: skip

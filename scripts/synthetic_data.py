@@ -156,7 +156,7 @@ def prepare(options: dict) -> Job:
 
 def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
     """The source of the weights, and how it draws. Raises ValueError for another model or size."""
-    source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
+    source = models.text_to_image(options["version"], options["model_path"], settings.ModelOptions(options["img_size"]))
     if not isinstance(source, drawing.DRAWN_BY):
         raise ValueError(f"--version {options['model_path'] or options['version']}: images are drawn by Stable Diffusion 1.x, "
                          "2.x and 3 only")  # fmt: skip

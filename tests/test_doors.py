@@ -146,7 +146,7 @@ RGB = {"red": (1, -1, -1), "green": (-1, 0, -1), "blue": (-1, -1, 1)}
 
 
 @dataclass(frozen=True)
-class ColourFlow:
+class ColourFlow(models.Source):
     """A flow on 100 levels, on pixels, whose network believes that every picture is of one colour, the one that the prompt names.
 
     Its velocity error has a closed form: with x_s = (1 - s) x0 + s e and the belief c, v = (x_s - c) / s, so v - (e - x0) is

@@ -30,7 +30,7 @@ def run(run_main):
 def by_hand(templates, images):
     """Logits [n,10] with open_clip alone: normalise, mean, normalise."""
     source = clip.find("openclip", "tiny")
-    clip._register(source)
+    clip._register(source.config)
     model = open_clip.create_model(source.architecture, source.pretrained).eval()
     encode, length = clip._encoder(source)
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
