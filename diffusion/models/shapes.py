@@ -263,11 +263,7 @@ PIPELINES = {  # by the families' VERSIONS
 }
 
 
-OF_SHAPE = {
-    **dict.fromkeys(("1-1", "1-2", "1-3", "1-4"), "1-5"),
-    **dict.fromkeys(("2-1", "sd-turbo"), "2-0"),
-    "sdxl-turbo": "sdxl",
-}
+SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
 
 
 def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline | None:
