@@ -15,6 +15,7 @@ figures:
 	python scripts/replay.py $(GRID) --out docs/replay_tiny_sd.png
 	python scripts/calibrate.py $(RACE) --fitted_on $(VALID) --out docs/reliability.png
 	python scripts/plot_timesteps.py $(GRID) -o docs
+	python scripts/plot_method.py -o docs/method.png
 	python scripts/plot_inversion.py --version tiny --dataset fashion_mnist --image 29 --caption "a photo of a dress." \
 		--under "a photo of a coat." "a red dress" "a photo of a boot." -o docs/inversion.png
 	python scripts/report.py $(RACE) $(GRID) -o docs

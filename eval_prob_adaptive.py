@@ -44,6 +44,7 @@ from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.files import fingerprint
 from diffusion.level_weights import LevelWeights, belonging
+from diffusion.method import Method
 
 
 def parse_args(argv=None):
@@ -85,6 +86,10 @@ class Run:
     proposals: proposals.Proposals | None  # None: all candidates compete for every image
     shortlist: shortlist.Shortlist | None  # that the proposals are of
 
+    @property
+    def method(self) -> Method:
+        return Method(self.strategy, self.loss, self.level_weights, self.ablation)
+
     @cached_property
     def plan(self):
         return self.strategy.plan(self.source.n_levels)
@@ -100,10 +105,19 @@ class Run:
 
     @cached_property
     def folder(self) -> Path:
-        named = (self.data, self.running.extra, self.model, self.strategy, self.loss)
         weights = f"_{self.level_weights.name}" if self.level_weights else ""
-        ending = self.ablation.name + (self.shortlist.name if self.shortlist else "")
-        return runlog.adaptive_folder(paths.log_dir(), *named, weights + ending)
+        ending = weights + self.ablation.name + (self.shortlist.name if self.shortlist else "")
+
+        def make(dataset: str) -> Path:
+            named = (self.running.extra, self.model, self.strategy, self.loss, ending)
+            return runlog.adaptive_folder(paths.log_dir(), dataset, *named)
+
+        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a dry run does without images or weights, so that nothing has an identity."""
+        return bool(self.dataset.missing or self.source.unfetched)
 
     @cached_property
     def identity(self) -> dict:
@@ -141,6 +155,8 @@ class Run:
     @cached_property
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
+        if self.incomplete:
+            return runlog.unread({i: [self.record_path(i)] for i in self.selected})
         classidx, labels = self.prompts.classidx, self.dataset.labels
         wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
         rows_of = self.proposals.rows if self.proposals else lambda index: None
@@ -177,7 +193,7 @@ def prepare(options: dict) -> Run:
     selection, asked, bank = (settings.pick(group, options) for group in groups)
     strategy.from_options(options["strategy"], options)  # its own mistakes first
     weights, ablation = cli.level_weights_of(options), cli.ablation_of(options)
-    dataset = datasets.open_images(data)
+    dataset = datasets.open_images(data, running.dry_run)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
     proposed = proposals.of_dataset(dataset, prompts.classidx)
     images = scored.Images(data, selection, running, dataset, bank.seed)
@@ -185,18 +201,20 @@ def prepare(options: dict) -> Run:
     proposed = shortlisted.proposals if shortlisted else proposed
     n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts), n_candidates)
-    source, model = cli.checked_model(options, running, chosen, n_candidates)
+    source, model = cli.checked_model(options, running, chosen, n_candidates, expect=running.dry_run)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
     run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, ablation, dataset, prompts, source, rows,
               proposed, shortlisted)  # fmt: skip
+    if run.incomplete:
+        return run
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, runlog.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, n_candidates)
-    runlog.check_config(run.folder, run.identity)
+    runlog.check_config(run.folder, run.identity, run.options)
     return run
 
 
@@ -214,19 +232,23 @@ def announce(run: Run):
     """Prints what will be done and its price. Raises ValueError where a shortlist's folder holds records of another run."""
     if run.shortlist and run.shortlist.todo:
         scored.announce(run.shortlist.model)
+    session.tell_reading(run.folder)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
-             "memory": models.memory_told(run.source, run.model.dtype),
+             "memory": models.memory_message(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
-    unused = models.embeddings_notice(run.source, run.prompts.prompts)
-    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone)
+    unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
+    usual = run.strategy.usual(run.n_candidates)
+    slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
+    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone, slow)
     more = run.shortlist.priced if run.shortlist else ""
-    cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more)
+    cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more, usual=usual)
 
 
 def start(run: Run) -> tuple[classify.Classifier, int]:
     """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
+    session.tell_loading(run.source)
     runlog.make_ready(run.folder)
     before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
@@ -243,9 +265,8 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
         runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
-    classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.strategy, run.plan, run.loss,
-                                     run.noise, network.batch, level_weights=run.level_weights,
-                                     ablation=run.ablation, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
+    classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.method, run.noise,
+                                     network.batch, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
     return classifier, network.in_flight
 
 
@@ -262,6 +283,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
+        cli.tell_missing(run.dataset, run.source)
     if run.running.dry_run:
         return 0
     run, code = ranked(run)

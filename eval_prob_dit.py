@@ -42,6 +42,7 @@ from diffusion import (
 from diffusion.analysis import results
 from diffusion.datasets import DATASETS, transforms
 from diffusion.level_weights import LevelWeights, belonging
+from diffusion.method import Method
 from diffusion.models import own
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
@@ -94,6 +95,10 @@ class Run:
     label_of: dict[int, int]  # class id -> label, of the candidates
     noise: Any  # a source of noise
 
+    @property
+    def method(self) -> Method:
+        return Method(self.strategy, self.loss, self.level_weights, self.ablation)
+
     @cached_property
     def plan(self):
         return self.strategy.plan(self.source.n_levels)
@@ -129,8 +134,19 @@ class Run:
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
         ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
-        name, size = own.name_of(self.model.model_path) if own.is_own(self.model.model_path) else "DiT", self.model.img_size
-        return runlog.dit_folder(paths.log_dir(), self.data, self.running.extra, name, size, classes, method, ending)
+        path, size = self.model.model_path, self.model.img_size
+        name = own.name_of(path) if own.is_python_file(path) else "DiT"
+
+        def make(dataset: str) -> Path:
+            named = (self.data.split, self.running.extra, name, size, classes, method, ending)
+            return runlog.dit_folder(paths.log_dir(), dataset, *named)
+
+        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity | {"cls": c})
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a dry run does without images or weights, so that nothing has an identity."""
+        return bool(self.dataset.missing or self.source.unfetched)
 
     @cached_property
     def identity(self) -> dict:
@@ -166,6 +182,8 @@ class Run:
     @cached_property
     def done(self) -> dict[int, runlog.Outcome]:
         """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
+        if self.incomplete:
+            return runlog.unread({i: self.record_paths(i).values() for i in self.selected})
         if not self.per_class:
             partial = not self.strategy.TRIES_ALL
             wanted = records.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t, partial)
@@ -209,9 +227,9 @@ def prepare(options: dict) -> Run:
     if isinstance(chosen, strategy.Grid):
         cli.refuse_idle(options, ["images_in_flight"], "with a grid, whose network calls are full with one image")
         running = replace(running, images_in_flight=None)
-    dataset = datasets.open_images(data)
+    dataset = datasets.open_images(data, running.dry_run)
     dtype = cli.dtype_of(options, running)
-    where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype)
+    where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype, running.dry_run)
     source = models.class_conditional(options["model"], *where)
     check_terms(options, source, chosen)
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
@@ -228,16 +246,18 @@ def prepare(options: dict) -> Run:
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss", "level_weights")}
     run = Run(data, selection, model, bank, running, chosen, weights, ablation, kept, dataset, source, label_of, rows)
-    if weights:
-        weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
     if run.per_class:
         cli.refuse_idle(options, ["results"], "with a folder per class, which holds errors and no prediction")
+    models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
+    if run.incomplete:
+        return run
+    if weights:
+        weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
     made_with = runlog.noise_of(next(iter(run.folders.values())))
     run = replace(run, noise=noise.shaped(noise.continued(rows, made_with), ablation.kind))
     chosen.check_run(run.identity, len(label_of))
-    models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
     for c, folder in run.folders.items():
-        runlog.check_config(folder, run.identity | {"cls": c})
+        runlog.check_config(folder, run.identity | {"cls": c}, run.options)
     return run
 
 
@@ -341,29 +361,39 @@ def errors_of_class(run: Run, network, x0, c: int):
 # ---------------------------------------------------------------- the command
 
 
-def announce(run: Run):
-    n, labels = len(run.label_of), run.dataset.labels[run.selected].tolist()
-    partial = f"the first {len(labels)} images cover {len(set(labels))} of {len(run.dataset.classes)} classes"
-    candidates = set(run.label_of.values())
-    counts = (len(run.todo), len(run.done), len(run.selected))
+def notices_of_labels(run: Run) -> list[str]:
+    """What is to be said of the classes of the selected images."""
+    labels, candidates = run.dataset.labels[run.selected].tolist(), set(run.label_of.values())
+    found, n_classes = len(set(labels)), len(run.dataset.classes)
+    partial = run.options["imgs_to_eval"] and found < n_classes
+    notices = [f"the first {len(labels)} images cover {found} of {n_classes} classes"] if partial else []
     lost = sum(label not in candidates for label in labels)
+    told = f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong"
+    return notices + ([told] if lost and len(run.label_of) > 1 else [])
+
+
+def announce(run: Run):
+    session.tell_reading(next(iter(run.folders.values())))
+    counts = (len(run.todo), len(run.done), len(run.selected))
+    usual = run.strategy.usual(len(run.label_of))
     notices = (
         run.dataset.notice,
-        partial if run.options["imgs_to_eval"] and len(set(labels)) < len(run.dataset.classes) else None,
-        f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong" if lost and n > 1 else None,
+        *([] if run.dataset.missing else notices_of_labels(run)),
         run.strategy.notice(run.source.n_levels),
         run.source.notice(),
         runlog.unreadable_told(run.unreadable, "redone"),
+        cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual)),
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
-    options = run.options | {"cls": f"{n} of {run.source.num_classes or len(run.dataset.classes)}"}
+    options = run.options | {"cls": f"{len(run.label_of)} of {run.source.num_classes or len(run.dataset.classes)}"}
     about = {"weights": run.source.describe()}
-    cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST)
+    cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST, usual=usual)
 
 
 def start(run: Run):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
+    session.tell_loading(run.source)
     for folder in run.folders.values():
         runlog.make_ready(folder)
     before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
@@ -396,13 +426,13 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
+        cli.tell_missing(run.dataset, run.source)
     if run.running.dry_run:
         return 0
     with cli.bad_input():
         network = start(run)
-        classifier = classify.Classifier(network.denoiser, network.conditions, list(run.label_of.values()), run.strategy,
-                                         run.plan, run.loss, run.noise, network.batch,
-                                         level_weights=run.level_weights, ablation=run.ablation)  # fmt: skip
+        labels = list(run.label_of.values())
+        classifier = classify.Classifier(network.denoiser, network.conditions, labels, run.method, run.noise, network.batch)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
 
     def work(index, result, label):

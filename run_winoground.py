@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compositional reasoning: does a model match two captions of the same words to their two images (Winoground)?
+"""Compositional reasoning (Winoground): does a model match two captions of the same words to their two images?
 
   offline, on the shipped models and pairs; docs/winoground.md says what they print:
     python run_winoground.py --model sd --version tiny --dataset tiny_pairs --t_interval 20
@@ -121,7 +121,7 @@ class Run:
     options: dict  # all of them, resolved
     data: Any
     folder: Path
-    identity: dict  # what the numbers depend on
+    identity: dict  # what the numbers depend on; empty where a dry run does without examples or weights
     done: dict[int, Any]  # example id -> outcome of its record
     unreadable: list[str]  # names of files in the place of records that are none of this run's, which are redone
     todo: list[int]  # positions in data.examples, of this worker
@@ -131,19 +131,24 @@ def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     running = cli.running_of(options)
     scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
-    data = pairs.open_pairs(options["dataset"], options["data_dir"])
+    data = pairs.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
+    incomplete = bool(data.missing or scorer.source.unfetched)
     ending = "_randnoise" if options["randomize_noise"] else ""
     folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     if isinstance(scorer, Diffusion):
         scorer = replace(scorer, noise=noise.continued(scorer.noise, runlog.noise_of(folder)))
-    identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
-    identity |= scorer.identity() | {"images": data.fingerprint()}
-    runlog.check_config(folder, identity)
-    unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
-    done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
-    mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
     asked = {name: options[name] for name in ("dataset", "data_dir", "model")}
     resolved = asked | settings.options_of(*used, running) | {"score_mode": options["score_mode"]}
+    unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
+    if incomplete:
+        identity, done = {}, runlog.unread({i: [path] for i, path in places.items()})
+    else:
+        identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
+        identity |= scorer.identity() | {"images": data.fingerprint()}
+        runlog.check_config(folder, identity, resolved)
+        session.tell_reading(folder)
+        done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
+    mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
     todo = [i for i in mine if data.examples[i].id not in done]
     return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, unreadable, todo)
 
@@ -157,7 +162,7 @@ def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
     grid = Grid(1 if options["t_interval"] is None else options["t_interval"], options["n_trials"])
     bank = cli.grid_noise_of(options)
     dtype = cli.dtype_of(options, running)
-    source = cli.source_of(options, running.device, dtype)
+    source = cli.source_of(options, running.device, dtype, expect=running.dry_run)
     size = options["img_size"] or source.default_size
     model = cli.model_of(options, source, dtype, size)
     shape = source.latent_shape(size)
@@ -182,15 +187,21 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
     return Contrastive(source, model), (model,)
 
 
+def slow(run: Run) -> str | None:
+    scorer = run.scorer
+    return cli.cpu_notice(scorer.source, scorer.model.img_size, run.running.device, scorer.price, "example")
+
+
 def announce(run: Run):
     about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
-    about |= {} if contrastive else {"memory": models.memory_told(run.scorer.source, run.scorer.model.dtype)}
+    about |= {} if contrastive else {"memory": models.memory_message(run.scorer.source, run.scorer.model.dtype)}
     captions = [caption for example in run.data.examples for caption in example.captions]
     notices = (
         run.data.notice,
-        models.embeddings_notice(run.scorer.source, captions),
+        run.scorer.source.unused_additions(captions) if run.identity else None,
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
         runlog.unreadable_told(run.unreadable, "redone"),
+        None if contrastive else slow(run),
     )
     counts = (len(run.todo), len(run.done), len(run.data))
     cli.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
@@ -256,9 +267,11 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
+        cli.tell_missing(run.data, run.scorer.source)
     if run.running.dry_run:
         return 0
     with cli.bad_input():
+        session.tell_loading(run.scorer.source)
         runlog.make_ready(run.folder)
         match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
         if session.team().leads:

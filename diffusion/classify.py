@@ -8,18 +8,19 @@ result.ranking, result.means, result.evaluations
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import flight, models, scores, settings
+from diffusion import batching, models, scores, settings
 from diffusion.analysis import calibration
 from diffusion.datasets import transforms
-from diffusion.elimination import NEVER, append_errors, means_of
-from diffusion.level_weights import LevelWeights, belonging, eliminate, weighted
+from diffusion.elimination import NEVER, append_errors, drive, means_of, relay
+from diffusion.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
+from diffusion.method import Method
 from diffusion.models import devices
 from diffusion.noise import Seeded, shaped
 from diffusion.schedule import Plan
@@ -97,19 +98,41 @@ class Round(NamedTuple):
     result: Result
 
 
+@dataclass
+class _Seen:
+    """What a call's rounds have evaluated. guided: conditions before the candidates, 0 or 1."""
+
+    guided: int
+    errors: dict[int, np.ndarray] = field(default_factory=dict)
+    dropped: dict[int, int] = field(default_factory=dict)
+    rounds: int = 0
+    empty: int = 0
+
+    @property
+    def alive(self) -> list[int]:
+        return [row for row in self.errors if row not in self.dropped]
+
+    def drop_others(self, rows: Sequence[int]) -> None:
+        self.dropped |= {row: self.rounds for row in self.alive if row not in rows}
+
+    def add(self, rows: Sequence[int], new) -> None:
+        """Errors [len(rows), n]."""
+        self.errors |= {row: NEVER for row in rows if row not in self.errors}
+        append_errors(self.errors, list(rows), new)
+        self.rounds, self.empty = self.rounds + 1, self.empty + self.guided * np.shape(new)[1]
+
+
 @dataclass(frozen=True)
 class Classifier:
-    """A denoiser with its candidates, a strategy, a score and a source of noise.
+    """A denoiser with its candidates, a method and a source of noise.
 
     denoiser: models.denoiser.Denoiser; conditions: of the K candidates, and with guidance the empty one after them
     class_of: the label of each candidate
-    strategy: which pairs are evaluated, and who is dropped; plan: its plan on the denoiser's levels
-    loss: a name in scores.SCORES; of a DiT l2, l1, kl or vlb
-    noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index
+    method: which pairs are evaluated, by which error, and which candidates are dropped
+    noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index, of the
+        method's kind
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
-    level_weights: by which errors are multiplied before they are compared; ablation: guidance and cropped errors, of which the
-        noise's kind is in `noise`
     rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
 
     Raises ValueError for a strategy that cannot do with these candidates.
@@ -118,58 +141,51 @@ class Classifier:
     denoiser: Any
     conditions: Any
     class_of: Sequence[int]
-    strategy: Strategy
-    plan: Plan
-    loss: str
+    method: Method
     noise: Callable
     batch: Any
     transform: Callable | None = None
-    level_weights: LevelWeights | None = None
-    ablation: settings.Ablation = settings.NO_ABLATION
     rows_of: Callable[[int], Sequence[int]] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "strategy", self.strategy.informed(self.class_of, self.conditions.embeddings))
+        strategy = self.method.strategy.informed(self.class_of, self.conditions.embeddings)
+        object.__setattr__(self, "method", replace(self.method, strategy=strategy))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All pairs in order of evaluation, on the denoiser's levels."""
+        return self.method.strategy.plan(len(self.denoiser.levels))
 
     def __call__(self, image, index: int = 0) -> Result:
         """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
 
         Raises FloatingPointError when an error is not finite.
         """
-        start = time.perf_counter()
-        return self._classified(*self._given(image), index, start, self._errors)
+        return drive(self._classification(image, index), self._errors)
 
     def rounds(self, image, index: int = 0) -> Iterator[Round]:
-        """A call, told while it goes on: a Round before every further question of the strategy, and one at the end, whose result
-        is that of the call, bit by bit. Who stops listening ends it. image, index, what is raised: as of a call."""
-        start, given = time.perf_counter(), self._given(image)
-        pick, guided = self._scoring(given[0])[1], int(self.ablation.guided)
-        seen, fell, n, empty = {}, {}, 0, 0
-        flown = flight.Flight(index, lambda: partial(self._classified, *given, index, start))
-        try:
-            while flown.asks():
-                cells = flown.question
-                rows = cells.rows[guided:]
-                if self.strategy.TRIES_ALL:  # else who is not asked for need not be out, as others are catching up
-                    fell |= {row: n for row in seen if row not in rows and row not in fell}
-                if n:
-                    alive = [row for row in seen if row not in fell]
-                    yield Round(alive, self._leading(seen, fell, empty, time.perf_counter() - start))
-                flown.pieces = self._errors(cells)
-                new = pick(flown.pieces[guided:], cells.t)
-                seen |= {row: NEVER for row in rows if row not in seen}
-                append_errors(seen, lambda *_, new=new: new, rows, slice(None))
-                flown.answer()
-                n, empty = n + 1, empty + guided * len(cells.t)
-            result = flown.end()
-        finally:
-            flown.land()
-        alive = [result.winner] if result.fell is None else [row for row in seen if row not in result.fell]
+        """A call, round by round: a Round before every further request of the strategy, and one at the end, whose result is that
+        of the call, bit by bit. Not iterating to the end stops it. image, index, what is raised: as in a call."""
+        start, seen = time.perf_counter(), _Seen(int(self.method.ablation.guided))
+
+        def ask(cells):
+            rows = cells.rows[seen.guided :]
+            if self.method.strategy.TRIES_ALL:  # else those that are not requested need not be dropped, as others are catching up
+                seen.drop_others(rows)
+            if seen.rounds:
+                yield Round(seen.alive, self._leading(seen, time.perf_counter() - start))
+            errors = self._errors(cells)
+            seen.add(rows, self._scoring(cells.x0)[1](errors[seen.guided :], cells.t))
+            return errors
+
+        result = yield from relay(self._classification(image, index), ask)
+        alive = [result.winner] if result.fell is None else [row for row in seen.errors if row not in result.fell]
         yield Round(alive, result)
 
-    def _leading(self, errors: dict[int, np.ndarray], fell: dict[int, int], empty: int, seconds: float) -> Result:
-        """What these errors say, whatever was to come."""
-        result = Result(self.class_of, 0, dict(errors), self.plan.t, dict(fell), None, seconds, self.level_weights, empty)
+    def _leading(self, seen: "_Seen", seconds: float) -> Result:
+        """The result by these errors, whatever is to come."""
+        errors, dropped = dict(seen.errors), dict(seen.dropped)
+        result = Result(self.class_of, 0, errors, self.plan.t, dropped, None, seconds, self.method.level_weights, seen.empty)
         return replace(result, winner=next(iter(result.best_rows.values())))
 
     def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:
@@ -179,82 +195,82 @@ class Classifier:
         One at a time is `__call__`, bit by bit. Of several the errors are the same up to rounding (1e-5 of each was tested), as a
         call's other inputs move their last bits; seconds are then from an image's start to its end, beside the others.
         """
-        from diffusion import kernel
-
         if min(n, most) <= 1:
             yield from ((index, partial(self, image, index), label) for index, image, label in images)
             return
-
-        def begin(image, index):
-            start = time.perf_counter()
-            given = self._given(image)
-            return lambda ask: self._classified(*given, index, start, lambda cells: kernel.checked(cells.table(ask(cells))))
-
-        begins = (((index, label), partial(begin, image, index)) for index, image, label in images)
-        for (index, label), call in flight.together(begins, min(n, most), lambda: self.batch.size, self._cell_errors):
+        begun = (((index, label), self._classification(image, index)) for index, image, label in images)
+        for (index, label), call in batching.together(begun, min(n, most), lambda: self.batch.size, self._cell_errors):
             yield index, call, label
 
-    def _classified(self, x0, t, index: int, start: float, errors_of: Callable) -> Result:
-        """The result of an image begun at `start`. errors_of(kernel.Cells) -> all its errors [R,S,...]."""
+    def _classification(self, image, index: int) -> Generator:
+        """One image: yields batching.Cells, is sent their errors [R,S,...], returns the Result."""
+        start, guided = time.perf_counter(), int(self.method.ablation.guided)
+        x0, t = self._given(image)
         pick = self._scoring(x0)[1]
         competing = list(self.rows_of(index)) if self.rows_of else list(range(len(self.class_of)))
-        kept, empty = [], []
+        kept = []  # all that the kernel returned
 
-        def evaluate(rows, pairs):
-            cells = self._cells(x0, t, index, [competing[row] for row in rows], pairs)
-            values = errors_of(cells)[int(self.ablation.guided) :]
-            kept.append(values)
-            empty.append(self.ablation.guided * len(t[pairs]))
-            return pick(values, t[pairs])
+        def ask(request):
+            rows, pairs = request
+            kept.append((yield self._cells(x0, t, index, [competing[row] for row in rows], pairs))[guided:])
+            return pick(kept[-1], t[pairs])
 
-        class_of, strategy = [self.class_of[row] for row in competing], self.strategy.among(competing)
-        errors, winner, fell = eliminate(self.level_weights, strategy, evaluate, class_of, self.plan)
+        errors, winner, fell = yield from relay(self._elimination(competing), ask)
         errors = {competing[row]: own for row, own in errors.items() if len(own)}
         fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
-        seconds = time.perf_counter() - start
-        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, self.level_weights, sum(empty))
+        empty, seconds = guided * sum(values.shape[1] for values in kept), time.perf_counter() - start
+        weights = self.method.level_weights
+        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, weights, empty)
 
-    def _cells(self, x0, t, index: int, rows, pairs: slice):
-        """All candidates `rows`, and the empty condition first, on all these pairs of an image, as kernel.Cells."""
-        from diffusion import kernel
+    def _elimination(self, competing: list[int]) -> Generator:
+        """The strategy's elimination among these rows of the candidates."""
+        strategy, class_of = self.method.strategy.among(competing), [self.class_of[row] for row in competing]
+        elimination, weights = strategy.eliminate(class_of, self.plan), self.method.level_weights
+        return by_weighted_errors(elimination, weights, self.plan.t) if weights else elimination
+
+    def _cells(self, x0, t, index: int, rows, pairs: slice) -> batching.Cells:
+        """All candidates `rows`, with guidance the empty condition first, on all these pairs of an image."""
 
         def noise(part):
             some = range(len(t))[pairs][part]
             return self.noise(index, self.plan, x0.shape, slice(some.start, some.stop))
 
         rows = self._rows(rows)
-        return kernel.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
+        return batching.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
 
     def _rows(self, candidates) -> list[int]:
         """Of the conditions that the kernel is given."""
-        return [*([len(self.class_of)] if self.ablation.guided else []), *candidates]
+        return [*([len(self.class_of)] if self.method.ablation.guided else []), *candidates]
 
     def _scoring(self, x0):
-        return scores.scoring(self.loss, self.denoiser, x0, self.ablation.crop_errors)
+        return scores.scoring(self.method.loss, self.denoiser, x0, self.method.ablation.crop_errors)
 
-    def _errors(self, cells):
-        """Of an image alone, in blocks."""
+    @property
+    def _guidance(self) -> float:
+        return self.method.ablation.guidance
+
+    def _errors(self, cells: batching.Cells):
+        """Errors of cells of one image, in blocks: float32 [R,S,...]."""
         from diffusion import kernel
 
         score, noise, conditions = self._scoring(cells.x0)[0], cells.noise(slice(None)), self.conditions[cells.rows]
-        return kernel.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self.ablation.guidance)
+        return kernel.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self._guidance)
 
-    def _cell_errors(self, asked):
-        """Of several images: one piece for each part of their cells."""
-        from diffusion import kernel
+    def _cell_errors(self, requested: Sequence[batching.Cells]) -> list:
+        """Errors of cells of several images, one piece for each."""
 
         def score_of(x0):
             return self._scoring(x0)[0]
 
-        return kernel.cell_errors(self.denoiser, asked, self.conditions, score_of, self.batch, self.ablation.guidance)
+        return batching.cell_errors(self.denoiser, requested, self.conditions, score_of, self.batch, self._guidance)
 
     def error_maps(self, image, rows, index: int = 0):
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
         x0, t = self._given(image)
         noise = self.noise(index, self.plan, x0.shape)
         conditions = self.conditions[self._rows(rows)]
-        return error_maps(self.denoiser, x0, conditions, t, noise, self.batch, self.level_weights, self.ablation)
+        return error_maps(self.denoiser, x0, conditions, t, noise, self.batch, self.method.level_weights, self.method.ablation)
 
     def _given(self, image):
         """x0 [C,h,w] of an image, and the levels [S] of the plan."""
@@ -309,17 +325,21 @@ def text_to_image(
 ) -> Classifier:
     """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
     _check_loss(loss, scores.SCORES)
-    device = devices.resolve_device(device)
+    device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     given = {"text_encoders": text_encoders, "levels": levels, "lora": lora, "embedding": embedding, "config": config}
-    asked = settings.TextToImage(img_size=img_size, **given).asked
+    asked = settings.TextToImage(img_size=img_size, **given).options
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
-    about = settings.TextToImage(img_size=img_size, error_space=space, levels=levels).identity()
-    ablation = settings.Ablation(guidance, crop_errors, noise)
-    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, ablation, models.EMPTY_PROMPT, error_space)
-    return _classifier(source, about, list(prompts), labels, transform, *how)
+    shown = {"img_size": img_size, "interpolation": interpolation, "error_space": space}
+    about = settings.TextToImage(**shown, levels=levels, text_encoders=text_encoders).identity()
+    labels = list(range(len(prompts)) if labels is None else labels)
+    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    setup = Setup(source, about, list(prompts), labels, models.EMPTY_PROMPT, method, transform, seed, device,
+                  devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
+    setup.check()
+    return setup.load()
 
 
 def class_conditional(
@@ -343,17 +363,19 @@ def class_conditional(
 ) -> Classifier:
     """A classifier by the classes that a DiT was trained on; what is not said here is as of `text_to_image`."""
     _check_loss(loss, scores.TERMS)
-    device = devices.resolve_device(device)
+    device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     source = models.class_conditional(model, model_path, img_size, vae_path, device, devices.resolve_dtype(dtype, device))
     if classes is None and source.num_classes is None:
         raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
     classes = list(range(source.num_classes)) if classes is None else list(classes)
     transform = transforms.adm_transform(source.default_size)
-    labels = classes if labels is None else labels
+    labels = classes if labels is None else list(labels)
     about = settings.ClassConditional(img_size=source.default_size).identity()
-    ablation = settings.Ablation(guidance, crop_errors, noise)
-    how = (strategy, loss, seed, device, dtype, batch_size, level_weights, ablation, source.null_class)
-    return _classifier(source, about, classes, labels, transform, *how)
+    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    setup = Setup(source, about, classes, labels, source.null_class, method, transform, seed, device,
+                  devices.resolve_dtype(dtype, device), batch_size)  # fmt: skip
+    setup.check()
+    return setup.load()
 
 
 def _check_loss(loss: str, known) -> None:
@@ -371,29 +393,50 @@ def with_empty(candidates: Sequence, empty, ablation: settings.Ablation) -> list
     return [*candidates, *([empty] if ablation.guided else [])]
 
 
-def _classifier(source, about, candidates, labels, transform, strategy, loss, seed, device, dtype, batch_size, weights_path,
-                ablation, empty, space=None) -> Classifier:  # fmt: skip
-    """Checks what can be checked, then loads the weights. about: the model's part of a run's identity; empty: of `with_empty`."""
-    img_size, embedded = about["img_size"], with_empty(candidates, empty, ablation)
-    ablation.check(source.latent_shape(img_size))
-    strategy = strategy or Race()
-    labels = list(range(len(candidates))) if labels is None else list(labels)
-    if len(labels) != len(candidates):
-        raise ValueError(f"{len(candidates)} candidates and {len(labels)} labels: give one label each")
-    strategy.check(len(candidates), source.n_levels)
-    about |= {"weights": source.identity(), "loss": loss} | ablation.identity()
-    level_weights = LevelWeights.read(weights_path) if weights_path else None
-    if level_weights:
-        level_weights.check(belonging(about, loss, source.n_levels, space or source.space))
-    strategy.check_run(about | ({"level_weights": level_weights.identity} if level_weights else {}), len(candidates))
-    plan = strategy.plan(source.n_levels)
-    dtype = devices.resolve_dtype(dtype, device)
-    models.check_memory(source, img_size, device, dtype, batch_size, strategy.price(plan, len(candidates)))
-    models.check_prompts(source, candidates, labels, candidates)
-    denoiser = models.load(source, device, dtype, space=space)
-    from diffusion import kernel
+@dataclass(frozen=True)
+class Setup:
+    """A classifier before its weights are loaded.
 
-    batch = kernel.Batch(batch_size)
-    bank = shaped(Seeded(seed), ablation.kind)
-    return Classifier(denoiser, denoiser.embed(embedded), labels, strategy, plan, loss, bank, batch, transform, level_weights,
-                      ablation)  # fmt: skip
+    source: of the weights; about: the model's part of a run's identity; candidates: what the model embeds, one a label
+    empty: what stands for no candidate, None where the model has no such; seed: of the noise; space: in which errors are taken,
+        None: the model's own
+    """
+
+    source: Any
+    about: dict
+    candidates: list
+    labels: list[int]
+    empty: Any
+    method: Method
+    transform: Callable
+    seed: int
+    device: str
+    dtype: str
+    batch_size: int
+    space: str | None = None
+
+    def check(self) -> None:
+        """Raises ValueError for settings that do not fit each other, the model or the device."""
+        source, method, n, img_size = self.source, self.method, len(self.candidates), self.about["img_size"]
+        with_empty(self.candidates, self.empty, method.ablation)
+        method.ablation.check(source.latent_shape(img_size))
+        if len(self.labels) != n:
+            raise ValueError(f"{n} candidates and {len(self.labels)} labels: give one label each")
+        method.strategy.check(n, source.n_levels)
+        identity = self.about | {"weights": source.identity(), "loss": method.loss} | method.identity()
+        if method.level_weights:
+            space = self.space or source.space
+            method.level_weights.check(belonging(identity, method.loss, source.n_levels, space))
+        method.strategy.check_run(identity, n)
+        evaluations = method.evaluations(source.n_levels, n)
+        models.check_memory(source, img_size, self.device, self.dtype, self.batch_size, evaluations)
+        models.check_prompts(source, self.candidates, self.labels, self.candidates)
+
+    def load(self) -> Classifier:
+        """Loads the weights and embeds the candidates. Raises ValueError or OSError for weights that do not do."""
+        from diffusion import kernel
+
+        denoiser = models.load(self.source, self.device, self.dtype, space=self.space)
+        conditions = denoiser.embed(with_empty(self.candidates, self.empty, self.method.ablation))
+        bank = shaped(Seeded(self.seed), self.method.ablation.kind)
+        return Classifier(denoiser, conditions, self.labels, self.method, bank, kernel.Batch(self.batch_size), self.transform)

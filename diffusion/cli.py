@@ -7,14 +7,17 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from diffusion import files, flight, models, paths, settings, sharding, tracking
+from diffusion import batching, files, models, paths, settings, sharding, tracking
 from diffusion.datasets import DATASETS, recipe_for, transforms
 from diffusion.level_weights import LevelWeights
-from diffusion.models import devices, own, single_file
+from diffusion.models import devices, own, shapes, single_file
 from diffusion.parsing import at_least, fail, how_many, limit, name_part, positive, seed
-from diffusion.strategy import STRATEGIES, Strategy, from_options, option_names
+from diffusion.strategy import STRATEGIES, Strategy, Usual, from_options, option_names
 from diffusion.team import team
 
+CPU_GFLOPS = 100  # of a core in a second, float32: two cores did 88 to 129 each on large networks (docs/models.md)
+LARGE_GFLOP = 100  # of an evaluation, from where on a CPU is no place for it
+MEASURED_TIMESTEPS = 250  # of the runs that say what a strategy usually takes (docs/cost.md)
 OR_NAME = {"hf": ", or its name on the hub"}
 
 
@@ -214,6 +217,10 @@ def add_epoch_options(group, epochs: int, batch_size: int, lr: float, patience: 
                        f"better accuracy on the validation images (default: {patience})")  # fmt: skip
 
 
+def add_rate_option(group):
+    group.add_argument("--rate", type=positive, metavar="N", help="network evaluations per second, for hours beside prices")
+
+
 def add_run_options(parser, several=False):
     """several: of a command that can have several images at once in work."""
     group = parser.add_argument_group("run")
@@ -232,7 +239,9 @@ def add_run_options(parser, several=False):
     group.add_argument(
         "--tracker", choices=tracking.TRACKERS, help="log options, progress and metrics there, where it is installed"
     )
-    group.add_argument("--dry_run", action="store_true", help="print options, folder and price, and stop")
+    add_rate_option(group)
+    group.add_argument("--dry_run", action="store_true", help="print options, folder and price, also where images or weights are "
+                       "missing, and stop; nothing is fetched")  # fmt: skip
 
 
 def data_of(options: dict) -> settings.Data:
@@ -254,7 +263,10 @@ def running_of(options: dict) -> settings.Running:
 
     Raises ValueError when this worker's number is none of the workers', or is missing where several would take the same, for
     a device that PyTorch cannot use, for --results that could not be written, and for a --tracker that is not installed.
+    Of a dry run the hub's clients, which are not imported yet, ask nobody.
     """
+    if options["dry_run"]:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     worker_idx, n_workers = options["worker_idx"], options["n_workers"]
     if n_workers is None and worker_idx is None:
         worker_idx, n_workers = sharding.launched_share(os.environ)
@@ -267,7 +279,7 @@ def running_of(options: dict) -> settings.Running:
     tracking.check(options.get("tracker"))
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
-    in_flight = flight.width(options.get("images_in_flight"), device, batch_size)
+    in_flight = batching.width(options.get("images_in_flight"), device, batch_size)
     share = {"worker_idx": worker_idx, "n_workers": n_workers}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, images_in_flight=in_flight, **share)
 
@@ -294,13 +306,16 @@ def dtype_of(options: dict, running: settings.Running) -> str:
 def version_of(options: dict) -> str:
     """What run folders call the model: --version, or the name of a Python file or a file of weights where that is not given."""
     asked, path = options["version"], options["model_path"]
-    kind = own if own.is_own(path) else single_file if single_file.is_single(path) else None
+    kind = own if own.is_python_file(path) else single_file if single_file.is_single(path) else None
     return kind.name_of(path) if kind and "version" not in options["given"] else asked
 
 
-def source_of(options: dict, device: str, dtype: str):
-    """The source of a text-to-image model's weights. Raises ValueError as `models.text_to_image`."""
-    asked = settings.pick(settings.TextToImage, options).asked
+def source_of(options: dict, device: str, dtype: str, expect: bool = False):
+    """The source of a text-to-image model's weights; expect: as of shapes.expected, where they are not here. Raises ValueError as
+    `models.text_to_image`."""
+    asked = settings.pick(settings.TextToImage, options).options
+    if expect and not options["model_path"] and (source := shapes.expected(options["version"], asked)):
+        return source
     return models.text_to_image(options["version"], options["model_path"], asked, device, dtype)
 
 
@@ -318,13 +333,13 @@ def strategy_of(options: dict, n_candidates: int) -> Strategy:
     return from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
 
 
-def checked_model(options: dict, running: settings.Running, chosen, n_candidates: int):
-    """(source of the weights, settings.TextToImage) for this strategy and so many candidates.
+def checked_model(options: dict, running: settings.Running, chosen, n_candidates: int, expect: bool = False):
+    """(source of the weights, settings.TextToImage) for this strategy and so many candidates. expect: as of `source_of`.
 
     Raises ValueError for a strategy or a size that the model cannot run, and for what this machine's memory cannot hold.
     """
     dtype = dtype_of(options, running)
-    source = source_of(options, running.device, dtype)
+    source = source_of(options, running.device, dtype, expect)
     size = options["img_size"] or source.default_size
     shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
     check_pairs(n_trials, 1, n_candidates, shape)
@@ -366,10 +381,11 @@ def print_table(title: str, rows: dict) -> None:
 
 
 def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int, int], price: int, at_most=False, unit="image",
-             more=""):  # fmt: skip
+             more="", usual: Usual | None = None):  # fmt: skip
     """Prints the resolved options, what they lead to, and the price of each image (or example: `unit`) in network evaluations.
 
-    counts: how many are to do here, were done before, and are selected; more: what else the price says
+    counts: how many are to do here, were done before, and are selected; more: what else the price says; usual: what an image
+    takes of a strategy that may need less than the price
     """
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     about = {name: value for name, value in about.items() if value is not None}
@@ -380,13 +396,67 @@ def announce(options: dict, about: dict, notices, folder, counts: tuple[int, int
     print(f"Run folder: {folder}")
     n_todo, n_done, n_selected = counts
     print(f"{unit.capitalize()}s: {n_todo} to do here, {n_done} of {n_selected} done before")
-    print_price(price, n_todo, at_most, unit, more)
+    print_price(price, n_todo, at_most, unit, more, usual, options["rate"])
 
 
-def print_price(price: int, n: int, at_most=False, unit="image", more="") -> None:
-    """In network evaluations, of n images; more: what else it says."""
+def print_price(price: int, n: int, at_most=False, unit="image", more="", usual: Usual | None = None, rate=None) -> None:
+    """In network evaluations, of n images, and in hours at so many a second; more, usual: as of `announce`."""
     most = "at most " if at_most else ""
-    print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n:,} in all{more}", flush=True)
+    print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n:,} in all{hours(price * n, rate)}{more}")
+    if usual and least(price, usual) < price:
+        grid = MEASURED_TIMESTEPS * usual.candidates
+        told = f"the shipped model took {usual.measured:,} of {grid:,} with {usual.candidates:,} candidates"
+        in_all = usual.evaluations * n
+        print(f"Usually: about {usual.evaluations:,} per {unit}, {in_all:,} in all{hours(in_all, rate)} ({told})")
+    sys.stdout.flush()
+
+
+def least(price: int, usual: Usual | None) -> int:
+    """What an image takes: usually, where that is less than the price."""
+    return min(price, usual.evaluations) if usual else price
+
+
+def hours(evaluations: int, rate: float | None) -> str:
+    """`, 0.1 h` of evaluations at so many a second; nothing where that is not known."""
+    return f", {evaluations / rate / 3600:,.1f} h" if rate else ""
+
+
+def cpu_notice(source, img_size: int, device: str, evaluations: int, unit="image") -> str | None:
+    """How long a large network takes on this machine's cores, roughly; None on a GPU, and of what is small or not known."""
+    size = shapes.gflop(source, img_size)
+    if not device.startswith("cpu") or size is None or size < LARGE_GFLOP:
+        return None
+    n_cores = devices.n_cores()
+    time = told_time(evaluations * size / (CPU_GFLOPS * n_cores))
+    rate = f"{size:,.0f} GFLOP per evaluation, at a rough {CPU_GFLOPS} GFLOP/s a core"
+    return f"about {time} per {unit} on {n_cores} CPU cores ({rate}); a GPU is meant for this"
+
+
+def told_time(seconds: float) -> str:
+    """`15 minutes`, `2.3 hours`, `4 days`."""
+    for unit, length, digits in (("days", 86_400, 0), ("hours", 3600, 1), ("minutes", 60, 0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.{digits}f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def require(dataset) -> None:
+    """Raises FileNotFoundError where its files are not there, for a dry run that cannot do without them."""
+    if dataset.missing:
+        raise FileNotFoundError(dataset.missing)
+
+
+def tell_missing(data, source=None) -> None:
+    """What a dry run did without: prints what a run fetches first. data: a set of images or pairs; source: of the weights.
+
+    Raises FileNotFoundError for what a run would not find either.
+    """
+    missing = [data.missing] if data.missing and data.fetched else []
+    missing += [f"weights: {place} is not here, and a run fetches it first" for place in (source.unfetched if source else [])]
+    for line in missing:
+        print(f"Missing: {line}", flush=True)
+    if data.missing and not data.fetched:
+        require(data)
 
 
 def sharing_notice(options: dict) -> str | None:

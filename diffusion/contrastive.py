@@ -1,5 +1,6 @@
 """CLIP and OpenCLIP as classifiers: the cosine of an image with each class's prompts, as a method of `scored`."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -7,6 +8,8 @@ from diffusion import models, scored, settings
 from diffusion.datasets.prompts import PromptTable
 from diffusion.files import fingerprint
 from diffusion.models import clip
+
+log = logging.getLogger(__name__)
 
 
 def method(model: settings.Contrastive, table: PromptTable, ending="", where="--prompt_path or --template") -> scored.Method:
@@ -36,6 +39,7 @@ def load(source: clip.ClipSource, table: PromptTable, classes: Sequence[int], wh
     if notice := models.check_prompts(source, table.prompts, table.classidx, table.classnames, where):
         print(f"Note: {notice}", flush=True)
     scorer = source.load(device)
+    log.info("Embedding %s prompts ...", f"{len(table.prompts):,}")
     embedded = class_embeddings(scorer.embed_texts(table.prompts), table.classidx, classes)
     return scorer.preprocess, lambda image: scorer.logits(scorer.embed_images(image[None]), embedded)[0].float().cpu()
 

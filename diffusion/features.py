@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion import files, noise
 from diffusion.models import devices
-from diffusion.models.stable_diffusion import StableDiffusion, text_embedder
+from diffusion.models.pipelines import Pipeline
 from diffusion.store import Store
 
 
@@ -52,7 +52,7 @@ def layer_reader(unet, layer: str) -> Callable:
     return read
 
 
-def extractor(source: StableDiffusion, layer: str, t: int, seed: int, device: str, dtype: str) -> Callable:
+def extractor(source: Pipeline, layer: str, t: int, seed: int, device: str, dtype: str) -> Callable:
     """(index, image [3,H,W], trial=0) -> features [C,h,w] in dtype, on the device.
 
     The noise belongs to (seed, index, t, trial), and images go through alone, so that features do not depend on the order of
@@ -64,10 +64,12 @@ def extractor(source: StableDiffusion, layer: str, t: int, seed: int, device: st
     disable_progress_bar()  # of weights from disk
     unet = source.weights.load("unet", device, devices.torch_dtype(dtype))
     read, encode, levels = layer_reader(unet, layer), source.weights.vae_encoder(device), source.levels().to(device)
-    empty = text_embedder(source.weights, device, unet.dtype, source.text_places)([""]).sequence
+    prompts = [""]
+    conditions = source.conditions(prompts, source.reader(device, dtype)(prompts), plain=False)
+    empty = conditions.to(unet.dtype).to(device).sequence
     at = torch.tensor([t], device=device)
     with torch.inference_mode():  # a layer that does not do is told before there is an image
-        read(torch.zeros(1, source.latent_channels, *[source.unet_downscale] * 2, device=device, dtype=unet.dtype), at, empty)
+        read(torch.zeros(1, source.vae["latent_channels"], *[source.patch] * 2, device=device, dtype=unet.dtype), at, empty)
 
     @torch.inference_mode()
     def extract(index: int, image, trial: int = 0):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import uuid
@@ -19,6 +20,9 @@ try:
 except ImportError:  # not a Unix: what a killed process left then stays
     fcntl = None
 
+log = logging.getLogger(__name__)
+
+LONG_HASH = 1_000_000_000  # bytes that take a second or more to hash
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `write` calls a file until it is whole
 
 
@@ -209,8 +213,11 @@ def fingerprint(*parts) -> str:
 
 def hash_files(root: Path, files) -> str:
     """A short hash of files below root: of their names relative to it and of what they hold, whatever their order."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
+    digest, files = hashlib.sha256(), sorted(files)
+    n_bytes = sum(path.stat().st_size for path in files)
+    if n_bytes >= LONG_HASH:
+        log.info("Hashing %.1f GB in %s, to tell them from others ...", n_bytes / 1e9, root)
+    for path in files:
         digest.update(path.relative_to(root).as_posix().encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

@@ -2,12 +2,10 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -51,163 +49,64 @@ def errors(
     x_t = denoiser.levels.add_noise(clean, noise, t)  # [M,S,C,h,w]
     target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
     n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
-    empty = {}  # pair -> what the network says of it under the empty condition, whose blocks come first
+    unconditional = {}  # pair -> prediction under the empty condition, whose blocks come first
 
-    def evaluate(rows, pairs):
+    def score_block(rows, pairs):
         output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows]).float()
         if guidance:
-            here = range(len(t))[pairs]
-            if rows.start == 0:
-                empty.update(zip(here, output[: len(here)].clone(), strict=True))
-            every = torch.stack([empty[pair] for pair in here]).repeat(len(output) // len(here), 1, 1, 1)
-            output = guided(output, every, guidance, x_t.shape[1])
-        return score_block(score, target[pairs], output, x_t[pairs], t[pairs])
+            cells = [(unconditional, pair, row) for row in range(rows.start, rows.stop) for pair in range(len(t))[pairs]]
+            output = guided(output, cells, guidance, x_t.shape[1])
+        n = rows.stop - rows.start
+        scores = score(target[pairs].repeat(n, 1, 1, 1), output, x_t[pairs].repeat(n, 1, 1, 1), t[pairs].repeat(n))
+        return scores.unflatten(0, (n, -1))
 
-    found = checked(_evaluated(len(conditions), len(t), evaluate, batch))
-    return (found if x0.dim() == 3 else found.unflatten(1, (n_images, -1))).cpu()
+    values = checked(in_calls(len(conditions), len(t), score_block, batch))
+    return (values if x0.dim() == 3 else values.unflatten(1, (n_images, -1))).cpu()
 
 
-def _evaluated(n_rows: int, n_pairs: int, evaluate: Callable, batch: Batch):
-    """evaluate(rows, pairs) -> [R,P,...] of all n_rows x n_pairs, block by block: [n_rows,n_pairs,...], on the device."""
-    todo, found = deque(blocks(n_rows, n_pairs, batch.size)), None
+def in_calls(n_rows: int, n_pairs: int, score_block: Callable, batch: Batch):
+    """score_block(rows, pairs) -> [R,P,...] of all n_rows x n_pairs, call by call: [n_rows,n_pairs,...], on the device.
+
+    A call that does not fit into memory is done again in halves, and all later ones are smaller. Raises
+    torch.OutOfMemoryError where one evaluation does not fit.
+    """
+    todo, values = deque(blocks(n_rows, n_pairs, batch.size)), None
     while todo:
         rows, pairs = todo.popleft()
         try:
             if cells(rows, pairs) > batch.size:
                 todo.extendleft(reversed(halves(rows, pairs)))
                 continue
-            new = evaluate(rows, pairs)
+            new = score_block(rows, pairs)
         except torch.OutOfMemoryError:
             batch.halve()
             todo.appendleft((rows, pairs))
             continue
-        found = new.new_empty(n_rows, n_pairs, *new.shape[2:]) if found is None else found
-        found[rows, pairs] = new
-    return found
+        values = new.new_empty(n_rows, n_pairs, *new.shape[2:]) if values is None else values
+        values[rows, pairs] = new
+    return values
 
 
-def checked(found):
+def checked(values):
     """The errors themselves. Raises FloatingPointError when one is not finite: no candidate may win by being NaN."""
-    if not found.isfinite().all():
-        raise FloatingPointError(f"{int((~found.isfinite()).sum())} of {found.numel()} errors are not finite")
-    return found
+    if not values.isfinite().all():
+        raise FloatingPointError(f"{int((~values.isfinite()).sum())} of {values.numel()} errors are not finite")
+    return values
 
 
-def guided(output, empty, weight: float, channels: int):
-    """(1 + W) output - W empty [B,C or more,h,w] in the first `channels` (figure 8); what is said of the variance stays.
+def guided(output, cells: Iterable[tuple[dict, int, int]], weight: float, channels: int):
+    """(1 + W) output - W empty [B,C or more,h,w] in the first `channels` (figure 8); a predicted variance stays as it is.
 
-    The same in any space of errors: predictions of one x_t in two spaces are p and a p + b x_t, and the weights' sum is 1.
+    cells: (unconditional, pair, row) of each of the B evaluations; row 0 is the empty condition, whose predictions are kept in
+    `unconditional` by pair, for calls to come. The same in any error space: predictions of one x_t in two spaces are p and
+    a p + b x_t, and the weights' sum is 1.
     """
+    cells = list(cells)
+    for prediction, (unconditional, pair, row) in zip(output, cells, strict=True):
+        if row == 0:
+            unconditional[pair] = prediction.clone()
+    empty = torch.stack([unconditional[pair] for unconditional, pair, _ in cells])
     return torch.cat([(1 + weight) * output[:, :channels] - weight * empty[:, :channels], output[:, channels:]], 1)
-
-
-def score_block(score, target, output, x_t, t):
-    """score of output [R*P,...], whose rows share target [P,C,h,w], x_t and t: [R,P,...]."""
-    n = len(output) // len(t)
-    return score(target.repeat(n, 1, 1, 1), output, x_t.repeat(n, 1, 1, 1), t.repeat(n)).unflatten(0, (n, -1))
-
-
-# ---------------------------------------------------------------- cells of several images
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What is asked about one image: R candidates on S pairs, or some of these cells, which are numbered pair by pair: s * R + r.
-
-    x0: [C,h,w] clean latent, already scaled; rows: R of the conditions, with guidance the empty one first; t: int64 [S], CPU
-    noise: callable, slice of the S pairs -> standard normal [n,C,h,w]; which: the cells, of 0..R*S
-    empty: pair -> what the network said under the empty condition, of a pair that calls cut; all parts share it
-    """
-
-    x0: Any
-    rows: Sequence[int]
-    t: Any
-    noise: Callable
-    which: range
-    empty: dict = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.which)
-
-    @property
-    def place(self) -> tuple[np.ndarray, np.ndarray]:
-        """The pair and the row of every cell."""
-        return np.divmod(np.array(self.which), len(self.rows))
-
-    def part(self, start: int, stop: int) -> "Cells":
-        return replace(self, which=self.which[start:stop])
-
-    def table(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Errors of all cells in order, in pieces of [n,...], as [R,S,...]."""
-        return torch.cat(list(pieces)).unflatten(0, (-1, len(self.rows))).transpose(0, 1)
-
-
-@torch.inference_mode()
-def cell_errors(
-    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_cells
-    asked,  # list of Cells, of one image each
-    conditions,  # Conditions of all candidates, of which only rows are taken
-    score_of,  # callable(x0 [B,C,h,w]) -> a score for `errors`, of cells that have these clean latents
-    batch,  # Batch: evaluations per call of the network
-    guidance=0.0,  # as of `errors`
-) -> list[torch.Tensor]:
-    """Errors of cells of several images, which share calls of the network: float32 [n,...] for each, on the CPU.
-
-    A call takes the next cells, whosever they are, and computes once what those of one pair share. Noising, errors and
-    memory as in `errors`; noise is drawn call by call. Errors may not be finite, which only concerns their image: see `checked`.
-    """
-
-    def evaluate(_, which):
-        parts = list(_parts(asked, which))
-        x0, t, noise, latent, rows = _joined(parts)
-        x_t, target = denoiser.levels.add_noise(x0, noise, t), denoiser.levels.target(denoiser.space, x0, noise, t)
-        output = denoiser.predict_cells(x_t, t, latent, conditions[rows]).float()
-        if guidance:
-            output = guided(output, _empty(parts, output), guidance, x_t.shape[1])
-        return score_of(x0[latent])(target[latent], output, x_t[latent], t[latent])[None]
-
-    found = _evaluated(1, sum(map(len, asked)), evaluate, batch)[0].cpu()
-    return list(found.split([len(part) for part in asked]))
-
-
-def _parts(asked: Sequence[Cells], which: slice) -> Iterator[Cells]:
-    """Those of all cells, one image after another, that lie in the slice."""
-    start = 0
-    for part in asked:
-        if wanted := part.part(max(which.start - start, 0), max(which.stop - start, 0)):
-            yield wanted
-        start += len(part)
-
-
-def _empty(parts: Sequence[Cells], output):
-    """What the network says [B,...] under the empty condition on the pair of every cell: the first cell of a pair, which in a
-    pair that is cut may have been in an earlier call."""
-    found, cells = [], iter(output)
-    for part in parts:
-        pairs, rows = part.place
-        for gone in [pair for pair in part.empty if pair < pairs[0]]:  # no earlier, as a call that does not fit is done again
-            del part.empty[gone]
-        for pair, row, said in zip(pairs, rows, cells, strict=False):
-            if row == 0:
-                part.empty[pair] = said.clone()
-            found.append(part.empty[pair])
-    return torch.stack(found)
-
-
-def _joined(parts: Sequence[Cells]):
-    """Of a call's B cells on P pairs: x0 [P,C,h,w], t [P], noise [P,C,h,w], the pair of every cell [B] and its row, a list."""
-    x0, t, noise, pairs, rows = [], [], [], [], []
-    for part in parts:
-        pair, row = part.place
-        seen = slice(int(pair[0]), int(pair[-1]) + 1)
-        pairs.append(pair - pair[0] + sum(map(len, t)))
-        rows += [part.rows[r] for r in row]
-        t.append(part.t[seen])
-        noise.append(part.noise(seen))
-        x0.append(part.x0.expand(len(t[-1]), *part.x0.shape))
-    device, pair = parts[0].x0.device, torch.from_numpy(np.concatenate(pairs))
-    noise = torch.cat(noise).to(device, torch.float32)
-    return torch.cat(x0), torch.cat(t).to(device), noise, pair.to(device), rows
 
 
 # ---------------------------------------------------------------- blocks of candidates and pairs

@@ -5,21 +5,21 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from diffusion import files
+from diffusion.elimination import NEVER, append_errors, relay
+from diffusion.fits import LATER, SETTINGS, Fitted
 from diffusion.settings import ABLATIONS
 
 DEGREE = 3  # of the polynomial
 MOST = 10.0  # of a coefficient, either way: no weight leaves float32
 MOST_LEVELS = 1_000_000
-BELONGS_TO = ("weights", "loss", "n_levels", "error_space", "levels", "img_size")  # what a fit is of; weights: the model's
-MAY_BELONG_TO = (*BELONGS_TO, *ABLATIONS)
 
 
 def curve(coefficients, n_levels: int) -> np.ndarray:
@@ -31,54 +31,45 @@ def curve(coefficients, n_levels: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class LevelWeights:
-    """coefficients: a1, a2, a3 of `curve`; n: images that they were fitted on; about: what they belong to, by BELONGS_TO; path:
-    of their file."""
+class LevelWeights(Fitted):
+    """coefficients: a1, a2, a3 of `curve`; n: images that they were fitted on; about: of `Fitted`, where error_space is also said
+    if it is the model's own; path: of their file."""
 
     coefficients: tuple[float, ...]
     n: int
     about: dict
-    path: str | None = None
+    path: str | None = field(default=None, compare=False)
+
+    FLAG: ClassVar = "--level_weights"
+    SCRIPT: ClassVar = "scripts/fit_weights.py"
+    BELONGS_TO: ClassVar = ("n_levels", *(name for name in SETTINGS if name != "level_weights"))  # they are of unweighted errors
+    ALWAYS_SAID: ClassVar = tuple(name for name in BELONGS_TO if name not in (*LATER, *ABLATIONS))
 
     @classmethod
-    def of(cls, content: Mapping, path: str | None = None) -> "LevelWeights":
-        """Of what `as_json` gave. Raises ValueError for anything else."""
-        if set(content) != {"coefficients", "n", "about"}:
-            raise ValueError("it does not hold coefficients, n, about")
-        found, n, about = content["coefficients"], content["n"], content["about"]
-        if not (isinstance(found, list) and len(found) == DEGREE and all(map(_is_coefficient, found))):
+    def of(cls, content: Mapping) -> "LevelWeights":
+        weights = super().of(content)
+        return replace(weights, coefficients=tuple(map(float, weights.coefficients)))
+
+    @classmethod
+    def read(cls, path: str, flag: str | None = None) -> "LevelWeights":
+        return replace(super().read(path, flag), path=path)
+
+    def check_content(self) -> None:
+        super().check_content()
+        found = self.coefficients
+        if not (isinstance(found, list | tuple) and len(found) == DEGREE and all(map(_is_coefficient, found))):
             raise ValueError(f"coefficients must be {DEGREE} numbers from {-MOST:g} to {MOST:g}, not {json.dumps(found)[:60]}")
-        if type(n) is not int or n < 1:
-            raise ValueError(f"{n!r} is no number of images")
-        if not isinstance(about, dict) or not set(BELONGS_TO) <= set(about) <= set(MAY_BELONG_TO):
-            raise ValueError(f"about does not hold {', '.join(BELONGS_TO)}")
-        if type(about["n_levels"]) is not int or not 1 <= about["n_levels"] <= MOST_LEVELS:
-            raise ValueError(f"{about['n_levels']!r} is no number of levels")
-        return cls(tuple(map(float, found)), n, about, path)
-
-    @classmethod
-    def read(cls, path: str) -> "LevelWeights":
-        """Raises ValueError, one line, for a file that holds none."""
-        try:
-            return cls.of(files.read_json(path), path)
-        except (OSError, ValueError) as error:
-            told = files.one_line(error)
-            raise ValueError(f"--level_weights {path} holds no weights of scripts/fit_weights.py: {told}") from None
-
-    def as_json(self) -> dict:
-        return {"coefficients": list(self.coefficients), "n": self.n, "about": self.about}
-
-    def write(self, path) -> None:
-        """JSON, whole or absent. Raises OSError where it cannot be written."""
-        files.write_text(path, json.dumps(self.as_json(), indent=1) + "\n")
+        if type(self.n) is not int or self.n < 1:
+            raise ValueError(f"{self.n!r} is no number of images")
+        if not set(self.ALWAYS_SAID) <= set(self.about) <= set(self.BELONGS_TO):
+            raise ValueError(f"about does not hold {', '.join(self.ALWAYS_SAID)}")
+        n_levels = self.about["n_levels"]
+        if type(n_levels) is not int or not 1 <= n_levels <= MOST_LEVELS:
+            raise ValueError(f"{n_levels!r} is no number of levels")
 
     def check(self, about: Mapping) -> None:
-        """Raises ValueError where they belong to something else than this, by MAY_BELONG_TO."""
-        there = self.about
-        told = [f"{n} ({there.get(n)} there, {about.get(n)} now)" for n in MAY_BELONG_TO if there.get(n) != about.get(n)]
-        if told:
-            raise ValueError(f"--level_weights {self.path} was fitted on a run of other settings: {', '.join(told)}; fit them on "
-                             "one of these (scripts/fit_weights.py), or leave it out")  # fmt: skip
+        """Raises ValueError as `check_settings`. about: `belonging` of the run."""
+        self.check_settings(about, self.path)
 
     @property
     def identity(self) -> str:
@@ -101,10 +92,9 @@ def _is_coefficient(value: Any) -> bool:
 
 
 def belonging(identity: Mapping, loss: str, n_levels: int, error_space: str) -> dict:
-    """What weights belong to, of a run with this identity: a value for each of BELONGS_TO, None where it does not say, and for
-    those of the others that it says."""
-    known = dict(identity) | {"loss": loss, "n_levels": n_levels, "error_space": error_space}
-    return {name: known.get(name) for name in MAY_BELONG_TO if name in BELONGS_TO or name in known}
+    """What weights of a run with this identity belong to. error_space: that of its errors, also where it is the model's own."""
+    known = {"loss": loss, "n_levels": n_levels, "error_space": error_space}
+    return LevelWeights.belonging({**identity, **known})
 
 
 def of_config(config: Mapping, folder) -> LevelWeights | None:
@@ -121,17 +111,17 @@ def weighted(weights: LevelWeights | None, errors, t) -> Any:
     return errors if weights is None else np.asarray(errors, np.float32) * weights.table[t]
 
 
-def eliminate(weights: LevelWeights | None, strategy, evaluate: Callable, class_of: list[int], plan):
-    """`strategy.eliminate` by weighted errors; its Outcome holds those of evaluate, unweighted."""
-    if weights is None:
-        return strategy.eliminate(evaluate, class_of, plan)
-    seen = {row: [np.empty(0, np.float32)] for row in range(len(class_of))}
+def by_weighted_errors(elimination: Generator, weights: LevelWeights, t) -> Generator:
+    """An elimination that compares weighted errors; the Outcome holds the errors that it was sent, unweighted. t: int64 [S],
+    levels of all pairs in order of evaluation."""
+    unweighted: dict[int, np.ndarray] = {}
 
-    def evaluate_weighted(rows, pairs):
-        errors = np.asarray(evaluate(rows, pairs), np.float32)
-        for row, own in zip(rows, errors, strict=True):
-            seen[row].append(own)
-        return weighted(weights, errors, plan.t[pairs])
+    def ask(request):
+        rows, pairs = request
+        errors = np.asarray((yield request), np.float32)
+        unweighted.update((row, NEVER) for row in rows if row not in unweighted)
+        append_errors(unweighted, rows, errors)
+        return weighted(weights, errors, t[pairs])
 
-    outcome = strategy.eliminate(evaluate_weighted, class_of, plan)
-    return outcome._replace(errors={row: np.concatenate(seen[row]) for row in outcome.errors})
+    outcome = yield from relay(elimination, ask)
+    return outcome._replace(errors={row: unweighted.get(row, NEVER) for row in outcome.errors})

@@ -13,6 +13,7 @@ from diffusion import classify, models, noise, predictions, session, settings
 from diffusion.analysis.calibration import Fit
 from diffusion.datasets import pictures, prompts, shipped, transforms
 from diffusion.files import fingerprint, one_line
+from diffusion.method import Method
 from diffusion.strategy import Strategy
 from diffusion.training.scenes import COLOURS, NOUNS
 
@@ -107,6 +108,10 @@ class Offer:
     def _denoiser(self):
         return models.load(self.source, self.running.device, self.model.dtype, self.running.compile, self.model.error_space)
 
+    @property
+    def is_loaded(self) -> bool:
+        return "_denoiser" in vars(self)
+
     def price(self, n: int) -> int:
         """Evaluations of a picture with n labels, at most."""
         chosen = self.strategy(n)
@@ -126,12 +131,9 @@ class Offer:
         chosen, shape = self.strategy(len(table.prompts)), self.source.latent_shape(self.model.img_size)
         price = self.price(len(table.prompts))
         network = session.start_network(lambda *_: self._denoiser, table.prompts, shape, self.running, self.model.dtype, price)
-        plan, transform = (
-            chosen.plan(self.source.n_levels),
-            transforms.sd_transform(self.model.img_size, self.model.interpolation),
-        )
-        return classify.Classifier(network.denoiser, network.conditions, table.classidx, chosen, plan, self.loss,
-                                   noise.Seeded(seed), network.batch, transform)  # fmt: skip
+        transform, method = transforms.sd_transform(self.model.img_size, self.model.interpolation), Method(chosen, self.loss)
+        bank = noise.Seeded(seed)
+        return classify.Classifier(network.denoiser, network.conditions, table.classidx, method, bank, network.batch, transform)
 
 
 def with_fit(offers: list[Offer], fit: Fit, template: str, path) -> list[Offer]:

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 
-from diffusion import files, optionfile
+from diffusion import commands, files, optionfile
 from diffusion.team import team
 
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str):
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(commands.prog(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._given = set()
         self._where = ""  # an error lies, other than in the command line
 
@@ -28,8 +28,11 @@ class Parser(argparse.ArgumentParser):
         words = [*self._words_of_file(words), *words]
         self._given = set()
         namespace, rest = super().parse_known_args(words, namespace)
-        namespace.given, namespace.command = frozenset(self._given), shlex.join([self.prog, *words])
+        namespace.given, namespace.command = frozenset(self._given), " ".join([self.prog, *map(shlex.quote, words)])
         return namespace, rest
+
+    def format_help(self):
+        return commands.typed(super().format_help())
 
     def _words_of_file(self, words: list[str]) -> list[str]:
         """Of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
@@ -76,7 +79,7 @@ def fail(message: object) -> int:
     """Prints one line for the person at the shell and returns the exit code of bad input."""
     crew = team()
     who = "" if crew.leads else f"rank {crew.rank}: "
-    print(f"error: {who}{files.one_line(message)}", file=sys.stderr, flush=True)
+    print(f"error: {who}{commands.typed(files.one_line(message))}", file=sys.stderr, flush=True)
     crew.refuse()
     return 2
 

@@ -1,9 +1,12 @@
 """Where things are: environment variables and the files that ship. The only reader of `os.environ` for paths."""
 
 import os
+from importlib import resources
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(str(resources.files("diffusion"))).resolve()
+CLONE = not (PACKAGE / "_suite").is_dir()  # else a wheel, which holds scripts/, prompts/ and shipped/ there (pyproject.toml)
+ROOT = PACKAGE.parent if CLONE else PACKAGE / "_suite"
 PROMPTS = ROOT / "prompts"
 SHIPPED = ROOT / "shipped"
 TINY_SD = SHIPPED / "tiny-sd"
@@ -12,6 +15,17 @@ TINY_DIT = SHIPPED / "tiny-dit"
 TINY_CLIP = SHIPPED / "tiny-clip"
 TREES = SHIPPED / "trees"
 TINY_PAIRS = SHIPPED / "datasets" / "tiny_pairs"
+
+
+def at_hand(path: str | Path) -> Path:
+    """The file as it was named; where there is none, the one that ships under this name, such as prompts/pets_prompts.csv."""
+    named, ours = Path(path), ROOT / path
+    return ours if ours.is_file() and not named.exists() else named
+
+
+def made_anew(shipped: Path) -> Path:
+    """Where a script writes what ships: over it in a clone, else below the current folder, as what is installed stays."""
+    return shipped if CLONE else shipped.relative_to(ROOT)
 
 
 def dataset_root(data_dir: str | None) -> Path:

@@ -11,7 +11,6 @@ from diffusion.analysis.calibration import UNCALIBRATED, Fit
 from diffusion.classify import Result
 from diffusion.datasets.pictures import Member, read_bytes
 from diffusion.files import fingerprint
-from diffusion.settings import ABLATIONS
 from diffusion.strategy import STRATEGIES, option_names
 
 NO_LABEL = -1  # in the record of a picture whose class is not known
@@ -21,18 +20,7 @@ STRATEGY = (
     "fit",
     *dict.fromkeys(name for one in STRATEGIES.values() for name in option_names(one)),
     "t_interval",
-)
-FITTED_ON = (
-    "weights",
-    "loss",
-    "error_space",
-    "img_size",
-    "text_encoders",
-    "levels",
-    "level_weights",
-    *ABLATIONS,
-    *STRATEGY,
-)  # of an identity, what a fit belongs to
+)  # of an identity, what a fit belongs to beside `fits.SETTINGS`
 
 
 def content_key(place: str | Member) -> str | None:
@@ -132,9 +120,6 @@ def fit_notice(fit: Fit | None, prompts: str) -> str | None:
     return "the fit was made with other prompts; how well it is calibrated for these is not known"
 
 
-def check_fit(fit: Fit, identity: Mapping, path, flag: str = "--fit") -> None:
-    """Raises ValueError for a fit of another model, size, loss or strategy. identity: of the run that it is to be used for."""
-    differing = [name for name in FITTED_ON if fit.about.get(name) != identity.get(name)]
-    if differing:
-        told = ", ".join(f"{name} ({fit.about.get(name)} there, {identity.get(name)} now)" for name in differing)
-        raise ValueError(f"{flag} {path} was fitted on a run of other settings: {told}; give it the run's, or leave it out")
+def check_fit(fit: Fit, identity: Mapping, path, flag: str | None = None) -> None:
+    """Raises ValueError for a fit of other settings or another strategy. identity: of the run that it is to be used for."""
+    fit.check_settings(identity, path, flag, more=STRATEGY)

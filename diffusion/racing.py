@@ -1,27 +1,25 @@
 """The race, on tables of numbers: candidates are dropped when their error is clearly above the best one's, by two rules."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from diffusion import files
 from diffusion.elimination import NEVER, append_errors, survivors
-from diffusion.settings import ABLATIONS
+from diffusion.fits import Fitted
 
 
-def run_race(
-    evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable
-) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
-    """Candidates are dropped, round by round, until one class remains or no pair is left.
+def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Callable) -> Generator:
+    """A race, as a generator of requests (`elimination`): candidates are dropped, round by round, until one class remains or no
+    pair is left.
 
     All candidates see the same (timestep, noise) pairs, so their errors are strongly correlated and only paired differences count
-    (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). evaluate(rows, pairs) is that of
-    `elimination.run_stages`; class_of: label of each row; ends: how many pairs have been seen after each round; clearly_worse: of
-    float64 [A,n], the errors of A rows on the first n pairs, says which go, bool [A], never all. A row may fall to a better one
-    of its own class, as it can no longer decide anything. Returns every candidate's errors in order of evaluation, the winning
-    row (lowest mean, the lower row at a tie), and the round in which each was dropped.
+    (Clark and Jaini 2023, section 3; Baharav and Tse 2019, arXiv 1906.04356, on shared samples). class_of: label of each row;
+    ends: how many pairs have been seen after each round; clearly_worse: from float64 [A,n], the errors of A rows on the first n
+    pairs, to those that are dropped, bool [A], never all. A row may be dropped for a better one of its own class, as it can no
+    longer decide anything. Returns every candidate's errors {row: float32 [n]} in order of evaluation, the winning row (lowest
+    mean, the lower row at a tie), and {row: the round in which it was dropped}.
     Raises FloatingPointError when an error is not finite.
     """
     alive = list(range(len(class_of)))
@@ -31,7 +29,7 @@ def run_race(
     for number, end in enumerate(ends, 1):
         if seen and len({class_of[row] for row in alive}) == 1:  # else one class alone would have no error
             break
-        append_errors(errors, evaluate, alive, slice(seen, end))
+        append_errors(errors, alive, (yield alive, slice(seen, end)))
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse = clearly_worse(values) if len(alive) > 1 else [False]
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
@@ -40,8 +38,8 @@ def run_race(
 
 
 def run_open_race(
-    evaluate, class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
-) -> tuple[dict[int, np.ndarray], int, dict[int, int]]:
+    class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
+) -> Generator:
     """A race that begins with the rows `first`, and which others enter as it goes on.
 
     enter(errors, best) is told the errors of all rows that were tried, {row: float64 [n]}, and which of those still in the race
@@ -52,7 +50,7 @@ def run_open_race(
     for number, end in enumerate(ends, 1):
         if closed and len({class_of[row] for row in alive}) == 1:
             break
-        _catch_up(errors, evaluate, alive, end)
+        yield from _catch_up(errors, alive, end)
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse = clearly_worse(values) if len(alive) > 1 else [False]
         best = alive[int(values.mean(1).argmin())]
@@ -60,7 +58,7 @@ def run_open_race(
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
         alive, closed = sorted([row for row in alive if row not in fell] + new), not new
     while not closed:  # all pairs were seen
-        _catch_up(errors, evaluate, alive, ends[-1])
+        yield from _catch_up(errors, alive, ends[-1])
         best = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
         new = enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
         alive, closed = sorted(alive + new), not new
@@ -68,11 +66,12 @@ def run_open_race(
     return dict(sorted(errors.items())), winner, fell
 
 
-def _catch_up(errors: dict[int, np.ndarray], evaluate, rows: list[int], end: int) -> None:
-    """Evaluates every row up to so many pairs, those together that have seen as many."""
+def _catch_up(errors: dict[int, np.ndarray], rows: list[int], end: int) -> Generator:
+    """Requests every row's errors up to so many pairs, those together that have seen as many."""
     seen = {row: len(errors.setdefault(row, NEVER)) for row in rows}
     for n in sorted(set(seen.values()) - {end}):
-        append_errors(errors, evaluate, [row for row in rows if seen[row] == n], slice(n, end))
+        behind = [row for row in rows if seen[row] == n]
+        append_errors(errors, behind, (yield behind, slice(n, end)))
 
 
 # ---------------------------------------------------------------- means over the whole grid, from a beginning of the order
@@ -207,12 +206,12 @@ class GapRule:
 
 
 @dataclass(frozen=True)
-class GapFit:
+class GapFit(Fitted):
     """What scripts/fit_race.py writes.
 
     max_samples, n_trials: timesteps of the grid and noises of each; ends, units, variances: of every round, as of `GapRule`;
     n_candidates: of the run; target: share of its races that the winner of the whole grid was to survive; n_images: how many it
-    had; about: of the run's identity what the limits depend on.
+    had; about: of `Fitted`.
     """
 
     max_samples: int
@@ -225,10 +224,12 @@ class GapFit:
     n_images: int
     about: dict
 
-    ABOUT = ("weights", "loss", "img_size", "error_space", "levels", "level_weights", *ABLATIONS)
+    FLAG: ClassVar = "--race_fit"
+    SCRIPT: ClassVar = "scripts/fit_race.py"
 
     def __post_init__(self):
-        """Raises ValueError for a field that no fit can have; lists become tuples."""
+        """Raises ValueError or TypeError for a field that no fit can have; lists become tuples."""
+        self.check_content()
         for name in ("ends", "units", "variances"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         whole = (self.max_samples, self.n_trials, self.n_candidates, self.n_images, *self.ends)
@@ -246,28 +247,9 @@ class GapFit:
         """Of `GapRule`."""
         return dict(zip(self.ends, zip(self.units, self.variances, strict=True), strict=True))
 
-    @classmethod
-    def read(cls, path) -> "GapFit":
-        """Raises ValueError, one line, for a file that is no fit."""
-        try:
-            found = files.read_json(path, {"ends": list, "units": list, "variances": list, "about": dict})
-            if set(found) != {field.name for field in fields(cls)}:
-                raise ValueError(f"it does not hold {', '.join(field.name for field in fields(cls))}")
-            return cls(**found)
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no fit of scripts/fit_race.py: {files.one_line(error)}") from None
-
-    def write(self, path) -> None:
-        """JSON, whole or absent. Raises OSError where it cannot be written."""
-        files.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
-
-    def check(self, identity: dict, n_candidates: int) -> None:
-        """Raises ValueError for a run of another identity than it was fitted on, or with far more or far fewer candidates."""
-        for name in {**self.about, **dict.fromkeys(self.ABOUT)}:
-            there, now = self.about.get(name), identity.get(name)
-            if there != now:
-                raise ValueError(f"--race_fit is of {name} {there}, this run has {now}: fit it on a run of this "
-                                 "model (scripts/fit_race.py)")  # fmt: skip
+    def check(self, identity: Mapping, n_candidates: int, path: str | None = None) -> None:
+        """Raises ValueError as `check_settings`, and for a run with far more or far fewer candidates. path: of its file."""
+        self.check_settings(identity, path, more=self.about)  # a later version's fit may say more
         if not self.n_candidates / 2 <= n_candidates <= 2 * self.n_candidates:
-            raise ValueError(f"--race_fit is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a run "
-                             "with about as many (scripts/fit_race.py)")  # fmt: skip
+            raise ValueError(f"{self.where(path)} is of {self.n_candidates} candidates, this run has {n_candidates}: fit it on a "
+                             f"run with about as many ({self.SCRIPT})")  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion import paths, runlog
+from diffusion import commands, paths, runlog
 from diffusion.analysis import dit_columns, results, tables
 from diffusion.datasets import pairs
 from diffusion.metrics import Estimate
@@ -87,7 +87,7 @@ class Row:
 
 def told(words) -> str:
     """A command line to be copied."""
-    return shlex.join(("python", *words))
+    return commands.typed(shlex.join(("python", *words)))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def open_source(past: Past, device="cpu"):
     if past.is_dit:
         source = models.class_conditional(model.model, model.model_path, model.img_size, model.vae_path, device, model.dtype)
     else:
-        source = models.text_to_image(model.version, model.model_path, model.asked, device, model.dtype)
+        source = models.text_to_image(model.version, model.model_path, model.options, device, model.dtype)
     check_same(past, "weights", source.identity(), source.describe())
     return source
 

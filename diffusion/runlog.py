@@ -9,12 +9,14 @@ import re
 import typing
 import uuid
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from diffusion import files, records, settings
+from diffusion import __version__, files, records, settings
 from diffusion.metrics import PairScores, pair_correct
-from diffusion.paths import ROOT
+from diffusion.paths import CLONE, ROOT
 
 CONFIG = "config.json"
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a DiT
@@ -22,39 +24,57 @@ CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kin
 STORE = "store"  # of no records, but what runs work from: diffusion/store.py
 
 
-def adaptive_folder(root: Path, data, extra: str | None, model, strategy, loss: str, ending="") -> Path:
+def adaptive_folder(root: Path, dataset: str, extra: str | None, model, strategy, loss: str, ending="") -> Path:
     """The published name of a classification run: reference users' scripts look for it.
 
-    data: settings.Data; model: settings.TextToImage; strategy: an object of diffusion.strategy; ending: of what else names it
+    dataset: as of datasets.name_of; model: settings.TextToImage; strategy: an object of diffusion.strategy; ending: of what else
+    names it
     """
     name = f"v{model.version}_{strategy.folder()}"
     name += f"_{model.interpolation}" if model.interpolation != "bicubic" else ""
     name += f"_{loss}" if loss != "l2" else ""
     name += f"_{model.img_size}" if model.img_size != 512 else ""
     name += later_options(model) + ending
-    return dataset_folder(root, data.dataset, extra) / name
+    return dataset_folder(root, dataset, extra) / name
 
 
 def later_options(model) -> str:
     """What a folder's name says of settings.TextToImage beyond the published options."""
     clip = "_clip" if model.text_encoders != "all" else ""
     levels = f"_{model.levels}" if model.levels != "own" else ""
-    added = "".join(f"_{one.name}" for one in (*model.asked.loras, *model.asked.embeddings))
+    added = "".join(f"_{one.name}" for one in (*model.options.loras, *model.options.embeddings))
     return (f"_{model.error_space}" if model.error_space else "") + levels + clip + added
 
 
-def dit_folder(root: Path, data, extra: str | None, model: str, img_size: int, classes: str, method: str, ending="") -> Path:
+def dit_folder(root: Path, dataset: str, split: str, extra: str | None, model: str, img_size: int, classes: str, method: str,
+               ending="") -> Path:  # fmt: skip
     """The published name of a DiT run of one class, or a like one of a run over several.
 
-    data: settings.Data; model: DiT, or the name of another; classes: `cls7`, or `10classes`; method: the strategy's part, with
-    the loss that it goes by
+    dataset: as of datasets.name_of; model: DiT, or the name of another; classes: `cls7`, or `10classes`; method: the strategy's
+    part, with the loss that it goes by
     """
-    folder = dataset_folder(root, data.dataset, extra) / f"{model}{img_size}x{img_size}_{classes}_{method}{ending}"
-    return folder / data.split if "imagenet" in data.dataset else folder
+    folder = dataset_folder(root, dataset, extra) / f"{model}{img_size}x{img_size}_{classes}_{method}{ending}"
+    return folder / split if dataset.startswith("imagenet") else folder
 
 
 def dataset_folder(root: Path, dataset: str, extra: str | None) -> Path:
+    """dataset: as of datasets.name_of"""
     return root / (f"{dataset}_{extra}" if extra else dataset)
+
+
+def continued(make: Callable[[str], Path], dataset: str, kind: str, identity: Callable[[], dict]) -> Path:
+    """make(dataset), the folder of a run over this set; make(kind), which the user's own sets shared before, where that holds
+    this very run and the former is not there. identity: what the numbers depend on; of the noise there are editions."""
+    folder, before = make(dataset), make(kind)
+    if before == folder or folder.exists() or not before.is_dir():
+        return folder
+    try:
+        saved = read_config(before)
+    except ValueError:
+        return folder
+    now = json.loads(json.dumps(identity()))
+    same = saved is not None and all(saved["identity"].get(k) == now.get(k) for k in {**saved["identity"], **now} if k != "noise")
+    return before if same else folder
 
 
 # ---------------------------------------------------------------- config.json
@@ -86,21 +106,47 @@ def noise_of(folder: Path) -> str | None:
     return config["identity"].get("noise") if config else None
 
 
-def check_config(folder: Path, identity: dict, elsewhere="start a new run folder with --extra") -> None:
+# what is known by a hash in an identity -> options that say where it is from
+BEHIND = {
+    "images": ("data_dir", "config_name", "image_column", "label_column", "classes", "streaming", "limit"),
+    "weights": ("version", "model", "model_path", "vae_path", "pretrained", "weights", "config", "lora", "embedding"),
+    "prompts": ("prompt_path", "template", "templates"),
+    "noise": ("noise_path", "noise_rows", "seed"),
+    "subset": ("subset_path",),
+    "level_weights": ("level_weights",),
+    "shortlist": ("shortlist",),
+    "fit": ("race_fit",),
+    "tree": ("tree",),
+}
+
+
+def check_config(folder: Path, identity: dict, options: Mapping = MappingProxyType({}),
+                 elsewhere="start a new run folder with --extra") -> None:  # fmt: skip
     """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
 
-    identity: every option and hash that the numbers depend on, as JSON values; elsewhere: how to have another folder
+    identity: every option and hash that the numbers depend on, as JSON values; options: all, resolved, which tell in words what
+    hashes do not; elsewhere: how to have another folder
     """
-    saved = read_config(folder)
-    if saved is None:
+    config = read_config(folder)
+    if config is None:
         if any(folder.glob("*.pt")):
             raise ValueError(f"{folder} holds records without a {CONFIG}, so another program made them: {elsewhere}")
         return
-    saved, identity = saved["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
+    saved, identity = config["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
+    then, now = config.get("options", {}), json.loads(json.dumps(dict(options)))
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
-        told = ", ".join(f"{k} ({saved.get(k)} there, {identity.get(k)} now)" for k in differing)
-        raise ValueError(f"{folder} was made with other settings: {told}. Use those, or {elsewhere}")
+        told = ", ".join(f"{k} ({_difference(k, saved.get(k), identity.get(k), then, now)})" for k in differing)
+        raise ValueError(f"{folder} holds another run, which differs in {told}. Use its settings, or {elsewhere}")
+
+
+def _difference(key: str, saved, identity, then: dict, now: dict) -> str:
+    """Of a key whose values differ, by the options behind them where these do: `--data_dir cats there, dogs now`."""
+    behind = [name for name in BEHIND.get(key, ()) if name in then and name in now]
+    changed = [f"--{name} {then[name]} there, {now[name]} now" for name in behind if then[name] != now[name]]
+    place = next((f" of --{name} {now[name]}" for name in behind if now[name] is not None), "")
+    content = f"other content{place}: " if key in BEHIND else ""
+    return "; ".join(changed) or f"{content}{saved} there, {identity} now"
 
 
 def describe(command: str, kind: str, identity: dict, options: dict, images_expected: int, **more) -> dict:
@@ -119,14 +165,17 @@ def describe(command: str, kind: str, identity: dict, options: dict, images_expe
         "options": options,
         "images_expected": images_expected,
         **{name: value for name, value in more.items() if value is not None},
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"diffusion-classifier-suite": __version__, "python": platform.python_version()} | versions,
         "git_commit": _git_commit(),
     }
 
 
 def _git_commit() -> str | None:
-    """The commit of this checkout, with a + when files differ from it; None outside git."""
+    """The commit of this checkout, with a + when files differ from it; None outside git, and of what is installed."""
     import subprocess
+
+    if not CLONE:  # an environment may lie in a repository of the user's own
+        return None
 
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
@@ -142,7 +191,7 @@ def write_config(folder: Path, config: dict) -> None:
     `images_expected`, as more images may be asked for, and what the first one did not know."""
     saved = read_config(folder)
     if saved:
-        check_config(folder, config["identity"])  # once more: another run may have come first
+        check_config(folder, config["identity"], config.get("options", {}))  # once more: another run may have come first
         config = config | saved | {"images_expected": max(saved.get("images_expected", 0), config["images_expected"])}
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(config_path(folder), json.dumps(config, indent=1) + "\n")
@@ -224,6 +273,11 @@ def check_same(folders: list[Path], ignore=()) -> list[dict]:
 
 
 # ---------------------------------------------------------------- records
+
+
+def unread(places: Mapping[int, Iterable[Path]]) -> dict[int, None]:
+    """Index -> None, of those whose every record is there, whatever it holds: for what is done where no record can be judged."""
+    return {index: None for index, several in places.items() if all(map(os.path.lexists, several))}
 
 
 def record_path(folder: Path, index: int, dataset_length: int) -> Path:

@@ -4,6 +4,7 @@ Records and folders are those of eval_prob_adaptive.py, with minus the score as 
 scripts that read runs read these. A command supplies a `Method`, made in its `prepare`, and calls `main`.
 """
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ import numpy as np
 
 from diffusion import cli, datasets, paths, records, runlog, session, settings, sharding, tracking
 from diffusion.analysis import curves, results
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Images:
         """Indices of the images, over all workers."""
         selection = self.selection
         return sharding.select(len(self.dataset), selection.subset_path, selection.imgs_to_eval, self.seed)
+
+    def folder(self, name: str, identity: Callable[[], dict]) -> Path:
+        """Of this name, for what is made of these images. identity: as of runlog.continued"""
+
+        def make(dataset: str) -> Path:
+            return runlog.dataset_folder(paths.log_dir(), dataset, self.running.extra) / name
+
+        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, identity)
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,7 @@ class Run:
 
     @cached_property
     def folder(self) -> Path:
-        parent = runlog.dataset_folder(paths.log_dir(), self.images.data.dataset, self.images.running.extra)
-        return parent / self.method.name
+        return self.images.folder(self.method.name, lambda: self.identity)
 
     @cached_property
     def identity(self) -> dict:
@@ -99,6 +109,8 @@ class Run:
     @cached_property
     def done(self) -> dict[int, results.Ranked]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
+        if self.images.dataset.missing:
+            return runlog.unread({i: [self.record_path(i)] for i in self.selected})
         classes, labels = self.method.labels, self.images.dataset.labels
         wanted = records.Wanted(range(len(classes)), classes, np.zeros(1, int))
 
@@ -120,8 +132,8 @@ class Run:
 
 
 def open_images(data: settings.Data, selection: settings.Selection, running: settings.Running, seed: int) -> Images:
-    """Raises ValueError or OSError as `datasets.open_images`."""
-    return Images(data, selection, running, datasets.open_images(data), seed)
+    """Raises ValueError or OSError as `datasets.open_images`, whose dry run is that of `running`."""
+    return Images(data, selection, running, datasets.open_images(data, running.dry_run), seed)
 
 
 def refuse_torchrun() -> None:
@@ -132,7 +144,9 @@ def refuse_torchrun() -> None:
 
 def announce(run: Run) -> None:
     """Prints what will be done. Raises ValueError where the folder holds records of another run."""
-    runlog.check_config(run.folder, run.identity)
+    if not run.images.dataset.missing:
+        runlog.check_config(run.folder, run.identity, run.options)
+    session.tell_reading(run.folder)
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     notices = (run.images.dataset.notice, *run.method.notices, redone)
@@ -141,6 +155,7 @@ def announce(run: Run) -> None:
 
 def start(run: Run) -> Callable:
     """Loads the weights and writes config.json; returns image [3,H,W] -> scores float32 [K]."""
+    log.info("Loading PyTorch and the weights: %s ...", run.method.about["weights"])
     runlog.make_ready(run.folder)
     run.images.dataset.transform, score = run.method.load(run.images.running.device)
     begin(run)
@@ -205,6 +220,7 @@ def main(prepare: Callable[[], Run], line: str) -> int:
     with cli.bad_input():
         run = prepare()
         announce(run)
+        cli.tell_missing(run.images.dataset)
     return 0 if run.images.running.dry_run else finish(run, line)
 
 

@@ -1,5 +1,6 @@
 """A run at work: the network is started, images are gone through with progress and stopping, the closing lines are printed."""
 
+import logging
 import math
 import os
 import signal
@@ -10,10 +11,36 @@ from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
-from diffusion import files, flight, metrics, startup
+from diffusion import batching, commands, files, metrics, startup
 from diffusion.datasets import loader
 from diffusion.progress import progress
 from diffusion.team import lost_contact, team
+
+log = logging.getLogger(__name__)
+
+
+class _Spoken(logging.Handler):
+    """Prints what rooms say of a wait that begins, such as `Loading ...`; they are silent where no command calls them."""
+
+    def emit(self, record):
+        print(record.getMessage(), flush=True)
+
+
+def _listen() -> None:
+    rooms = logging.getLogger("diffusion")
+    rooms.handlers, rooms.propagate = [_Spoken()], False
+    rooms.setLevel(logging.INFO)
+
+
+def tell_loading(source) -> None:
+    """Before the first of it, which imports PyTorch. source: of weights"""
+    log.info("Loading PyTorch and the weights: %s ...", source.describe())
+
+
+def tell_reading(folder) -> None:
+    """Before the records in a run folder are read, if there are any."""
+    if n := sum(1 for _ in folder.glob("*.pt")):
+        log.info("Reading %s records in %s ...", f"{n:,}", folder)
 
 
 class Network(NamedTuple):
@@ -43,16 +70,19 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
     from diffusion.models import hardware
 
     denoiser = load(running.device, dtype, running.compile)
+    log.info("Embedding %s candidates ...", f"{len(candidates):,}")
     conditions, found, asked = denoiser.embed(candidates), None, running.images_in_flight
     if running.batch_size == "auto":
-        useful *= flight.width(asked, running.device, hardware.MOST) or 1
+        useful *= batching.width(asked, running.device, hardware.MOST) or 1
+        log.info("Finding the batch size ...")
         found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
         print(f"Batch size: {found}", flush=True)
     batch = kernel.Batch(found or running.batch_size)
-    in_flight = flight.width(asked, running.device, batch.size) or 1
+    in_flight = batching.width(asked, running.device, batch.size) or 1
     if asked == "auto":
         print(f"Images in flight: {in_flight}", flush=True)
     if running.compile:
+        log.info("Compiling ...")
         start = time.perf_counter()
         _compile(denoiser, conditions, latent_shape, running.device, batch.size, in_flight > 1)
         print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
@@ -270,7 +300,7 @@ def close(lines: list[str], done: dict, report: str | None, ended: Ended, unit="
             print(f"Note: these lines are about the {len(done):,} {unit}s of this command, the report about all {in_folder:,} "
                   "records of the folder")  # fmt: skip
         if report:
-            print(f"Report: python {report}")
+            print(commands.typed(f"Report: python {report}"))
     if failures:
         listed = "; ".join(f"{index}: {problem}" for index, problem in failures.items())
         print(f"error: {len(failures)} {unit}s failed, all others were evaluated: {listed}", file=sys.stderr)
@@ -291,6 +321,7 @@ def run(main) -> int:
     A reader that has read enough, such as `head`, ends the command as it does others of the shell: silently, as by SIGPIPE.
     """
     _open_closed_streams()
+    _listen()
     if startup.quiet:  # until now Ctrl-C ended the process
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:

@@ -159,12 +159,17 @@ NO_ABLATION = Ablation()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a text-to-image model beyond whose weights it has.
+class ModelOptions:
+    """How a text-to-image model is loaded, beyond whose weights it has.
 
-    img_size: pixels a side, None: its own; text_encoders: all, or clip; levels: of LEVELS; loras: fused into it, in this order
-    embeddings: added; config: folder or hub id of a single file's configs; file: that file, whose weights are taken in place of
-        the source's
+    Attributes:
+        img_size: pixels a side; None: the model's own.
+        text_encoders: all, or clip.
+        levels: of LEVELS.
+        loras: fused into the weights, in this order.
+        embeddings: added to tokenizers and text encoders.
+        config: folder or hub id of a single file's configs.
+        file: that file, whose weights are taken in place of the source's.
     """
 
     img_size: int | None = None
@@ -177,11 +182,11 @@ class Asked:
 
     @property
     def flag(self) -> str:
-        """That names the source."""
+        """The option of a command that names the source, for an error."""
         return "--config" if self.file else "--model_path"
 
 
-AS_IT_IS = Asked()
+DEFAULT_OPTIONS = ModelOptions()
 
 
 @dataclass(frozen=True)
@@ -246,9 +251,9 @@ class TextToImage:
     config: str | None = None
 
     @property
-    def asked(self) -> Asked:
+    def options(self) -> ModelOptions:
         loras, embeddings = tuple(map(Lora.parse, self.lora or ())), tuple(map(Embedding.parse, self.embedding or ()))
-        return Asked(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
+        return ModelOptions(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
 
     def identity(self) -> dict:
         """What is not the default of a later option is said; older runs do not know the option."""
@@ -330,6 +335,7 @@ class Running:
     batch_size: network inputs per call, or "auto"; worker_idx of n_workers is this process's share of the images
     images_in_flight: how many are evaluated at once, "auto" where the batch size is, None: one after another
     results: the file that holds accuracy and cost in the end; tracker: the package that is told of the progress
+    rate: network evaluations per second, for hours beside prices
     """
 
     device: str = "cpu"
@@ -342,4 +348,5 @@ class Running:
     load_stats: bool = False
     results: str | None = None
     tracker: str | None = None
+    rate: float | None = None
     dry_run: bool = False

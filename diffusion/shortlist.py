@@ -136,7 +136,8 @@ def find(asked: settings.Shortlist, images: scored.Images, table: PromptTable, o
         _check_whole(found)
         return found
     model = model_run(asked, images, table)
-    runlog.check_config(model.folder, model.identity)
+    if not images.dataset.missing:
+        runlog.check_config(model.folder, model.identity, model.options)
     if model.todo:
         scored.refuse_torchrun()
     config = {"identity": model.identity, "candidates": {"labels": model.method.labels, "names": model.method.names}}
@@ -170,7 +171,7 @@ def _config_of(place: str, images: scored.Images) -> dict:
     if config.get("kind") != runlog.CLASSIFICATION:
         raise ValueError(f"--shortlist {place} is no folder of a run that ranks classes, with its config.json: give one, or a "
                          "contrastive model such as openclip:ViT-H-14")  # fmt: skip
-    now = images.data.identity() | {"images": images.dataset.fingerprint()}
+    now = images.data.identity() | ({} if images.dataset.missing else {"images": images.dataset.fingerprint()})
     for name, value in now.items():
         if (then := config["identity"].get(name, value)) != value:
             raise ValueError(f"--shortlist {place} is about other images: its {name} is {then}, this run's {value}")

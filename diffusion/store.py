@@ -31,7 +31,7 @@ class Store(ABC):
         elsewhere = f"name another place with {self.flag}"
         if runlog.read_config(self.folder) is None and any(self.folder.glob(self.pattern)):
             raise ValueError(f"{self.folder} holds {self.pattern} without a {runlog.CONFIG}: {elsewhere}")
-        runlog.check_config(self.folder, self.identity, elsewhere)
+        runlog.check_config(self.folder, self.identity, elsewhere=elsewhere)
 
     def begin(self, command: str, options: dict, expected: int) -> None:
         """Makes the folder and its config.json. expected: how many files there will be. Raises OSError where that fails."""

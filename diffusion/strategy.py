@@ -2,17 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diffusion import elimination, racing, schedule
 from diffusion.files import fingerprint
 from diffusion.open_race import SurrogateRace, TreeRace
+from diffusion.paths import at_hand
 from diffusion.schedule import Plan
-from diffusion.strategy_base import Outcome, Strategy, option, option_names, round_numbers
+from diffusion.strategy_base import Outcome, Strategy, Usual, option, option_names, round_numbers
 
-__all__ = ["Outcome", "Strategy", "option", "option_names", "round_numbers"]  # the door of those who add one
+__all__ = ["Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # the door of those who add one
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Stages(Strategy):
     def price(self, plan: Plan, n_candidates: int) -> int:
         return schedule.count_evaluations(plan, n_candidates, self.to_keep)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, self.to_keep))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, self.to_keep)))
 
     def folder(self) -> str:
         keep, samples = ("_".join(map(str, numbers)) for numbers in (self.to_keep, self.n_samples))
@@ -80,6 +81,7 @@ class Race(Strategy):
 
     NAME: ClassVar = "race"
     AT_MOST: ClassVar = True
+    MEASURED: ClassVar = {10: 160, 60: 613, 250: 2_425, 1_000: 9_811}
     NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
     EDITION: ClassVar = 2  # of the rule, in the identity; runs of the first do not say
 
@@ -97,9 +99,9 @@ class Race(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
         ends = schedule.growing_rounds(len(plan.t), self.min_samples, self.round_size)
-        return Outcome(*racing.run_race(evaluate, class_of, ends, racing.LevelRule(plan.t, ends, self.alpha)))
+        return Outcome(*(yield from racing.run_race(class_of, ends, racing.LevelRule(plan.t, ends, self.alpha))))
 
     def identity(self) -> dict:
         return super().identity() | {"edition": self.EDITION}
@@ -139,13 +141,14 @@ class CalibratedRace(Strategy):
 
     NAME: ClassVar = "race_calibrated"
     AT_MOST: ClassVar = True
+    MEASURED: ClassVar = {10: 110}
     NOTE: ClassVar = Race.NOTE
 
     def __post_init__(self):
         """Raises ValueError without a fit, and for a file that is none."""
         if not (self.fit or self.race_fit):
             raise ValueError(f"--strategy {self.NAME} needs --race_fit FILE, which scripts/fit_race.py writes")
-        fit = racing.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or racing.GapFit.read(self.race_fit)
+        fit = racing.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or racing.GapFit.read(at_hand(self.race_fit))
         object.__setattr__(self, "fit", fit)
 
     @property
@@ -160,10 +163,10 @@ class CalibratedRace(Strategy):
             raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
 
     def check_run(self, identity: dict, n_candidates: int) -> None:
-        self.fit.check(identity, n_candidates)
+        self.fit.check(identity, n_candidates, self.race_fit)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*racing.run_race(evaluate, class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits)))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from racing.run_race(class_of, self.fit.ends, racing.GapRule(plan.t, self.fit.limits))))
 
     def folder(self) -> str:
         return f"{self.n_trials}trials_race_calibrated_{fingerprint(json.dumps(dataclasses.asdict(self.fit)))[:8]}"
@@ -196,8 +199,8 @@ class Grid(Strategy):
         """Raises ValueError for an interval that does not divide n_levels."""
         return schedule.interval_plan(self.t_interval, self.n_trials, n_levels)
 
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        return Outcome(*elimination.run_stages(evaluate, len(class_of), plan.stages, (1,)))
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, (1,))))
 
     def folder(self) -> str:
         return f"t{self.t_interval}_{self.n_trials}trials"

@@ -6,12 +6,14 @@ eliminate and folder, and an entry in strategy.STRATEGIES; what else it may say 
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from diffusion.elimination import Request
 from diffusion.schedule import Plan
 
 
@@ -22,6 +24,15 @@ class Outcome(NamedTuple):
     errors: dict[int, np.ndarray]
     winner: int
     fell: dict[int, int] | None = None
+
+
+class Usual(NamedTuple):
+    """Evaluations that an image usually takes with so many candidates, and the measurement that says so: with `candidates` the
+    shipped model took `measured`."""
+
+    evaluations: int
+    candidates: int
+    measured: int
 
 
 def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
@@ -40,12 +51,15 @@ class Strategy(ABC):
     KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
     TRIES_ALL: every candidate is tried on every image
     NOTE: under a report's accuracy after so many pairs
+    MEASURED: candidates -> mean evaluations of an image on the shipped text-to-image model, with the strategy's own defaults
+        (docs/cost.md); of one that needs fewer than its price
     """
 
     NAME: ClassVar[str]
     AT_MOST: ClassVar = False
     KEEPS_GRID: ClassVar = False
     TRIES_ALL: ClassVar = True
+    MEASURED: ClassVar[Mapping[int, int]] = MappingProxyType({})
     NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
 
     @abstractmethod
@@ -53,8 +67,9 @@ class Strategy(ABC):
         """All pairs in order of evaluation."""
 
     @abstractmethod
-    def eliminate(self, evaluate: Callable, class_of: list[int], plan: Plan) -> Outcome:
-        """One image. evaluate(rows, slice of pairs) -> errors [len(rows), len of the slice]; class_of: label of each row."""
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator[Request, Any, Outcome]:
+        """One image's elimination, a generator: `errors = yield rows, pairs` gets the errors [len(rows), n] of these rows on a
+        slice of n pairs of the plan; the Outcome is returned. class_of: label of each row."""
 
     @abstractmethod
     def folder(self) -> str:
@@ -71,6 +86,16 @@ class Strategy(ABC):
     def price(self, plan: Plan, n_candidates: int) -> int:
         """Network evaluations per image."""
         return n_candidates * len(plan.t)
+
+    def usual(self, n_candidates: int) -> Usual | None:
+        """By what was measured, whose evaluations per candidate are taken between the numbers of candidates on a logarithmic
+        scale; None where nothing was."""
+        if not self.MEASURED:
+            return None
+        known = sorted(self.MEASURED)
+        each = np.interp(np.log(n_candidates), np.log(known), [self.MEASURED[k] / k for k in known])
+        nearest = min(known, key=lambda k: abs(np.log(k / n_candidates)))
+        return Usual(round(each * n_candidates), nearest, self.MEASURED[nearest])
 
     def identity(self) -> dict:
         """What a record's numbers depend on, as JSON values."""

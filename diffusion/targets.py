@@ -63,13 +63,13 @@ def classifier(dataset: str, number=None, method="diffusion classifier", chosen=
     options = {"--guidance": ablation.guidance, "--crop_errors": ablation.crop_errors, "--noise": ablation.noise}
     tried = [word for name, value in options.items() if value not in (0, "normal") for word in words(name, value)]
     how = ("--to_keep", *chosen.to_keep, "--n_samples", *chosen.n_samples, *trials, "--loss", loss, *tried)
-    model, data = settings.TextToImage(version=version, img_size=512), settings.Data(dataset)
+    model = settings.TextToImage(version=version, img_size=512)
     plan = chosen.plan(N_LEVELS)
     return Row(
         method,
         dataset,
         words("eval_prob_adaptive.py", "--dataset", dataset, "--version", version, *how, *few),
-        str(runlog.adaptive_folder(Path(), data, None, model, chosen, loss, ablation.name)),
+        str(runlog.adaptive_folder(Path(), dataset, None, model, chosen, loss, ablation.name)),
         read or metric(dataset),
         chosen.price(plan, n_prompts(dataset)) + ablation.guided * len(plan.t),
         n_images,
@@ -116,7 +116,7 @@ def dit(dataset: str, pixels: int, number: float | None, method: str, column: st
     """One grid gives all columns of Table 5. column: of those."""
     chosen, n_classes = Grid(4), len(datasets.labels_of_classes(dataset, 1000))
     options = ("--dataset", dataset, "--image-size", pixels, *shared_images(dataset))
-    folder = runlog.dit_folder(Path(), settings.Data(dataset), None, "DiT", pixels, f"{n_classes}classes", chosen.folder())
+    folder = runlog.dit_folder(Path(), dataset, settings.Data.split, None, "DiT", pixels, f"{n_classes}classes", chosen.folder())
     return Row(method, dataset, words("eval_prob_dit.py", *options), str(folder), reproduced.dit_column(column),
                chosen.price(chosen.plan(N_LEVELS), n_classes), n_shared(dataset), published=number)  # fmt: skip
 
@@ -225,8 +225,8 @@ def table7() -> Target:
         recipe = datasets.DATASETS[dataset].recipe
         recipe = recipe.among(size) if size < n_classes(dataset) else recipe
         chosen, (n, few) = Stages(recipe.to_keep, recipe.n_samples), images_of(dataset)
-        model, data = settings.TextToImage(img_size=512), settings.Data(dataset)
-        folder = runlog.adaptive_folder(Path(), data, None, model, chosen, recipe.loss, f"_shortlist{size}_clip_RN50")
+        model = settings.TextToImage(img_size=512)
+        folder = runlog.adaptive_folder(Path(), dataset, None, model, chosen, recipe.loss, f"_shortlist{size}_clip_RN50")
         options = ("--dataset", dataset, "--shortlist", "clip:RN50", *few)
         rows += [Row("shortlist of 20 by CLIP RN50", dataset, words("eval_prob_adaptive.py", *options), str(folder),
                      metric(dataset), chosen.price(chosen.plan(N_LEVELS), size), n, published=number)]  # fmt: skip
@@ -334,9 +334,9 @@ def figure9() -> Target:
 
 
 def tiny_classifier(chosen, method: str, *options) -> Row:
-    model, data = settings.TextToImage(version="tiny", img_size=64), settings.Data("fashion_mnist")
+    model = settings.TextToImage(version="tiny", img_size=64)
     return Row(method, "fashion_mnist", words("eval_prob_adaptive.py", *TINY, *options),
-               str(runlog.adaptive_folder(Path(), data, None, model, chosen, "l1")), accuracy("acc1"),
+               str(runlog.adaptive_folder(Path(), "fashion_mnist", None, model, chosen, "l1")), accuracy("acc1"),
                chosen.price(chosen.plan(TINY_LEVELS), n_prompts("fashion_mnist")), published.TEST_IMAGES["fashion_mnist"],
                about=f"no labels; the model {CAPTIONED}")  # fmt: skip
 

@@ -38,15 +38,14 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli, files, models, parsing, session, settings
-from diffusion.models import devices, dit, hub, own, shapes, told_size
+from diffusion.models import devices, dit, format_bytes, hub, own, shapes
 from diffusion.models.pipelines import Pipeline
-from diffusion.models.stable_diffusion import StableDiffusion
 from diffusion.noise import Seeded
 from diffusion.schedule import make_plan
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 
-SHORT = {"pixart": "pixart-alpha", "flux": "flux-dev"}
-MODELS = ("tiny", *shapes.UNETS, *shapes.PIPELINES, *SHORT, "tiny-dit", "dit-xl-256", "dit-xl-512")
+SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
+MODELS = ("tiny", *SHORT, *shapes.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
 SHARE = 0.8  # of the device's memory that weights may take, which leaves room for what a call computes
 
@@ -90,7 +89,7 @@ def parse_args(argv=None):
 
 def check(args) -> Subject:
     """Resolves device, dtype and size, and finds the model's files. Raises ValueError or OSError before anything heavy."""
-    n_bytes = 4 * args.prompts * 77 * shapes.UNETS["sd2"]["cross_attention_dim"]  # of texts; of most models more
+    n_bytes = 4 * args.prompts * 77 * 1024  # of texts; of most models more
     devices.check_memory(n_bytes, "cpu", f"--prompts {args.prompts}", "give fewer")
     if args.json and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: the folder {args.json.parent} does not exist")
@@ -98,7 +97,7 @@ def check(args) -> Subject:
         files.try_file(args.json)
     if args.model != "tiny" and args.model_path:
         raise ValueError(f"--model {args.model} has its own weights: drop either --model_path or --model")
-    if own.is_own(args.model_path):
+    if own.is_python_file(args.model_path):
         raise ValueError(f"--model_path {args.model_path}: a Python file does not say what its network is: give a pipeline")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
@@ -122,13 +121,8 @@ def find(args) -> Subject:
     if published := shapes.PIPELINES.get(SHORT.get(args.model, args.model)):
         source, configs = published.source(args.img_size), published.text_configs
         return pipeline_subject(args, source, configs, partial(shapes.load, source, configs), published.text_memory)
-    if args.model in shapes.UNETS:
-        source = StableDiffusion("random weights", None, 4, 8, 8, 512, 1000, "epsilon", (128, 320), 77, 49408)
-        return unet_subject(args, source, shapes.UNETS[args.model])
-    source = models.text_to_image("tiny", args.model_path, Asked(args.img_size))
-    if isinstance(source, Pipeline):
-        return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))
-    return unet_subject(args, source, hub.read_config(source.source, "unet/config.json"))
+    source = models.text_to_image("tiny", args.model_path, ModelOptions(args.img_size))
+    return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))
 
 
 def text_memory(source, dtype: str) -> dict[str, int]:
@@ -144,16 +138,6 @@ def pipeline_subject(args, source: Pipeline, configs: dict, load: Callable, text
     size, bare = source.default_size, partial(shapes.network_of, source, configs)
     shape = source.latent_shape(size)
     return Subject(source.describe(), size, shape, source.n_levels, load, bare, prompts_of(args), text_memory)
-
-
-def unet_subject(args, source: StableDiffusion, config: dict) -> Subject:
-    size = args.img_size or source.default_size
-    shape = source.latent_shape(size)
-    about, network = (source.describe(), size, shape, source.n_levels), (config, shape, source.text_places)
-    bare = partial(shapes.unet, *network)
-    if args.model in shapes.UNETS:
-        return Subject(*about, partial(shapes.load_unet, *network), bare, prompts_of(args))
-    return Subject(*about, source.load, bare, prompts_of(args), partial(text_memory, source))
 
 
 def dit_subject(args) -> Subject:
@@ -439,7 +423,7 @@ def count(args, subject) -> dict:
     except Exception as error:  # of a config file diffusers makes whatever it can
         if not args.model_path:
             raise
-        raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.told(error)})") from None
+        raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.cause(error)})") from None
     n_numbers = found.pop("numbers")
     about = {"model": f"{args.model}: {subject.source}", "img_size": args.img_size, "latent_shape": subject.latent_shape}
     return {
@@ -458,10 +442,10 @@ def report_count(counted: dict):
         "image": f"{counted['img_size']} px, latents {' x '.join(map(str, counted['latent_shape']))}",
         "parameters": f"{counted['parameters']:,}",
         "one evaluation": f"{counted['flops_per_evaluation'] / 1e9:,.3f} GFLOP",
-        "weights": f"{told_size(weights['float32'])} in float32, {told_size(weights['float16'])} in float16 or bfloat16",
+        "weights": f"{format_bytes(weights['float32'])} in float32, {format_bytes(weights['float16'])} in float16 or bfloat16",
     }
     if texts:
-        rows["text encoders, one at a time"] = ", ".join(map(told_size, texts.values()))
+        rows["text encoders, one at a time"] = ", ".join(map(format_bytes, texts.values()))
     cli.print_table("By its shape:", rows)
 
 
@@ -471,11 +455,11 @@ def copies_that_fit(args, weights: dict) -> int:
     plain = devices.resolve_dtype("auto", args.device)
     if most is None or weights[args.dtype] + weights[plain] <= SHARE * most:
         return 2
-    has = f"{SHARE:.0%} of the {told_size(most)} of {args.device}"
+    has = f"{SHARE:.0%} of the {format_bytes(most)} of {args.device}"
     if weights[args.dtype] <= SHARE * most:
         print(f"The plain loop is left out: its own weights ({plain}) do not fit beside the kernel's into {has}.")
         return 1
-    print(f"Not timed: {told_size(weights[args.dtype])} of weights ({args.dtype}) do not fit into {has}.")
+    print(f"Not timed: {format_bytes(weights[args.dtype])} of weights ({args.dtype}) do not fit into {has}.")
     return 0
 
 

@@ -49,6 +49,7 @@ from diffusion import (
 from diffusion.analysis import calibration, figures
 from diffusion.datasets import folders, prompts, transforms, unlabelled
 from diffusion.datasets.pictures import Member
+from diffusion.method import Method
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
@@ -234,25 +235,29 @@ def prepare(options: dict) -> Run:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
         files.try_file(run.out)
-        runlog.check_config(run.folder, run.identity, "name another file with -o")
+        runlog.check_config(run.folder, run.identity, run.options, "name another file with -o")
     return run
 
 
 def announce(run: Run) -> None:
     """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
+    if run.folder:
+        session.tell_reading(run.folder)
     counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
     redone = runlog.unreadable_told(run.unreadable, "redone")
     others = predictions.fit_notice(run.fit, run.identity["prompts"])
-    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others)
+    usual = run.strategy.usual(len(run.class_of))
+    slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
+    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others, slow)
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
-                 "memory": models.memory_told(run.source, run.model.dtype)}  # fmt: skip
-        cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST)
+                 "memory": models.memory_message(run.source, run.model.dtype)}  # fmt: skip
+        cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, usual=usual)
         return
     for notice in filter(None, notices):
         print(f"Note: {notice}")
-    cli.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more)
+    cli.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more, usual=usual)
 
 
 # ---------------------------------------------------------------- the work
@@ -269,6 +274,7 @@ def make_ready(run: Run) -> None:
 
 def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json where there are records."""
+    session.tell_loading(run.source)
     table, shape = run.table, run.source.latent_shape(run.model.img_size)
     names = [run.labels[label] for label in run.class_of]
     if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, LABEL_FLAGS):
@@ -281,8 +287,8 @@ def start(run: Run) -> classify.Classifier:
         candidates = {"labels": run.class_of, "names": names}
         known = network.about | {"candidates": candidates, "partial": not run.strategy.TRIES_ALL or None}
         runlog.write_config(run.folder, runlog.describe(*what, **known))
-    return classify.Classifier(network.denoiser, network.conditions, run.class_of, run.strategy, run.plan, run.loss,
-                               noise.Seeded(run.bank.seed), network.batch)  # fmt: skip
+    method, bank = Method(run.strategy, run.loss), noise.Seeded(run.bank.seed)
+    return classify.Classifier(network.denoiser, network.conditions, run.class_of, method, bank, network.batch)
 
 
 def draw_map(run: Run, classifier: classify.Classifier) -> str:

@@ -87,7 +87,7 @@ def read_fit(folder: Path, path: Path | None) -> Fit | None:
     """A note tells of one that was made on these images. Raises ValueError for one of another model, loss or strategy."""
     if path is None:
         return None
-    fit, identity = Fit.read(path), (runlog.read_config(folder) or {"identity": {}})["identity"]
+    fit, identity = Fit.read(path, "--calibration"), (runlog.read_config(folder) or {"identity": {}})["identity"]
     predictions.check_fit(fit, identity, path, "--calibration")
     if fit.about == identity:
         print("Note: the fit was made on these very images, so their probabilities look better than those of new ones will",

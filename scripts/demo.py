@@ -11,6 +11,7 @@ upload is deleted as soon as it is read; one picture is classified at a time, ot
 """
 
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -33,9 +34,11 @@ from functools import partial
 from diffusion import cli, live, parsing, predictions, scores, session, strategy
 from diffusion.analysis import calibration, pages, panels
 
+log = logging.getLogger("diffusion.demo")  # which session.run listens to
 HOST = "127.0.0.1"
 SHIPPED = ("tiny", "tiny-sd3")
 PART = "found"  # class of what has the style of a report
+LABELS = 10  # of a picture, where a time is told
 SESSIONS = 50  # tabs whose picture is remembered
 WAITING = 20  # runs that may wait
 SIDE = 480  # pixels of the picture as the page shows it
@@ -69,12 +72,12 @@ def prepare(options: dict) -> list[live.Offer]:
     """Checks every option, cheap things first. Raises ValueError or OSError."""
     check_gradio()
     check_port(options["port"])
-    running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})
     strategy.from_options(options["strategy"], options)  # its own mistakes first
+    live.read_labels("a, b", options["template"])
     fit = calibration.Fit.read(options["fit"]) if options["fit"] else None
+    running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})  # which imports PyTorch where there may be a GPU
     own = {"version", "model_path"} & options["given"]
     offers = [offer(options | {"version": version}, running) for version in ([options["version"]] if own else SHIPPED)]
-    live.read_labels("a, b", options["template"])
     return live.with_fit(offers, fit, options["template"], options["fit"]) if fit else offers
 
 
@@ -104,10 +107,17 @@ def check_port(port: int) -> None:
             raise ValueError(f"--port {port} cannot be had ({error.strerror}): give another") from None
 
 
+def slow(one: live.Offer) -> str | None:
+    """A line on a model that is none for a CPU, where a picture has ten labels."""
+    usual = cli.least(one.price(LABELS), one.strategy(LABELS).usual(LABELS))
+    return cli.cpu_notice(one.source, one.model.img_size, one.running.device, usual, f"picture with {LABELS} labels")
+
+
 def announce(offers: list[live.Offer], port: int) -> None:
     for one in offers:
         print(f"Model: {one.name}, {one.model.img_size} pixels a side: {one.source.describe()}")
-    for notice in filter(None, {one.strategy(2).notice(one.source.n_levels) for one in offers}):
+    notices = [notice for one in offers for notice in (one.strategy(2).notice(one.source.n_levels), slow(one))]
+    for notice in dict.fromkeys(filter(None, notices)):
         print(f"Note: {notice}")
     most = max(one.price(2) for one in offers) // 2
     print(f"Price: at most {most:,} network evaluations per label of a picture, and {2 * most:,} for the map")
@@ -142,9 +152,10 @@ class Page:
     def run(self, picture, labels: str, model: str, seed, with_map: bool):
         """(message, race, results) again and again."""
         try:
-            trial = self.trial(picture, labels, model, seed)
-            notice = trial.offer.check(trial.table)
-            yield message(f"{notice}. Getting ready ..." if notice else "Getting ready ..."), "", ""
+            trial = self.trial(picture, labels, model, seed)  # what is wrong is told before PyTorch is imported
+            yield message("Getting ready ..." if trial.offer.is_loaded else f"Loading PyTorch and {model} ..."), "", ""
+            if notice := trial.offer.check(trial.table):
+                yield message(f"{notice}. Getting ready ..."), "", ""
             yield from self.watch(trial, with_map)
         except (ValueError, OSError, FloatingPointError) as error:
             yield self.refuse(error), "", ""
@@ -275,6 +286,7 @@ def build(gradio, offers: list[live.Offer], template: str, folder: Path):
 def open_page(offers: list[live.Offer], template: str, port: int, folder: Path):
     """Serves the page from threads of this process; its Blocks, which close() ends. folder: of uploads, while they are read."""
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    log.info("Loading the page ...")
     import gradio
 
     blocks = build(gradio, offers, template, folder)

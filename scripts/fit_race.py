@@ -22,9 +22,10 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, racing, session
+from diffusion import cli, files, metrics, parsing, session
 from diffusion.analysis import figures, race_fit, replay, tables
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.racing import GapFit
 from diffusion.strategy import CalibratedRace, Race, Stages
 
 
@@ -72,8 +73,7 @@ def read_grid(args) -> tuple[tables.Grid, dict]:
         raise ValueError(f"{args.folder} has one image, and a fit is tried on others than its own: evaluate more of them")
     if args.out:
         files.try_file(args.out)
-    identity = run.config["identity"] | {"loss": run.loss}
-    return grid, {name: identity.get(name) for name in racing.GapFit.ABOUT}
+    return grid, GapFit.belonging(run.config["identity"] | {"loss": run.loss})
 
 
 def main(argv=None) -> int:

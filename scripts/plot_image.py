@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""One image of a run: the errors of its best classes against the timestep, and where winner and runner-up differ.
+"""One image of a run drawn: the errors of its best classes against the timestep, and where winner and runner-up differ.
 
 from the records alone, with the image if the dataset is available:
   python scripts/plot_image.py data/fashion_mnist/vtiny_1trials_1keep_250samples_l1_64 --image 7 -o image.png

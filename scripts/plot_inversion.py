@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""DDIM inversion of a picture under a caption, and what comes back under the right, edited and wrong captions (figure 7).
+"""DDIM inversion of a picture under a caption: what comes back under the right, edited and wrong captions (figure 7).
 
 offline, on the shipped model and images:
   python scripts/plot_inversion.py --version tiny --dataset fashion_mnist --image 29 --caption "a photo of a dress." \\
@@ -67,14 +67,15 @@ class Job:
 def prepare(options: dict) -> Job:
     """Checks every option. Raises ValueError or OSError."""
     files.try_file(options["out"])
-    dataset = datasets.open_images(cli.data_of(options))
+    dataset = datasets.open_images(cli.data_of(options), options["dry_run"])
+    cli.require(dataset)
     if options["image"] >= len(dataset):
         raise ValueError(f"--image {options['image']}: {options['dataset']} has {len(dataset)} images, counted from 0")
     device, path = devices.resolve_device(options["device"]), options["model_path"]
-    if own.is_own(path):
+    if own.is_python_file(path):
         raise ValueError(f"--model_path {path}: a Python file has no decoder to look at the result with: give a pipeline")
     source = cli.source_of(options, device, "float32")
-    if getattr(source, "FLOW", False):
+    if source.FLOW:
         raise ValueError(f"{source.describe()} is a flow, and DDIM inverts models of noise on a DDPM's levels: give one of those")
     if options["steps"] > source.n_levels // 2:
         most = source.n_levels // 2

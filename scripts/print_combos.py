@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs on tiny_combos: combinations of colour and item that training left out, apart from the others, and what is wrong.
+"""Accuracy on tiny_combos: combinations of colour and item that training left out, apart from the others; what is wrong.
 
 python scripts/print_combos.py data/tiny_combos/vtiny_1trials_race_0.2alpha_2min_1round_250max_l1_64
 python scripts/print_combos.py RUN OTHER_RUN      # two models on the same images, by McNemar's exact test

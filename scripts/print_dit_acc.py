@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Accuracy of DiT runs by L2, L1, VLB (the KL term) and L2+VLB, without a model: ours and the reference's.
+"""Accuracy of DiT runs by L2, L1, VLB (the KL term) and L2+VLB: of ours and the reference's, without a model.
 
 records of all classes:
   python scripts/print_dit_acc.py data/fashion_mnist/DiT64x64_10classes_t10_1trials

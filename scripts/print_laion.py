@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which test images would have passed LAION's filters, those of Stable Diffusion's training images? (the paper's Table 2)
+"""Which test images would have passed LAION's filters? They chose Stable Diffusion's training images (the paper's Table 2).
 
 from a CSV of scores with the columns index or path, width, height, aesthetic, unsafe, one row an image:
   python scripts/print_laion.py scores.csv --dataset pets

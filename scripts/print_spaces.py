@@ -47,10 +47,10 @@ def factors(past, power: int) -> dict:
     """space -> float64 [T], what the run's errors are multiplied with at each level. Raises ValueError or OSError for a model
     that is not here any more, or tells its levels only when it is loaded."""
     source = rerun.open_source(past)
-    if not hasattr(source, "levels"):
+    if (levels := source.levels()) is None:
         raise ValueError(f"{past.folder}: the levels of {source.describe()} are not known without its weights")
     own = past.config["error_space"]
-    return {space: (source.levels().error_factor(own, space) ** power).numpy() for space in settings.SPACES}
+    return {space: (levels.error_factor(own, space) ** power).numpy() for space in settings.SPACES}
 
 
 def accuracy(grid, factor) -> metrics.Estimate:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Text, image and group scores of Winoground-like runs, ours and the reference's, without a model; two runs are compared.
+"""Text, image and group scores of Winoground-like runs: ours and the reference's, without a model; two runs are compared.
 
 python scripts/print_winoground.py data/tiny_pairs/sd_vtiny_t20_1trials
 two runs on the examples that both have, difference in points and McNemar's exact test:

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, paths, reproduced, session, targets
+from diffusion import cli, commands, files, parsing, reproduced, session, targets
 from diffusion.analysis import figures, pages
 from diffusion.reproduced import Row, Target
 
@@ -38,9 +38,7 @@ def parse_args(argv=None):
     known = (LIST, *targets.TARGETS)
     parser.add_argument("target", choices=known, metavar="TARGET", help=f"one of: {', '.join(known)}")
     parser.add_argument("--only", metavar="TEXT", help="rows whose method or data set has this in its name")
-    parser.add_argument(
-        "--rate", type=parsing.positive, metavar="N", help="network evaluations per second, for hours beside prices"
-    )
+    cli.add_rate_option(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="text", help="of the table; csv has fractions (default: text)")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table there (default: print it)")
     group = parser.add_argument_group("what is missing")
@@ -66,8 +64,7 @@ class Ask:
 
     def told(self, evaluations: int) -> str:
         """`2,000 evaluations, 0.1 h`"""
-        hours = f", {evaluations / self.rate / 3600:,.1f} h" if self.rate else ""
-        return f"{evaluations:,} evaluations{hours}"
+        return f"{evaluations:,} evaluations{cli.hours(evaluations, self.rate)}"
 
 
 # ---------------------------------------------------------------- tables
@@ -178,7 +175,7 @@ def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
     for number, (row, _) in enumerate(left, 1):
         line = row.line(ask.most, ask.share)
         print(f"\n[{number}/{len(left)}] {reproduced.told(line)}", flush=True)
-        code = subprocess.run([sys.executable, paths.ROOT / line[0], *line[1:]]).returncode
+        code = subprocess.run([sys.executable, *commands.start_of(line)]).returncode
         if code in STOPPED:
             return code if code > 0 else 128 - code
         failed += [f"{row.method}, {row.column}"] if code else []

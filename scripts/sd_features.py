@@ -37,7 +37,6 @@ from diffusion import (
     files,
     models,
     parsing,
-    paths,
     runlog,
     scored,
     session,
@@ -109,6 +108,7 @@ class Job:
     @cached_property
     def extract(self) -> Callable:
         """As of features.extractor; weights are loaded when it is first asked for."""
+        session.tell_loading(self.source)
         asked, device = self.features, self.run.images.running.device
         return features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
 
@@ -139,6 +139,7 @@ def prepare(options: dict) -> Job:
     check_idle(options)
     images, head = scored.open_images(*cli.scored_of(options)), settings.pick(baselines.Head, options)
     scored.refuse_torchrun()
+    cli.require(images.dataset)
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
     source, asked = find_features(options, images.running.device)
@@ -178,7 +179,8 @@ def open_training(options: dict, images: scored.Images):
     if (place, split) == (data.data_dir, data.split):
         raise ValueError(f"--train_dir: the training images would be the test images, the {split} split in {place}: name others")
     try:
-        train = datasets.open_images(replace(data, data_dir=place, split=split))
+        train = datasets.open_images(replace(data, data_dir=place, split=split), images.running.dry_run)
+        cli.require(train)
     except (ValueError, OSError) as error:
         told = str(error).replace("--split", "--train_split").replace("--data_dir", "--train_dir")
         raise ValueError(f"training images: {told}") from None
@@ -195,7 +197,7 @@ def parts_of(train, training: baselines.TrainingSet, seed: int) -> tuple[np.ndar
 
 def find_features(options: dict, device: str) -> tuple[StableDiffusion, baselines.Features]:
     """The source of the weights, and what is taken of it. Raises ValueError for another model, size or level."""
-    source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
+    source = models.text_to_image(options["version"], options["model_path"], settings.ModelOptions(options["img_size"]))
     if not isinstance(source, StableDiffusion):
         raise ValueError(f"--version {options['model_path'] or options['version']}: features are those of the U-Net of Stable "
                          "Diffusion 1.x or 2.x, which this model has not")  # fmt: skip
@@ -209,21 +211,18 @@ def find_features(options: dict, device: str) -> tuple[StableDiffusion, baseline
 
 def caches_of(options: dict, images: scored.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
     """Of training and of test images. Raises ValueError where a folder holds other features."""
-    parent = runlog.dataset_folder(paths.log_dir(), images.data.dataset, images.running.extra)
-    place = Path(options["cache_dir"]) if options["cache_dir"] else parent / name_of(asked)
     of_model = asked.identity() | {"seed": options["seed"], "noise": "seeded by timestep", "weights": source.identity()}
     parts = (("train", training.train_split, train), ("test", images.data.split, images.dataset))
-    caches = tuple(
-        features.Cache(
-            place / f"{part}_{split.replace('/', '_')}",
-            of_model | {"dataset": images.data.dataset, "split": split, "images": dataset.fingerprint()},
-        )
-        for part, split, dataset in parts
-    )
+    caches = []
+    for part, split, dataset in parts:
+        name = f"{part}_{split.replace('/', '_')}"
+        identity = of_model | {"dataset": images.data.dataset, "split": split, "images": dataset.fingerprint()}
+        own = options["cache_dir"] and Path(options["cache_dir"]) / name
+        caches += [features.Cache(own or images.folder(f"{name_of(asked)}/{name}", lambda now=identity: now), identity)]
     for cache in caches:
         cache.check()
         files.try_writing(cache.folder)
-    return caches
+    return tuple(caches)
 
 
 def name_of(asked: baselines.Features) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 
 from diffusion import cli, metrics, parsing, session
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.elimination import drive
 from diffusion.strategy import Race
 
 LEVELS = 1000
@@ -72,8 +73,8 @@ def parse_args(argv=None):
 def is_lost(race: Race, plan, errors) -> bool:
     """Whether a race drops the winner of the whole grid; errors: float32 [K,S], columns in order of t."""
     errors = errors[:, np.argsort(np.argsort(plan.t, kind="stable"), kind="stable")]  # in order of evaluation
-    found = race.eliminate(lambda rows, pairs: errors[rows, pairs], list(range(len(errors))), plan)
-    return found.winner != errors.mean(1, dtype=np.float64).argmin()
+    outcome = drive(race.eliminate(list(range(len(errors))), plan), lambda request: errors[request])
+    return outcome.winner != errors.mean(1, dtype=np.float64).argmin()
 
 
 def main(argv=None) -> int:

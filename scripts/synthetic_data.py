@@ -35,7 +35,6 @@ from diffusion import (
     files,
     models,
     parsing,
-    paths,
     runlog,
     scored,
     session,
@@ -108,6 +107,7 @@ class Job:
     @cached_property
     def draw(self):
         """As of drawing.drawer; weights are loaded when it is first asked for."""
+        session.tell_loading(self.source)
         asked = self.drawn
         return drawing.drawer(
             self.source, self.run.images.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance
@@ -133,11 +133,10 @@ def prepare(options: dict) -> Job:
     classes, what = what_to_draw(options, images)
     network = settings.pick(baselines.Network, options, size=options["size"] or min(224, drawn.img_size))
     how = settings.pick(early.Epochs, options, weight_decay=WEIGHT_DECAY, cosine=True)
-    parent = runlog.dataset_folder(paths.log_dir(), images.data.dataset, images.running.extra)
     name = f"drawn_v{drawn.version}_{drawn.steps}steps_{drawn.guidance:g}guidance_{drawn.img_size}"
     hashes = {"weights": source.identity(), "texts": fingerprint(what.texts), "names": fingerprint(what.names)}
     identity = drawn.identity() | hashes | {"seed": what.seed, "draw_batch": what.batch}
-    pictures = drawing.Pictures(options["out"] or parent / name, identity)
+    pictures = drawing.Pictures(options["out"] or images.folder(name, lambda: identity), identity)
     pictures.check()
     files.try_writing(pictures.folder)
     method = scored.Method(
@@ -157,7 +156,7 @@ def prepare(options: dict) -> Job:
 
 def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
     """The source of the weights, and how it draws. Raises ValueError for another model or size."""
-    source = models.text_to_image(options["version"], options["model_path"], settings.Asked(options["img_size"]))
+    source = models.text_to_image(options["version"], options["model_path"], settings.ModelOptions(options["img_size"]))
     if not isinstance(source, drawing.DRAWN_BY):
         raise ValueError(f"--version {options['model_path'] or options['version']}: images are drawn by Stable Diffusion 1.x, "
                          "2.x and 3 only")  # fmt: skip
@@ -310,6 +309,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         job = prepare(options)
         scored.announce(job.run)
+        cli.tell_missing(job.run.images.dataset)
     running = job.run.images.running
     if running.dry_run:
         return 0

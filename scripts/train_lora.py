@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a LoRA of a Stable Diffusion on a few labelled images, for --lora of the commands.
+"""Train a LoRA of a Stable Diffusion on a few labelled images: for --lora of the commands.
 
 two classes that the shipped model confuses (4: coat, 6: shirt), from images that neither its training nor its test uses:
   python scripts/train_lora.py --version tiny --dataset fashion_mnist --split validation --classes 4 6 -o coat.safetensors

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the small models that ship in shipped/, and cut the images that ship beside them.
+"""Train the small models in shipped/. Or cut the images that ship beside them.
 
     python scripts/train_tiny.py vae --data_dir /usr/share/datasets/fashion-mnist
     python scripts/train_tiny.py sd  --data_dir /usr/share/datasets/fashion-mnist
@@ -19,15 +19,14 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
     from diffusion import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, session, settings
+from diffusion import cli, files, parsing, paths, session, settings
 from diffusion.models.sd3 import T5_TOKENS
 from diffusion.training import clothes, loop
 from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
@@ -41,7 +40,8 @@ def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
-    parser.add_argument("-o", "--out", type=Path, default=ROOT / "shipped", help="folder of the models (default: shipped/)")
+    parser.add_argument("-o", "--out", type=Path, default=paths.made_anew(paths.SHIPPED),
+                        help="folder of the models (default: shipped/)")  # fmt: skip
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
     parser.add_argument("--steps", type=parsing.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
     parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {told(BATCH)})")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write prompt CSVs (prompt,classname,classidx) from class names and a template, and CLIP's lists of templates.
+"""Write prompt CSVs from class names and a template: prompt,classname,classidx. And CLIP's lists of templates.
 
     python scripts/write_prompts.py all                  # every file in prompts/, from prompts/classes.json
     python scripts/write_prompts.py pets --out /tmp      # one of them, to another folder
@@ -13,8 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
     from diffusion import startup
@@ -23,13 +22,14 @@ if __name__ == "__main__":
 
 from diffusion import cli, files, parsing, session
 from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes, read_classes
-from diffusion.paths import PROMPTS
+from diffusion.paths import PROMPTS, made_anew
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("dataset", metavar="DATASET", help="a name in prompts/classes.json, all, or with --classes a new name")
-    parser.add_argument("-o", "--out", type=Path, default=PROMPTS, metavar="DIR", help="folder to write to (default: prompts/)")
+    parser.add_argument("-o", "--out", type=Path, default=made_anew(PROMPTS), metavar="DIR",
+                        help="folder to write to (default: prompts/)")  # fmt: skip
     parser.add_argument("--classes", type=Path, help="text file with your own class names, one per line, in label order")
     parser.add_argument("--template", help='with --classes: the prompt, {} for the name (default: "a photo of a {}.")')
     args = parser.parse_args(argv)

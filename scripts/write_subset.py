@@ -8,8 +8,7 @@ python scripts/write_subset.py --dataset cifar10 --per_class 20 --seed 1 --out c
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
     from diffusion import startup

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the shipped set of 480 caption pairs, --dataset tiny_pairs, from the Fashion-MNIST TEST images that ship.
+"""Write the shipped set of caption pairs, --dataset tiny_pairs: 480 from the Fashion-MNIST TEST images that ship.
 
 python scripts/write_tiny_pairs.py
 python scripts/write_tiny_pairs.py --seed 1 --out my_pairs
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 from diffusion import cli, files, parsing, session
 from diffusion.datasets import shipped
-from diffusion.paths import TINY_PAIRS
+from diffusion.paths import TINY_PAIRS, made_anew
 from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, pair_caption
 
 KINDS = ("Object", "Relation", "Both", "Unseen")
@@ -41,9 +41,8 @@ PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
-    parser.add_argument(
-        "-o", "--out", type=Path, default=TINY_PAIRS, metavar="DIR", help="folder to write (default: the shipped set's)"
-    )
+    parser.add_argument("-o", "--out", type=Path, default=made_anew(TINY_PAIRS), metavar="DIR",
+                        help="folder to write (default: shipped/datasets/tiny_pairs)")  # fmt: skip
     parser.add_argument("--seed", type=parsing.at_least(0), default=0, help="another seed, another set (default: 0)")
     return parser.parse_args(argv)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the trees of --strategy tree for ImageNet's and ObjectNet's classes, from WordNet's nouns (Debian: wordnet-base).
+"""Write the trees of --strategy tree: for ImageNet's and ObjectNet's classes, from WordNet's nouns (Debian: wordnet-base).
 
 python scripts/write_tree.py
 python scripts/write_tree.py --wordnet /usr/share/wordnet --out shipped/trees
@@ -22,14 +22,15 @@ if __name__ == "__main__":
 
 from diffusion import cli, files, parsing, session
 from diffusion.datasets import imagenet_variants
-from diffusion.paths import TREES
+from diffusion.paths import TREES, made_anew
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), metavar="DIR",
                         help="folder with WordNet 3.0's data.noun (default: /usr/share/wordnet)")  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, default=TREES, metavar="DIR", help="folder to write (default: the shipped one)")
+    parser.add_argument("-o", "--out", type=Path, default=made_anew(TREES), metavar="DIR",
+                        help="folder to write (default: shipped/trees)")  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,6 @@
 """Shared fixtures: the golden data set root, a tiny real Stable Diffusion pipeline, and a way to run a command's main()."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -45,14 +46,20 @@ def load_script(name):
 
 
 def table(rows):
-    """A callback that reads a table [candidates, pairs] and notes what it was asked for."""
-    errors, asked = np.array(rows, np.float32), []
+    """Answers requests for errors from a table [candidates, pairs], and the requests that it was sent."""
+    errors, requests = np.array(rows, np.float32), []
 
-    def evaluate(alive, pairs):
-        asked.append((list(alive), pairs))
+    def answer(request):
+        alive, pairs = request
+        requests.append((list(alive), pairs))
         return errors[alive][:, pairs]
 
-    return evaluate, asked
+    return answer, requests
+
+
+def with_method(classifier, **changes):
+    """A classify.Classifier with another strategy, loss, level weights or ablation."""
+    return dataclasses.replace(classifier, method=dataclasses.replace(classifier.method, **changes))
 
 
 def staged_record(keys, rows, t, pred, label):

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, load_script
+from conftest import TINY_SD20, load_script, with_method
 from scipy import stats
 
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import classify, kernel, level_weights, noise, rerun, runlog, schedule, scores, settings, strategy
+from diffusion import batching, classify, kernel, noise, rerun, runlog, schedule, scores, settings, strategy
 from diffusion.analysis import replay, summary, tables
 from diffusion.datasets import load_prompts, open_dataset, transforms
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm, in_space
-from diffusion.racing import GapFit
 
 W = 0.7
 SIZES = (1, 3, 7, 100)  # of a call
@@ -130,7 +129,7 @@ def test_guidance_where_blocks_do_not_fit():
 
 
 def asked_of(images, rows, t, epsilons):
-    return [kernel.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
+    return [batching.Cells(x0, rows, t, epsilons.__getitem__, range(len(rows) * len(t))) for x0 in images]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -144,7 +143,7 @@ def test_cells_of_several_images_are_guided_too(shipped, problem, size):
     asked, pieces = asked_of(images, rows, t, epsilons), [[], []]
     for start, stop in ((0, 2), (2, 11), (11, 15)):
         parts = [cells.part(start, stop) for cells in asked]
-        found = kernel.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
+        found = batching.cell_errors(shipped.denoiser, parts, shipped.conditions, lambda x0: scores.l2, batch, W)
         for piece, values in zip(pieces, found, strict=True):
             piece.append(values)
     for cells, piece, right in zip(asked, pieces, expected, strict=True):
@@ -159,7 +158,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 
     def errors(network):
         asked = asked_of(images, [0, 1, 3, 5], t, epsilons)
-        return kernel.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
+        return batching.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
 
     for found, right in zip(errors(small), errors(whole), strict=True):
         torch.testing.assert_close(found, right)
@@ -168,7 +167,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 @pytest.mark.parametrize("kind", ["race", "stages"])
 def test_images_in_flight_and_their_cost(shipped, clothes, kind):
     chosen = {"race": strategy.Race(max_samples=12), "stages": strategy.Stages((3, 1), (2, 8))}[kind]
-    classifier = dataclasses.replace(shipped, strategy=chosen, plan=chosen.plan(1000))
+    classifier = with_method(shipped, strategy=chosen)
     images = [(i, clothes.picture(i * 29), 0) for i in range(6)]
     together = {index: call() for index, call, _ in classifier.several(images, 4)}
     for index, picture, _ in images:
@@ -201,12 +200,11 @@ def test_a_dits_variance_is_not_guided(clothes):
 
 @pytest.mark.parametrize("crop", [1, 3])
 def test_cropped_errors_are_means_of_the_inner_errors(shipped, clothes, crop):
-    plain = dataclasses.replace(shipped, ablation=settings.NO_ABLATION, strategy=strategy.Stages((1,), (4,)), loss="l2")
-    plain = dataclasses.replace(plain, plan=plain.strategy.plan(1000))
+    plain = with_method(shipped, ablation=settings.NO_ABLATION, strategy=strategy.Stages((1,), (4,)), loss="l2")
     x0, t = plain._given(clothes.picture(29))
     args = plain.denoiser, x0, plain.conditions[[2, 4]], t, noise.Seeded(0)(5, plain.plan, x0.shape)
     maps = kernel.errors(*args, scores.error_map, kernel.Batch(32))
-    result = dataclasses.replace(plain, ablation=settings.Ablation(crop_errors=crop))(clothes.picture(29), 5)
+    result = with_method(plain, ablation=settings.Ablation(crop_errors=crop))(clothes.picture(29), 5)
     inside = maps[..., crop : 8 - crop, crop : 8 - crop].mean((-1, -2))
     for row, expected in zip((2, 4), inside, strict=True):
         np.testing.assert_allclose(result.errors[row], expected, rtol=1e-5)
@@ -449,19 +447,3 @@ def test_a_model_without_an_empty_condition_is_not_guided():
     with pytest.raises(ValueError, match="--guidance needs a model with an empty condition"):
         classify.with_empty([0, 1], None, settings.Ablation(1.0))
     assert classify.with_empty([0, 1], None, settings.Ablation(0.0, 1)) == [0, 1]
-
-
-def test_fits_belong_to_what_they_were_made_with():
-    about = {"weights": "w", "img_size": 64}
-    plain = level_weights.belonging(about, "l2", 1000, "epsilon")
-    guided = level_weights.belonging(about | {"guidance": 1.0}, "l2", 1000, "epsilon")
-    assert set(plain) == set(level_weights.BELONGS_TO) and guided == plain | {"guidance": 1.0}
-    for fitted, now in ((plain, guided), (guided, plain)):
-        weights = level_weights.LevelWeights.of({"coefficients": [0, 0, 0], "n": 1, "about": fitted})
-        weights.check(fitted)
-        with pytest.raises(ValueError, match="guidance"):
-            weights.check(now)
-    fit = GapFit(4, 1, (2, 4), (1.0, 1.0), (0.1, 0.1), 3, 0.99, 10, {"weights": "w"})
-    fit.check({"weights": "w"}, 3)
-    with pytest.raises(ValueError, match="noise_kind None, this run has zero"):
-        fit.check({"weights": "w", "noise_kind": "zero"}, 3)

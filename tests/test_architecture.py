@@ -282,7 +282,10 @@ def anchors_of(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "HISTORY.md"], **BY_NAME)
+CARDS = sorted((ROOT / "shipped").glob("**/README.md"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CARDS, ROOT / "CONTRIBUTING.md", ROOT / "HISTORY.md"], **BY_NAME)
 def test_links_and_pictures_are_there(page):
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
@@ -291,13 +294,13 @@ def test_links_and_pictures_are_there(page):
         assert not anchor or anchor in anchors_of(linked.read_text()), target
 
 
-def test_the_set_up_commands_stand_in_bash_blocks():
-    """Newcomers copy the first one and the first that runs pytest, and .ci/run cuts the latter out."""
+def test_the_set_up_commands_of_the_readme():
+    """Newcomers copy the first block; .ci/run finds the one block with pytest in it."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     demo = "eval_prob_adaptive.py --version tiny --dataset fashion_mnist --imgs_to_eval 100"
-    tests = 'pytest -n auto --dist worksteal -m "not slow"'
     assert blocks[0] == f"pip install uv && uv run {demo}\n"
-    assert next(block for block in blocks if "pytest" in block) == f"pip install uv && uv run {tests}\n"
+    test = 'pip install uv && uv run --group test pytest -n auto --dist worksteal -m "not slow"\n'
+    assert [block for block in blocks if "pytest" in block] == [test]
 
 
 def test_dependencies_are_written_once():

@@ -1,6 +1,7 @@
 """scripts/benchmark.py: what it measures is the same work, and it says so in numbers. Speeds themselves are not tested."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import TINY_SD20, load_script
@@ -97,8 +98,9 @@ def test_random_networks_of_both_kinds_have_finite_errors_that_differ(script, mo
     from DiT import architecture
 
     monkeypatch.setitem(architecture.SHAPES, "DiT-XL/2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2})
-    small = shapes.UNETS["sd2"] | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
-    monkeypatch.setitem(shapes.UNETS, "sd2", small)
+    small = shapes.SD2_UNET | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
+    text = {"text_encoder": ("CLIPTextModel", shapes.CLIP_H | {"hidden_size": 16})}
+    monkeypatch.setitem(shapes.PIPELINES, "2-0", replace(shapes.PIPELINES["2-0"], network=small, texts=text))
     for name, more in (("sd2", ["--img_size", "64"]), ("dit-xl-256", [])):
         args = script.parse_args(["--model", name, "--device", "cpu", "--prompts", "3", "--timesteps", "2", *more])
         subject = script.check(args)

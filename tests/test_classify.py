@@ -94,8 +94,8 @@ def test_the_readme_s_lines(monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     assert len(code.splitlines()) <= 12
     exec(compile(code, "README.md", "exec"), {})
-    ranking, evaluations, *means = capsys.readouterr().out.splitlines()
-    assert sorted(eval(ranking)) == [0, 1, 2] and int(evaluations) >= 6 and means
+    ranking, evaluations, label = capsys.readouterr().out.splitlines()
+    assert f"# {ranking}:" in code and f"# {evaluations} network" in code and f"# {label}\n" in code
 
 
 # ---------------------------------------------------------------- a result

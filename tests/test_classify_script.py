@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import TINY_SD20, load_script
+from conftest import ROOT, TINY_SD20, load_script
 from layouts import save_picture
 from PIL import Image
 
@@ -69,21 +71,28 @@ def table(path="t.csv"):
 # ---------------------------------------------------------------- one picture, several
 
 
-def test_the_shipped_model_knows_a_bag(run):
+def test_the_picture_of_the_readme(run):
+    """examples/bag.png is the first bag of the shipped images, and the README's command prints the README's lines."""
+    readme = (ROOT / "README.md").read_text()
+    argv = shlex.split(re.search(r"^python scripts/classify.py (examples/.*)", readme, re.M)[1])
+    shown = re.search(r"^```\n(examples/bag.png: .*?)```", readme, re.S | re.M)[1].splitlines()
+    Path("examples").mkdir()
+    shutil.copy(ROOT / "examples" / "bag.png", "examples")
     clothes = open_dataset("fashion_mnist", "test", None, "nowhere")
     bag = next(i for i, label in enumerate(clothes.labels) if clothes.classes[label] == "Bag")
-    clothes.picture(bag).save("bag.png")
-    code, out, err = run("bag.png", "--version", "tiny", "--loss", "l1", "--labels", *LABELS)
+    assert np.array_equal(Image.open(argv[0]), clothes.picture(bag))
+    code, out, err = run(*argv)
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0] == "Price: at most 750 network evaluations per image, 750 in all"
-    at = lines.index("bag.png: bag")
-    assert lines[at + 1].split() == ["uncalibrated", "mean", "error", "evaluations"]
-    first = lines[at + 2].split()
-    assert first[0] == "bag" and float(first[1]) >= 1 / 3
-    spent = sum(int(line.split()[-1]) for line in lines[at + 2 : at + 5])
-    assert f"Cost: {spent} evaluations per image, " in out and "Probabilities are uncalibrated" in out
-    assert [path.name for path in Path().iterdir()] == ["bag.png"]  # nothing is kept
+    at = lines.index(shown[0])
+    assert lines[at + 1] == shown[1] and "Probabilities are uncalibrated" in out
+    rows, expected = ([line.split() for line in some] for some in (lines[at + 2 : at + 5], shown[2:]))
+    assert [(row[0], row[3]) for row in rows] == [(row[0], row[3]) for row in expected]
+    numbers = [np.array([row[1:3] for row in some], float) for some in (rows, expected)]
+    np.testing.assert_allclose(*numbers, atol=2e-4)  # the last digit of a probability
+    assert f"Cost: {sum(int(row[3]) for row in rows)} evaluations per image, " in out
+    assert [path.name for path in Path().rglob("*.*")] == ["bag.png"]  # nothing is kept
 
 
 def test_json_is_transformers_form_and_all_that_stdout_holds(run, pictures, classifier):

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import threading
 import time
 import urllib.request
 from html import unescape
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from browser import Browser
-from conftest import TINY_SD20, Forked, load_script, said
+from conftest import TINY_SD20, Forked, load_script, said, with_method
 from layouts import save_picture
 from PIL import Image
 
@@ -103,15 +102,6 @@ def test_stages_have_a_round_each():
     first, second = classifier_of(Stages((2, 1), (2, 6))).rounds(noise_picture())
     means = {row: errors.mean(dtype=float) for row, errors in first.result.errors.items()}
     assert first.alive == sorted(sorted(means, key=means.get)[:2]) and second.alive == [second.result.winner]
-
-
-def test_who_stops_listening_ends_the_race():
-    before = threading.active_count()
-    rounds = classifier_of(Stages((2, 1), (2, 6))).rounds(noise_picture())
-    next(rounds)
-    assert threading.active_count() == before + 1
-    rounds.close()
-    assert threading.active_count() == before
 
 
 def test_errors_that_are_not_finite_end_it_as_they_end_a_call(racing, monkeypatch):
@@ -370,9 +360,9 @@ def test_nothing_outside_the_folder_of_uploads_is_deleted(page):
 def test_a_run_shows_the_race_and_then_what_it_found(page, offers, racing):
     picture = live.Picture(noise_picture(), "00000000000000a1")
     started, *rounds, drawing, last = page.run(picture, "\n".join(LABELS), offers[0].name, 3, True)
-    assert "Getting ready" in started[0]
+    assert f"Loading PyTorch and {offers[0].name}" in started[0]
     strategy = Race(0.2, 3, 2, 12)
-    *standings, ended = live.replace(racing, strategy=strategy).rounds(picture.image, 0xA1)
+    *standings, ended = with_method(racing, strategy=strategy).rounds(picture.image, 0xA1)
     counts = [int(re.search(r"Round \d+: (\d) of 4 labels left", text_of(status))[1]) for status, _, _ in rounds]
     assert counts == [len(one.alive) for one in (*standings, ended)]
     best = predictions.predict(ended.result, dict(enumerate(LABELS))).candidates
@@ -410,7 +400,8 @@ def test_the_map_s_mean_is_the_difference_of_the_two_errors(offers):
 )
 def test_what_cannot_be_run_is_a_message(page, offers, changed, told):
     given = {"picture": live.Picture(noise_picture(), "a1"), "labels": "bag, boot", "model": offers[0].name, "seed": 0}
-    [(shown, race, found)] = page.run(*(given | changed).values(), True)
+    *loading, (shown, race, found) = page.run(*(given | changed).values(), True)
+    assert len(loading) == (told == "labels:")  # what only the tokenizer knows
     assert told in unescape(text_of(shown)) and 'class="warning"' in shown and (race, found) == ("", "")
     assert [unescape(note) for note in page.gradio] == [unescape(text_of(shown))] and "<b>" not in shown
 

@@ -40,11 +40,11 @@ class RandomHalving(Strategy):
     def plan(self, n_levels):
         return schedule.race_plan(self.step * self.steps, 1, n_levels)
 
-    def eliminate(self, evaluate, class_of, plan):
+    def eliminate(self, class_of, plan):
         rng, alive, fell = np.random.default_rng(0), list(range(len(class_of))), {}
         errors = {row: np.empty(0, np.float32) for row in alive}
         for number in range(self.steps):
-            elimination.append_errors(errors, evaluate, alive, slice(number * self.step, (number + 1) * self.step))
+            elimination.append_errors(errors, alive, (yield alive, slice(number * self.step, (number + 1) * self.step)))
             losers = rng.permutation(alive)[: len(alive) // 2].tolist()
             fell |= dict.fromkeys(losers, number + 1)
             alive = [row for row in alive if row not in losers]
@@ -146,7 +146,7 @@ RGB = {"red": (1, -1, -1), "green": (-1, 0, -1), "blue": (-1, -1, 1)}
 
 
 @dataclass(frozen=True)
-class ColourFlow:
+class ColourFlow(models.Source):
     """A flow on 100 levels, on pixels, whose network believes that every picture is of one colour, the one that the prompt names.
 
     Its velocity error has a closed form: with x_s = (1 - s) x0 + s e and the belief c, v = (x_s - c) / s, so v - (e - x0) is

@@ -9,7 +9,7 @@ import eval_prob_adaptive
 from diffusion import classify, models, runlog
 from diffusion.models import embeddings, hub
 from diffusion.paths import TINY_SD
-from diffusion.settings import Asked, Embedding
+from diffusion.settings import Embedding, ModelOptions
 from tests import tiny_pipelines
 
 PROMPTS = ["a photo of a <item>.", "a red <item> bag, a <item>", "a photo of a bag."]  # all but the last have the token
@@ -21,7 +21,7 @@ def vectors(n, width, seed=0):
 
 
 def source(path=TINY_SD, *given):
-    return models.text_to_image("none", str(path), Asked(SIZE, embeddings=tuple(map(Embedding.parse, map(str, given)))))
+    return models.text_to_image("none", str(path), ModelOptions(SIZE, embeddings=tuple(map(Embedding.parse, map(str, given)))))
 
 
 def embedded(path, *given, prompts=PROMPTS):

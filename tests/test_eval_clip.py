@@ -30,7 +30,7 @@ def run(run_main):
 def by_hand(templates, images):
     """Logits [n,10] with open_clip alone: normalise, mean, normalise."""
     source = clip.find("openclip", "tiny")
-    clip._register(source)
+    clip._register(source.config)
     model = open_clip.create_model(source.architecture, source.pretrained).eval()
     encode, length = clip._encoder(source)
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -142,4 +142,4 @@ def test_bad_input(argv, told, run):
 def test_other_prompts_are_another_run(run):
     assert run(*CLOTHES, "--imgs_to_eval", 2)[0] == 0
     code, _, err = run(*CLOTHES, "--imgs_to_eval", 2, "--template", "a {}.")
-    assert code == 2 and "was made with other settings: prompts" in err
+    assert code == 2 and "holds another run, which differs in prompts" in err

@@ -16,7 +16,7 @@ from diffusion import kernel, models, runlog, scores
 from diffusion.models import devices, hub
 from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space
 from diffusion.models.pipelines import placed
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
 from tests import tiny_pipelines
 
 PROMPTS = ["a photo of a bag.", "A red boot, a type of clothing", ""]
@@ -28,7 +28,7 @@ def family(request, tmp_path_factory):
     """(name, diffusers' pipeline, our Denoiser, our Conditions of PROMPTS)."""
     folder = tmp_path_factory.mktemp(request.param)
     pipeline = tiny_pipelines.build(request.param, folder)
-    source = models.text_to_image("mine", str(folder), Asked(SIZE))
+    source = models.text_to_image("mine", str(folder), ModelOptions(SIZE))
     denoiser = source.load("cpu", "float32")
     return request.param, pipeline, denoiser, denoiser.embed(PROMPTS)
 
@@ -218,7 +218,7 @@ def test_text_encoders_are_gone_before_the_network_is_there(name, tmp_path, monk
         return model
 
     monkeypatch.setattr(hub, "pretrained", remember)
-    denoiser = models.text_to_image("mine", str(tmp_path), Asked(SIZE)).load("cpu", "float32")
+    denoiser = models.text_to_image("mine", str(tmp_path), ModelOptions(SIZE)).load("cpu", "float32")
     denoiser.embed(PROMPTS)
     assert [part for part, _ in loaded] == ["vae", *(["text_encoder", "text_encoder_2"]), *(["text_encoder_3"] * (name == "sd3")),
                                             {"sd3": "transformer", "sdxl": "unet"}[name]]  # fmt: skip
@@ -237,9 +237,9 @@ def test_t5_is_left_out_only_where_the_model_can_do_without(name, tmp_path):
     tiny_pipelines.build(name, tmp_path)
     if name != "sd3":
         with pytest.raises(ValueError, match=r"--text_encoders clip: .* cannot do without any"):
-            models.text_to_image("mine", str(tmp_path), Asked(text_encoders="clip"))
+            models.text_to_image("mine", str(tmp_path), ModelOptions(text_encoders="clip"))
         return
-    all_of, clip = (models.text_to_image("mine", str(tmp_path), Asked(SIZE, which)) for which in ("all", "clip"))
+    all_of, clip = (models.text_to_image("mine", str(tmp_path), ModelOptions(SIZE, which)) for which in ("all", "clip"))
     assert all_of.identity() != clip.identity()
     assert "text_encoder_3" in all_of.memory("float32") and "text_encoder_3" not in clip.memory("float32")
     sequence = clip.load("cpu", "float32").embed(PROMPTS).sequence
@@ -264,7 +264,7 @@ def test_memory_is_the_weights_by_dtype(tmp_path):
 def test_a_size_that_does_not_fit(name, size, expected, tmp_path):
     tiny_pipelines.build(name, tmp_path)
     with pytest.raises(ValueError, match=expected):
-        models.text_to_image("mine", str(tmp_path), Asked(size)).latent_shape(size)
+        models.text_to_image("mine", str(tmp_path), ModelOptions(size)).latent_shape(size)
 
 
 def test_an_unknown_family(tmp_path):
@@ -287,7 +287,7 @@ def test_the_name_that_pixarts_transformer_had_when_it_was_published(tmp_path):
     for name in ("PixArtTransformer2DModel", "Transformer2DModel"):
         config = json.loads((tmp_path / "transformer" / "config.json").read_text())
         (tmp_path / "transformer" / "config.json").write_text(json.dumps(config | {"_class_name": name}))
-        denoiser = models.text_to_image("mine", str(tmp_path), Asked(SIZE)).load("cpu", "float32")
+        denoiser = models.text_to_image("mine", str(tmp_path), ModelOptions(SIZE)).load("cpu", "float32")
         x_t = torch.ones(1, pipeline.vae.config.latent_channels, SIZE // 2, SIZE // 2)
         errors.append(denoiser.predict(x_t, torch.tensor([500]), denoiser.embed(PROMPTS[:1])))
     torch.testing.assert_close(*errors, rtol=0, atol=0)

@@ -16,7 +16,8 @@ from diffusion import classify, level_weights, predictions, rerun, runlog
 from diffusion.analysis import calibration, level_fit, summary, tables
 from diffusion.analysis.calibration import Fit
 from diffusion.datasets import load_prompts, open_dataset
-from diffusion.level_weights import LevelWeights
+from diffusion.elimination import drive
+from diffusion.level_weights import LevelWeights, by_weighted_errors
 from diffusion.strategy import Race, Stages
 
 STEEP = (4.0, -1.5, 2.0)  # which changes predictions of a network with random weights
@@ -140,10 +141,11 @@ def played(strategy, errors, weights):
     plan = strategy.plan(1000)
     table = dict(zip(sorted(plan.t.tolist()), errors.T, strict=True))  # level -> [K]
 
-    def evaluate(rows, pairs):
+    def answer(request):
+        rows, pairs = request
         return torch.tensor(np.array([[table[t][row] for t in plan.t[pairs].tolist()] for row in rows], np.float32))
 
-    return plan, table, level_weights.eliminate(weights, strategy, evaluate, [0, 1, 1, 2, 3], plan)
+    return plan, table, drive(by_weighted_errors(strategy.eliminate([0, 1, 1, 2, 3], plan), weights, plan.t), answer)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.NAME)
@@ -366,7 +368,7 @@ def test_from_python_a_dit(tiny_dit, tmp_path):
     plain = run_folder(tmp_path / "plain", eval_prob_dit.main, *tiny_dit, *CLOTHES, "--to_keep", 1, "--n_samples", 2)
     file = str(weights_for(plain, tmp_path / "weights.json"))
     where = {"model_path": str(tiny_dit[1]), "vae_path": str(tiny_dit[3])}
-    assert classify.class_conditional("DiT-XL/2", level_weights=file, **where).level_weights == LevelWeights.read(file)
+    assert classify.class_conditional("DiT-XL/2", level_weights=file, **where).method.level_weights == LevelWeights.read(file)
     with pytest.raises(ValueError, match="loss"):
         classify.class_conditional("DiT-XL/2", level_weights=file, loss="l1", **where)
 
@@ -426,7 +428,7 @@ def test_what_is_printed_and_written(fit_weights, tmp_path):
     assert shown == pytest.approx(100 * (data.errors.mean(2).argmin(1) == data.columns).mean(), abs=0.01)
     assert re.search(r"weighted +[\d.]+ % \([\d.]+ to [\d.]+\) +\d\.\d{4}\n", out) and "McNemar p = " in out
     found = LevelWeights.read("w.json")
-    assert found.about == ABOUT and found.n == 80
+    assert found.about == dict.fromkeys(LevelWeights.BELONGS_TO) | ABOUT and found.n == 80
     row = [float(x) for x in re.search(r"all images +(.*)", out)[1].split()]
     np.testing.assert_allclose(row, by_hand(found.coefficients, 1000)[[0, 250, 500, 749, 999]], atol=6e-4)
     assert row == sorted(row)  # what high levels tell counts more

@@ -14,7 +14,7 @@ import eval_prob_adaptive
 from diffusion import models, runlog
 from diffusion.analysis import tables
 from diffusion.models.denoiser import Levels, flow
-from diffusion.settings import SPACES, Asked
+from diffusion.settings import SPACES, ModelOptions
 from tests import tiny_pipelines
 
 
@@ -27,7 +27,7 @@ def sd3(tmp_path_factory):
 
 
 def levels(folder, spread):
-    return models.text_to_image("mine", str(folder), Asked(levels=spread)).levels()
+    return models.text_to_image("mine", str(folder), ModelOptions(levels=spread)).levels()
 
 
 @pytest.mark.parametrize(("spread", "shift"), [("uniform", 1.0), ("shift3", 3.0)])
@@ -54,7 +54,7 @@ def test_a_flows_network_is_fed_as_before(sd3):
 def test_other_models_have_their_own(model):
     path = model if model.endswith(".py") else None
     with pytest.raises(ValueError, match="--levels"):
-        models.text_to_image("tiny", path, Asked(32, levels="uniform"))
+        models.text_to_image("tiny", path, ModelOptions(32, levels="uniform"))
 
 
 def test_the_folder_and_the_identity_say_so(sd3, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import eval_prob_adaptive
 from diffusion import kernel, models, runlog, scores
 from diffusion.models import hub
 from diffusion.paths import TINY_SD
-from diffusion.settings import Asked, Lora
+from diffusion.settings import Lora, ModelOptions
 from tests import tiny_pipelines
 
 PROMPTS = ["a photo of a coat.", "a photo of a shirt."]
@@ -47,7 +47,7 @@ def adapted(tmp_path_factory):
 
 def errors(*loras, prompts=PROMPTS, shared=True):
     """l2 errors of the tiny model with these fused, [K,3]."""
-    source = models.text_to_image("tiny", asked=Asked(loras=tuple(map(Lora.parse, map(str, loras)))))
+    source = models.text_to_image("tiny", options=ModelOptions(loras=tuple(map(Lora.parse, map(str, loras)))))
     denoiser = source.load("cpu", "float32", plain=not shared)
     x0, t, noise = inputs()
     return kernel.errors(denoiser, x0, denoiser.embed(prompts), t, noise, scores.l2, kernel.Batch(4))
@@ -99,7 +99,7 @@ def test_scales(adapted):
     torch.testing.assert_close(errors(f"{file}@0"), errors(), rtol=1e-5, atol=0)
     twice = errors(f"{file}@0.5", f"{file}@0.5")
     torch.testing.assert_close(twice, errors(file), rtol=1e-4, atol=0)
-    identities = {models.text_to_image("tiny", asked=Asked(loras=loras)).identity()
+    identities = {models.text_to_image("tiny", options=ModelOptions(loras=loras)).identity()
                   for loras in ((), (Lora(str(file)),), (Lora(str(file), 0.5),), (Lora(str(file), 0.5),) * 2)}  # fmt: skip
     assert len(identities) == 4
 
@@ -111,7 +111,7 @@ def test_a_transformers_adapter(tmp_path):
     )
     state = {f"transformer.{key}": value for key, value in get_peft_model_state_dict(pipeline.transformer).items()}
     save_file(state, tmp_path / "flow.safetensors")
-    asked = Asked(16, loras=(Lora(str(tmp_path / "flow.safetensors")),))
+    asked = ModelOptions(16, loras=(Lora(str(tmp_path / "flow.safetensors")),))
     denoiser = models.text_to_image("mine", str(tmp_path / "model"), asked).load("cpu", "float32", plain=True)
     conditions, x, t = denoiser.embed(PROMPTS), torch.randn(2, 4, 8, 8), torch.tensor([100, 900])
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_lora_of_the_hub_is_read_at_the_commit_that_its_identity_names(adapted
         return states, None, None
 
     monkeypatch.setattr(StableDiffusionPipeline, "lora_state_dict", read)
-    source = models.text_to_image("tiny", asked=Asked(loras=(Lora("someone/a-lora"),)))
+    source = models.text_to_image("tiny", options=ModelOptions(loras=(Lora("someone/a-lora"),)))
     assert asked_for == [("someone/a-lora", "c0ffee")]
     assert source.identity().endswith("lora someone/a-lora at commit c0ffee scaled by 1")
 

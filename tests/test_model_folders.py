@@ -16,7 +16,8 @@ import eval_prob_adaptive
 import run_winoground
 from diffusion import models
 from diffusion.models import devices
-from diffusion.models.stable_diffusion import DDPM_SCHEDULERS, StableDiffusion
+from diffusion.models.schedulers import DDPM_SCHEDULERS
+from diffusion.models.stable_diffusion import StableDiffusion
 from DiT import loading
 
 SD_FILES = {
@@ -57,6 +58,11 @@ def told(call, *args):
 
 def open_sd(path="m"):
     return models.text_to_image("x", str(path))
+
+
+def load_sd():
+    """All parts, of which embedding loads the text encoder and the U-Net."""
+    return open_sd().load("cpu", "float32").embed(["a dog"])
 
 
 # ---------------------------------------------------------------- config files
@@ -127,14 +133,14 @@ def test_a_damaged_tokenizer_is_named():
     root = copy(weights=True)
     for content in ("{}", '{"version": "1.0", "model": 3}'):
         (root / "tokenizer" / "tokenizer.json").write_text(content)
-        assert "m/tokenizer cannot be read" in told(open_sd().load, "cpu", "float32")
+        assert "m/tokenizer cannot be read" in told(load_sd)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_that_are_not_there_are_named(part):
     root = copy(weights=True)
     next((root / part).glob("*.safetensors")).unlink()
-    assert f"m/{part}: its weights are missing" in told(open_sd().load, "cpu", "float32")
+    assert f"m/{part}: its weights are missing" in told(load_sd)
 
 
 # ---------------------------------------------------------------- other kinds of model folders
@@ -336,7 +342,7 @@ def test_plain_names_come_first_and_strange_variants_are_refused():
     shutil.copy(root / "unet" / "diffusion_pytorch_model.safetensors", root / "unet" / "diffusion_pytorch_model.ema.safetensors")
     open_sd().load("cpu", "float32")
     (root / "unet" / "diffusion_pytorch_model.safetensors").rename(root / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
-    assert "variants ema, non_ema" in told(open_sd().load, "cpu", "float32")
+    assert "variants ema, non_ema" in told(load_sd)
     (root / "unet" / "diffusion_pytorch_model.ema.safetensors").unlink()
     open_sd().load("cpu", "float32")
 

@@ -12,7 +12,8 @@ from conftest import TINY_SD20
 from diffusion import models
 from diffusion.models import devices
 from diffusion.models.denoiser import SPACES, Conditions, Levels, ddpm
-from diffusion.models.stable_diffusion import default_size, prediction_of
+from diffusion.models.schedulers import prediction_of
+from diffusion.models.stable_diffusion import default_size
 
 
 def tiny(path=TINY_SD20, dtype="float32"):
@@ -205,7 +206,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(part, file, tmp_path):
     del state[lost]
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="missing"):
-        tiny(tmp_path / "gap")
+        tiny(tmp_path / "gap").embed(["a dog"])
 
 
 @pytest.mark.parametrize(("part", "file"), [("text_encoder", "model"), ("vae", "diffusion_pytorch_model")])
@@ -214,7 +215,7 @@ def test_a_torn_checkpoint_is_refused(part, file, tmp_path):
     path = tmp_path / "torn" / part / f"{file}.safetensors"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises((ValueError, OSError)):
-        tiny(tmp_path / "torn")
+        tiny(tmp_path / "torn").embed(["a dog"])
 
 
 def test_a_vae_path_without_a_vae(tmp_path):

@@ -1,11 +1,13 @@
 """Races that candidates enter: guides against closed forms, trees, the scenes with candidates of their own, whole commands."""
 
+import conftest
 import numpy as np
 import pytest
 from conftest import load_script
 
 from diffusion import classify, racing, schedule
 from diffusion.datasets import DATASETS, open_dataset, shipped
+from diffusion.elimination import drive
 from diffusion.guides import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
 from diffusion.open_race import SHIPPED, SurrogateRace, TreeRace
 from diffusion.strategy import STRATEGIES, Race
@@ -101,7 +103,7 @@ def test_an_open_race_finds_the_winner_for_less(name):
         chosen = STRATEGIES[name]().informed(range(300), lambda features=features: features).among(range(300))
         for strategy in (chosen, Race()):
             plan = strategy.plan(LEVELS)
-            outcome = strategy.eliminate(lambda rows, pairs, e=errors: e[rows][:, pairs], list(range(300)), plan)
+            outcome = drive(strategy.eliminate(list(range(300)), plan), conftest.table(errors)[0])
             spent[strategy.NAME] += sum(map(len, outcome.errors.values()))
             found += [outcome.winner] if strategy is chosen else []
         wins.append(int(errors.mean(1).argmin()))
@@ -115,12 +117,10 @@ def test_with_few_candidates_it_is_a_race():
     strategy = SurrogateRace().informed(range(20), lambda: features)
     plan = strategy.plan(LEVELS)
 
-    def evaluate(rows, pairs):
-        return errors[rows][:, pairs]
-
-    guided = strategy.eliminate(evaluate, list(range(20)), plan)
+    answer, _ = conftest.table(errors)
+    guided = drive(strategy.eliminate(list(range(20)), plan), answer)
     ends = schedule.growing_rounds(250, strategy.min_samples, 1)
-    plain = racing.run_race(evaluate, list(range(20)), ends, racing.LevelRule(plan.t, ends, 0.2))
+    plain = drive(racing.run_race(list(range(20)), ends, racing.LevelRule(plan.t, ends, 0.2)), answer)
     assert guided.winner == plain[1] and guided.fell == plain[2]
     assert all((guided.errors[row] == own).all() for row, own in plain[0].items())
 

@@ -155,7 +155,7 @@ def test_a_run_and_its_prompts(run_main):
     Path("names.txt").write_text("bee\nsea_horse\nant\n")
     code, out, err = run_main(eval_prob_adaptive.main, *argv, "--classes", "names.txt", "--extra", "list")
     assert code == 0 and '3, such as "a photo of a bee."' in out and "n = 2" in out, err
-    config = json.loads(next(Path("data/csv_list").rglob("config.json")).read_text())
+    config = json.loads(next(Path("data/csv_set_list").rglob("config.json")).read_text())
     assert config["candidates"]["names"] == ["bee", "sea_horse", "ant"] and config["options"]["classes"] == "names.txt"
 
 

@@ -44,7 +44,7 @@ def written(text, name="my_model.py"):
 
 
 def find(path, img_size=None):
-    return own.OwnModel.find(str(path), img_size, "cpu", "float32")
+    return own.CustomModel.find(str(path), img_size, "cpu", "float32")
 
 
 def test_the_name_of_the_file_and_not_the_default_versions_names_the_folder(run_main):
@@ -216,10 +216,10 @@ def test_the_identity_is_that_of_the_file_its_neighbours_and_the_files_that_they
     assert run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)[0] == 0
     Path("weights.pt").write_bytes(b"two")
     code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
-    assert code == 2 and "was made with other settings: weights" in err
+    assert code == 2 and "holds another run, which differs in weights" in err
 
 
 def test_only_python_files_are_the_users_own():
-    assert own.is_own("a/b.py") and own.is_own("b.py:make") and own.name_of("a/b.py:make") == "b"
-    assert not own.is_own("org/model") and not own.is_own(None) and not own.is_own("folder/model.safetensors")
+    assert own.is_python_file("a/b.py") and own.is_python_file("b.py:make") and own.name_of("a/b.py:make") == "b"
+    assert not any(map(own.is_python_file, ("org/model", None, "folder/model.safetensors")))
     assert models.text_to_image("tiny").default_size == 64

@@ -145,9 +145,13 @@ def test_a_fit_races_and_the_run_is_its_replay(fit, run_main):
 
 def test_a_fit_of_another_run_is_refused(fit, run_main, dit):
     for main, argv, told in (
-        (eval_prob_adaptive.main, [*SD, *CALIBRATED[:-1], "l1"], "loss l2, this run has l1"),
-        (eval_prob_adaptive.main, [*SD[:5], 96, *SD[6:], *CALIBRATED], "img_size 64, this run has 96"),
-        (eval_prob_dit.main, [*dit, *CALIBRATED], "--race_fit is of weights"),
+        (
+            eval_prob_adaptive.main,
+            [*SD, *CALIBRATED[:-1], "l1"],
+            "--race_fit race.json was fitted on a run of other settings: loss (l2 there,",
+        ),
+        (eval_prob_adaptive.main, [*SD[:5], 96, *SD[6:], *CALIBRATED], "img_size (64 there, 96 now)"),
+        (eval_prob_dit.main, [*dit, *CALIBRATED], "other settings: weights ("),
         (eval_prob_adaptive.main, [*SD, *CALIBRATED[:2]], "needs --race_fit FILE"),
         (eval_prob_adaptive.main, [*SD, *RACE, "--race_fit", "race.json"], "--race_fit is for --strategy race_calibrated"),
     ):

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from diffusion.analysis import race_fit, replay
 from diffusion.analysis.tables import Grid
+from diffusion.elimination import drive
 from diffusion.racing import (
     GapFit,
     GapRule,
@@ -34,37 +35,37 @@ def over(limit):
 
 
 def test_rounds_by_hand():
-    evaluate, asked = table([[1, 2, 1, 2, 1, 2, 1], [2, 1, 2, 1, 2, 1, 2], [9, 10, 9, 10, 9, 10, 9]])
-    errors, winner, fell = run_race(evaluate, [0, 1, 2], [4, 6, 7], over(1))
-    assert asked == [([0, 1, 2], slice(0, 4)), ([0, 1], slice(4, 6)), ([0, 1], slice(6, 7))]
+    answer, requests = table([[1, 2, 1, 2, 1, 2, 1], [2, 1, 2, 1, 2, 1, 2], [9, 10, 9, 10, 9, 10, 9]])
+    errors, winner, fell = drive(run_race([0, 1, 2], [4, 6, 7], over(1)), answer)
+    assert requests == [([0, 1, 2], slice(0, 4)), ([0, 1], slice(4, 6)), ([0, 1], slice(6, 7))]
     assert winner == 0 and fell == {2: 1} and [len(e) for e in errors.values()] == [7, 7, 4]
 
 
 def test_a_race_stops_when_one_class_is_left():
     """Rows 0 and 1 are two prompts of one class: they need not be told apart, and the lower mean says which wins."""
-    evaluate, asked = table([[1, 2] * 4, [2, 1.5] * 4, [9, 10.5] * 4])
-    _, winner, fell = run_race(evaluate, [5, 5, 6], [2, 4, 8], over(1))
-    assert fell == {2: 1} and winner == 0 and len(asked) == 1
+    answer, requests = table([[1, 2] * 4, [2, 1.5] * 4, [9, 10.5] * 4])
+    _, winner, fell = drive(run_race([5, 5, 6], [2, 4, 8], over(1)), answer)
+    assert fell == {2: 1} and winner == 0 and len(requests) == 1
 
 
 def test_a_row_falls_to_a_better_one_of_its_class():
-    evaluate, asked = table([[1, 1, 1, 1], [5, 5, 5, 5], [1, 1, 2, 2]])
-    _, winner, fell = run_race(evaluate, [0, 0, 1], [2, 4], over(0.4))
-    assert fell == {1: 1, 2: 2} and winner == 0 and [rows for rows, _ in asked] == [[0, 1, 2], [0, 2]]
+    answer, requests = table([[1, 1, 1, 1], [5, 5, 5, 5], [1, 1, 2, 2]])
+    _, winner, fell = drive(run_race([0, 0, 1], [2, 4], over(0.4)), answer)
+    assert fell == {1: 1, 2: 2} and winner == 0 and [rows for rows, _ in requests] == [[0, 1, 2], [0, 2]]
 
 
 def test_a_race_without_a_difference_uses_all_pairs():
-    evaluate, _ = table([[1.0, 2, 3, 4, 5]] * 3)
+    answer, _ = table([[1.0, 2, 3, 4, 5]] * 3)
     ends = [2, 4, 5]
     for rule in (LevelRule(np.arange(5), ends, 0.2), GapRule(np.arange(5), dict.fromkeys(ends, (0.0, 1.0)))):
-        errors, winner, fell = run_race(evaluate, [0, 1, 2], ends, rule)
+        errors, winner, fell = drive(run_race([0, 1, 2], ends, rule), answer)
         assert winner == 0 and not fell and all(len(e) == 5 for e in errors.values())
 
 
 def test_a_race_refuses_nan():
-    evaluate, _ = table([[1.0, np.nan, 1, 1], [1.0, 1, 1, 1]])
+    answer, _ = table([[1.0, np.nan, 1, 1], [1.0, 1, 1, 1]])
     with pytest.raises(FloatingPointError, match="1 of 8"):
-        run_race(evaluate, [0, 1], [4], over(1))
+        drive(run_race([0, 1], [4], over(1)), answer)
 
 
 def test_rounds_grow_by_a_fifth():
@@ -167,7 +168,7 @@ def test_the_winner_is_lost_less_often_than_alpha(noise, ties):
     place = np.argsort(np.argsort(plan.t))  # of a pair in a table whose columns ascend by t
     for _ in range(150):
         errors = TIES[ties](NOISES[noise](rng, 10))
-        outcome = race.eliminate(lambda rows, pairs, e=errors: e[rows][:, place[pairs]], list(range(10)), plan)
+        outcome = drive(race.eliminate(list(range(10)), plan), table(errors[:, place])[0])
         lost += outcome.winner != errors.astype(np.float32).mean(1, dtype=np.float64).argmin()
     assert lost <= 45
 
@@ -178,7 +179,7 @@ def test_a_race_finds_what_the_whole_table_says():
     plan = race.plan(1000)
     for seed in range(200):
         errors = noisy_table(np.random.default_rng(1000 + seed).uniform(0, 0.5, 10), 250, seed)
-        outcome = race.eliminate(table(errors)[0], list(range(10)), plan)
+        outcome = drive(race.eliminate(list(range(10)), plan), table(errors)[0])
         agree += outcome.winner == errors.mean(1).argmin()
         spent += sum(map(len, outcome.errors.values()))
     assert agree >= 190 and spent < 200 * 2500 / 8
@@ -246,7 +247,7 @@ def test_a_fit_is_read_back_and_its_hash_names_the_folder(tmp_path):
     assert read.folder() != CalibratedRace(fit=replace(fit, target=0.95)).folder()
     fit.check({"loss": "l1", "weights": "a", "seed": 4}, 12)
     own = {"loss": "l1", "weights": "a"}
-    others = ((own | {"loss": "l2"}, 10, "loss l1"), ({"loss": "l1"}, 10, "weights a"), (own, 21, "has 21"), (own, 4, "has 4"))
+    others = ((own | {"loss": "l2"}, 10, "l1 there"), ({"loss": "l1"}, 10, "a there"), (own, 21, "has 21"), (own, 4, "has 4"))
     for identity, n, told in others:
         with pytest.raises(ValueError, match=told):
             fit.check(identity, n)

@@ -197,7 +197,7 @@ def test_an_unreadable_image_is_reported_and_all_others_are_done(run, tmp_path):
     code, out, err = run("--dataset", "folder", "--data_dir", tmp_path / "pictures", *SMALL)
     assert code == 1 and "n = 3" in out
     assert "1 images failed" in err and "2: image 2" in err and "zebra/0.png" in err
-    assert sorted(records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))) == ["0.pt", "1.pt", "3.pt"]
+    assert sorted(records(Path("data/folder_pictures/v2-0_1trials_1keep_3samples_64"))) == ["0.pt", "1.pt", "3.pt"]
 
 
 def test_nan_errors_are_reported_never_predicted(run, tmp_path):
@@ -223,13 +223,36 @@ def test_images_come_in_order_from_this_process_or_from_others(tmp_path, workers
     assert all(problem is None and torch.equal(image, dataset[index][0]) for index, image, _, problem in loaded[1:])
 
 
-def test_another_set_of_the_same_size_is_another_run(run, tmp_path):
-    picture_folder(tmp_path / "one")
-    picture_folder(tmp_path / "two")
-    Image.fromarray(np.zeros((70, 80), np.uint8)).save(tmp_path / "two" / "zebra" / "1.png")
-    assert run("--dataset", "folder", "--data_dir", tmp_path / "one", *SMALL)[0] == 0
-    code, _, err = run("--dataset", "folder", "--data_dir", tmp_path / "two", *SMALL)
-    assert code == 2 and "images (" in err
+def own_sets():
+    """Two folders with other pictures: one/pictures and two/pictures."""
+    for name, grey in (("one", 200), ("two", 0)):
+        picture_folder(Path(name) / "pictures")
+        Image.fromarray(np.full((70, 80), grey, np.uint8)).save(Path(name) / "pictures" / "zebra" / "1.png")
+
+
+def test_another_set_of_the_same_name_and_size_is_refused_by_its_place(run):
+    own_sets()
+    assert run("--dataset", "folder", "--data_dir", "one/pictures", *SMALL)[0] == 0
+    code, _, err = run("--dataset", "folder", "--data_dir", "two/pictures", *SMALL)
+    assert code == 2 and "data/folder_pictures/v2-0_1trials_1keep_3samples_64 holds another run, which differs in images " in err
+    assert "images (--data_dir one/pictures there, two/pictures now). Use its settings, or start a new run folder" in err
+    Image.fromarray(np.zeros((70, 80), np.uint8)).save("one/pictures/apple_tree/0.png")
+    err = run("--dataset", "folder", "--data_dir", "one/pictures", *SMALL)[2]
+    assert re.search(r"images \(other content of --data_dir one/pictures: \w{16} there, \w{16} now\)", err)
+
+
+def test_a_folder_from_before_sets_had_names_goes_on_and_stops_nobody_else(run):
+    own_sets()
+    folder, one = ["--dataset", "folder", "--data_dir"], "one/pictures"
+    assert run(*folder, one, *SMALL, "--imgs_to_eval", 2)[0] == 0
+    Path("data/folder_pictures").rename("data/folder")
+    code, out, err = run(*folder, one, *SMALL)
+    assert code == 0 and "Run folder: data/folder/v2" in out and "2 to do here, 2 of 4 done before" in out, err
+    Path("two/pictures").rename("two/others")
+    for place, more in (("two/others", []), (one, ["--seed", 1])):
+        code, out, err = run(*folder, place, *SMALL, *more)
+        assert code == 0 and f"Run folder: data/folder_{Path(place).name}/v2" in out and "0 of 4 done before" in out, err
+    assert len(records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))) == 4
 
 
 # ---------------------------------------------------------------- own data
@@ -241,9 +264,9 @@ def test_folder_prompts_come_from_the_class_names(run, tmp_path):
         "--dataset", "folder", "--data_dir", tmp_path / "pictures", *SMALL, "--template", "an oil painting of a {}"
     )
     assert code == 0, err
-    saved = records(Path("data/folder/v2-0_1trials_1keep_3samples_64"))
+    saved = records(Path("data/folder_pictures/v2-0_1trials_1keep_3samples_64"))
     assert [r["label"] for r in saved.values()] == [0, 0, 1, 1]
-    config = json.loads(Path("data/folder/v2-0_1trials_1keep_3samples_64/config.json").read_text())
+    config = json.loads(Path("data/folder_pictures/v2-0_1trials_1keep_3samples_64/config.json").read_text())
     assert config["identity"]["prompts"] == fingerprint(["an oil painting of a apple tree", "an oil painting of a zebra"], [0, 1])
 
 
@@ -256,7 +279,7 @@ def test_hugging_face_set_from_disk(run, tmp_path):
     )
     code, out, err = run("--dataset", "hf", "--data_dir", "saved", *SMALL)
     assert code == 0, err
-    assert "n = 4" in out and len(records(Path("data/hf/v2-0_1trials_1keep_3samples_64"))) == 4
+    assert "n = 4" in out and len(records(Path("data/hf_saved/v2-0_1trials_1keep_3samples_64"))) == 4
 
 
 # ---------------------------------------------------------------- the offline report

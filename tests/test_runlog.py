@@ -29,8 +29,8 @@ MODEL = {"version": "2-0", "img_size": 512}
     ],
 )
 def test_published_folder_names(tmp_path, stages, model, loss, extra, name):
-    data, chosen = settings.Data("pets"), Stages(**STAGES | stages)
-    folder = runlog.adaptive_folder(tmp_path, data, extra, settings.TextToImage(**MODEL | model), chosen, loss)
+    chosen = Stages(**STAGES | stages)
+    folder = runlog.adaptive_folder(tmp_path, "pets", extra, settings.TextToImage(**MODEL | model), chosen, loss)
     assert folder == tmp_path / name
 
 
@@ -144,7 +144,9 @@ def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     runlog.write_config(tmp_path, config())
-    with pytest.raises(ValueError, match=r"prompts \(abc there, xyz now\), subset \(None there, s now\).*--extra"):
+    with pytest.raises(
+        ValueError, match=r"another run.* prompts \(.*: abc there, xyz now\), subset \(.*None there, s now\).*--extra"
+    ):
         runlog.check_config(tmp_path, IDENTITY | {"prompts": "xyz", "subset": "s"})
 
 

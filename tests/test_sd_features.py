@@ -18,8 +18,8 @@ from diffusion.datasets import transforms
 from diffusion.models import shapes
 from diffusion.training import early, heads
 
-FLAT = ["--version", "tiny", "--dataset", "folder", "--data_dir", "test", "--train_dir", "train", "--device", "cpu"]
-CACHE = Path("data/folder/features_vtiny_mid_block_t100_64")
+FLAT = ["--version", "tiny", "--dataset", "folder", "--data_dir", "seen", "--train_dir", "train", "--device", "cpu"]
+CACHE = Path("data/folder_seen/features_vtiny_mid_block_t100_64")
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def script():
 
 @pytest.fixture
 def pictures():
-    """Dark and bright pictures, with some grain, in test/ and train/."""
+    """Dark and bright pictures, with some grain, in seen/ and train/."""
     rng = np.random.default_rng(0)
-    for part, n in (("test", 4), ("train", 10)):
+    for part, n in (("seen", 4), ("train", 10)):
         for name, grey in (("dark", 40), ("bright", 200)):
             Path(part, name).mkdir(parents=True)
             for i in range(n):
@@ -72,7 +72,8 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
 
 def test_of_stable_diffusion_2_0_s_shape():
     """Eight by eight of 1280 channels, for half of the arithmetic."""
-    network = shapes.unet(shapes.UNETS["sd2"], (4, 64, 64), 77)
+    published = shapes.PIPELINES["2-0"]
+    network = shapes.network_of(published.source(), published.text_configs)
     module, text = network.filled("meta", "float16"), torch.zeros(1, 77, 1024, device="meta", dtype=torch.float16)
     x_t, t = torch.zeros(1, 4, 64, 64, device="meta", dtype=torch.float16), torch.zeros(1, device="meta")
     read = features.layer_reader(module, "mid_block")
@@ -182,7 +183,7 @@ def test_a_damaged_file_of_the_cache(run, pictures, run_main, script):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--train_dir", "test"], "the training images would be the test images"),
+        (["--train_dir", "seen"], "the training images would be the test images"),
         (["--train_dir", "none"], "--train_dir"),
         (["--train_split", "train"], "--train_split train: folder has test"),
         (["--t", "1000"], "--t 1000: this model's noise levels are 0..999"),

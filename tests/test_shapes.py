@@ -9,7 +9,8 @@ from conftest import load_script
 from diffusion import kernel, models, scores
 from diffusion.models import devices, shapes
 from diffusion.models.denoiser import Conditions
-from diffusion.settings import Asked
+from diffusion.settings import ModelOptions
+from DiT import architecture
 from tests import tiny_pipelines
 
 PUBLISHED = {  # billions of parameters, as papers and model cards have them
@@ -19,8 +20,17 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "pixart-alpha": 0.61,
     "sana": 1.6,
 }
-LATENTS = {"sdxl": (4, 128, 128), "pixart-alpha": (4, 128, 128), "pixart-sigma": (4, 128, 128), "sana": (32, 32, 32)}
+LATENTS = {
+    "1-5": (4, 64, 64),
+    "2-0": (4, 64, 64),
+    "sdxl": (4, 128, 128),
+    "pixart-alpha": (4, 128, 128),
+    "pixart-sigma": (4, 128, 128),
+    "sana": (32, 32, 32),
+}
 TEXTS = {  # tokens and their width, width of the pooled text
+    "1-5": ((77, 768), None),
+    "2-0": ((77, 1024), None),
     "sdxl": ((77, 2048), 1280),
     "sd3-medium": ((77 + 256, 4096), 2048),
     "sd3.5-medium": ((77 + 256, 4096), 2048),
@@ -50,7 +60,8 @@ def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
         source = published.source()
         assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
         source.check()
-        assert source.default_size == 1024 and len(source.levels()) == 1000
+        latents = LATENTS.get(name, (16, 128, 128))
+        assert source.default_size == latents[1] * source.vae["downscale"] and len(source.levels()) == 1000
     assert published.source(512).default_size == 512
 
 
@@ -68,12 +79,54 @@ def test_the_places_of_sd35_medium_are_not_learned(bare):
     assert found["numbers"] - found["parameters"] == 384**2 * 1536
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sd1", 859.5), ("sd2", 865.9)])
-def test_unets_of_stable_diffusion(name, millions):
-    found = shapes.unet(shapes.UNETS[name], (4, 64, 64), 77).count()
+@pytest.mark.parametrize(("name", "millions"), [("1-5", 859.5), ("2-0", 865.9)])
+def test_unets_of_stable_diffusion(name, millions, bare):
+    found = bare[name].count()
     assert found["parameters"] == found["numbers"] == pytest.approx(1e6 * millions, rel=1e-4)
-    if name == "sd2":
+    if name == "2-0":
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in shapes.PIPELINES if name != "flux-schnell"])  # which is flux-dev's
+def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
+    assert round(counted(name)["flops_per_evaluation"] / 1e9) == shapes.GFLOP[name]
+    source = shapes.PIPELINES[name].source()
+    size = source.default_size
+    assert (shapes.gflop(source, size), shapes.gflop(source, size // 2)) == (shapes.GFLOP[name], shapes.GFLOP[name] / 4)
+
+
+def test_arithmetic_of_dit(script):
+    config = architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}
+    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == shapes.GFLOP["dit-xl"]
+    source = models.class_conditional("DiT-XL/2", expect=True)
+    assert (shapes.gflop(source, 256), shapes.gflop(source, 512)) == (237, 4 * 237)
+
+
+@pytest.mark.parametrize(
+    "source", [models.text_to_image("tiny"), models.text_to_image("tiny-sd3"), models.class_conditional("tiny")]
+)
+def test_small_networks_of_the_same_families_are_not_taken_for_them(source):
+    assert shapes.gflop(source, 64) is None
+
+
+@pytest.mark.parametrize("version", [v for family in models.TEXT_TO_IMAGE for v in family.VERSIONS if not v.startswith("tiny")])
+def test_every_published_version_is_known_without_its_files(version):
+    source = shapes.expected(version)
+    family, place = models._known(version, "")
+    assert isinstance(source, family) and source.source == place and source.unfetched == [place]
+    assert source.default_size == (512 if family is models.StableDiffusion or version == "sdxl-turbo" else 1024)
+    assert (
+        source.n_levels == 1000 and source.latent_shape(source.default_size) and models.memory_message(source, "float16") is None
+    )
+
+
+def test_what_is_here_is_not_expected():
+    assert (
+        shapes.expected("tiny", ModelOptions())
+        is shapes.expected("tiny-sd3", ModelOptions())
+        is shapes.expected("none", ModelOptions())
+        is None
+    )
 
 
 def sd3_layers(n_image: int, n_text: int):
@@ -113,7 +166,7 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
     assert bare[name].latent_shape == LATENTS.get(name, (16, 128, 128))
     assert conditions.sequence.shape == (2, length, width)
     assert (conditions.pooled.shape if pooled else conditions.pooled) == ((2, pooled) if pooled else None)
-    assert (conditions.mask is None) == bool(pooled)
+    assert (conditions.mask is None) == (name not in ("pixart-alpha", "pixart-sigma", "sana"))
 
 
 def test_text_encoders_have_the_published_sizes():
@@ -132,7 +185,7 @@ def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)
     pipeline = tiny_pipelines.build(request.param, folder)
-    return models.text_to_image("mine", str(folder), Asked(16)), pipeline
+    return models.text_to_image("mine", str(folder), ModelOptions(16)), pipeline
 
 
 def test_a_network_without_weights_is_the_files_network(small, script):

@@ -204,7 +204,7 @@ def test_a_damaged_picture_costs_only_itself(run_main):
     Path("images/boot/1.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     argv = ["--version", "tiny", "--dataset", "folder", "--data_dir", "images", "--to_keep", 1, "--n_samples", 2]
     code, out, err = run_main(eval_prob_adaptive.main, *argv, *BY_CLIP, "--shortlist_size", 2)
-    (folder,) = Path("data/folder").glob("v*")
+    (folder,) = Path("data/folder_images").glob("v*")
     assert code == 1 and "1 images failed" in err and "boot/1.png" in err and "Shortlist of 2" in out
     assert sorted(records(folder)) == [0, 1, 2, 4, 5]
 

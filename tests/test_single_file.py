@@ -12,7 +12,7 @@ import eval_prob_adaptive
 from diffusion import kernel, models, rerun, runlog, scores
 from diffusion.models import single_file
 from diffusion.paths import TINY_SD
-from diffusion.settings import Asked, Embedding, Lora
+from diffusion.settings import Embedding, Lora, ModelOptions
 from tests import original_layouts, tiny_pipelines
 
 PROMPTS = ["a photo of a bag.", "a red boot, a type of clothing"]
@@ -35,7 +35,7 @@ def mine(state, tmp_path_factory):
 
 def errors(path, img_size, **asked):
     """l2 errors of a model, [2,2]."""
-    source = models.text_to_image("none", str(path), Asked(img_size, **asked))
+    source = models.text_to_image("none", str(path), ModelOptions(img_size, **asked))
     denoiser, g = source.load("cpu", "float32"), torch.Generator().manual_seed(1)
     x0 = denoiser.encode(torch.rand(3, img_size, img_size, generator=g) * 2 - 1)
     noise, t = torch.randn(2, *x0.shape, generator=g), torch.tensor([200, 700])
@@ -92,7 +92,7 @@ def test_a_transformer_alone_takes_the_rest_of_the_folder(prefix, tmp_path):
     file = written(original_layouts.sd3(parts["transformer"], 2, prefix), tmp_path / "x.safetensors", BESIDE if prefix else {})
     expected = errors(tmp_path / "folder", SIZE)
     next((tmp_path / "folder" / "transformer").glob("*.safetensors")).unlink()
-    source = models.text_to_image("none", str(file), Asked(SIZE, config=str(tmp_path / "folder")))
+    source = models.text_to_image("none", str(file), ModelOptions(SIZE, config=str(tmp_path / "folder")))
     assert "with vae, text_encoder, text_encoder_2, text_encoder_3, configs of" in source.describe()
     assert source.memory("float32")["transformer"] == 4 * sum(v.numel() for v in parts["transformer"].values())
     torch.testing.assert_close(errors(file, SIZE, config=str(tmp_path / "folder")), expected, rtol=1e-6, atol=0)
@@ -115,13 +115,13 @@ def test_sd3_with_all_its_texts_is_as_diffusers_reads_it(tmp_path):
     config = str(tmp_path / "folder")
     its_own = StableDiffusion3Pipeline.from_single_file(str(file), config=config, text_encoder_3=None, tokenizer_3=None)
     expected, _, pooled, _ = its_own.encode_prompt(PROMPTS, None, None, device="cpu", do_classifier_free_guidance=False)
-    source = models.text_to_image("none", str(file), Asked(SIZE, config=config))
+    source = models.text_to_image("none", str(file), ModelOptions(SIZE, config=config))
     found = source.load("cpu", "float32").embed(PROMPTS)
     torch.testing.assert_close(found.pooled, pooled, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.sequence[:, :24], expected[:, :24], rtol=1e-5, atol=1e-5)
-    whole = models.text_to_image("none", config, Asked(SIZE)).load("cpu", "float32").embed(PROMPTS)
+    whole = models.text_to_image("none", config, ModelOptions(SIZE)).load("cpu", "float32").embed(PROMPTS)
     torch.testing.assert_close(found.sequence[:, 24:], whole.sequence[:, 24:], rtol=1e-6, atol=0)
-    clip = models.text_to_image("none", str(file), Asked(SIZE, "clip", config=config))
+    clip = models.text_to_image("none", str(file), ModelOptions(SIZE, "clip", config=config))
     assert "text_encoder_3" in source.memory("float32") and "text_encoder_3" not in clip.memory("float32")
 
 
@@ -149,11 +149,11 @@ def test_names_and_shapes_of_flux(tmp_path, monkeypatch):
     (tmp_path / "vae" / "config.json").write_text(json.dumps(vae))
     shapes = original_layouts.flux_shapes(24, 16)
     monkeypatch.setattr(single_file, "_read", lambda path: {k: torch.empty(v, device="meta") for k, v in shapes.items()})
-    source = models.text_to_image("none", "flux.safetensors", Asked(config=str(tmp_path)))
+    source = models.text_to_image("none", "flux.safetensors", ModelOptions(config=str(tmp_path)))
     assert source.weights.in_file == ["transformer"]
     shapes["single_blocks.0.another.weight"] = (3,)
     with pytest.raises(ValueError, match=r"holds 'single_blocks.0.another.weight', unknown to the transformer"):
-        models.text_to_image("none", "flux.safetensors", Asked(config=str(tmp_path)))
+        models.text_to_image("none", "flux.safetensors", ModelOptions(config=str(tmp_path)))
 
 
 def changed(state, **changes):
@@ -184,7 +184,7 @@ ONE = object()  # a tensor of its own
 def test_weights_that_do_not_fit(change, expected, state, tmp_path):
     save_file({name: value.contiguous() for name, value in change(state).items()}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=expected):
-        models.text_to_image("none", str(tmp_path / "x.safetensors"), Asked(config=str(TINY_SD)))
+        models.text_to_image("none", str(tmp_path / "x.safetensors"), ModelOptions(config=str(TINY_SD)))
 
 
 def test_configs_of_another_model(mine, tmp_path):
@@ -195,7 +195,7 @@ def test_configs_of_another_model(mine, tmp_path):
     with pytest.raises(ValueError, match=r"are read of StableDiffusionPipeline, .*, and --config .* is none of them"):
         errors(mine, SIZE, config=str(tmp_path / "pixart-alpha"))
     with pytest.raises(ValueError, match="--config x is for a single file of weights"):
-        models.text_to_image("tiny", asked=Asked(config="x"))
+        models.text_to_image("tiny", options=ModelOptions(config="x"))
     with pytest.raises(ValueError, match=r"--version none is none of .*: name its configs with --config"):
         models.text_to_image("none", str(mine))
 
@@ -222,7 +222,7 @@ def test_a_file_that_would_run_code(tmp_path):
 
 def test_what_a_run_depends_on(mine, tmp_path):
     def identity(**asked):
-        return models.text_to_image("tiny", str(mine), Asked(**asked)).identity()
+        return models.text_to_image("tiny", str(mine), ModelOptions(**asked)).identity()
 
     configs = tmp_path / "configs"
     shutil.copytree(TINY_SD, configs)

@@ -205,7 +205,7 @@ def test_a_run_has_the_records_of_a_run_without_streaming(run_main):
     assert code == 0 and "n = 3" in out and "Note: the first 3 images of the stream, kept in memory" in out, err
     code, _, err = run_main(eval_prob_adaptive.main, *argv, "--split", "test[:3]", "--extra", "whole")
     assert code == 0, err
-    one, other = (runlog.list_records(next(Path(f"data/hf_{name}").iterdir())) for name in ("stream", "whole"))
+    one, other = (runlog.list_records(next(Path(f"data/hf_set_{name}").iterdir())) for name in ("stream", "whole"))
     assert [path.name for path in one.values()] == [path.name for path in other.values()] == ["0.pt", "1.pt", "2.pt"]
     for index, path in one.items():
         ours, theirs = runlog.load_record(path), runlog.load_record(other[index])
@@ -219,11 +219,11 @@ def test_it_goes_on_is_read_back_and_tells_other_images(run_main):
     assert run_main(eval_prob_adaptive.main, *argv, "--imgs_to_eval", 2)[0] == 0
     code, out, err = run_main(eval_prob_adaptive.main, *argv)
     assert code == 0 and "2 to do here, 2 of 4 done before" in out, err
-    folder = next(Path("data/hf").iterdir())
+    folder = next(Path("data/hf_set").iterdir())
     past = rerun.Past(folder, runlog.read_config(folder))
     assert len(rerun.open_images(past)) == 4 and past.options["limit"] == 4 and past.options["streaming"] is True
     code, _, err = run_main(eval_prob_adaptive.main, *argv[:-1], 5)
-    assert code == 2 and "was made with other settings: images" in err
+    assert code == 2 and "holds another run, which differs in images" in err
     shutil.rmtree("set")
     with pytest.raises((ValueError, OSError), match="--dataset hf"):
         rerun.open_images(past)

@@ -151,7 +151,7 @@ def test_other_images_are_not_mixed_in(change, run):
     place.mkdir()
     (place / "config.json").write_text(json.dumps({"identity": {}, "kind": runlog.STORE, "command": "x"}))
     code, _, err = run("--out", "kept")
-    assert code == 2 and "kept was made with other settings" in err and "name another place with --out" in err
+    assert code == 2 and "kept holds another run" in err and "name another place with --out" in err
     (place / "config.json").unlink()
     assert run("--per_class", 2, "--steps", 1, "--out", "kept", "--draw_only")[0] == 0
     code, _, err = run("--per_class", 2, "--steps", 1, "--out", "kept", *change)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from scipy.special import log_softmax
 
 from diffusion import kernel, models, scores
-from diffusion.settings import Asked, Lora
+from diffusion.settings import Lora, ModelOptions
 
 WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--split", "validation", "--classes", "4", "6", "--per_class", "2",
          "--batch_size", "2"]  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_trained_file_changes_errors_and_only_attention(script, tmp_path, caps
     x0, t, noise = torch.randn(4, 8, 8, generator=g), torch.tensor([500]), torch.randn(1, 4, 8, 8, generator=g)
     found = []
     for loras in ((), (Lora(str(out)),), (Lora(str(out), 0.0),)):
-        denoiser = models.text_to_image("tiny", asked=Asked(loras=loras)).load("cpu", "float32")
+        denoiser = models.text_to_image("tiny", options=ModelOptions(loras=loras)).load("cpu", "float32")
         found.append(kernel.errors(denoiser, x0, denoiser.embed(["a photo of a coat."]), t, noise, scores.l2, kernel.Batch(4)))
     assert not torch.allclose(found[0], found[1], rtol=1e-4) and torch.allclose(found[0], found[2], rtol=1e-5)
 

@@ -3,24 +3,23 @@
 Needs numpy and scipy, reads no run: `confidence` does.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from diffusion import files
+from diffusion.fits import Fitted
 
 # ---------------------------------------------------------------- from errors to probabilities
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Fitted):
     """What makes probabilities of errors.
 
     temperature: in units of the errors, above 0; weight: how much a gap's standard error flattens it, 0 (not at all) to 1 (at
-    face value); n: images that it was fitted on; about: identity of the run that it was fitted on.
+    face value); n: images that it was fitted on; about: the whole identity of the run that it was fitted on.
     """
 
     temperature: float
@@ -28,33 +27,18 @@ class Fit:
     n: int
     about: dict
 
-    @classmethod
-    def read(cls, path) -> "Fit":
-        """Raises ValueError, one line, for a file that is no fit."""
-        try:
-            fields = files.read_json(path)
-            if set(fields) != set(cls.__dataclass_fields__):
-                raise ValueError(f"it does not hold {', '.join(cls.__dataclass_fields__)}")
-            fit = cls(**fields)
-            fit._check()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no fit of scripts/calibrate.py --fit: {files.one_line(error)}") from None
-        return fit
+    FLAG: ClassVar = "--fit"
+    SCRIPT: ClassVar = "scripts/calibrate.py"
+    UNSAID: ClassVar = ()  # an identity says what is not the default
 
-    def write(self, path) -> None:
-        """JSON, whole or absent. Raises OSError where it cannot be written."""
-        files.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
-
-    def _check(self) -> None:
-        """Raises ValueError for a field that no fit can have."""
+    def check_content(self) -> None:
+        super().check_content()
         if not (_is_number(self.temperature) and self.temperature > 0):
             raise ValueError(f"a temperature of {self.temperature!r} is not above 0")
         if not (_is_number(self.weight) and 0 <= self.weight <= 1):
             raise ValueError(f"a weight of {self.weight!r} is not in 0..1")
         if type(self.n) is not int or self.n < 1:
             raise ValueError(f"{self.n!r} is no number of images")
-        if not isinstance(self.about, dict):
-            raise ValueError(f"{self.about!r} is no identity of a run")
 
 
 UNCALIBRATED = Fit(1.0, 0.0, 0, {})  # the softmax of the errors as they are

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.analysis.tables import Grid
+from diffusion.elimination import drive
 from diffusion.strategy import Strategy
 
 
@@ -42,12 +43,13 @@ def play(grid: Grid, strategy: Strategy) -> Played:
     for number, image in enumerate(grid.errors[:, :, columns]):
         competing, empty = grid.competing(number), []  # of every question of a guided run, how many pairs
 
-        def evaluate(rows, pairs, image=image, empty=empty):
+        def stored(request, image=image, empty=empty):
+            rows, pairs = request
             empty.append(grid.guided * len(plan.t[pairs]))
             return image[rows][:, pairs]
 
         class_of = [grid.class_of[row] for row in competing]
-        outcome = strategy.among(competing).eliminate(evaluate, class_of, plan)
+        outcome = drive(strategy.among(competing).eliminate(class_of, plan), stored)
         preds.append(class_of[outcome.winner])
         evaluations.append(sum(map(len, outcome.errors.values())) + sum(empty))
     return Played(np.array(preds), np.array(evaluations))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import files, level_weights, metrics, runlog
+from diffusion import datasets, files, level_weights, metrics, runlog, settings
 from diffusion.analysis import curves, tables
 from diffusion.datasets import pairs
 from diffusion.team import team
@@ -84,7 +84,7 @@ def of_folder(
     identity, options = config["identity"], config.get("options", {})
     n_expected = config.get("images_expected") if only is None else len(only)
     return {
-        "dataset": identity.get("dataset"),
+        "dataset": dataset_of(identity, options),
         "model": identity.get("version") or options.get("model"),
         "pretrained": options.get("pretrained") or options.get("model_path") or identity.get("weights"),
         "task": PAIRS if measure is _pairs else config.get("task", CLASSIFICATION),
@@ -100,6 +100,12 @@ def of_folder(
         "identity": files.fingerprint(dict(sorted(identity.items()))) if identity else None,
         "run": str(folder),
     }
+
+
+def dataset_of(identity: dict, options: dict) -> str | None:
+    """The set of a run, by its config.json; one of the user's own by its place too, which older folders' names lack."""
+    name = identity.get("dataset")
+    return name and datasets.name_of(settings.pick(settings.Data, options, dataset=name))
 
 
 def _is_of_pairs(folder: Path, config: dict) -> bool:

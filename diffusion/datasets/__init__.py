@@ -4,6 +4,8 @@ Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 """
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from diffusion import published
 from diffusion.datasets import imagenet_variants, listed, shipped
-from diffusion.datasets.folders import open_known, open_own
+from diffusion.datasets.folders import SPLITS, open_known, open_own
 from diffusion.datasets.hub_images import open_hub
-from diffusion.datasets.images import ImageData
+from diffusion.datasets.images import Expected, ImageData
 from diffusion.datasets.own_csv import open_csv
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
 from diffusion.datasets.reading import IdxImages, find_idx
 from diffusion.datasets.shards import open_shards
 from diffusion.files import one_line
 from diffusion.paths import PROMPTS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class DatasetSpec:
 
 def _torchvision_set(name: str, root: Path, **options):
     """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
     from torchvision import datasets
 
     try:
@@ -151,10 +157,20 @@ def _tiny_scenes(root: Path, split: str, download: bool):
     return shipped.Scenes(split)
 
 
+def _told(build: Callable) -> Callable:
+    """Says that it begins, as it may list or read many files."""
+
+    def told(root: Path, *args, **options):
+        log.info("Reading the images in %s ...", root)
+        return build(root, *args, **options)
+
+    return told
+
+
 def _own(build, splits, layout, *more) -> DatasetSpec:
     """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
-    return DatasetSpec(lambda root, split, download, **options: build(root, split, **options), splits, layout, None, None, False,
-                       takes=("classes", *more), own=True)  # fmt: skip
+    return DatasetSpec(_told(lambda root, split, download, **options: build(root, split, **options)), splits, layout, None, None,
+                       False, takes=("classes", *more), own=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------- the table
@@ -176,7 +192,7 @@ def _torchvision(build, layout, recipe, prompts, splits=BOTH) -> DatasetSpec:
 
 def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
     """Test sets laid out by hand: one split, no download."""
-    return DatasetSpec(lambda root, split, download: build(root), ("test",), layout, recipe, prompts, False)
+    return DatasetSpec(_told(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -274,6 +290,8 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+OWN_FILES = (".csv", ".tar")  # a set of the user's own that is one file
+LONGEST_NAME = 100  # bytes, of a set: file systems take 255 with what --extra adds
 OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
 
 
@@ -327,10 +345,40 @@ def _check_labels(name: str, data: ImageData) -> str | None:
     return f"images of {len(expected) - len(lacking)} of {len(expected)} classes, none of {named}: all stay candidates"
 
 
-def open_images(data) -> ImageData:
-    """The images that settings.Data names, without a transform. Raises as `open_dataset`."""
-    more = {name: getattr(data, name) for name in ("download", *MORE)}
-    return open_dataset(data.dataset, data.split, None, data.data_dir, **more)
+def open_images(data, dry_run: bool = False) -> ImageData:
+    """The images that settings.Data names, without a transform. Raises as `open_dataset`.
+
+    dry_run: nothing is fetched, and of a published set whose files are missing what is known of it is returned, `Expected`.
+    """
+    more = {name: getattr(data, name) for name in MORE}
+    if not dry_run:
+        return open_dataset(data.dataset, data.split, None, data.data_dir, download=data.download, **more)
+    _check(data.dataset, data.split, data.download, ())
+    fetch = f"--dataset {data.dataset} is not in {data.data_dir}, and a run fetches it there first"
+    try:
+        found = open_dataset(data.dataset, data.split, None, data.data_dir, **more)
+    except FileNotFoundError as error:
+        n = published.n_images(data.dataset, data.split)
+        if n is None:
+            raise
+        return Expected(n, class_names(data.dataset), fetch if data.download else str(error), data.download)
+    if data.download and data.split == "test" and isinstance(found.raw, shipped.Clothes):
+        return Expected(published.FETCHED_FASHION_MNIST, found.classes, fetch, True)
+    return found
+
+
+def name_of(data) -> str:
+    """What run folders and results call the set that settings.Data names: one of the user's own by its place too, as in
+    `folder_cats` of photos/cats; of a split `folder_cats_test`, of photos/cats/test."""
+    spec = DATASETS.get(data.dataset)
+    if not (spec and spec.own and data.data_dir):
+        return data.dataset
+    place = Path(os.path.abspath(data.data_dir))
+    last = place.stem if place.suffix in OWN_FILES else place.name
+    parts = [place.parent.name] if last in SPLITS else []
+    called = "_".join(filter(None, [data.dataset, *parts, last, data.config_name]))
+    called = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in called)
+    return called.encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def _check(name: str, split: str, download: bool, given: Iterable[str]) -> DatasetSpec:

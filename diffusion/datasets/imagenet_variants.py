@@ -4,6 +4,7 @@ Each builder returns a map-style dataset of (RGB PIL image, label). Raises OSErr
 """
 
 import json
+import os
 from pathlib import Path
 
 from diffusion.datasets.folders import LabelledFiles, open_known
@@ -33,7 +34,9 @@ def hard_classes() -> list[int]:
 
 def open_imagenet(root: Path) -> LabelledFiles:
     """`imagenet/val/<WordNet id>`. Label: the id's position among ImageNet's 1000, whichever folders are there."""
-    return open_known(root / "imagenet" / "val", {name: i for i, name in enumerate(imagenet_ids())})
+    place = root / "imagenet" / "val"
+    os.listdir(place)  # which fails before timm, and torch with it, is imported
+    return open_known(place, {name: i for i, name in enumerate(imagenet_ids())})
 
 
 def open_imagenet_v2(root: Path) -> LabelledFiles:
@@ -43,8 +46,10 @@ def open_imagenet_v2(root: Path) -> LabelledFiles:
 
 def open_imagenet_a(root: Path) -> LabelledFiles:
     """`imagenet-a/<WordNet id>` of 200 ids. Label: the id's position among ImageNet's 1000, not among the 200."""
+    place = root / "imagenet-a"
+    os.listdir(place)
     ids = imagenet_ids()
-    return open_known(root / "imagenet-a", {ids[i]: i for i in hard_classes()})
+    return open_known(place, {ids[i]: i for i in hard_classes()})
 
 
 def open_objectnet(root: Path) -> LabelledFiles:

@@ -17,6 +17,8 @@ class ImageData:
     `notice` is a line to tell the user, or None.
     """
 
+    missing: str | None = None  # what is said of files that are not there, as of `Expected`
+
     def __init__(self, raw, transform, classes: list[str]):
         self.raw = raw
         self.transform = transform
@@ -85,3 +87,18 @@ def _file_of(raw, index: int) -> str:
         if isinstance(files, list):
             return f" ({files[index][0] if isinstance(files[index], tuple) else files[index]})"
     return ""
+
+
+class Expected(ImageData):
+    """What is known of a published set whose files are not there: the number of its images, and its classes.
+
+    missing: what is said of the files; fetched: whether a run fetches them
+    """
+
+    def __init__(self, n: int, classes: list[str], missing: str, fetched: bool):
+        super().__init__(range(n), None, classes)
+        self.missing, self.fetched = missing, fetched
+
+    def fingerprint(self) -> str:
+        """Of no set."""
+        return "not there"

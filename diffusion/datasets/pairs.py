@@ -19,6 +19,7 @@ from diffusion.datasets.pictures import fit
 from diffusion.files import one_line
 from diffusion.metrics import Estimate, PairCorrect, PairScores
 from diffusion.paths import TINY_PAIRS, hub_token
+from diffusion.published import TEST_IMAGES
 
 PAIR_DATASETS = ("winoground", "tiny_pairs")
 REPOSITORY = "facebook/winoground"
@@ -49,6 +50,8 @@ class PairData:
     user, or None.
     """
 
+    missing: str | None = None  # what is said of files that are not there, as of `Expected`
+
     def __init__(self, examples: list[Example], notice: str | None = None):
         self.examples = examples
         self.notice = notice
@@ -76,6 +79,16 @@ class PairData:
                 with contextlib.suppress(OSError):  # an unreadable image is told when its turn comes
                     digest.update(_decode(self.examples[index], k).tobytes())
         return digest.hexdigest()[:16]
+
+
+class Expected(PairData):
+    """What is known of Winoground where it is not in the hub's cache: how many examples it has. A run fetches it."""
+
+    fetched = True
+    missing = f"{REPOSITORY} is not in the hub's cache, and a run fetches it first"
+
+    def __init__(self):
+        super().__init__([Example(i, ("", ""), (Path(), Path()), "", "", "") for i in range(TEST_IMAGES["winoground"])])
 
 
 def _decode(example: Example, k: int):
@@ -281,16 +294,24 @@ def _unpack_once(beside: Path, write: Callable[[Path], None]) -> Path:
     return done
 
 
-def open_pairs(dataset: str, data_dir: str | Path | None) -> PairData:
+def open_pairs(dataset: str, data_dir: str | Path | None, dry_run: bool = False) -> PairData:
     """`data_dir`: a local folder in the layout of examples.jsonl, whichever set it is; None: what `dataset` names.
 
-    Raises ValueError and FileNotFoundError in one line that says what to do.
+    dry_run: of what would have to be fetched what is known is returned, `Expected`. Raises ValueError and FileNotFoundError in
+    one line that says what to do.
     """
     if dataset not in PAIR_DATASETS:
         raise ValueError(f"--dataset {dataset}: unknown; choose from {', '.join(PAIR_DATASETS)}")
     if data_dir:
         return open_local(data_dir)
-    return open_local(TINY_PAIRS) if dataset == "tiny_pairs" else open_hub(hub_token())
+    if dataset == "tiny_pairs":
+        return open_local(TINY_PAIRS)
+    try:
+        return open_hub(hub_token())
+    except FileNotFoundError:
+        if not dry_run:
+            raise
+        return Expected()
 
 
 # ---------------------------------------------------------------- scores by tag

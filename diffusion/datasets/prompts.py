@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusion.datasets.labels import number_of
 from diffusion.files import one_line, read_csv
+from diffusion.paths import at_hand
 
 COLUMNS = ("prompt", "classname", "classidx")
 
@@ -21,11 +22,11 @@ class PromptTable:
 
 
 def read_prompts(path: str | Path) -> PromptTable:
-    """Read and check a prompt CSV (UTF-8, with a header, further columns ignored).
+    """Read and check a prompt CSV (UTF-8, with a header, further columns ignored), one that ships where there is no such file.
 
     Raises ValueError with one line that names the file, and the row where there is one (the header is row 1).
     """
-    rows = read_csv(path, "prompt CSV", COLUMNS)
+    rows = read_csv(at_hand(path), "prompt CSV", COLUMNS)
     if not rows:
         raise ValueError(f"{path}: no prompts, only a header")
     checked = [_check_row(path, number, *(row[name] for name in COLUMNS)) for number, row in rows]

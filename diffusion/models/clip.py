@@ -5,13 +5,15 @@ import difflib
 import json
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusion.datasets.transforms import to_rgb
 from diffusion.files import hash_files, read_json
 from diffusion.models import hub
+from diffusion.models.source import Checkpoint
 from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.paths import TINY_CLIP
 
@@ -29,33 +31,40 @@ WEIGHTS = ("{}.safetensors", "{}.pt", "open_clip_model.safetensors", "open_clip_
 
 
 @dataclass(frozen=True)
-class ClipSource:
-    """A source of weights: where a contrastive model is, known before they are read."""
+class ClipSource(Checkpoint):
+    """Where the weights of a contrastive model are, known before they are read.
 
-    architecture: str  # open_clip's name; of a local folder the config's stem
-    pretrained: str  # the tag of published weights, or the path of a local state dict
-    config: Path | None  # the local model config; None for published weights
-    quick_gelu: bool = False  # OpenAI's approximate GELU, which a published tag asks for; a local config says it itself
+    Attributes:
+        architecture: open_clip's name; of a local folder the config's stem.
+        pretrained: the tag of published weights, or the path of a local state dict.
+        config: the local model config; None for published weights.
+        quick_gelu: whether a published tag has OpenAI's approximate GELU; a local config says it itself.
+    """
+
+    architecture: str
+    pretrained: str
+    config: Path | None
+    quick_gelu: bool = False
 
     def describe(self) -> str:
-        """What a person calls the weights: the folder, or architecture and tag."""
+        """The folder, or architecture and tag, as a person would name them."""
         return str(self.config.parent) if self.config else f"open_clip {self.architecture} {self.pretrained}"
 
     def identity(self) -> str:
-        """Tells two sets of weights apart: the hash of what is used of a local folder, the names of published ones."""
+        """The hash of what is used of a local folder, the names of published weights."""
         if self.config is None:
             return self.describe()
         root = self.config.parent
         return hash_files(root, [self.config, Path(self.pretrained), *(root / "tokenizer").glob("*")])
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
-        """What the text encoder is given of texts. Reads no weights; raises ValueError for a tokenizer that does not do."""
+        """The token ids of texts. Raises ValueError for a tokenizer that is missing, damaged or another model's."""
         text = _model_config(self.config)["text_cfg"] if self.config else {}
         encode, length = _encoder(self)
         return tokenize(encode, texts, length, text.get("vocab_size"), self.describe())
 
     def load(self, device: str) -> "Scorer":
-        """As `load_clip`."""
+        """The model with its weights (`load_clip`)."""
         return load_clip(self, device)
 
 
@@ -63,10 +72,11 @@ class ClipSource:
 class Scorer:
     """A contrastive model reduced to what matching captions to images needs; everything float32 on the device.
 
-    preprocess: PIL image of any mode -> [3,H,W] on the CPU, by the model's own recipe; other processes can unpickle it
-    embed_images: [B,3,H,W] -> [B,D], L2-normalised
-    embed_texts: list of B strings -> [B,D], L2-normalised
-    logits: (images [N,D], texts [M,D]) -> [N,M]: cosine times the learned scale, about 100 for published weights
+    Attributes:
+        preprocess: PIL image of any mode -> [3,H,W] on the CPU, by the model's own recipe; other processes can unpickle it.
+        embed_images: [B,3,H,W] -> [B,D], L2-normalised.
+        embed_texts: list of B strings -> [B,D], L2-normalised.
+        logits: (images [N,D], texts [M,D]) -> [N,M]: cosine times the learned scale, about 100 for published weights.
     """
 
     preprocess: Callable
@@ -79,10 +89,16 @@ class Scorer:
 
 
 def find(kind: str, version: str, model_path: str | None = None, pretrained: str | None = None) -> ClipSource:
-    """Checks names and that local files exist; reads and downloads no weights.
+    """Find a contrastive model; names are checked, and that local files exist. Its weights are not read.
 
-    kind: "clip" (OpenAI's names) or "openclip" (open_clip's names, and `tiny`). With a model_path the version is only a label.
-    Raises ValueError, in one line, for a name or tag that open_clip does not publish and for a folder without config or weights.
+    Args:
+        kind: "clip" (OpenAI's names) or "openclip" (open_clip's names, and `tiny`).
+        version: the architecture's name; only a label where model_path is given.
+        model_path: local folder; None: published weights.
+        pretrained: open_clip's tag of published weights; None: the only usual one.
+
+    Raises:
+        ValueError: open_clip does not publish the name or tag, or the folder lacks config or weights.
     """
     if model_path is None and (kind, version) == ("openclip", "tiny"):
         model_path = str(TINY_CLIP)
@@ -119,7 +135,8 @@ def _find_openclip(version: str, pretrained: str | None) -> ClipSource:
 
 
 def _published(architecture: str, tag: str) -> ClipSource:
-    """The activation comes from the tag: most architectures' configs name GELU, and OpenAI's weights are QuickGELU's."""
+    """The source of published weights. The activation comes from the tag: most architectures' configs name GELU, and OpenAI's
+    weights are QuickGELU's."""
     import open_clip
 
     return ClipSource(architecture, tag, None, bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")))
@@ -130,8 +147,8 @@ def _find_local(root: Path) -> ClipSource:
         raise ValueError(f"--model_path {root} is no folder: give one with an open_clip config <name>.json and <name>.pt")
     configs = [path for path in sorted(root.glob("*.json")) if _model_config(path).keys() >= CONFIG_KEYS.keys()]
     if len(configs) != 1:
-        found = " and ".join(path.name for path in configs) or "no .json"
-        raise ValueError(f"--model_path {root}: {found} with {', '.join(sorted(CONFIG_KEYS))}, and one is needed")
+        several = " and ".join(path.name for path in configs) or "no .json"
+        raise ValueError(f"--model_path {root}: {several} with {', '.join(sorted(CONFIG_KEYS))}, and one is needed")
     check_config(configs[0])
     names = [name.format(configs[0].stem) for name in WEIGHTS]
     weights = next((root / name for name in names if (root / name).is_file()), None)
@@ -157,7 +174,7 @@ def _model_config(path: Path) -> dict:
 
 
 def check_config(path: Path) -> None:
-    """Raises ValueError, naming file and key, for entries of another type than open_clip needs."""
+    """Check the types that open_clip needs in a model's config. Raises ValueError for another one, with file and key."""
     config = _model_config(path)
     wrong = [key for key, kind in CONFIG_KEYS.items() if type(config[key]) is not kind]
     if wrong or not isinstance(_read_json(path).get("preprocess_cfg", {}), dict):
@@ -170,21 +187,27 @@ def check_config(path: Path) -> None:
 # ---------------------------------------------------------------- the model
 
 
-def load_clip(files: ClipSource, device: str) -> Scorer:
+def load_clip(source: ClipSource, device: str) -> Scorer:
     """The model in float32, with the kernels that the published scores were computed with.
 
     Those ran with gradients on. For frozen weights PyTorch takes other kernels, which round by up to 4e-5 of a logit near 0;
     so the weights are left as they are, and the gradients are turned off around every call.
-    Raises ValueError when weights cannot be fetched or read.
+
+    Args:
+        source: of the weights.
+        device: torch's name.
+
+    Raises:
+        ValueError: the weights cannot be fetched or read.
     """
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from torchvision.transforms import Compose
 
-    model = (_fetch_published if files.config is None else _read_local)(files).to(device).eval()
+    model = (_fetch_published(source) if source.config is None else _read_local(source)).to(device).eval()
     recipe = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     preprocess = Compose([to_rgb, recipe])  # RGB first, as published: a palette could only be resized to the nearest pixel
-    encode, length = _encoder(files)
+    encode, length = _encoder(source)
 
     @torch.inference_mode()
     def embed_images(images):
@@ -204,8 +227,8 @@ def load_clip(files: ClipSource, device: str) -> Scorer:
 
 
 @contextlib.contextmanager
-def unfused_attention():
-    """Keeps PyTorch from the fused layers that it has for inference alone."""
+def unfused_attention() -> Iterator[None]:
+    """Keep PyTorch from the fused layers that it has for inference alone."""
     import torch
 
     before = torch.backends.mha.get_fastpath_enabled()
@@ -216,51 +239,57 @@ def unfused_attention():
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _fetch_published(files: ClipSource):
+def _fetch_published(source: ClipSource) -> Any:
+    """open_clip's model with published weights. Raises ValueError for weights that cannot be fetched."""
     import open_clip
 
     try:  # by itself first, since create_model logs a traceback's worth when it fails
-        open_clip.download_pretrained(open_clip.get_pretrained_cfg(files.architecture, files.pretrained))
+        open_clip.download_pretrained(open_clip.get_pretrained_cfg(source.architecture, source.pretrained))
     except Exception as error:  # urllib, the hub's client and open_clip raise many kinds
         raise ValueError(
-            f"{files.describe()} is not in the cache and cannot be fetched ({type(error).__name__}): "
+            f"{source.describe()} is not in the cache and cannot be fetched ({type(error).__name__}): "
             "give a local folder with --model_path, or work offline with --model openclip --version tiny"
         ) from None
-    return open_clip.create_model(files.architecture, files.pretrained, force_quick_gelu=files.quick_gelu)
+    return open_clip.create_model(source.architecture, source.pretrained, force_quick_gelu=source.quick_gelu)
 
 
-def _read_local(files: ClipSource):
+def _read_local(source: ClipSource) -> Any:
+    """open_clip's model of a local folder. Raises ValueError for weights that are damaged or another architecture's."""
     import open_clip
 
-    preprocess = _read_json(files.config).get("preprocess_cfg", {})
+    assert source.config
+    preprocess = _read_json(source.config).get("preprocess_cfg", {})
     try:
-        _register(files)
-        return open_clip.create_model(files.architecture, files.pretrained, force_preprocess_cfg=preprocess)
+        _register(source.config)
+        return open_clip.create_model(source.architecture, source.pretrained, force_preprocess_cfg=preprocess)
     except Exception as error:  # whatever a broken zip, pickle or header makes of itself; other shapes; unknown config keys
-        told = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
-        raise ValueError(f"{files.pretrained} is damaged or no model of {files.config.name} ({told})") from None
+        cause = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise ValueError(f"{source.pretrained} is damaged or no model of {source.config.name} ({cause})") from None
 
 
-def _register(files: ClipSource) -> None:
-    """Makes the local architecture known to open_clip, which builds and tokenizes by name only."""
+def _register(config: Path) -> None:
+    """Make a local architecture known to open_clip, which builds and tokenizes by name only."""
     import open_clip
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / files.config.name
-        path.write_text(json.dumps(_model_config(files.config)))
+        path = Path(folder) / config.name
+        path.write_text(json.dumps(_model_config(config)))
         open_clip.add_model_config(path)
 
 
-def _encoder(files: ClipSource) -> tuple[Callable, int]:
-    """(strings, length) -> ids [B,length], and the length that the model takes: by the folder's `tokenizer/` (Hugging Face's
-    layout), else by open_clip's for this model. Raises ValueError for a folder that is damaged, or knows nothing of a string."""
-    folder = files.config and files.config.parent / "tokenizer"
-    if not (folder and folder.is_dir()):
+def _encoder(source: ClipSource) -> tuple[Callable, int]:
+    """The tokenizer: (strings, length) -> ids [B,length], and the length that the model takes.
+
+    It is that of the folder's `tokenizer/` (Hugging Face's layout), else open_clip's for this model. Raises ValueError for a
+    folder that is damaged; so does the tokenizer for a string that it knows nothing of.
+    """
+    folder = source.config and source.config.parent / "tokenizer"
+    if not (source.config and folder and folder.is_dir()):
         import open_clip
 
-        if files.config:
-            _register(files)
-        tokenizer = open_clip.get_tokenizer(files.architecture)
+        if source.config:
+            _register(source.config)
+        tokenizer = open_clip.get_tokenizer(source.architecture)
         return lambda texts, length: tokenizer(texts, context_length=length), tokenizer.context_length
     tokenizer = _folder_tokenizer(folder)
     settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
@@ -269,11 +298,11 @@ def _encoder(files: ClipSource) -> tuple[Callable, int]:
         check_vocabulary(tokenizer, texts, str(folder))
         return tokenizer(texts, max_length=length, **settings).input_ids
 
-    return encode, _model_config(files.config)["text_cfg"].get("context_length", 77)
+    return encode, _model_config(source.config)["text_cfg"].get("context_length", 77)
 
 
 def _folder_tokenizer(folder: Path):
-    """open_clip's own wrapper needs transformers 4 in open_clip 2.30."""
+    """The tokenizer in a folder, by transformers: open_clip's own wrapper needs transformers 4 in open_clip 2.30."""
     from transformers import AutoTokenizer
 
     for path in sorted(folder.glob("*.json")):
@@ -281,4 +310,4 @@ def _folder_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the reader of damaged files raises whatever it runs into
-        raise ValueError(f"--model_path: {folder} cannot be read as a tokenizer ({hub.told(error)})") from None
+        raise ValueError(f"--model_path: {folder} cannot be read as a tokenizer ({hub.cause(error)})") from None

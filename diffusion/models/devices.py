@@ -1,19 +1,35 @@
 """Which device, how much memory, which number format: without importing torch where that is possible, so a dry run is quick."""
 
 import ctypes
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 def resolve_device(name: str | None) -> str:
-    """The device asked for, else cuda if there is one, else cpu. Raises ValueError when PyTorch cannot use it here."""
+    """The device to run on.
+
+    Args:
+        name: torch's name; None: cuda if there is one, else cpu.
+
+    Raises:
+        ValueError: PyTorch cannot compute on it here.
+    """
     if name == "cpu" or (name is None and not _may_have_gpu()):
         return "cpu"
+    if "torch" not in sys.modules:
+        log.info("Loading PyTorch ...")
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +44,7 @@ def resolve_device(name: str | None) -> str:
 
 
 def memory(device: str) -> int | None:
-    """Bytes of memory that the device has in all; None where it does not say."""
+    """The whole memory of a device in bytes; None where it is not known."""
     if device.startswith("cuda"):
         import torch
 
@@ -39,8 +55,22 @@ def memory(device: str) -> int | None:
         return None
 
 
+def n_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_memory(n_bytes: int, device: str, what: str, advice: str) -> None:
-    """Raises ValueError, before anything is allocated, where what takes at least n_bytes is more than the device can hold."""
+    """Check, before anything is allocated, that something fits into a device's memory.
+
+    Args:
+        n_bytes: what it takes at least.
+        device: torch's name.
+        what, advice: what it is and what to do, for the error.
+
+    Raises:
+        ValueError: the device has less memory.
+    """
     most = memory(device)
     if most is not None and n_bytes > most:
         sizes = f"at least {n_bytes / 1e9:,.1f} GB of memory, and {device} has {most / 1e9:,.1f} GB"
@@ -48,7 +78,7 @@ def check_memory(n_bytes: int, device: str, what: str, advice: str) -> None:
 
 
 def _may_have_gpu() -> bool:
-    """False where the drivers that PyTorch needs are not there: no need to ask it."""
+    """Whether PyTorch could find a GPU: False where the drivers that it needs are not there."""
     if sys.platform != "linux" or Path("/dev/kfd").exists():  # the latter is AMD's
         return True
     try:
@@ -59,21 +89,24 @@ def _may_have_gpu() -> bool:
 
 
 def resolve_dtype(name: str, device: str) -> str:
-    """`auto` is float16 on CUDA and float32 elsewhere."""
+    """torch's name of a number format; `auto` is float16 on CUDA and float32 elsewhere."""
     return ("float16" if device.startswith("cuda") else "float32") if name == "auto" else name
 
 
-def torch_dtype(name: str):
-    """torch's dtype of a name in DTYPES."""
+def torch_dtype(name: str) -> "torch.dtype":
+    """The torch.dtype of a name in DTYPES."""
     import torch
 
     return getattr(torch, name)
 
 
 def local_gpu(environment: Mapping[str, str]) -> str | None:
-    """`cuda:N` for a launcher's N-th process on this machine; None without a launcher and without CUDA.
+    """The GPU of a launcher's process: `cuda:N` of the N-th one on this machine; None without a launcher and without CUDA.
 
     A process that was given one GPU by SLURM sees only that, as cuda:0.
+
+    Args:
+        environment: the variables of torchrun or SLURM.
     """
     place = environment.get("LOCAL_RANK" if "TORCHELASTIC_RUN_ID" in environment else "SLURM_LOCALID")
     if place is None:

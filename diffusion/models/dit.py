@@ -1,14 +1,24 @@
 """Class-conditional Diffusion Transformers: the published DiT-XL/2, checkpoints of its format or diffusers', the shipped one."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from diffusion.files import hash_files, read_json
 from diffusion.models import devices, hub
+from diffusion.models.source import Source
 from diffusion.paths import TINY_DIT, TINY_SD
 
+if TYPE_CHECKING:  # which import torch
+    from torch import Tensor, nn
+
+    from diffusion.models.denoiser import Denoiser
+
 VAE = "stabilityai/sd-vae-ft-ema"  # the one that the published checkpoints were trained with
+VAE_WIDTH = 128  # channels of its first feature map
 VAE_LAYOUT = "the folder of an AutoencoderKL"
 LAW = {  # of the published networks, in diffusers' words
     "num_train_timesteps": 1000,
@@ -22,31 +32,51 @@ LAW = {  # of the published networks, in diffusers' words
 
 
 @dataclass(frozen=True)
-class DiTSource:
-    """A source of weights: where a checkpoint and its VAE are, and what is known of them before weights are read."""
+class DiTSource(Source):
+    """The weights of a DiT: where a checkpoint and its VAE are, and what is known of them before weights are read.
 
-    path: str | None  # checkpoint file or diffusers folder; None: the published weights
-    file: Path  # what will be read; the published weights may still have to be downloaded to it
-    model: str  # a published shape, "DiT-XL/2", for a checkpoint without a config.json
-    default_size: int  # pixels a side, the only size that the checkpoint takes
-    vae: str  # local folder or hub id
-    vae_revision: str | None  # the hub's commit; None for a local folder
-    num_classes: int
+    Attributes:
+        path: checkpoint file or diffusers folder; None: the published weights.
+        file: what will be read; the published weights may still have to be downloaded to it.
+        model: a published shape, "DiT-XL/2", for a checkpoint without a config.json.
+        img_size: pixels a side, the only size that the checkpoint takes.
+        vae: local folder or hub id.
+        vae_revision: the hub's commit; None for a local folder.
+        latent_channels: of the VAE's latents, which the transformer takes.
+        in_diffusers_layout: whether the file has diffusers' names.
+        vae_width: channels of the VAE's first feature map.
+        token_elements: of the transformer's tokens, per position of the latent.
+        num_classes: without the null class, which is the next id.
+    """
+
+    path: str | None
+    file: Path
+    model: str
+    img_size: int
+    vae: str
+    vae_revision: str | None
     latent_channels: int
     in_diffusers_layout: bool
-    vae_width: int  # channels of the VAE's first feature map
-    token_elements: int  # of the transformer's tokens, per position of the latent
+    vae_width: int
+    token_elements: int
+    num_classes: int = 1000
     n_levels: int = 1000
-    space: ClassVar[str] = "epsilon"
-    learned_variance: ClassVar[bool] = True  # of which the variational bound is made
+    learned_variance: ClassVar[bool] = True
 
     @classmethod
-    def find(
-        cls, model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None
-    ) -> "DiTSource":
-        """Reads only config files. `tiny` is the shipped model and VAE.
+    def find(cls, model: str, model_path: str | None = None, img_size: int | None = None, vae_path: str | None = None,
+             expect: bool = False) -> DiTSource:  # fmt: skip
+        """Read config files, but no weights.
 
-        Raises ValueError or OSError, in one line, for unknown shapes, sizes that do not fit, and files that are not there.
+        Args:
+            model: a published shape, or `tiny` for the shipped model and VAE.
+            model_path: checkpoint file or diffusers folder; None: the published weights.
+            img_size: pixels a side; None: those of the checkpoint.
+            vae_path: local folder or hub id of the VAE; None: the one that the published checkpoints were trained with.
+            expect: whether the published VAE may be absent; its revision is then None.
+
+        Raises:
+            ValueError, OSError: a shape is unknown, sizes do not fit, or a file is not there.
         """
         from DiT import architecture
 
@@ -61,12 +91,13 @@ class DiTSource:
         check_scheduler(file.parent)
         channels = config.get("in_channels", 4)
         vae = vae_path or VAE
-        vae_revision, vae_width = check_vae(vae, channels, architecture.VAE_FACTOR)
+        known = expect and vae == VAE and hub.is_absent(vae, "config.json")
+        vae_revision, vae_width = (None, VAE_WIDTH) if known else check_vae(vae, channels, architecture.VAE_FACTOR)
         return cls(
             path=model_path,
             file=file,
             model=model,
-            default_size=img_size,
+            img_size=img_size,
             vae=vae,
             vae_revision=vae_revision,
             num_classes=config.get("num_classes", 1000),
@@ -77,15 +108,24 @@ class DiTSource:
         )
 
     @property
+    def default_size(self) -> int:
+        return self.img_size
+
+    @property
     def null_class(self) -> int:
-        """That stands for no class, of guidance."""
         return self.num_classes
 
     def describe(self) -> str:
         return self.path or f"{self.file} (published)"
 
+    @property
+    def unfetched(self) -> list[str]:
+        """What a run fetches first."""
+        weights = [] if self.path or self.file.is_file() else [self.file.name]
+        return weights + ([self.vae] if hub.is_absent(self.vae, "config.json") else [])
+
     def notice(self) -> str | None:
-        """What is assumed of the weights and cannot be known. Raises ValueError for a file that is damaged."""
+        """A line on what is assumed of a checkpoint in diffusers' layout."""
         if not self.in_diffusers_layout:
             return None
         from DiT import loading
@@ -93,39 +133,46 @@ class DiTSource:
         return loading.shift_notice(self.path)
 
     def identity(self) -> str:
-        """Tells two sets of weights apart: hashes of local files, the names of published ones."""
+        """The hashes of local files, the names of published ones; of the transformer and of the VAE."""
         config = self.file.parent / "config.json"  # the number of heads shows in no tensor's shape
         used = [self.file, *([config] if config.is_file() else [])]
         weights = hash_files(config.parent, used) if self.path else self.file.name
         return f"{weights}, VAE {hub.identity(self.vae, self.vae_revision)}"
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
-        """(C, h, w) of an image's latent."""
         from DiT.architecture import VAE_FACTOR
 
         side = img_size // VAE_FACTOR
         return self.latent_channels, side, side
 
     def largest_maps(self, img_size: int) -> tuple[int, int]:
-        """Elements of the VAE's first feature map for an image, and of the transformer's tokens for a latent."""
+        """Elements of the VAE's first feature map for one image, and of the transformer's tokens for one latent."""
         _, h, w = self.latent_shape(img_size)
         return self.vae_width * img_size**2, self.token_elements * h * w
 
-    def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
-        """The Denoiser. The transformer runs in dtype (a name); its VAE and the terms of the bound stay float32.
-
-        compile: through torch.compile. plain: as PyTorch runs it by itself, which is what speeds are compared with.
-        """
+    def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False) -> Denoiser:
+        """The Denoiser. The transformer runs in dtype; its VAE and the terms of the bound stay float32."""
         from DiT import loading
 
-        network = loading.load_dit(self.path, self.default_size, self.model, devices.torch_dtype(dtype)).to(device)
+        network = loading.load_dit(self.path, self.img_size, self.model, devices.torch_dtype(dtype)).to(device)
         encode = hub.vae_encoder(self.vae, device, revision=self.vae_revision)
         return denoiser_of(network, encode, device, dtype, compile, plain)
 
 
 def check_vae(vae: str, channels: int, factor: int) -> tuple[str | None, int]:
-    """The hub's commit of the VAE, and the channels of its first feature map. Raises ValueError for one whose latents are not
-    those of the network."""
+    """Check that a VAE's latents are those of the network.
+
+    Args:
+        vae: local folder or hub id.
+        channels: that the network takes.
+        factor: pixels a side per latent element.
+
+    Returns:
+        The hub's commit, None for a local folder, and the channels of the VAE's first feature map.
+
+    Raises:
+        ValueError: they are not, or the VAE's config is not to be had.
+    """
     config = hub.vae_config(vae, "config.json", "--vae_path", VAE_LAYOUT)
     if (config["downscale"], config["latent_channels"]) != (factor, channels):
         raise ValueError(f"--vae_path {vae}: a DiT needs {channels} latent channels at an eighth of the image's side")
@@ -134,7 +181,7 @@ def check_vae(vae: str, channels: int, factor: int) -> tuple[str | None, int]:
 
 
 def check_scheduler(transformer: Path) -> None:
-    """Raises ValueError where the scheduler beside a pipeline's transformer has another law of noise than DiT's."""
+    """Check that the scheduler beside a pipeline's transformer states DiT's law of noise. Raises ValueError for another one."""
     path = transformer.parent / "scheduler" / "scheduler_config.json"
     if transformer.name != "transformer" or not path.is_file():
         return
@@ -144,8 +191,15 @@ def check_scheduler(transformer: Path) -> None:
         raise ValueError(f"{path}: {other!r} is {stated.get(other)!r}, and the levels of a DiT are those of {LAW[other]!r}")
 
 
-def denoiser_of(network, encode, device: str, dtype: str, compile: bool = False, plain: bool = False):
-    """The Denoiser of a transformer; compile and plain as of `DiTSource.load`."""
+def denoiser_of(network: nn.Module, encode: Callable[[Tensor], Tensor], device: str, dtype: str, compile: bool = False,
+                plain: bool = False) -> Denoiser:  # fmt: skip
+    """The Denoiser of a transformer.
+
+    Args:
+        network: a DiT on the device.
+        encode: as in Denoiser.
+        device, dtype, compile, plain: as in `Source.load`.
+    """
     import torch
 
     from diffusion.models import hardware

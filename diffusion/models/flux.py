@@ -41,7 +41,7 @@ class Flux(Pipeline):
         return self.flow_levels(self._shift(), 1.0)
 
     def _shift(self) -> float:
-        """Of the scheduler; a dynamic one is exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""
+        """The scheduler's shift; a dynamic one is exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""
         config = self.scheduler
         if not config.get("use_dynamic_shifting"):
             return config.get("shift", 1.0)

@@ -10,10 +10,10 @@ CACHE_BYTES = 2**17  # of a call's latents in the network's dtype; a rule of thu
 MOST = 256  # network inputs per call; the most that was timed, on a CPU: no GPU has been measured yet (docs/benchmarks.md)
 
 
-def tune(network, device: str):
-    """The network in channels_last, in which convolutions are fastest; float32 products on CUDA may use TF32.
+def tune(network: torch.nn.Module, device: str) -> torch.nn.Module:
+    """The network in channels_last, in which convolutions are fastest; it is changed in place.
 
-    On a CPU the process keeps the memory of its tensors from now on.
+    On CUDA the process may use TF32 for float32 products from now on; on a CPU it keeps the memory of its tensors.
     """
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
@@ -27,7 +27,7 @@ def tune(network, device: str):
 
 
 def _keep_memory() -> None:
-    """Tells glibc not to give the memory of freed tensors back: to get it again, page by page, takes a third of the time."""
+    """Keep glibc from giving the memory of freed tensors back: to get it again, page by page, takes a third of the time."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
@@ -37,14 +37,15 @@ def _keep_memory() -> None:
 
 
 def _keep_accurate(norm: torch.nn.GroupNorm) -> None:
-    """On a CPU a GroupNorm sums squares in one pass over channels_last, which costs errors a digit (docs/tried.md)."""
+    """Make a GroupNorm run on contiguous tensors, in place: on a CPU it sums the squares of channels_last ones in one pass, which
+    costs errors a digit (docs/tried.md)."""
     forward = norm.forward
 
     def contiguous(x):
         y = forward(x.contiguous())
         return y.to(memory_format=torch.channels_last) if x.dim() == 4 else y
 
-    norm.forward = contiguous
+    norm.forward = contiguous  # type: ignore[method-assign]
 
 
 def compiled(function: Callable, device: str) -> Callable:
@@ -56,10 +57,15 @@ def compiled(function: Callable, device: str) -> Callable:
 
 
 def largest_batch(fits: Callable[[int], None], device: str, latent_bytes: int, useful: int) -> int:
-    """The largest power of two that fits, and is not more than `useful` needs.
+    """The largest number of network inputs per call that fits, a power of two.
 
-    fits(n) runs the network on n inputs and raises torch.OutOfMemoryError when they are too many. On a CPU, where nothing says
-    that memory is short before the process is killed, the caches decide.
+    On a CPU, where nothing says that memory is short before the process is killed, the caches decide.
+
+    Args:
+        fits: runs the network on n inputs, and raises torch.OutOfMemoryError when they are too many.
+        device: torch's name.
+        latent_bytes: of one latent in the network's dtype.
+        useful: inputs that are ever there at once; the result is not larger than the power of two that holds them.
     """
     most = min(MOST, 1 << (useful - 1).bit_length())
     if not device.startswith("cuda"):

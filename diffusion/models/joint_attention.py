@@ -38,5 +38,5 @@ class CountedJointAttention:
 
 def _heads(attn, states, layers, norms):
     """Queries, keys and values [B,heads,L,D] of states [B,L,heads*D], the first two normalised where the model does that."""
-    of_heads = [layer(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for layer in layers]
-    return [norm(x) if norm else x for norm, x in zip((*norms, None), of_heads, strict=True)]
+    by_head = [layer(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for layer in layers]
+    return [norm(x) if norm else x for norm, x in zip((*norms, None), by_head, strict=True)]

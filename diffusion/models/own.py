@@ -1,31 +1,39 @@
-"""A model in a Python file of the user's own: `my_model.py:load`, whose load(device, dtype) returns a `Denoiser`.
+"""A custom model in a Python file of the user's: `my_model.py:load`, whose load(device, dtype) returns a `Denoiser`.
 
-docs/own_model.md is the contract. Such a file says nothing of itself without being run, so it is loaded when it is found, and
-what it gives is tried once at the size asked for before any work begins.
+docs/own_model.md is the contract. Nothing is known of such a model without running its file, so the file is run when its source
+is found, and the model is tried once at the run's size before any work begins.
 """
+
+from __future__ import annotations
 
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from diffusion.files import fingerprint, hash_files, one_line
+from diffusion.models.source import Source
+
+if TYPE_CHECKING:  # which import torch
+    from types import ModuleType
+
+    from diffusion.models.denoiser import Conditions, Denoiser, Levels
 
 PARTS = ("encode", "embed", "predict", "levels")  # of a Denoiser, without which nothing works
 TRIED = 3  # candidates that are embedded by themselves, too
 
 
-def is_own(model_path: str | None) -> bool:
+def is_python_file(model_path: str | None) -> TypeGuard[str]:
     """Whether this names a Python file, with or without a function."""
-    return bool(model_path) and _split(model_path)[0].suffix == ".py"
+    return model_path is not None and _split(model_path)[0].suffix == ".py"
 
 
 def name_of(model_path: str) -> str:
-    """What run folders are called by it: the file's name without its ending."""
+    """The name of the model in run folders: the file's name without its ending."""
     return _split(model_path)[0].stem
 
 
@@ -36,18 +44,34 @@ def _split(model_path: str) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True)
-class OwnModel:
-    """A source of weights: a file, and the Denoiser that it gave."""
+class CustomModel(Source):
+    """A Python file, and the Denoiser that its function returned.
+
+    Attributes:
+        file: the Python file.
+        denoiser: as the file made it, not tried yet.
+        img_size: pixels a side: those that are requested, else IMG_SIZE of the file; None where neither is there.
+        num_classes: NUM_CLASSES of the file, of a class-conditional model.
+    """
 
     file: Path
-    denoiser: Any
-    img_size: int | None  # pixels a side: what was asked for, else IMG_SIZE of the file
-    num_classes: int | None  # NUM_CLASSES of the file, where a model has classes of its own
-    null_class: ClassVar[None] = None  # that would stand for no class
+    denoiser: Denoiser
+    img_size: int | None = None
+    num_classes: int | None = None
 
     @classmethod
-    def find(cls, model_path: str, img_size: int | None, device: str, dtype: str) -> "OwnModel":
-        """Runs the file. Raises ValueError, in one line, for one that cannot be run or does not return a Denoiser."""
+    def find(cls, model_path: str, img_size: int | None, device: str, dtype: str) -> CustomModel:
+        """Run the file.
+
+        Args:
+            model_path: `my_model.py:load`, or without the function where that is called load.
+            img_size: pixels a side; None: those that the file states.
+            device: torch's name, passed on to the function.
+            dtype: torch's name of the network's number format, passed on as a torch.dtype.
+
+        Raises:
+            ValueError: the file cannot be run, or its function returns no Denoiser; with the line of the file.
+        """
         from diffusion.models import devices
 
         file, name = _split(model_path)
@@ -62,8 +86,8 @@ class OwnModel:
             denoiser = _call(file, f"{name}(device, dtype)", function, device, devices.torch_dtype(dtype))
         finally:
             sys.path.pop(0)
-        stated, num_classes = (_whole(file, module, name) for name in ("IMG_SIZE", "NUM_CLASSES"))
-        return cls(file, as_denoiser(file, denoiser), img_size or stated, num_classes)
+        stated, num_classes = (_stated_size(file, module, name) for name in ("IMG_SIZE", "NUM_CLASSES"))
+        return cls(file, checked(file, denoiser), img_size or stated, num_classes)
 
     @property
     def default_size(self) -> int:
@@ -77,19 +101,14 @@ class OwnModel:
 
     @property
     def space(self) -> str:
-        """In which errors are taken."""
         return self.denoiser.space
 
     @property
     def learned_variance(self) -> bool:
-        """Whether it gives the four numbers of a DiT."""
         return self.denoiser.terms is not None
 
     def describe(self) -> str:
         return f"{self.file} ({self.n_levels} noise levels, errors of {self.denoiser.space})"
-
-    def notice(self) -> None:
-        """Nothing is assumed of it."""
 
     @cached_property
     def _identity(self) -> str:
@@ -104,29 +123,30 @@ class OwnModel:
         """The hash of the file, of the neighbours that it imports, and of the files that any of them names."""
         return self._identity
 
-    def latent_shape(self, img_size: int) -> tuple[int, ...]:
-        """(C, h, w) of what the file makes of an image of this size. Raises ValueError where that is no latent."""
+    def latent_shape(self, img_size: int) -> tuple[int, int, int]:
+        """(C, h, w) of what the file's `encode` makes of an image of this size. Raises ValueError where that is no latent."""
         import torch
 
         image = torch.linspace(-1, 1, 3 * img_size * img_size).view(3, img_size, img_size)
         x0 = _call(self.file, f"encode of an image [3,{img_size},{img_size}]", self.denoiser.encode, image)
         if not torch.is_tensor(x0) or x0.ndim != 3 or x0.dtype != torch.float32:
-            raise _wrong(self.file, "encode", _told(x0), "float32 [C,h,w]")
+            raise _wrong(self.file, "encode", _kind(x0), "float32 [C,h,w]")
         if not x0.isfinite().all():
             raise _wrong(self.file, "encode", "numbers that are not finite", "float32 [C,h,w]")
-        return tuple(x0.shape)
+        channels, height, width = x0.shape
+        return channels, height, width
 
-    def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False):
-        """The Denoiser, which tries itself when it embeds its candidates. compile: through torch.compile."""
+    def load(self, device: str, dtype: str, compile: bool = False, plain: bool = False) -> Denoiser:
+        """The Denoiser, which is tried when it embeds its candidates."""
         from diffusion.models import hardware
 
-        tried = self.denoiser
+        denoiser = self.denoiser
         if compile:
-            tried = replace(tried, predict=hardware.compiled(tried.predict, device))
-        return replace(tried, embed=lambda candidates: self._embed(candidates, device))
+            denoiser = replace(denoiser, predict=hardware.compiled(denoiser.predict, device))
+        return replace(denoiser, embed=lambda candidates: self._embed(candidates, device))
 
-    def _embed(self, candidates: Sequence, device: str):
-        """Conditions of all candidates, once they and one evaluation with them have been looked at."""
+    def _embed(self, candidates: Sequence[Any], device: str) -> Conditions:
+        """Conditions of all candidates, after a check of them and of one evaluation with them."""
         conditions = self._rows_of(candidates)
         some = list(range(min(TRIED, len(candidates))))[::-1]
         alone = self._rows_of([candidates[row] for row in some])
@@ -137,21 +157,22 @@ class OwnModel:
         self._try(conditions, device)
         return conditions
 
-    def _rows_of(self, candidates: Sequence):
+    def _rows_of(self, candidates: Sequence[Any]) -> Conditions:
+        """Conditions with a row for each candidate. Raises ValueError where the file's `embed` gives something else."""
         from diffusion.models.denoiser import Conditions
 
         rows = _call(self.file, f"embed of {len(candidates)} candidates", self.denoiser.embed, list(candidates))
         if not isinstance(rows, Conditions):
-            raise _wrong(self.file, "embed", _told(rows), "diffusion.models.denoiser.Conditions")
+            raise _wrong(self.file, "embed", _kind(rows), "diffusion.models.denoiser.Conditions")
         lengths = {f.name: len(part) for f in fields(rows) if (part := getattr(rows, f.name)) is not None}
         other = next((name for name, n in lengths.items() if n != len(candidates)), None)
         if not lengths or other:
-            found = f"{lengths[other]} rows of {other}" if other else "nothing"
-            raise _wrong(self.file, "embed", found, f"a row for each of {len(candidates)} candidates")
+            given = f"{lengths[other]} rows of {other}" if other else "nothing"
+            raise _wrong(self.file, "embed", given, f"a row for each of {len(candidates)} candidates")
         return rows
 
-    def _try(self, conditions, device: str) -> None:
-        """One evaluation, of two equal inputs in one call: its shape, its numbers, and that equal inputs give equal outputs."""
+    def _try(self, conditions: Conditions, device: str) -> None:
+        """Check one call on two equal inputs: its shape, its numbers, and that equal inputs give equal outputs."""
         import torch
 
         shape, levels = self.latent_shape(self.default_size), self.denoiser.levels
@@ -163,7 +184,7 @@ class OwnModel:
         whole = (shape[0] * (2 if self.learned_variance else 1), *shape[1:])
         wanted = f"[2,{','.join(map(str, whole))}], as encode's latents" + " twice" * self.learned_variance
         if not torch.is_tensor(output) or tuple(output.shape) != (2, *whole) or not output.is_floating_point():
-            raise _wrong(self.file, "predict", _told(output), wanted)
+            raise _wrong(self.file, "predict", _kind(output), wanted)
         if not output.isfinite().all():
             raise _wrong(self.file, "predict", "numbers that are not finite", wanted)
         if not _close(output[:1], output[1:]):
@@ -173,17 +194,18 @@ class OwnModel:
 # ---------------------------------------------------------------- running the file
 
 
-def _run(file: Path):
+def _run(file: Path) -> ModuleType:
     """The module of a file, under a name that no other module has."""
     spec = importlib.util.spec_from_file_location(f"own_model_{file.stem}", file)
+    assert spec and spec.loader  # as of every path that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     _call(file, "the file", spec.loader.exec_module, module)
     return module
 
 
-def _call(file: Path, what: str, function, *arguments):
-    """function(*arguments). Raises ValueError, with the line of the file, for whatever it raises."""
+def _call(file: Path, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of function(*arguments). Raises ValueError, with the line of the file, for whatever it raises."""
     try:
         return function(*arguments)
     except Exception as error:  # the user's code may raise anything
@@ -198,60 +220,64 @@ def _frames(error: BaseException):
     return traceback.extract_tb(error.__traceback__)
 
 
-def as_denoiser(file: Path, found):
-    """What load returned, as a Denoiser. Raises ValueError, by name, for what it lacks or has of another kind."""
+def checked(file: Path, returned: object) -> Denoiser:
+    """What the file's function returned, as a Denoiser whose parts are all there.
+
+    Raises:
+        ValueError: it is none, or a part is lacking or of another kind; with the part's name.
+    """
     from diffusion.models.denoiser import Denoiser, Levels
     from diffusion.settings import SPACES
 
-    if not isinstance(found, Denoiser):
-        raise _wrong(file, "load", _told(found), f"diffusion.models.denoiser.Denoiser, made of {', '.join(PARTS)}")
-    lacking = next((name for name in PARTS[:3] if not callable(getattr(found, name))), None)
+    if not isinstance(returned, Denoiser):
+        raise _wrong(file, "load", _kind(returned), f"diffusion.models.denoiser.Denoiser, made of {', '.join(PARTS)}")
+    lacking = next((name for name in PARTS[:3] if not callable(getattr(returned, name))), None)
     if lacking:
-        raise _wrong(file, f"{lacking} of the Denoiser", _told(getattr(found, lacking)), "a function")
-    if not isinstance(found.levels, Levels):
-        raise _wrong(file, "levels of the Denoiser", _told(found.levels), "diffusion.models.denoiser.Levels")
-    if found.space not in SPACES:
-        raise _wrong(file, "space of the Denoiser", repr(found.space), f"one of {', '.join(SPACES)}")
-    _check_levels(file, found.levels)
-    return found
+        raise _wrong(file, f"{lacking} of the Denoiser", _kind(getattr(returned, lacking)), "a function")
+    if not isinstance(returned.levels, Levels):
+        raise _wrong(file, "levels of the Denoiser", _kind(returned.levels), "diffusion.models.denoiser.Levels")
+    if returned.space not in SPACES:
+        raise _wrong(file, "space of the Denoiser", repr(returned.space), f"one of {', '.join(SPACES)}")
+    _check_levels(file, returned.levels)
+    return returned
 
 
-def _check_levels(file: Path, levels) -> None:
-    """Tables of one length, finite, with noise at every level: without any, a level tells no candidate from another."""
+def _check_levels(file: Path, levels: Levels) -> None:
+    """Check that tables are of one length, finite, and have noise at every level: without any, all candidates look alike."""
     import torch
 
     tables = {"signal": levels.signal, "sigma": levels.sigma} | ({} if levels.times is None else {"times": levels.times})
     for name, table in tables.items():
         if not torch.is_tensor(table) or table.ndim != 1 or not len(table) or len(table) != len(levels.signal):
-            raise _wrong(file, f"levels.{name}", _told(table), "[T], as long as levels.signal")
+            raise _wrong(file, f"levels.{name}", _kind(table), "[T], as long as levels.signal")
         if not table.double().isfinite().all():
             raise _wrong(file, f"levels.{name}", "numbers that are not finite", "[T]")
     if (levels.sigma <= 0).any():
-        found = f"{levels.sigma.min():g} at level {int(levels.sigma.argmin())}"
-        raise _wrong(file, "levels.sigma", found, "noise at every level")
+        least = f"{levels.sigma.min():g} at level {int(levels.sigma.argmin())}"
+        raise _wrong(file, "levels.sigma", least, "noise at every level")
 
 
-def _whole(file: Path, module, name: str) -> int | None:
-    """A size that the file states. Raises ValueError for one that is none."""
+def _stated_size(file: Path, module: ModuleType, name: str) -> int | None:
+    """A size that the file states under this name; None where it states none. Raises ValueError for one that is no size."""
     value = getattr(module, name, None)
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(f"{file}: {name} is {value!r}, and has to be a whole number from 1 on")
     return value
 
 
-def _wrong(file: Path, what: str, found: str, wanted: str) -> ValueError:
-    return ValueError(f"{file}: {what} gives {found}, and has to give {wanted}")
+def _wrong(file: Path, what: str, given: str, wanted: str) -> ValueError:
+    return ValueError(f"{file}: {what} gives {given}, and has to give {wanted}")
 
 
-def _told(value) -> str:
-    """A tensor by its dtype and shape, anything else by its type."""
+def _kind(value: object) -> str:
+    """The dtype and shape of a tensor or array, the type of anything else, for an error."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _close(one, other) -> bool:
-    """Equal up to what another batch size changes of a network's rounding."""
+def _close(one: Any, other: Any) -> bool:
+    """Whether two tensors are equal up to what another batch size changes of a network's rounding."""
     import torch
 
     if one is None or other is None or one.shape != other.shape:
@@ -277,7 +303,7 @@ def _code(file: Path, seen: set[Path] | None = None) -> Iterator[Path]:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Dotted names that a file imports, at its top or in a function, of its neighbours and others."""
+    """Dotted names that a file imports, at its top or inside a function."""
     for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -299,14 +325,15 @@ def _named_files(file: Path) -> Iterator[Path]:
     for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 300:
             try:
-                found = next((p for p in (file.parent / node.value, Path(node.value)) if p.is_file()), None)
+                named = next((p for p in (file.parent / node.value, Path(node.value)) if p.is_file()), None)
             except (OSError, ValueError):  # a text that is no path
                 continue
-            if found:
-                yield found.resolve()
+            if named:
+                yield named.resolve()
 
 
-def _parsed(file: Path):
+def _parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file. Raises ValueError, with the line, for bad syntax."""
     try:
         return ast.parse(file.read_bytes())
     except SyntaxError as error:

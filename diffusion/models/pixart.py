@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import ClassVar
 
-from diffusion.models.pipelines import SCHEDULER, Pipeline, ddpm_levels
-from diffusion.models.stable_diffusion import check_scheduler
+from diffusion.models import schedulers
+from diffusion.models.pipelines import Pipeline
 from diffusion.models.texts import Encoder
 
 TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
@@ -13,7 +13,7 @@ TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 class PixArt(Pipeline):
     """Epsilon on a DDPM's 1000 levels, in the first half of the output; the second half is a variance that is not used.
 
-    Conditions: T5's tokens with their mask. alpha's 1024 px version is told the image's size and shape.
+    Conditions: T5's tokens with their mask. alpha's 1024 px version is conditioned on the image's size and shape, too.
     """
 
     VERSIONS: ClassVar[dict[str, str]] = {
@@ -32,13 +32,13 @@ class PixArt(Pipeline):
 
     def check(self) -> None:
         super().check()
-        check_scheduler(f"--model_path {self.source}: {SCHEDULER}", {"num_train_timesteps": 1000} | dict(self.scheduler))
+        schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
 
     def written(self, prompts):
         return [prompt.lower().strip() for prompt in prompts]
 
     def levels(self):
-        return ddpm_levels(self.scheduler)
+        return schedulers.ddpm_levels(self.scheduler)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,120 or 300,4096], mask [K,120 or 300]."""
@@ -52,6 +52,6 @@ class PixArt(Pipeline):
         if network.use_additional_conditions:
             side, ones = x_t.shape[-1] * self.vae["downscale"], x_t.new_ones(len(x_t), 1)
             added = {"resolution": side * ones.expand(-1, 2), "aspect_ratio": ones}
-        told = {"encoder_hidden_states": conditions.sequence, "encoder_attention_mask": conditions.mask}
-        output = network(x_t, timestep=times, added_cond_kwargs=added, return_dict=False, **told)[0]
+        text = {"encoder_hidden_states": conditions.sequence, "encoder_attention_mask": conditions.mask}
+        output = network(x_t, timestep=times, added_cond_kwargs=added, return_dict=False, **text)[0]
         return output[:, : x_t.shape[1]]

@@ -1,4 +1,4 @@
-"""Sana: a rectified flow in the 32 channels of a deep compression autoencoder, told by a language model (Xie et al. 2024)."""
+"""Sana: a rectified flow in the latents of a deep compression autoencoder, a language model for text (Xie et al. 2024)."""
 
 import inspect
 from dataclasses import replace
@@ -32,7 +32,7 @@ class Sana(Pipeline):
         return ["" if isinstance(prompt, NoPrompt) else _instruction() + prompt.lower().strip() for prompt in prompts]
 
     def encoder(self, part):
-        """With room for the instruction before the prompt's tokens, of which begin and end are counted once."""
+        """The text encoder with room for the instruction before the prompt's tokens, of which begin and end are counted once."""
         encoder = super().encoder(part)
         n_before = len(encoder.load_tokenizer(self.source, self.revision).encode(_instruction()))
         return replace(encoder, length=n_before + TOKENS - 2)
@@ -55,12 +55,12 @@ class Sana(Pipeline):
         return Conditions(sequence=sequence, mask=mask)
 
     def call(self, network, x_t, times, conditions):
-        told = {"encoder_hidden_states": conditions.sequence, "encoder_attention_mask": conditions.mask}
-        return network(x_t, timestep=times, return_dict=False, **told)[0]
+        text = {"encoder_hidden_states": conditions.sequence, "encoder_attention_mask": conditions.mask}
+        return network(x_t, timestep=times, return_dict=False, **text)[0]
 
 
 def _instruction() -> str:
-    """What SanaPipeline puts before prompts unless it is told otherwise."""
+    """What SanaPipeline puts before prompts by default."""
     from diffusers import SanaPipeline
 
     return "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)

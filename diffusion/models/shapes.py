@@ -4,18 +4,20 @@ Parameters, memory, arithmetic and speed of a network follow from its shape. Not
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.models import devices, hub, stable_diffusion
+from diffusion.models import devices, hub
+from diffusion.models.dit import DiTSource
 from diffusion.models.flux import Flux
 from diffusion.models.pipelines import Pipeline
 from diffusion.models.pixart import PixArt
 from diffusion.models.sana import Sana
 from diffusion.models.sd3 import StableDiffusion3
 from diffusion.models.sdxl import StableDiffusionXL
-from diffusion.settings import Asked
+from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
 # ---------------------------------------------------------------- config files, as published
 
@@ -28,10 +30,8 @@ SD_UNET = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
-UNETS = {  # of Stable Diffusion 1.x, and of 2.x and SD-Turbo
-    "sd1": SD_UNET | {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": SD_UNET | {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
-}
+SD1_UNET = SD_UNET | {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD2_UNET = SD_UNET | {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
 SDXL_UNET = {
     "sample_size": 128,
     "in_channels": 4,
@@ -115,13 +115,20 @@ SCALED_DDPM = {
     "beta_end": 0.012,
 }
 SHIFTED_FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
-CLIP_PLACES = {"vocab_size": 49408, "max_position_embeddings": 77}
+CLIP_PLACES: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": 77}
 CLIP_L = CLIP_PLACES | {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "projection_dim": 768,
+}
+CLIP_H = CLIP_PLACES | {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "projection_dim": 512,
 }
 CLIP_G = CLIP_PLACES | {
     "hidden_size": 1280,
@@ -130,7 +137,7 @@ CLIP_G = CLIP_PLACES | {
     "num_attention_heads": 20,
     "projection_dim": 1280,
 }
-T5_XXL = {
+T5_XXL: dict[str, Any] = {
     "vocab_size": 32128,
     "d_model": 4096,
     "d_ff": 10240,
@@ -152,7 +159,15 @@ GEMMA_2B = {
 
 @dataclass(frozen=True)
 class Published:
-    """A published pipeline by its config files; texts: folder of a text encoder -> its class in transformers, its config."""
+    """A published pipeline by what its config files say.
+
+    Attributes:
+        family: its class of sources.
+        pipeline: its class in diffusers.
+        network, scheduler: the JSON of their configs.
+        latent_channels, downscale: of the VAE.
+        texts: folder of a text encoder -> its class in transformers, its config.
+    """
 
     family: type[Pipeline]
     pipeline: str
@@ -163,7 +178,7 @@ class Published:
     texts: Mapping[str, tuple[str, Mapping[str, Any]]]
 
     def source(self, img_size: int | None = None) -> Pipeline:
-        """As if its config files had been read. img_size: pixels a side, None: the model's own."""
+        """The source that reading its config files would give. img_size: pixels a side; None: the model's own."""
         return self.family(
             source="random weights",
             revision=None,
@@ -172,7 +187,7 @@ class Published:
             vae={"latent_channels": self.latent_channels, "downscale": self.downscale},
             scheduler=self.scheduler,
             encoders=self.family.encoders_of(self.pipeline),
-            asked=Asked(img_size),
+            options=ModelOptions(img_size),
         )
 
     @property
@@ -181,18 +196,23 @@ class Published:
         return {part: config for part, (_, config) in self.texts.items()}
 
     def text_memory(self, dtype: str) -> dict[str, int]:
-        """Bytes of each text encoder's weights, as they are loaded beside a network of this dtype."""
+        """Text encoder -> bytes of its weights, as they are loaded beside a network of this dtype."""
         import torch
         import transformers
 
-        found = {}
+        sizes = {}
         for encoder in self.source().encoders:
             name, config = self.texts[encoder.part]
             cls = getattr(transformers, name)
             with torch.device("meta"):
                 n = sum(p.numel() for p in cls(cls.config_class(**config)).parameters())
-            found[encoder.part] = n * devices.torch_dtype(encoder.dtype(dtype)).itemsize
-        return found
+            sizes[encoder.part] = n * devices.torch_dtype(encoder.dtype(dtype)).itemsize
+        return sizes
+
+
+def _sd(network: Mapping[str, Any], text: Mapping[str, Any]) -> Published:
+    texts = {"text_encoder": ("CLIPTextModel", text)}
+    return Published(StableDiffusion, "StableDiffusionPipeline", network, 4, 8, SCALED_DDPM, texts)
 
 
 def _sd3(network: Mapping[str, Any]) -> Published:
@@ -201,18 +221,20 @@ def _sd3(network: Mapping[str, Any]) -> Published:
     return Published(StableDiffusion3, "StableDiffusion3Pipeline", network, 16, 8, SHIFTED_FLOW, texts)
 
 
-def _flux(guidance: bool, scheduler: Mapping[str, Any]) -> Published:
+def _flux(guidance: bool, scheduler: dict[str, Any]) -> Published:
     network = FLUX_TRANSFORMER | {"guidance_embeds": guidance}
     texts = {"text_encoder": ("CLIPTextModel", CLIP_L), "text_encoder_2": ("T5EncoderModel", T5_XXL)}
     return Published(Flux, "FluxPipeline", network, 16, 8, {"_class_name": SHIFTED_FLOW["_class_name"]} | scheduler, texts)
 
 
-def _pixart(pipeline: str, told_sizes: bool) -> Published:
-    network = PIXART_TRANSFORMER | {"use_additional_conditions": told_sizes}
+def _pixart(pipeline: str, with_sizes: bool) -> Published:
+    network = PIXART_TRANSFORMER | {"use_additional_conditions": with_sizes}
     return Published(PixArt, pipeline, network, 4, 8, DDPM, {"text_encoder": ("T5EncoderModel", T5_XXL)})
 
 
 PIPELINES = {  # by the families' VERSIONS
+    "1-5": _sd(SD1_UNET, CLIP_L),
+    "2-0": _sd(SD2_UNET, CLIP_H),
     "sdxl": Published(
         StableDiffusionXL,
         "StableDiffusionXLPipeline",
@@ -241,6 +263,61 @@ PIPELINES = {  # by the families' VERSIONS
 }
 
 
+OF_SHAPE = {
+    **dict.fromkeys(("1-1", "1-2", "1-3", "1-4"), "1-5"),
+    **dict.fromkeys(("2-1", "sd-turbo"), "2-0"),
+    "sdxl-turbo": "sdxl",
+}
+
+
+def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline | None:
+    """The source of a published version whose config files are not in the hub's cache, as if they had been read, but without a
+    revision; None for all others. It knows what a price depends on, and has no identity."""
+    published = PIPELINES.get(SAME_SHAPE.get(version, version))
+    place = published and published.family.VERSIONS.get(version)
+    if published is None or place is None or not hub.is_absent(place, f"{published.family.NETWORK}/config.json"):
+        return None
+    if version == "sdxl-turbo":
+        published = replace(published, network={**published.network, "sample_size": published.network["sample_size"] // 2})
+    return replace(published.source(), source=place, options=options)
+
+
+# ---------------------------------------------------------------- arithmetic of these networks
+
+GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
+    "1-5": 803,
+    "2-0": 804,
+    "sdxl": 6_761,
+    "sd3-medium": 8_904,
+    "sd3.5-medium": 11_250,
+    "sd3.5-large": 31_121,
+    "flux-dev": 74_385,
+    "flux-schnell": 74_385,
+    "pixart-alpha": 6_510,
+    "pixart-sigma": 6_634,
+    "sana": 2_967,
+    "dit-xl": 237,  # DiT-XL/2 at 256 pixels
+}
+
+
+def gflop(source, img_size: int) -> float | None:
+    """Of an evaluation at this size, roughly, as if it grew with the area of the image; None of a network of no published shape.
+
+    torch is not needed, so that it can be told at once.
+    """
+    if isinstance(source, DiTSource):
+        return GFLOP["dit-xl"] * (img_size / 256) ** 2 if source.token_elements == 1152 // 2**2 else None  # width, patch
+    name = next((name for name, one in PIPELINES.items() if _is_of_shape(source, one)), None)
+    return GFLOP[name] * (img_size / PIPELINES[name].source().default_size) ** 2 if name else None
+
+
+def _is_of_shape(source, published: Published) -> bool:
+    """But for the size that it was trained at."""
+    if type(source) is not published.family:
+        return False
+    return all(source.network.get(key) == value for key, value in published.network.items() if key != "sample_size")
+
+
 # ---------------------------------------------------------------- networks of these shapes
 
 
@@ -248,8 +325,11 @@ PIPELINES = {  # by the families' VERSIONS
 class Bare:
     """A network without weights.
 
-    build: () -> the module; latent_shape: (C,h,w) that it is fed; call: (module, x_t [B,C,h,w], times [B], Conditions of B) ->
-    its output; conditions: (K, device) -> random Conditions of K candidates
+    Attributes:
+        build: () -> the module.
+        latent_shape: (C, h, w) of what it is fed.
+        call: (module, x_t [B,C,h,w], times [B], Conditions of B) -> its output.
+        conditions: (K, device) -> random Conditions of K candidates.
     """
 
     build: Callable
@@ -274,13 +354,13 @@ class Bare:
         return module
 
     def encoder(self, device: str) -> Callable:
-        """image -> a random latent [C,h,w]."""
+        """A function of an image that gives a random latent [C,h,w]."""
         import torch
 
         return lambda image: torch.randn(self.latent_shape, device=device)
 
     def count(self) -> dict[str, int]:
-        """parameters; numbers in memory, which are these and buffers; flops_per_evaluation."""
+        """Its size: parameters; numbers in memory, which are these and buffers; flops_per_evaluation."""
         import torch
 
         module = self.filled("meta", "float32")
@@ -295,8 +375,8 @@ class Bare:
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Of what work() does: two per multiply-add of matrix products and convolutions. Attention counts as two matrix products,
-    however it is fused; everything else as nothing."""
+    """The arithmetic of work(): two operations per multiply-add of matrix products and convolutions. Attention counts as two
+    matrix products, however it is fused; everything else as nothing."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -306,43 +386,13 @@ def flops(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens: int) -> Bare:
-    """A U-Net that is told a sequence of n_tokens."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
-    from diffusion.models.denoiser import Conditions
-
-    def conditions(n, device):
-        return Conditions(sequence=torch.randn(n, n_tokens, config["cross_attention_dim"], device=device))
-
-    def call(module, x_t, times, conditions):
-        return module(x_t, times, conditions.sequence, return_dict=False)[0]
-
-    return Bare(lambda: UNet2DConditionModel.from_config(dict(config)), latent_shape, call, conditions)
-
-
-def load_unet(config: Mapping[str, Any], latent_shape: tuple[int, int, int], n_tokens: int, device: str, dtype: str,
-              compile: bool = False, plain: bool = False):  # fmt: skip
-    """The Denoiser of a U-Net on Stable Diffusion's levels; weights, texts and latents are random.
-
-    compile, plain: as of stable_diffusion.denoiser_of.
-    """
-    from diffusers import DDPMScheduler
-
-    network = unet(config, latent_shape, n_tokens)
-    module = network.filled(device, dtype)
-    abar = DDPMScheduler.from_config(SCALED_DDPM).alphas_cumprod
-
-    def embed(prompts):
-        return network.conditions(len(prompts), device).to(module.dtype)
-
-    encode = network.encoder(device)
-    return stable_diffusion.denoiser_of(module, abar, "epsilon", encode, embed, device, compile, plain)
-
-
 def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) -> Bare:
-    """A pipeline's network, told of random texts. text_configs: folder of a text encoder -> its config file."""
+    """A pipeline's network, to be called with random conditions.
+
+    Args:
+        source: of the pipeline's configs.
+        text_configs: folder of a text encoder -> its config.
+    """
     import diffusers
 
     cls = getattr(diffusers, source.NETWORK_CLASS)
@@ -355,12 +405,12 @@ def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) 
 
 
 def text_configs(source: Pipeline) -> dict[str, Mapping[str, Any]]:
-    """Folder of each text encoder -> its config file, of a pipeline that has files. Raises ValueError as hub.read_config."""
+    """Folder of each text encoder -> its config, of a pipeline that has files. Raises ValueError for a missing or damaged one."""
     return {encoder.part: hub.read_config(source.source, f"{encoder.part}/config.json") for encoder in source.encoders}
 
 
 def _reader(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], n: int, device: str) -> Callable:
-    """`read` as of Pipeline.conditions, for which every text encoder says something random of all its tokens."""
+    """`read` as in Pipeline.conditions, in which every text encoder gives random states of all its tokens."""
     import torch
 
     def random(*shape):
@@ -380,7 +430,12 @@ def _reader(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], n: 
 
 def load(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], device: str, dtype: str, compile: bool = False,
          plain: bool = False):  # fmt: skip
-    """The Denoiser of a pipeline whose weights, texts and latents are random; compile, plain: as of Pipeline.load."""
+    """The Denoiser of a pipeline whose weights, texts and latents are random.
+
+    Args:
+        source, text_configs: as in `network_of`.
+        device, dtype, compile, plain: as in Pipeline.load.
+    """
     network = network_of(source, text_configs)
     module = source.adapted(network.filled(device, dtype), plain)
 

@@ -25,12 +25,13 @@ STANDARD = {
 READERS = ("CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D")
 
 
-def share(unet) -> Callable | None:
-    """Changes the U-Net in place; returns (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w], which with latent [B] as
-    a fourth argument is (..., cond [B,L,D], latent) -> [B,C,h,w], cond[b] on x_t[latent[b]].
+def share(unet: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
+    """Change a U-Net in place so that candidates share work. It still takes one condition per latent, as before.
 
-    None, and the U-Net as it was, where it is of another kind than those of Stable Diffusion 1.x and 2.x. The changed U-Net
-    still takes one condition per latent, as before.
+    Returns:
+        (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w], which with latent [B] as a fourth argument is
+        (..., cond [B,L,D], latent) -> [B,C,h,w], cond[b] on x_t[latent[b]]. None, and the U-Net as it was, where it is of another
+        kind than those of Stable Diffusion 1.x and 2.x.
     """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
@@ -69,27 +70,32 @@ def is_standard(unet) -> bool:
 
 
 class Block:
-    """The size of the block in work: `rows` conditions on `latents` noised latents; one row for a call of the U-Net itself.
+    """The size of the block in work.
 
-    latent: [B] int64, the latent of each of `rows` cells, where it is no block
+    Attributes:
+        rows: conditions; one for a call of the U-Net itself.
+        latents: noised latents.
+        latent: int64 [B], the latent of each of `rows` cells; None for a block.
     """
 
-    rows, latents, latent = 1, 0, None
+    rows: int = 1
+    latents: int = 0
+    latent: torch.Tensor | None = None
 
     def first(self, x):
-        """Of [R*P,...] or [B,...] one for each latent: [P,...]."""
+        """One evaluation of each latent, [P,...], out of [R*P,...] or [B,...]."""
         if self.latent is None:
             return x[: self.latents]
         cell = torch.arange(len(self.latent), device=x.device)
         return take(x, self.latent.new_zeros(self.latents).scatter(0, self.latent, cell))
 
-    def spread(self, y):
-        """[P,...] for every evaluation."""
+    def expand(self, y):
+        """What was computed once a latent, [P,...], for every evaluation: [R*P,...] or [B,...]."""
         return repeat(y, self.rows) if self.latent is None else take(y, self.latent)
 
 
 def before_text(unet) -> list:
-    """The modules that run before any cross-attention, but for cheap ones."""
+    """The modules that run before any cross-attention, without cheap ones."""
     modules = [unet.conv_in]
     for part in unet.down_blocks:
         if getattr(part, "has_cross_attention", False):
@@ -100,7 +106,7 @@ def before_text(unet) -> list:
 
 
 def once_a_latent(module, block: Block) -> None:
-    """The module runs on one input for each latent, and its outputs are repeated for the others."""
+    """Make a module run on one input for each latent, in place; its outputs are repeated for the others."""
     forward = module.forward
 
     def shared(*inputs, **named):
@@ -108,27 +114,27 @@ def once_a_latent(module, block: Block) -> None:
             return forward(*inputs, **named)
         first = [_each(x, block.first) for x in inputs]
         outputs = forward(*first, **{name: _each(x, block.first) for name, x in named.items()})
-        return _each(outputs, block.spread)
+        return _each(outputs, block.expand)
 
     module.forward = shared
 
 
 def repeat(x, n: int):
-    """n copies along the first axis, [n*P,...]; [P,C,h,w] in channels_last stays so, which Tensor.repeat does not keep."""
+    """n copies along the first axis, [n*P,...]; channels_last is kept, which Tensor.repeat does not do."""
     if x.dim() == 4:
         return x.permute(0, 2, 3, 1).repeat(n, 1, 1, 1).permute(0, 3, 1, 2)
     return x.repeat(n, *[1] * (x.dim() - 1))
 
 
 def take(x, index):
-    """x[index]; [P,C,h,w] in channels_last stays so."""
+    """x[index], in which channels_last is kept."""
     if x.dim() == 4:
         return x.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
     return x[index]
 
 
 def _each(value, function):
-    """function of every tensor in nested tuples; anything else as it is."""
+    """The result of a function for every tensor in nested tuples; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(_each(part, function) for part in value)
     return function(value) if isinstance(value, torch.Tensor) else value

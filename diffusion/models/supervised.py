@@ -5,7 +5,7 @@ library says for its published weights.
 """
 
 import difflib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from diffusion.datasets.transforms import to_rgb
 from diffusion.models import hub
+from diffusion.models.source import Checkpoint
 
 TIMM = "timm:"
 FLAG = "--weights"
@@ -23,11 +24,13 @@ N_IMAGENET = 1000
 
 
 @dataclass(frozen=True)
-class Network(ABC):
-    """A source of weights: a classifier of a library, known before its weights are loaded; a file is read for their shapes.
+class SupervisedModel(Checkpoint):
+    """A classifier of a library, known before its weights are loaded; a file is read for their shapes.
 
-    name: the library's, of the architecture; tag: of the published weights, whose preprocessing is taken in any case; file: a
-    state dict in place of them
+    Attributes:
+        name: the library's, of the architecture.
+        tag: of the published weights, whose preprocessing is taken in any case.
+        file: a state dict in place of the published weights, or None.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Network(ABC):
 
     @abstractmethod
     def build(self, n_outputs: int):
-        """The network with random weights and so many outputs."""
+        """The network with random weights and n_outputs outputs."""
 
     @abstractmethod
     def fetch(self):
@@ -47,24 +50,24 @@ class Network(ABC):
     @property
     @abstractmethod
     def n_published(self) -> int:
-        """Outputs of the published weights' network."""
+        """How many outputs the network of the published weights has."""
 
     @property
     @abstractmethod
     def recipe(self) -> Callable:
-        """RGB image of PIL -> float32 [3,H,W], as the library's evaluation of the published weights prepares it."""
+        """The preprocessing of the library's evaluation of the published weights: RGB image of PIL -> float32 [3,H,W]."""
 
     def describe(self) -> str:
-        """What a person calls the weights."""
+        """The file, or the library's names, as a person would name the weights."""
         return f"{self.file}, a {self.LIBRARY} {self.name}" if self.file else f"{self.LIBRARY} {self.name} {self.tag}"
 
     def identity(self) -> str:
-        """Tells two sets of weights apart: the hash of a file, the names of published ones."""
+        """The hash of a file, the names of published weights."""
         return hub.content(self.file, FLAG) if self.file else self.describe()
 
     @property
     def preprocess(self) -> Callable:
-        """PIL image of any mode -> float32 [3,H,W]; other processes can unpickle it."""
+        """The same for an image of any mode; other processes can unpickle it."""
         from torchvision.transforms import Compose
 
         return Compose([to_rgb, self.recipe])
@@ -76,17 +79,29 @@ class Network(ABC):
 
     @cached_property
     def n_outputs(self) -> int:
-        """Raises ValueError for a file that is no state dict of this network, whatever the number of its classes."""
+        """How many outputs the network has, by the file where there is one.
+
+        Raises:
+            ValueError: the file is no state dict of this network, whatever the number of its classes.
+        """
         return _check(self, self._state) if self.file else self.n_published
 
     @cached_property
     def _state(self) -> dict:
+        assert self.file
         return _read(self.file)
 
     def load(self, device: str) -> Callable:
-        """image [3,H,W] -> logits float32 [n_outputs] on the CPU, of the network in float32 and eval mode.
+        """The network with its weights, in float32 and eval mode.
 
-        Raises ValueError for published weights that cannot be fetched, and for numbers that are not finite.
+        Args:
+            device: torch's name.
+
+        Returns:
+            image [3,H,W] -> logits float32 [n_outputs] on the CPU.
+
+        Raises:
+            ValueError: published weights cannot be fetched, or hold numbers that are not finite.
         """
         import torch
 
@@ -117,7 +132,7 @@ class Network(ABC):
 
 
 @dataclass(frozen=True)
-class Torchvision(Network):
+class Torchvision(SupervisedModel):
     """One of torchvision.models; tag: a member of its enum of weights."""
 
     LIBRARY = "torchvision"
@@ -149,7 +164,7 @@ class Torchvision(Network):
 
 
 @dataclass(frozen=True)
-class Timm(Network):
+class Timm(SupervisedModel):
     """One of timm; tag: what follows the point in the name of pretrained weights, empty where there are none."""
 
     LIBRARY = "timm"
@@ -184,11 +199,15 @@ class Timm(Network):
 # ---------------------------------------------------------------- by name
 
 
-def find(model: str, weights: str | None = None) -> Network:
-    """Checks names; reads and downloads no weights.
+def find(model: str, weights: str | None = None) -> SupervisedModel:
+    """Find a classifier of torchvision or timm. Its weights are not read.
 
-    model: a name of torchvision.models, or `timm:NAME` or `timm:NAME.TAG`; weights: a tag of torchvision's, or a file
-    Raises ValueError, in one line, for a name or tag that the library does not have.
+    Args:
+        model: a name of torchvision.models, or `timm:NAME` or `timm:NAME.TAG`.
+        weights: a tag of torchvision's, or a file; None: the usual ones.
+
+    Raises:
+        ValueError: the library does not have the name or tag.
     """
     file = weights if weights and _is_file(weights) else None
     find_in = _find_timm if model.startswith(TIMM) else _find_torchvision
@@ -223,7 +242,8 @@ def _find_timm(name: str, weights: str | None, file: str | None) -> Timm:
         raise ValueError(f"--model {TIMM}{name}: {tag} is no tag of {architecture}: take one of {', '.join(tags) or 'none'}")
     if not (tags or file):
         raise ValueError(f"--model {TIMM}{name}: timm publishes no weights for it: name a file with {FLAG}")
-    return Timm(architecture, tag or (timm.models.get_pretrained_cfg(architecture).tag if tags else ""), file)
+    published = timm.models.get_pretrained_cfg(architecture) if tags else None
+    return Timm(architecture, tag or (published and published.tag) or "", file)
 
 
 def _check_name(name: str, names: Collection[str], whose: str, example: str, prefix: str = "") -> None:
@@ -238,9 +258,10 @@ def _check_name(name: str, names: Collection[str], whose: str, example: str, pre
 
 
 def _read(path: str) -> dict:
-    """Name -> tensor of a state dict, or of the `state_dict` or `model` in a checkpoint, without a `module.` before the names.
+    """The state dict of a file, name -> tensor, or the `state_dict` or `model` of a checkpoint, without `module.` before names.
 
-    Raises ValueError for a file that holds none.
+    Raises:
+        ValueError: the file holds none.
     """
     import torch
     from timm.models import load_state_dict
@@ -248,32 +269,32 @@ def _read(path: str) -> dict:
     if not Path(path).is_file():
         raise ValueError(f"{FLAG} {path}: there is no such file")
     try:
-        found = load_state_dict(path, use_ema=False, weights_only=True)
+        state = load_state_dict(path, use_ema=False, weights_only=True)
     except Exception as error:  # a damaged file, or one that would run code, makes of itself whatever the reader runs into
-        raise ValueError(f"{FLAG} {path} cannot be read as weights ({hub.told(error)})") from None
-    if not found or not all(torch.is_tensor(tensor) for tensor in found.values()):
+        raise ValueError(f"{FLAG} {path} cannot be read as weights ({hub.cause(error)})") from None
+    if not state or not all(torch.is_tensor(tensor) for tensor in state.values()):
         raise ValueError(f"{FLAG} {path} holds no state dict: names and tensors, or these as its `state_dict`")
-    return found
+    return state
 
 
-def _check(network: Network, state: dict) -> int:
-    """How many outputs the network with these weights has. Raises ValueError, by name, for what is no weight of it."""
+def _check(network: SupervisedModel, state: dict) -> int:
+    """How many outputs the network with these weights has. Raises ValueError for what is no weight of it, with its name."""
     n_outputs = _rows(state, _shapes(network, N_IMAGENET))
-    wanted, found = _shapes(network, n_outputs), {name: tuple(tensor.shape) for name, tensor in state.items()}
-    strange = sorted(found.keys() - wanted.keys())
-    lacking = sorted(name for name in wanted.keys() - found.keys() if not name.endswith("num_batches_tracked"))
-    other = next((name for name in wanted if name in found and found[name] != wanted[name]), None)
+    wanted, given = _shapes(network, n_outputs), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    strange = sorted(given.keys() - wanted.keys())
+    lacking = sorted(name for name in wanted.keys() - given.keys() if not name.endswith("num_batches_tracked"))
+    other = next((name for name in wanted if name in given and given[name] != wanted[name]), None)
     if strange or lacking:
-        told = f"holds {strange[0]!r}, unknown to" if strange else f"lacks {lacking[0]!r} of"
-        raise ValueError(f"{FLAG} {network.file} {told} {network.LIBRARY}'s {network.name}: is it of another model?")
+        fault = f"holds {strange[0]!r}, unknown to" if strange else f"lacks {lacking[0]!r} of"
+        raise ValueError(f"{FLAG} {network.file} {fault} {network.LIBRARY}'s {network.name}: is it of another model?")
     if other:
-        told = f"has {other!r} of {list(found[other])}, and {network.LIBRARY}'s {network.name} of {list(wanted[other])}"
-        raise ValueError(f"{FLAG} {network.file} {told}: is it of another model?")
+        fault = f"has {other!r} of {list(given[other])}, and {network.LIBRARY}'s {network.name} of {list(wanted[other])}"
+        raise ValueError(f"{FLAG} {network.file} {fault}: is it of another model?")
     return n_outputs
 
 
-def _shapes(network: Network, n_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of what the network's state dict holds, without memory for it."""
+def _shapes(network: SupervisedModel, n_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the network's state dict, computed without memory for it."""
     from accelerate import init_empty_weights
 
     with init_empty_weights():

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 class Tokens:
     """The token ids of K prompts.
 
-    rows: one per prompt, all of one length; limit: that length, with the tokens for begin and end
-    cut: how many of the prompts are longer; source: whose tokenizer it is
+    Attributes:
+        rows: one per prompt, all of one length.
+        cut: how many of the prompts are longer, and lose what is past it.
+        limit: that length, with the tokens for begin and end.
+        source: the model whose tokenizer it is.
     """
 
     rows: list[tuple[int, ...]]
@@ -18,7 +21,7 @@ class Tokens:
     source: str
 
     def notice(self) -> str | None:
-        """A line for the user where not everything that was written is read."""
+        """A line on prompts that are cut; None where none is."""
         if not self.cut:
             return None
         return (
@@ -27,9 +30,19 @@ class Tokens:
 
 
 def tokenize(encode: Callable, prompts: Sequence[str], limit: int, n_known: int | None, source: str) -> Tokens:
-    """encode(prompts, length) -> ids [K,length], padded and cut; n_known: embeddings that the text encoder has, where known.
+    """The token ids of prompts.
 
-    A prompt was cut where its row begins differently when it may be longer. Raises ValueError for ids without an embedding.
+    A prompt was cut where its row begins differently when it may be longer.
+
+    Args:
+        encode: (prompts, length) -> ids [K,length], padded and cut.
+        prompts: K texts.
+        limit: the length of the rows.
+        n_known: how many tokens the text encoder has embeddings of; None where that is not known.
+        source: the model, for an error.
+
+    Raises:
+        ValueError: a token has no embedding.
     """
     rows, longer = ([tuple(row) for row in encode(list(prompts), length).tolist()] for length in (limit, 4 * limit))
     largest = max((max(row) for row in rows), default=0)
@@ -41,7 +54,7 @@ def tokenize(encode: Callable, prompts: Sequence[str], limit: int, n_known: int 
 
 
 def check_vocabulary(tokenizer, prompts: Sequence[str], source: str) -> None:
-    """Raises ValueError where a tokenizer of transformers' knows nothing of a prompt: its vocabulary is missing."""
+    """Check that a tokenizer of transformers has a vocabulary. Raises ValueError where it knows nothing of a prompt."""
     unknown = tokenizer.unk_token_id
     for prompt, ids in zip(prompts, tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids, strict=True):
         if set(ids) <= {unknown}:
@@ -49,8 +62,16 @@ def check_vocabulary(tokenizer, prompts: Sequence[str], source: str) -> None:
 
 
 def check_classes(tokens: Tokens, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Raises ValueError for equal rows of two classes, between which the model cannot tell. One class may have equal ones."""
-    first = {}
+    """Check that no two classes have equal rows, which are one and the same to the model. One class may have equal ones.
+
+    Args:
+        tokens: of K prompts.
+        prompts, labels, names: the prompts, their classes, and the classes' names.
+
+    Raises:
+        ValueError: two classes have equal rows.
+    """
+    first: dict[tuple[int, ...], int] = {}
     for k, row in enumerate(tokens.rows):
         other = first.setdefault(row, k)
         if labels[other] != labels[k]:
@@ -72,14 +93,21 @@ def _start(prompt: str) -> str:
 
 
 def pairs_notice(tokens: Tokens, names: Sequence) -> str | None:
-    """Rows 2i and 2i+1 are the two captions of example names[i]. A line on those that the model cannot tell apart, which can
-    only tie. Raises ValueError where these are all of them."""
+    """A line on examples whose two captions are one and the same to the model, which can only tie; None without such.
+
+    Args:
+        tokens: rows 2i and 2i+1 are the two captions of example i.
+        names: of the examples.
+
+    Raises:
+        ValueError: all examples are like that.
+    """
     same = [str(name) for i, name in enumerate(names) if tokens.rows[2 * i] == tokens.rows[2 * i + 1]]
     if not same:
         return None
-    told = "are one and the same to the model"
+    equal = "are one and the same to the model"
     if len(same) == len(names):
         reason = f"its tokenizer is damaged, or they differ only after {tokens.limit} tokens"
-        raise ValueError(f"{tokens.source}: the two captions of every example, {same[0]} the first, {told}: {reason}")
+        raise ValueError(f"{tokens.source}: the two captions of every example, {same[0]} the first, {equal}: {reason}")
     some = ", ".join(same[:5]) + (", ..." if len(same) > 5 else "")
-    return f"the two captions of {len(same)} of {len(names)} examples {told}, which can only tie them: {some}"
+    return f"the two captions of {len(same)} of {len(names)} examples {equal}, which can only tie them: {some}"

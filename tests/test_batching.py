@@ -4,21 +4,19 @@ import dataclasses
 import os
 import shutil
 import signal
-import threading
-from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SD20, said
+from conftest import TINY_SD20, said, with_method
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import classify, flight, kernel, schedule, scores
+from diffusion import batching, classify, kernel, schedule, scores
 from diffusion.datasets import load_prompts, open_dataset
+from diffusion.method import Method
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm
 from diffusion.noise import Seeded
 from diffusion.strategy import Outcome, Race, Stages, Strategy
@@ -39,8 +37,7 @@ def classifiers(clothes):
 
     def get(model, strategy, **changes):
         classifier = {"sd": sd, "dit": dit}[model]
-        plan = strategy.plan(len(classifier.denoiser.levels))
-        return dataclasses.replace(classifier, strategy=strategy, plan=plan, batch=kernel.Batch(32), **changes)
+        return dataclasses.replace(with_method(classifier, strategy=strategy), batch=kernel.Batch(32), **changes)
 
     return get
 
@@ -50,7 +47,7 @@ def pictures(clothes, n):
     return [(index, clothes.picture(index * 29), int(clothes.labels[index * 29])) for index in range(n)]
 
 
-def landed(classifier, images, n):
+def ended(classifier, images, n):
     """index -> Result, or what was raised."""
     found = {}
     for index, call, _ in classifier.several(images, n):
@@ -79,10 +76,9 @@ def assert_equal(one, other, rtol):
 def test_several_images_get_the_results_of_one_at_a_time(model, name, classifiers, clothes):
     classifier, images = classifiers(model, STRATEGIES[name]), pictures(clothes, 17)
     alone = {index: classifier(picture, index) for index, picture, _ in images}
-    threads = threading.active_count()
     for n in (1, 3, 32):
-        found = landed(classifier, images, n)
-        assert sorted(found) == sorted(alone) and threading.active_count() == threads
+        found = ended(classifier, images, n)
+        assert sorted(found) == sorted(alone)
         for index in alone:
             assert_equal(alone[index], found[index], rtol=0 if n == 1 else 1e-5)
 
@@ -98,12 +94,12 @@ def test_cells_are_the_errors_of_their_image(classifiers):
             torch.randint(1000, (n,), generator=g),
             torch.randn(n, 4, 8, 8, generator=g),
         )
-        asked.append(kernel.Cells(x0, rows, t, noise.__getitem__, range(len(rows) * n)))
+        asked.append(batching.Cells(x0, rows, t, noise.__getitem__, range(len(rows) * n)))
         score = scores.SCORES["l2"]
         expected.append(kernel.errors(classifier.denoiser, x0, classifier.conditions[rows], t, noise, score, kernel.Batch(7)))
     for denoiser in (classifier.denoiser, dataclasses.replace(classifier.denoiser, shared=None)):
         for size in (1, 7, 100):
-            found = kernel.cell_errors(denoiser, asked, classifier.conditions, lambda x0: scores.l2, kernel.Batch(size))
+            found = batching.cell_errors(denoiser, asked, classifier.conditions, lambda x0: scores.l2, kernel.Batch(size))
             for cells, errors, right in zip(asked, found, expected, strict=True):
                 torch.testing.assert_close(cells.table([errors[:2], errors[2:]]), right, rtol=1e-5, atol=0)
 
@@ -116,8 +112,8 @@ def test_a_part_of_cells_asks_for_its_own_pairs_only(classifiers):
         drawn.append(pairs)
         return torch.zeros(2, 4, 8, 8)
 
-    cells = kernel.Cells(torch.zeros(4, 8, 8), [4, 5, 6], torch.arange(5), noise, range(15))
-    _, t, _, pair, rows = kernel._joined([cells.part(7, 11)])
+    cells = batching.Cells(torch.zeros(4, 8, 8), [4, 5, 6], torch.arange(5), noise, range(15))
+    _, t, _, pair, rows = batching._joined([cells.part(7, 11)])
     assert (t.tolist(), pair.tolist(), rows, drawn) == ([2, 3], [0, 0, 1, 1], [5, 6, 4, 5], [slice(2, 4)])
 
 
@@ -133,7 +129,7 @@ def test_less_memory_halves_calls_and_changes_no_result(classifiers, clothes):
 
     small = dataclasses.replace(classifier, denoiser=dataclasses.replace(classifier.denoiser, predict=predict))
     with pytest.warns(UserWarning, match="going on with [84] evaluations"):
-        found = landed(small, images, 3)
+        found = ended(small, images, 3)
     assert small.batch.size == 4 and sum(sizes) == sum(result.evaluations for result in found.values())
     for index, picture, _ in images:
         assert_equal(classifier(picture, index), found[index], rtol=1e-5)
@@ -145,7 +141,7 @@ def test_less_memory_halves_calls_and_changes_no_result(classifiers, clothes):
 def test_an_image_with_nan_errors_fails_alone(classifiers, clothes):
     classifier, images = classifiers("sd", STRATEGIES["race"]), pictures(clothes, 4)
     spoilt = [(i, torch.full((3, 64, 64), torch.nan) if i == 1 else picture, label) for i, picture, label in images]
-    found = landed(classifier, spoilt, 3)
+    found = ended(classifier, spoilt, 3)
     assert isinstance(found[1], FloatingPointError) and "errors are not finite" in str(found[1])
     for index in (0, 2, 3):
         assert_equal(classifier(images[index][1], index), found[index], rtol=1e-5)
@@ -155,25 +151,24 @@ def test_an_image_with_nan_errors_fails_alone(classifiers, clothes):
 class Broken(Stages):
     """Stages that cannot divide by zero once they have seen row 0's errors."""
 
-    def eliminate(self, evaluate, class_of, plan):
-        evaluate([0], slice(0, 1))
+    def eliminate(self, class_of, plan):
+        yield [0], slice(0, 1)
         return 1 / 0
 
 
 def test_a_failure_in_an_elimination_is_that_images(classifiers, clothes):
-    threads = threading.active_count()
-    found = landed(classifiers("sd", Broken((1,), (2,))), pictures(clothes, 3), 2)
-    assert [type(problem) for problem in found.values()] == [ZeroDivisionError] * 3 and threading.active_count() == threads
+    found = ended(classifiers("sd", Broken((1,), (2,))), pictures(clothes, 3), 2)
+    assert [type(problem) for problem in found.values()] == [ZeroDivisionError] * 3
 
 
 def test_an_image_that_cannot_be_encoded_fails_alone(classifiers, clothes):
     images = [(0, torch.zeros(3), 0), *pictures(clothes, 2)[1:]]
-    found = landed(classifiers("sd", STRATEGIES["stages"]), images, 2)
+    found = ended(classifiers("sd", STRATEGIES["stages"]), images, 2)
     assert isinstance(found[0], ValueError) and found[1].evaluations == 38
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_what_ends_the_scheduler_ends_all_threads(error, classifiers, clothes):
+def test_what_the_network_raises_ends_all_images(error, classifiers, clothes):
     classifier, calls = classifiers("dit", STRATEGIES["race"]), []
 
     def predict(x_t, t, conditions):
@@ -183,18 +178,8 @@ def test_what_ends_the_scheduler_ends_all_threads(error, classifiers, clothes):
         return classifier.denoiser.predict(x_t, t, conditions)
 
     broken = dataclasses.replace(classifier, denoiser=dataclasses.replace(classifier.denoiser, predict=predict))
-    threads = threading.active_count()
     with pytest.raises(error, match="in the network"):
-        landed(broken, pictures(clothes, 6), 4)
-    assert threading.active_count() == threads
-
-
-def test_who_stops_taking_results_leaves_no_thread(classifiers, clothes):
-    threads = threading.active_count()
-    with closing(classifiers("dit", STRATEGIES["race"]).several(iter(pictures(clothes, 6)), 4)) as results:
-        next(results)
-        assert threading.active_count() > threads
-    assert threading.active_count() == threads
+        ended(broken, pictures(clothes, 6), 4)
 
 
 # ---------------------------------------------------------------- the scheduler, on a simulated device
@@ -209,11 +194,11 @@ class OneByOne(Strategy):
     def plan(self, n_levels):
         return schedule.race_plan(60, 1, n_levels)
 
-    def eliminate(self, evaluate, class_of, plan):
+    def eliminate(self, class_of, plan):
         alive, seen = list(range(len(class_of))), 2
-        errors = dict(enumerate(np.asarray(evaluate(alive, slice(0, 2)))))
+        errors = dict(enumerate(np.asarray((yield alive, slice(0, 2)))))
         while len(alive) > 1 and seen < len(plan.t):
-            for row, new in zip(alive, np.asarray(evaluate(alive, slice(seen, seen + 1))), strict=True):
+            for row, new in zip(alive, np.asarray((yield alive, slice(seen, seen + 1))), strict=True):
                 errors[row] = np.append(errors[row], new)
             seen += 1
             best = min(errors[row].mean() for row in alive)
@@ -232,8 +217,8 @@ class Device:
         self.calls, self.encoded, self.begun, self.clock = [], 0, [], 0.0
         denoiser = Denoiser(self.encode, None, self.predict, ddpm(torch.linspace(0.99, 0.01, 1000)))
         conditions = Conditions(torch.arange(10.0)[:, None])
-        plan, labels, batch = strategy.plan(1000), list(range(10)), kernel.Batch(size)
-        self.classifier = classify.Classifier(denoiser, conditions, labels, strategy, plan, "l2", Seeded(0), batch)
+        labels, batch = list(range(10)), kernel.Batch(size)
+        self.classifier = classify.Classifier(denoiser, conditions, labels, Method(strategy), Seeded(0), batch)
 
     def encode(self, image):
         self.encoded += 1
@@ -274,7 +259,7 @@ def test_32_images_in_flight_fill_a_device_that_one_starves(strategy, capsys):
 def test_half_of_a_call_s_size_in_flight_fills_it():
     """What auto takes on a GPU: as long as there are images to begin, calls are full, and with two images less they are not."""
     short = {}
-    for n in (15, flight.width("auto", "cuda", 32)):
+    for n in (15, batching.width("auto", "cuda", 32)):
         device = Device(OneByOne())
         device.run(n)
         short[n] = [size for size, begun in zip(device.calls, device.begun, strict=True) if begun < 96 and size < 32]
@@ -287,29 +272,7 @@ def test_half_of_a_call_s_size_in_flight_fills_it():
      ("auto", "cpu", "auto", 1), (5, "cpu", 32, 5), (None, "cuda", 32, None)],
 )  # fmt: skip
 def test_how_many_auto_takes(asked, device, batch_size, n):
-    assert flight.width(asked, device, batch_size) == n
-
-
-def test_what_goes_into_a_call_does_not_depend_on_the_timing_of_threads(monkeypatch):
-    def calls(patience):
-        device = Device(OneByOne())
-        eliminate = OneByOne.eliminate
-        rng = np.random.default_rng(0)
-
-        def slow(self, evaluate, class_of, plan):
-            def late(rows, pairs):
-                threading.Event().wait(patience * rng.random())
-                return evaluate(rows, pairs)
-
-            return eliminate(self, late, class_of, plan)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(OneByOne, "eliminate", slow)
-            device.run(8, 12)
-        return device.calls, {index: result.errors for index, result in device.results.items()}
-
-    (sizes, errors), (others, same) = calls(0), calls(0.002)
-    assert sizes == others and all(np.array_equal(errors[i][row], same[i][row]) for i in errors for row in errors[i])
+    assert batching.width(asked, device, batch_size) == n
 
 
 def test_those_that_waited_longest_come_first_and_no_more_are_held_than_asked():
@@ -326,17 +289,23 @@ def test_those_that_waited_longest_come_first_and_no_more_are_held_than_asked():
         def part(self, start, stop):
             return self
 
-    def begin(key):
+        def table(self, pieces):
+            return torch.tensor(pieces)
+
+    def classification(key):
         begun.append(key)
-        return lambda ask: [ask(Cell(key)) for _ in range(3)]
+        errors = []
+        for _ in range(3):
+            errors.append((yield Cell(key)))
+        return errors
 
     def evaluate(parts):
         served.append([cell.key for cell in parts])
-        return [cell.key for cell in parts]
+        return [float(cell.key) for cell in parts]
 
     ended = []
-    for key, end in flight.together(((key, partial(begin, key)) for key in range(9)), 4, lambda: 3, evaluate):
-        assert end() == [[key]] * 3
+    for key, end in batching.together(((key, classification(key)) for key in range(9)), 4, lambda: 3, evaluate):
+        assert end() == [torch.tensor([key])] * 3
         ended.append(key)
         assert len(begun) - len(ended) < 4
     four = [[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]]
@@ -417,7 +386,7 @@ def test_kill_9_and_the_same_command_again(forked):
 def test_a_record_that_cannot_be_written_ends_the_run(run_main, monkeypatch):
     from diffusion import runlog
 
-    save, threads = runlog.save_record, threading.active_count()
+    save = runlog.save_record
 
     def full(path, record):
         if len(records()) == 2:
@@ -427,4 +396,3 @@ def test_a_record_that_cannot_be_written_ends_the_run(run_main, monkeypatch):
     monkeypatch.setattr(runlog, "save_record", full)
     code, _, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 9, "--images_in_flight", 3)
     assert code == 1 and "a record could not be written" in err and "No space left" in err and len(records()) == 2
-    assert threading.active_count() == threads
