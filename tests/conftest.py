@@ -1,6 +1,7 @@
 """Shared fixtures: the golden data set root, a tiny real Stable Diffusion pipeline, and a way to run a command's main()."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -24,6 +25,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # for all processes that this one s
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [GUARD, os.environ.get("PYTHONPATH")]))
     CACHES = tempfile.TemporaryDirectory(prefix="caches-of-tests-", ignore_cleanup_errors=True)
     os.environ |= dict.fromkeys(("HF_HOME", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), CACHES.name)
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # every process would compile all of torch anew
+        os.environ["PYTHONPYCACHEPREFIX"] = CACHES.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may depend on the network
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: with several threads each they would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +38,16 @@ SETTINGS = ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH")  # the caller's
 
 
 NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of numpy's, torch's and arrow's
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: a collection, which commands ask for, need not go through all of it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config):
+    gc.unfreeze()  # or libraries complain of what they have not freed
 
 
 def load_script(name):

@@ -54,7 +54,9 @@ def start(number, environment, command, argv, folder, limits=None):
 
 
 def load(modules):
-    return [importlib.import_module(name).__name__ for name in modules]
+    names = [importlib.import_module(name).__name__ for name in modules]
+    gc.freeze()  # or a collection in a child would copy every page
+    return names
 
 
 codes = {}  # of children that have ended: process id -> exit code
@@ -84,10 +86,10 @@ def answer(request):
 
 def main():
     load(sys.argv[1:])
-    gc.freeze()  # or a collection in a child would copy every page
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
+    gc.unfreeze()  # or libraries complain of what they have not freed
 
 
 main()

@@ -10,7 +10,8 @@ import sysconfig
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/lib", "/lib64", "/usr/lib", "/usr/lib64")  # of the machine itself, none of it data
+SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")  # none of it data
+SHARED = {"/", "/usr", "/usr/local"}  # where a Python may be installed beside anything else
 ANYWHERE = {"fonts", ".fonts", "zoneinfo"}  # which libraries look through by themselves
 NAMED = "FASHION_MNIST"  # in the environment: a folder that whoever runs the tests allows
 EVENTS = ("open", "os.listdir", "os.scandir")
@@ -26,7 +27,7 @@ def allowed() -> tuple[str, ...]:
     places = {ROOT, tempfile.gettempdir(), os.environ.get(NAMED) or ROOT, *environment}
     tempfile.tempdir = None  # which may be another one later, for what is forked from here
     found = {os.path.abspath(place) for place in places} | {os.path.realpath(place) for place in places}
-    return (*SYSTEM, *sorted(found - {"/"}))
+    return (*SYSTEM, *sorted(found - SHARED))
 
 
 def watch(event: str, of: tuple) -> None:
