@@ -2,38 +2,6 @@
 Secretly a Zero-Shot Classifier" (ICCV 2023, arXiv 2303.16203). Those of Table 4 and figure 6 are in `analysis.robustness`.
 """
 
-# Images of each test set, as its authors counted them; of sets without an official split all
-TEST_IMAGES = {
-    "food": 25_250,
-    "cifar10": 10_000,
-    "aircraft": 3_333,
-    "pets": 3_669,
-    "flowers": 6_149,
-    "stl10": 8_000,
-    "imagenet": 50_000,
-    "objectnet": 18_574,
-    "imagenetv2": 10_000,
-    "imagenetA": 7_500,
-    "winoground": 400,
-    "fashion_mnist": 1_000,  # that ship
-    "cifar100": 10_000,
-    "mnist": 10_000,
-    "caltech101": 8_677,  # without those of its background class
-    "eurosat": 27_000,
-}
-TRAINING_IMAGES = {
-    "food": 75_750,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "mnist": 60_000,
-    "aircraft": 6_667,
-    "pets": 3_680,
-    "flowers": 1_020,
-    "stl10": 5_000,
-    "imagenet": 1_281_167,
-    "fashion_mnist": 60_000,
-}
-FETCHED_FASHION_MNIST = 10_000  # test images of the set that --download fetches
 IMAGENET_IMAGES = 2_000  # of Table 1
 MEAN_PER_CLASS = ("food", "aircraft", "pets", "flowers")  # sets whose accuracy is the mean over classes
 
@@ -74,8 +42,3 @@ TABLE_10 = {  # by VERSIONS
     "imagenet": (51.7, 57.3, 59.7, 59.2, 59.6, 61.4, 58.4),
 }
 TABLE_12 = {"zero": 41.3, "truncated:1": 49.9, "truncated:2.5": 81.5, "expected_norm": 86.9, "normal": 87.5}  # on 10 % of Pets
-
-
-def n_images(dataset: str, split: str) -> int | None:
-    """Of a split of a set that is published; None where nothing is known."""
-    return {"test": TEST_IMAGES, "train": TRAINING_IMAGES}.get(split, {}).get(dataset)

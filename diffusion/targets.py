@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffusion import datasets, paths, published, reproduced, runlog, settings, sharding
 from diffusion.analysis import robustness
+from diffusion.datasets import counts
 from diffusion.datasets.prompts import read_prompts
 from diffusion.reproduced import Row, Target, accuracy
 from diffusion.shortlist import USUAL
@@ -43,7 +44,7 @@ def images_of(dataset: str) -> tuple[int, tuple[str, ...]]:
     """How many the paper's tables have of a data set, and the words that say so."""
     if dataset == "imagenet":
         return published.IMAGENET_IMAGES, ("--imgs_to_eval", str(published.IMAGENET_IMAGES))
-    return published.TEST_IMAGES[dataset], ()
+    return counts.TEST_IMAGES[dataset], ()
 
 
 def words(*some) -> tuple[str, ...]:
@@ -100,7 +101,7 @@ def features(dataset: str, number: float) -> Row:
     options = ("--dataset", dataset, "--head", "resnet", "--augment", "--epochs", EPOCHS, *train, *few)
     return Row("SD features", dataset, words("scripts/sd_features.py", *options),
                f"{dataset}/features_v2-0_mid_block_t100_512_resnet_augment", metric(dataset), 1, n,
-               before=EPOCHS * published.TRAINING_IMAGES[dataset], published=number)  # fmt: skip
+               before=EPOCHS * counts.TRAINING_IMAGES[dataset], published=number)  # fmt: skip
 
 
 def synthetic(dataset: str, number: float) -> Row:
@@ -127,7 +128,7 @@ def shared_images(dataset: str) -> tuple[str, ...]:
 
 
 def n_shared(dataset: str) -> int:
-    return 10_000 if dataset == "imagenet" else published.TEST_IMAGES[dataset]
+    return 10_000 if dataset == "imagenet" else counts.TEST_IMAGES[dataset]
 
 
 def subset() -> Row:
@@ -144,7 +145,7 @@ def supervised(dataset: str, network: str, number: float, method: str) -> Row:
 
 def pair_matcher(method: str, options: tuple, folder: str, price: int) -> list[Row]:
     numbers = zip(published.TAGS, published.TABLE_3[method], strict=True)
-    n = published.TEST_IMAGES["winoground"]
+    n = counts.TEST_IMAGES["winoground"]
     return [Row(method, tag, words("run_winoground.py", *options), f"winoground/{folder}", reproduced.text_score(tag), price, n,
                 published=number) for tag, number in numbers]  # fmt: skip
 
@@ -181,7 +182,7 @@ def table2() -> Target:
         made = f"laion/{dataset}.csv"
         options = (f"laion_{dataset}.csv", "--dataset", dataset, "--csv", paths.log_dir() / made)
         rows += [Row("passes all three filters", dataset, words("scripts/print_laion.py", *options), made, reproduced.laion_share,
-                     n=published.TEST_IMAGES[dataset], published=number)]  # fmt: skip
+                     n=counts.TEST_IMAGES[dataset], published=number)]  # fmt: skip
     return Target("Test images that pass LAION's filters", tuple(rows), "From a CSV of each image's scores, which you bring: "
                   "docs/ablations.md says how.")  # fmt: skip
 
@@ -255,7 +256,7 @@ def table10() -> Target:
 
 
 def table12() -> Target:
-    tenth = -(-published.TEST_IMAGES["pets"] // 10)
+    tenth = -(-counts.TEST_IMAGES["pets"] // 10)
     rows = [classifier("pets", number, f"noise {kind}", ablation=settings.Ablation(noise=kind), n=tenth)
             for kind, number in published.TABLE_12.items()]  # fmt: skip
     return Target("Noise, on 10 % of Pets", tuple(rows), "The paper does not say which tenth: here a seeded choice. "
@@ -273,7 +274,7 @@ def all_errors(n: int | None = None, n_trials: int = 1) -> Row:
 
 def figure2() -> Target:
     run = all_errors(1, 4)
-    [image] = sharding.select(published.TEST_IMAGES["pets"], None, 1, 0)
+    [image] = sharding.select(counts.TEST_IMAGES["pets"], None, 1, 0)
     drawn = picture("figure2", "scripts/plot_timesteps.py", run.place, "--image", image, folder=True)
     return Target("Errors against timesteps, of one image", (run, drawn))
 
@@ -337,7 +338,7 @@ def tiny_classifier(chosen, method: str, *options) -> Row:
     model = settings.TextToImage(version="tiny", img_size=64)
     return Row(method, "fashion_mnist", words("eval_prob_adaptive.py", *TINY, *options),
                str(runlog.adaptive_folder(Path(), "fashion_mnist", None, model, chosen, "l1")), accuracy("acc1"),
-               chosen.price(chosen.plan(TINY_LEVELS), n_prompts("fashion_mnist")), published.TEST_IMAGES["fashion_mnist"],
+               chosen.price(chosen.plan(TINY_LEVELS), n_prompts("fashion_mnist")), counts.TEST_IMAGES["fashion_mnist"],
                about=f"no labels; the model {CAPTIONED}")  # fmt: skip
 
 
@@ -346,12 +347,12 @@ def tiny_features(method: str, ending: str, n: int, *options) -> Row:
     train = ("--train_dir", DEBIANS) if DEBIANS.is_dir() else ()
     return Row(method, "fashion_mnist", words("scripts/sd_features.py", *TINY, *train, *options),
                f"fashion_mnist/features_vtiny_mid_block_t100_64_{ending}", accuracy("acc1"), 1,
-               published.TEST_IMAGES["fashion_mnist"], before=n,
+               counts.TEST_IMAGES["fashion_mnist"], before=n,
                about=f"{n:,} labelled images; the model {CAPTIONED}")  # fmt: skip
 
 
 def table1_tiny() -> Target:
-    n, per_class, few = published.TEST_IMAGES["fashion_mnist"], 300, 10_000
+    n, per_class, few = counts.TEST_IMAGES["fashion_mnist"], 300, 10_000
     recipe = datasets.DATASETS["fashion_mnist"].recipe
     draw = ("--per_class", per_class, "--network", "resnet18", "--size", 32, "--batch_size", 64, "--epochs", 40)
     rows = (
@@ -362,7 +363,7 @@ def table1_tiny() -> Target:
             before=10 * per_class * 2 * STEPS, about=f"{10 * per_class:,} drawn images; the model {CAPTIONED}"),
         tiny_features("SD features, ResNet head", f"resnet_{few}images", few, "--train_images", few, "--head", "resnet",
                       "--epochs", 10),
-        tiny_features("SD features, linear probe", "linear_flat", published.TRAINING_IMAGES["fashion_mnist"], "--head", "linear",
+        tiny_features("SD features, linear probe", "linear_flat", counts.TRAINING_IMAGES["fashion_mnist"], "--head", "linear",
                       "--pool", "flat"),
         Row("OpenCLIP tiny", "fashion_mnist", words("scripts/eval_clip.py", "--model", "openclip", *TINY),
             "fashion_mnist/openclip_tiny", accuracy("acc1"), 1, n, about=f"no labels; the model {CAPTIONED}"),

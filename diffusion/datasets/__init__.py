@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import published
-from diffusion.datasets import imagenet_variants, listed, shipped
+from diffusion.datasets import counts, imagenet_variants, listed, shipped
 from diffusion.datasets.folders import SPLITS, open_known, open_own
 from diffusion.datasets.hub_images import open_hub
 from diffusion.datasets.images import Expected, ImageData
@@ -358,12 +357,12 @@ def open_images(data, dry_run: bool = False) -> ImageData:
     try:
         found = open_dataset(data.dataset, data.split, None, data.data_dir, **more)
     except FileNotFoundError as error:
-        n = published.n_images(data.dataset, data.split)
+        n = counts.n_images(data.dataset, data.split)
         if n is None:
             raise
         return Expected(n, class_names(data.dataset), fetch if data.download else str(error), data.download)
     if data.download and data.split == "test" and isinstance(found.raw, shipped.Clothes):
-        return Expected(published.FETCHED_FASHION_MNIST, found.classes, fetch, True)
+        return Expected(counts.FETCHED_FASHION_MNIST, found.classes, fetch, True)
     return found
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from diffusion import metrics
+from diffusion.datasets.counts import TEST_IMAGES
 from diffusion.datasets.pictures import fit
 from diffusion.files import one_line
 from diffusion.metrics import Estimate, PairCorrect, PairScores
 from diffusion.paths import TINY_PAIRS, hub_token
-from diffusion.published import TEST_IMAGES
 
 PAIR_DATASETS = ("winoground", "tiny_pairs")
 REPOSITORY = "facebook/winoground"
