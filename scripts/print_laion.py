@@ -19,14 +19,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, metrics, parsing, published, session
+from diffusion import cli, datasets, metrics
 from diffusion.analysis import figures
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
+from diffusion.paper import published
+from diffusion.runs import loop
+from diffusion.utils import files
 
 RESOLUTION, AESTHETIC, UNSAFE = 512, 4.5, 0.1
 OF_DATA = ("split", "data_dir", "download", "config_name", "image_column", "label_column")
@@ -122,7 +126,7 @@ def sizes_of(args, found: list[Scores]) -> list[tuple[float, float]]:
     outside = next((one.name for one in found if one.name >= len(dataset)), None)
     if outside is not None:
         raise ValueError(f"{args.scores}: index {outside} is outside of {args.dataset}, which has {len(dataset)} images")
-    with session.progress(len(found)) as bar:
+    with loop.progress(len(found)) as bar:
         return [measured(dataset, one.name, bar) for one in found]
 
 
@@ -172,4 +176,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

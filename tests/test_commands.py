@@ -9,8 +9,11 @@ import pytest
 from conftest import ROOT
 from test_architecture import COMMANDS, HEAVY
 
-from diffusion import __version__, commands, parsing, paths, reproduced
+from diffusion import __version__
+from diffusion.cli import parsing
 from diffusion.datasets.prompts import read_prompts
+from diffusion.paper import reproduction
+from diffusion.utils import commands, paths
 
 CALL = "import sys; sys.argv[0] = 'bin/diffusion-classifier'; from diffusion.__main__ import main; sys.exit(main())"
 
@@ -154,7 +157,7 @@ def test_commands_in_texts_of_a_clone():
 
 def test_what_reproduce_starts(behind, monkeypatch):
     line = ("scripts/eval_clip.py", "--dataset", "pets")
-    assert reproduced.told(line) == "diffusion-classifier eval_clip --dataset pets"
+    assert reproduction.told(line) == "diffusion-classifier eval_clip --dataset pets"
     assert commands.start_of(line) == ["-m", "diffusion", "eval_clip", "--dataset", "pets"]
     monkeypatch.setattr(commands, "starter", None)
     assert commands.start_of(line) == [str(ROOT / "scripts" / "eval_clip.py"), "--dataset", "pets"]

@@ -19,8 +19,9 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import files, runlog
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.runs import run_folder
+from diffusion.utils import files
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ COMMANDS = {
 def test_what_breaks_in_mid_run_ends_in_one_line_after_the_results(command, problem, run_main, tiny_dit, monkeypatch):
     main, argv = COMMANDS[command]
     argv = [*tiny_dit, *argv] if main is eval_prob_dit.main else argv
-    save, saved = runlog.save_record, []
+    save, saved = run_folder.save_record, []
 
     def save_two(path, record):
         if len(saved) < 2:
@@ -132,7 +133,7 @@ def test_what_breaks_in_mid_run_ends_in_one_line_after_the_results(command, prob
             return save(path, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runlog, "save_record", save_two)
+        patch.setattr(run_folder, "save_record", save_two)
         code, out, err = run_main(main, *argv)
     cause = {"full": "File too large", "folder gone": "No such file or directory", "folder a file": "Not a directory"}[problem]
     assert code == 1 and err.count("\n") == 1 and err.endswith(f".pt: {cause}\n") and str(saved[0].parent.parent) in err, err

@@ -20,11 +20,11 @@ from PIL import Image
 from torch.distributed import TCPStore
 
 import eval_prob_adaptive
-from diffusion import runlog, session, sharding
-from diffusion import team as team_room
 from diffusion.datasets import loader
-from diffusion.models import devices
-from diffusion.team import HandedOut, Share, Team
+from diffusion.models.speed import devices
+from diffusion.runs import loop, run_folder, sharding
+from diffusion.utils import distributed as team_room
+from diffusion.utils.distributed import HandedOut, Share, Team
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
@@ -312,10 +312,10 @@ def test_a_store_that_is_missing_or_gone_is_one_line(monkeypatch, capsys):
     def fail(error):
         raise error
 
-    assert session.run(lambda: fail(DistNetworkError("reset"))) == 1
+    assert loop.run(lambda: fail(DistNetworkError("reset"))) == 1
     assert re.fullmatch("error: lost contact with .*\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="another"):
-        session.run(lambda: fail(RuntimeError("another")))
+        loop.run(lambda: fail(RuntimeError("another")))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     with pytest.raises(SystemExit, match="--rdzv_backend c10d"):
         Team(1, 2).store  # noqa: B018
@@ -477,7 +477,7 @@ def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked, crew):
         now = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*.pt")}
         assert written == {path: now[path] for path in written}
         written = now
-    assert len(runlog.load_outcomes(runlog.list_records(FOLDER))) == len(written) > 0
+    assert len(run_folder.load_outcomes(run_folder.list_records(FOLDER))) == len(written) > 0
     assert forked.run(crew(4), argv) == [0, 0, 0, 0]
     (out, err), left = said(), 400 - len(written)
     assert err == "" and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out

@@ -11,8 +11,8 @@ from test_baselines import CONFIG, find, make_model
 import eval_prob_adaptive
 import run_winoground
 from diffusion import classify, models
-from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.paths import TINY_SD
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.utils.paths import TINY_SD
 
 HEADER = "prompt,classname,classidx\n"
 RUN = ["--dataset", "fashion_mnist", "--img_size", 64, "--to_keep", 1, "--n_samples", 1, "--imgs_to_eval", 1]

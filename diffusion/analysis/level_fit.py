@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion import metrics
-from diffusion.analysis import calibration
-from diffusion.level_weights import DEGREE, MOST, curve
-from diffusion.metrics import Estimate, Interval, McNemar
+from diffusion.metrics import Estimate, Interval, McNemar, calibration
+from diffusion.strategy.level_weights import DEGREE, MOST, curve
 
 PRIOR = 1.0  # standard deviation of a coefficient before any image is seen
 REACH = 12.0  # of the temperature's logarithm around the best one without weights

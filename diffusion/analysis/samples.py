@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import level_weights
-from diffusion.analysis import calibration, confidence, tables
-from diffusion.analysis.calibration import Fit
+from diffusion.analysis import confidence, tables
+from diffusion.metrics import calibration
+from diffusion.metrics.calibration import Fit
+from diffusion.strategy import level_weights
 
 
 def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> tuple[list[dict[str, Any]], dict]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from diffusion.datasets.pictures import fit
-from diffusion.files import one_line
+from diffusion.utils.files import one_line
 
 
 class ImageData:

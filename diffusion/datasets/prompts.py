@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path
 
 from diffusion.datasets.labels import number_of
-from diffusion.files import one_line, read_csv
-from diffusion.paths import at_hand
+from diffusion.utils.files import one_line, read_csv
+from diffusion.utils.paths import at_hand
 
 COLUMNS = ("prompt", "classname", "classidx")
 
