@@ -100,12 +100,21 @@ class Table:
                 row = dataclasses.replace(row, environment=row.environment | environment)
                 found = test_hostile.outcome(row, self.world, self.light if row.light else self.forked)
             else:
-                os.environ |= environment
-                found = test_hostile.refusal(row)
-                for name in environment:
-                    del os.environ[name]
+                found = self.fault_here(row, environment)
             os.chdir(ROOT)
         return found
+
+    def fault_here(self, row, environment: dict) -> str | None:
+        import test_hostile
+
+        os.environ |= environment
+        try:
+            return test_hostile.refusal(row)
+        except Exception as error:  # of a command that goes on with what nobody has checked
+            return f"traceback: {type(error).__name__}: {error}"
+        finally:
+            for name in environment:
+                del os.environ[name]
 
     def reached(self, number: int) -> set[str]:
         """The checks that refuse something where nothing is broken."""

@@ -22,7 +22,7 @@ import pytest  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # for all processes that this one starts
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [GUARD, os.environ.get("PYTHONPATH")]))
-    CACHES = tempfile.TemporaryDirectory(prefix="caches-of-tests-")
+    CACHES = tempfile.TemporaryDirectory(prefix="caches-of-tests-", ignore_cleanup_errors=True)
     os.environ |= dict.fromkeys(("HF_HOME", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), CACHES.name)
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may depend on the network
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: with several threads each they would wait for each other

@@ -70,6 +70,7 @@ def assert_equal(one, other, rtol):
 # ---------------------------------------------------------------- the same results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["sd", "dit"])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_several_images_get_the_results_of_one_at_a_time(model, name, classifiers, clothes):
@@ -237,6 +238,7 @@ class Device:
         return sum(self.calls) / (len(self.calls) * self.classifier.batch.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Race(max_samples=60), OneByOne()], ids=["race", "one by one"])
 def test_32_images_in_flight_fill_a_device_that_one_starves(strategy, capsys):
     filled = {}
@@ -353,6 +355,7 @@ def test_a_class_conditional_run(run_main, tiny_dit, monkeypatch):
     assert_records(records("other" / folder.relative_to("data")), records(folder))
 
 
+@pytest.mark.slow
 def test_the_first_signal_lets_those_in_flight_finish(forked):
     children = forked.start([{}], [*RUN, "--images_in_flight", 5])
     forked.wait_for_records(FOLDER, 2, children)
@@ -363,6 +366,7 @@ def test_the_first_signal_lets_those_in_flight_finish(forked):
     assert 2 <= len(records()) < 1000 and f"n = {len(records())}" in out and "failed" not in err
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(forked):
     argv = [*RUN, "--imgs_to_eval", 30, "--images_in_flight", 5]
     children = forked.start([{}], argv)

@@ -29,6 +29,7 @@ def script():
     return load_script("benchmark")
 
 
+@pytest.mark.slow
 def test_small_run_writes_every_number(script, tmp_path, capsys):
     assert script.main([*SMALL, "--json", str(tmp_path / "out.json")]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
@@ -45,6 +46,7 @@ def test_small_run_writes_every_number(script, tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 def test_half_precision_and_auto_are_the_kernels(script, tmp_path):
     argv = [*SMALL, "--dtype", "bfloat16", "--batch_size", "auto", "--json", tmp_path / "out.json"]
     assert script.main(list(map(str, argv))) == 0
@@ -71,6 +73,7 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
     assert len(plain.unique()) == 15
 
 
+@pytest.mark.slow
 def test_the_shipped_transformer(script, tmp_path):
     argv = ["--model", "tiny-dit", "--device", "cpu", "--prompts", "2", "--timesteps", "3", "--repeats", "1"]
     assert script.main([*argv, "--json", str(tmp_path / "out.json")]) == 0

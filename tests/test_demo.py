@@ -427,6 +427,7 @@ def files_in(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @needs_gradio
 def test_an_upload_over_the_wire_leaves_no_file(served):
     from gradio_client import Client, handle_file
@@ -443,6 +444,7 @@ def test_an_upload_over_the_wire_leaves_no_file(served):
     assert sorted(path.name for path in Path().iterdir()) == ["a.png", "notes.png"]  # nor in the folder of the command
 
 
+@pytest.mark.slow
 @needs_gradio
 def test_one_runs_and_the_others_wait(served, monkeypatch):
     from gradio_client import Client
@@ -461,6 +463,7 @@ def test_one_runs_and_the_others_wait(served, monkeypatch):
     assert len(spans) == 3 and all(end <= start for (_, end), (start, _) in zip(sorted(spans), sorted(spans)[1:], strict=False))
 
 
+@pytest.mark.slow
 @needs_gradio
 def test_only_this_machine_is_served(served):
     port = int(served[0].rsplit(":", 1)[1].strip("/"))
@@ -498,6 +501,7 @@ def opened(chromium, served, width, theme):
     return tab
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (390, "dark"), (1280, "dark"), (1280, "light")])
 def test_a_race_in_chromium(chromium, served, width, theme):
     tab = opened(chromium, served, width, theme)
@@ -512,6 +516,7 @@ def test_a_race_in_chromium(chromium, served, width, theme):
     assert files_in(served[1]) == []
 
 
+@pytest.mark.slow
 def test_uploads_and_messages_in_chromium(chromium, served):
     tab = opened(chromium, served, 1280, "light")
     save_picture(Path("a.png"), size=(70, 64))
@@ -530,6 +535,7 @@ def test_uploads_and_messages_in_chromium(chromium, served):
     assert tab.run("document.querySelector('.preview').naturalWidth") == 64
 
 
+@pytest.mark.slow
 def test_the_contrast_check_can_fail(chromium):
     tab = chromium.open("data:text/html,<body style='background: white'><p class=found><b class=note style='color: yellow'>x")
     tab.wait("document.querySelector('.note')")
@@ -539,6 +545,7 @@ def test_the_contrast_check_can_fail(chromium):
 # ---------------------------------------------------------------- its end
 
 
+@pytest.mark.slow
 @needs_gradio
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(number):

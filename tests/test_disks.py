@@ -22,6 +22,8 @@ import run_winoground
 from diffusion import files, runlog
 from diffusion.models.stable_diffusion import StableDiffusion
 
+pytestmark = pytest.mark.slow
+
 MODEL = ["--model_path", TINY_SD20, "--img_size", 64]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--imgs_to_eval", 4, "--to_keep", 1, "--n_samples", 2]
 

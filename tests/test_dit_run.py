@@ -203,6 +203,7 @@ def test_half_precision_networks_give_float32_terms_near_those_of_float32(dtype,
 # ---------------------------------------------------------------- interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [[], ["--save_per_class"]])
 def test_kill_9_and_continue(mode, run, tiny_dit, forked):
     argv = [*CLOTHES, *GRID, "--imgs_to_eval", 30, *mode]

@@ -219,6 +219,7 @@ def test_auto_does_not_take_up_a_size_that_it_did_not_find(given, run_main):
     assert json.loads(CONFIG.read_text())["batch_size_found"] == 32
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_told_and_is_the_run(run_main, monkeypatch):
     """Compiled by dynamo's tracing alone, which needs no C++ compiler, and does not trace every size of a block anew."""
     argv = [*RUN[:6], "--to_keep", 5, 4, 3, 1, "--n_samples", 2, 4, 8, 16, "--imgs_to_eval", 1]

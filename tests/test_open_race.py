@@ -206,6 +206,7 @@ def test_principal_components_keep_distances():
     assert between[0] == pytest.approx(between[1])
 
 
+@pytest.mark.slow
 def test_scenes_are_run_and_continued(monkeypatch, tmp_path, capsys):
     """Only candidates of the image are in its record, whoever runs it."""
     import eval_prob_adaptive
@@ -244,6 +245,7 @@ NUMBERS = "6 4 2.5 0.2 3"
 OPEN = ["--representatives", "6", "--width", "4", "--max_samples", "8"]
 
 
+@pytest.mark.slow
 def test_a_replay_of_scenes_is_the_run(run_main):
     """Evaluations and prediction of every image, of races that the model's embeddings guide, too."""
     import csv

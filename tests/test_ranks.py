@@ -330,6 +330,7 @@ def launch(*words):
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_kill_9_of_one_of_four_and_restart_gives_the_bits_of_one_process(forked):
     """Under torchrun's own agent, with one restart."""
     argv = [*RUN, "--imgs_to_eval", "40"]
@@ -353,6 +354,7 @@ def test_kill_9_of_one_of_four_and_restart_gives_the_bits_of_one_process(forked)
     assert shared == records() and len(shared) == 40
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_for_all_processes():
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
     launcher = launch(*torchrun, ROOT / "eval_prob_adaptive.py", *RUN, "--n_samples", "50", "10")
@@ -382,6 +384,7 @@ PAIRS = ["--model", "sd", *MODEL, "--t_interval", 250, "--data_dir", GOLDEN / "d
 CLOTHES = ["--dataset", "fashion_mnist", "--t_interval", 200, "--imgs_to_eval", 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval_prob_adaptive", "eval_prob_dit", "per class", "run_winoground"])
 def test_a_team_gives_the_bits_of_one_process(command, forked, crew, tiny_dit):
     argv = {
@@ -405,6 +408,7 @@ def test_a_team_gives_the_bits_of_one_process(command, forked, crew, tiny_dit):
     assert results == [line for line in out.splitlines() if "interval" in line]
 
 
+@pytest.mark.slow
 def test_failures_of_every_process_are_told_by_the_first(forked, crew, tmp_path):
     for i in range(12):
         path = tmp_path / "pictures" / f"class{i % 2}" / f"{i}.png"
@@ -418,6 +422,7 @@ def test_failures_of_every_process_are_told_by_the_first(forked, crew, tmp_path)
     assert said(1) == said(2) == ("", "")
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_only_is_its_own_to_tell(forked, crew, tmp_path):
     assert forked.run([{"LOG_DIR": str(tmp_path / "other")}], [*RUN, "--imgs_to_eval", 1, "--seed", 1]) == [0]
     leader, follower = crew(2)
@@ -428,12 +433,14 @@ def test_an_error_of_one_process_only_is_its_own_to_tell(forked, crew, tmp_path)
     assert forked.wait(children[:1]) == [-signal.SIGKILL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--imgs_to_eval", "0"], ["--prompt_path", "none.csv"]])
 def test_what_is_wrong_for_all_is_told_once(argv, forked, crew):
     assert forked.run(crew(3), [*RUN, *argv]) == [2, 2, 2]
     assert re.fullmatch("error: .*\n", said()[1]) and said(1) == said(2) == ("", "")
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_after_the_image_in_work(forked, crew):
     children = forked.start(crew(3), RUN)
     forked.wait_for_records(FOLDER, 60, children)
@@ -445,6 +452,7 @@ def test_sigterm_stops_all_after_the_image_in_work(forked, crew):
     assert 60 <= len(records()) < 1000
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_share_lose_and_break_nothing(forked):
     argv = [*RUN, "--imgs_to_eval", 12]
     assert forked.run([{}, {}], argv) == [0, 0]
@@ -454,6 +462,7 @@ def test_two_processes_on_one_share_lose_and_break_nothing(forked):
     assert forked.run([{}], argv) == [0] and records() == twice
 
 
+@pytest.mark.slow
 def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked, crew):
     """13 starts of four processes, which die one by one at random moments of starting, working and writing."""
     rng, written, argv = random.Random(0), {}, [*RUN, "--imgs_to_eval", 400]

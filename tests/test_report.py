@@ -461,6 +461,7 @@ def browse(text, width):
 FINE = {"problems": [], "broken": 0, "overflow": 0, "console": []}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("a_browser")
 def test_the_page_in_a_browser(runs, report):
     long = write_run("race_" + "x" * 90, RACE, names=[*NAMES[:6], "y" * 60], strategy="race")
@@ -469,6 +470,7 @@ def test_the_page_in_a_browser(runs, report):
         assert browse(page, width) == FINE | {"images": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("a_browser")
 def test_the_browser_check_can_fail():
     bad = '<html><head></head><body><p style="width: 999px">x<img src="data:image/png;base64,AAAA"><script>nope()</script></body>'

@@ -211,6 +211,7 @@ def test_shares_of_laion_are_read_from_its_table(reproduce, sets, run_main):
 # ---------------------------------------------------------------- doing what is missing
 
 
+@pytest.mark.slow
 def test_run_does_what_is_missing_once(reproduce):
     only = ("table1-tiny", "--only", "tiny", "--imgs_to_eval", 3)
     code, out, err = reproduce(*only, "--run")

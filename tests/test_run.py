@@ -160,6 +160,7 @@ def test_a_signal_stops_after_the_image_in_work(number, run, forked):
     assert code == 0 and f"{len(saved)} of 1000 done before" in out
 
 
+@pytest.mark.slow
 def test_kill_9_and_continue(run, forked):
     children = forked.start([{}], [*RUN, "--imgs_to_eval", 40])
     forked.wait_for_records(FOLDER, 3, children)
@@ -328,6 +329,7 @@ def test_save_noise_is_the_published_bank(run_main):
 # ---------------------------------------------------------------- the shipped model
 
 
+@pytest.mark.slow
 def test_the_readme_command_on_a_few_images(run):
     code, out, err = run("--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", 30)
     assert code == 0, err

@@ -87,6 +87,7 @@ def test_a_failing_save_leaves_the_old_record(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_saves(tmp_path):
     """kill -9 processes that overwrite three big records for ever, forked from one that has imported torch: each is whole."""
     code = (

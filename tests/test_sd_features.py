@@ -134,6 +134,7 @@ def test_a_shared_cache_is_that_of_one_process(run, pictures):
     assert code == 0 and "n = 8" in out
 
 
+@pytest.mark.slow
 def test_a_killed_start_goes_on(forked, pictures, run):
     """Killed while it takes features: what is there stays, and what is not there is taken."""
     environment = {"LOG_DIR": "killed"}

@@ -1,6 +1,7 @@
 """diffusion/models/shapes.py: published shapes against published numbers and counts by hand, random weights against real ones."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -55,6 +56,11 @@ def bare():
     return {name: shapes.network_of(*parts) for name, parts in found.items()}
 
 
+@pytest.fixture(scope="module")
+def counted(bare):
+    return cache(lambda name: bare[name].count())
+
+
 def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
     for name, published in shapes.PIPELINES.items():
         source = published.source()
@@ -72,9 +78,9 @@ def test_parameters_are_the_published_number(name, bare):
     assert n == pytest.approx(1e9 * PUBLISHED[name], rel=0.01)
 
 
-def test_the_places_of_sd35_medium_are_not_learned(bare):
+def test_the_places_of_sd35_medium_are_not_learned(counted):
     """Its files hold 2.47 billion numbers (its card says 2.5), of which 384 x 384 places of width 1536 are a table of sines."""
-    found = bare["sd3.5-medium"].count()
+    found = counted("sd3.5-medium")
     assert found["numbers"] == pytest.approx(2.47e9, rel=0.01)
     assert found["numbers"] - found["parameters"] == 384**2 * 1536
 
@@ -102,11 +108,9 @@ def test_arithmetic_of_dit(script):
     assert (shapes.gflop(source, 256), shapes.gflop(source, 512)) == (237, 4 * 237)
 
 
-@pytest.mark.parametrize(
-    "source", [models.text_to_image("tiny"), models.text_to_image("tiny-sd3"), models.class_conditional("tiny")]
-)
-def test_small_networks_of_the_same_families_are_not_taken_for_them(source):
-    assert shapes.gflop(source, 64) is None
+def test_small_networks_of_the_same_families_are_not_taken_for_them():
+    for source in (models.text_to_image("tiny"), models.text_to_image("tiny-sd3"), models.class_conditional("tiny")):
+        assert shapes.gflop(source, 64) is None
 
 
 @pytest.mark.parametrize("version", [v for family in models.TEXT_TO_IMAGE for v in family.VERSIONS if not v.startswith("tiny")])
@@ -143,8 +147,8 @@ def sd3_layers(n_image: int, n_text: int):
             yield from [(width, 4 * width, rows), (4 * width, width, rows)] if whole else []
 
 
-def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(bare):
-    found = bare["sd3-medium"].count()
+def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
+    found = counted("sd3-medium")
     n_image, n_text = (1024 // 16) ** 2, 77 + 256
     layers = list(sd3_layers(n_image, n_text))
     assert found["parameters"] == sum(n_in * n_out + n_out for n_in, n_out, _ in layers) == pytest.approx(2.03e9, rel=0.01)

@@ -28,6 +28,7 @@ def start(command, *argv, **how):
     return subprocess.run(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["nowhere"]])
 @pytest.mark.parametrize("script", ["print_acc", "print_dit_acc", "replay"])
 def test_a_reader_that_has_gone(script, more, folder):
@@ -42,6 +43,7 @@ def test_a_reader_that_has_gone(script, more, folder):
         assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_while_a_run_works():
     reading, writing = os.pipe()
     os.close(reading)
@@ -50,12 +52,14 @@ def test_a_reader_that_goes_while_a_run_works():
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.slow
 def test_a_full_standard_output_is_one_line(folder):
     with open("/dev/full", "w") as full:
         ended = start("scripts/print_acc.py", folder, stdout=full)
     assert ended.returncode == 1 and re.fullmatch("error: standard output: .*No space left on device\n", ended.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [(1,), (0,), (2,), (0, 1, 2)])
 def test_closed_streams_are_nobodys(closed, folder):
     """No file of ours may get the number of a stream, and then hold what is printed."""
@@ -93,24 +97,28 @@ def interrupted(module, how, command):
     return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_while_modules_load_is_silent(command):
     ended = interrupted("numpy", "default", command)
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["dataclasses", "diffusion.cli", "diffusion.session", "diffusion.models.clip"])
 def test_ctrl_c_at_other_moments(module):
     ended = interrupted(module, "default", "run_winoground.py")
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.slow
 def test_where_a_shell_ignores_ctrl_c_a_command_does_too():
     """As for what runs in the background of a script."""
     ended = interrupted("numpy", "ignored", "eval_prob_adaptive.py")
     assert ended.returncode == 0 and "usage" in ended.stdout and ended.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to see what a process waits for")
 @pytest.mark.parametrize("again", [1, 2])
 def test_ctrl_c_twice_under_torchrun(again, forked, crew):  # noqa: F811

@@ -35,6 +35,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_whoever_draws_draws_the_same(run):
     assert run("--draw_only")[0] == 0
     alone = drawn()
@@ -98,6 +99,7 @@ def test_folders_sort_as_classes_do():
     assert folders == sorted(folders) and folders[11] == "11 x_11" and not any("/" in name for name in folders)
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_them_and_is_tested(run, script, run_main, monkeypatch):
     """Pictures of one grey a class stand in for what is drawn: a network tells them apart, and its own files are all it needs."""
     rng = np.random.default_rng(0)

@@ -168,6 +168,7 @@ def test_no_item_picture_is_a_training_image(full_set):
     assert [n for e in EXAMPLES for n in e["test_images"] if CLOTHES[n].tobytes() in seen] == []
 
 
+@pytest.mark.slow
 def test_the_generator_writes_the_shipped_set(run_main, tmp_path):
     script = load_script("write_tiny_pairs")
     for name in ("one", "two"):

@@ -49,6 +49,7 @@ def test_errors_are_those_of_the_pipelines_network(pipeline):
         torch.testing.assert_close(found[:, i], (velocity - (noise[i] - x0)).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_tells_clothes_apart(tmp_path, monkeypatch, capsys):
     """Chance is 2 of 20."""
     monkeypatch.setenv("LOG_DIR", str(tmp_path))

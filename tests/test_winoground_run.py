@@ -152,6 +152,7 @@ def test_workers_and_batch_sizes_do_not_change_numbers(run, monkeypatch):
             torch.testing.assert_close(errors, other[pair], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_kill_9_and_continue(run, forked):
     argv = [*SMALL, "--t_interval", 20]
     folder = Path("data/winoground/sd_v2-0_t20_1trials")
@@ -252,6 +253,7 @@ def few_tiny_pairs(n):
     return ["--dataset", "tiny_pairs", "--data_dir", "few"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "n", "part"), [(["sd", "--t_interval", 50], 30, "Overall"), (["openclip"], 120, "Relation")])
 def test_the_shipped_models_beat_chance(model, n, part, run):
     """Chance is 25; measured on all: docs/winoground.md. The contrastive one does where colours change places, not overall."""

@@ -24,6 +24,7 @@ def allowed() -> tuple[str, ...]:
     """Folders below which files may be opened, each also as what its links lead to."""
     environment = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *sys.path}
     places = {ROOT, tempfile.gettempdir(), os.environ.get(NAMED) or ROOT, *environment}
+    tempfile.tempdir = None  # which may be another one later, for what is forked from here
     found = {os.path.abspath(place) for place in places} | {os.path.realpath(place) for place in places}
     return (*SYSTEM, *sorted(found - {"/"}))
 
