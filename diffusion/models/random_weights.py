@@ -271,7 +271,7 @@ def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline 
     """The source of a published version whose config files are not in the hub's cache, as if they had been read, but without a
     revision; None for all others. It knows what a price depends on, and has no identity."""
     published = PIPELINES.get(SAME_SHAPE.get(version, version))
-    place = published and published.family.VERSIONS.get(version)
+    place = published.family.VERSIONS.get(version) if published else None
     if published is None or place is None or not hub.is_absent(place, f"{published.family.NETWORK}/config.json"):
         return None
     if version == "sdxl-turbo":

@@ -58,10 +58,6 @@ class Pipeline(Source):
     options: ModelOptions = DEFAULT_OPTIONS
     stated_space: str | None = None
 
-    @property
-    def unfetched(self) -> list[str]:
-        return [self.source] if self.revision is None and not Path(self.source).is_dir() else []
-
     VERSIONS: ClassVar[dict[str, str]]
     PIPELINES: ClassVar[tuple[str, ...]]
     NETWORK: ClassVar[str] = "transformer"  # its folder
@@ -182,6 +178,10 @@ class Pipeline(Source):
     def parts(self) -> tuple[str, ...]:
         """Folders in use."""
         return (self.NETWORK, "vae", "scheduler", *(name for e in self.encoders for name in (e.part, e.tokenizer)))
+
+    @property
+    def unfetched(self) -> list[str]:
+        return [self.source] if self.revision is None and not Path(self.source).is_dir() else []
 
     def describe(self) -> str:
         n, n_all = len(self.encoders), len(self.ENCODERS)
