@@ -190,7 +190,7 @@ class ColourFlow(models.Source):
 
 @pytest.fixture
 def colour_flow(monkeypatch):
-    monkeypatch.setattr(models, "TEXT_TO_IMAGE", [*models.TEXT_TO_IMAGE, ColourFlow])
+    monkeypatch.setattr(models.registry, "TEXT_TO_IMAGE", [*models.TEXT_TO_IMAGE, ColourFlow])
     return ["--version", "colours"]
 
 
