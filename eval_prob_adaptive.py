@@ -241,7 +241,8 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
     run_folder.make_ready(run.folder)
     before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
-    if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, "--prompt_path or --template"):
+    of_table = (table.prompts, table.classidx, table.classnames, "--prompt_path or --template", table.published)
+    if notice := models.check_prompts(run.source, *of_table):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)

@@ -37,7 +37,7 @@ def method(model: settings.Contrastive, table: PromptTable, ending="", where="--
 
 def load(source: clip.ClipSource, table: PromptTable, classes: Sequence[int], where: str, device: str):
     """Loads the weights and embeds the classes: (transform, image [3,H,W] -> logits float32 [K]). where: flags of the prompts."""
-    if notice := models.check_prompts(source, table.prompts, table.classidx, table.classnames, where):
+    if notice := models.check_prompts(source, table.prompts, table.classidx, table.classnames, where, table.published):
         print(f"Note: {notice}", flush=True)
     scorer = source.load(device)
     log.info("Embedding %s prompts ...", f"{len(table.prompts):,}")

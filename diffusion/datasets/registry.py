@@ -447,7 +447,7 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if template and shipped:
         table = read_prompts(PROMPTS / shipped)  # which has the rows that matter: 200 of 1000 for ImageNet-A
         names = _names_in_prompt(shipped.removesuffix("_prompts.csv"), table)
-        return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx)
+        return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx, table.published)
     if not (prompt_path or shipped):
         return prompts_from_classes(dataset.classes, template or DATASETS[name].template)
     path = prompt_path or PROMPTS / shipped

@@ -188,16 +188,17 @@ def format_bytes(n_bytes: int) -> str:
 
 
 def check_prompts(source: Checkpoint, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str],
-                  where: str = "") -> str | None:  # fmt: skip
+                  where: str = "", published: bool = False) -> str | None:  # fmt: skip
     """Check that the model can tell the prompts of different classes apart.
 
     Args:
         source: of the weights.
         prompts, labels, names: of K candidates: what each reads, its class, and the name of its class.
         where: the flags that the prompts come from, for the error.
+        published: as in `tokens.check_classes`.
 
     Returns:
-        A line on prompts that are cut at the model's limit; None where none is.
+        A line on prompts that are cut at the model's limit, or shared by two classes of a published list; None where none is.
 
     Raises:
         ValueError: two classes have the same tokens.
@@ -206,10 +207,10 @@ def check_prompts(source: Checkpoint, prompts: Sequence[str], labels: Sequence[i
     if ids is None:
         return None
     try:
-        tokens.check_classes(ids, prompts, labels, names)
+        shared = tokens.check_classes(ids, prompts, labels, names, published)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else error) from None
-    return ids.notice()
+    return "; ".join(filter(None, (shared, ids.notice()))) or None
 
 
 def check_captions(source: Checkpoint, captions: Sequence[tuple[str, str]], names: Sequence[Hashable]) -> list[str]:

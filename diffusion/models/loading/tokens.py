@@ -61,22 +61,36 @@ def check_vocabulary(tokenizer, prompts: Sequence[str], source: str) -> None:
             raise ValueError(f"{source}: its tokenizer knows nothing of {prompt!r}: its vocabulary is missing or another model's")
 
 
-def check_classes(tokens: Tokens, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> None:
+def check_classes(
+    tokens: Tokens, prompts: Sequence[str], labels: Sequence[int], names: Sequence[str], published: bool = False
+) -> str | None:
     """Check that no two classes have equal rows, which are one and the same to the model. One class may have equal ones.
 
     Args:
         tokens: of K prompts.
         prompts, labels, names: the prompts, their classes, and the classes' names.
+        published: whether two classes may have one prompt, word for word, as in the published lists.
+
+    Returns:
+        A line on classes of a published list that have one prompt; None where there are none.
 
     Raises:
         ValueError: two classes have equal rows.
     """
     first: dict[tuple[int, ...], int] = {}
+    shared = []
     for k, row in enumerate(tokens.rows):
         other = first.setdefault(row, k)
-        if labels[other] != labels[k]:
-            one, two = (f"class {labels[i]} ({names[i]})" for i in (other, k))
-            raise ValueError(f"{one} and {two} are one and the same to the model: {_reason(tokens, prompts[other], prompts[k])}")
+        if labels[other] == labels[k]:
+            continue
+        if published and prompts[other] == prompts[k]:
+            shared.append(f"{labels[other]} and {labels[k]} ({names[k]})")
+            continue
+        one, two = (f"class {labels[i]} ({names[i]})" for i in (other, k))
+        raise ValueError(f"{one} and {two} are one and the same to the model: {_reason(tokens, prompts[other], prompts[k])}")
+    if not shared:
+        return None
+    return f"classes {', '.join(shared)} have one prompt each in the published list: of two, the first is predicted for both"
 
 
 def _reason(tokens: Tokens, one: str, other: str) -> str:
