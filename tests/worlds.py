@@ -19,19 +19,20 @@ import hostile_files
 from conftest import ROOT
 
 PLACE = Path(tempfile.gettempdir()) / f"diffusion-classifier-tests-{os.getuid()}"
-SOURCES = ("*.py", "diffusion/**/*", "DiT/**/*", "prompts/*", "shipped/**/*", "tests/*_files.py", "tests/*layouts.py")
-UNUSED = 24 * 3600  # seconds after which another world goes
+SOURCES = ("*.py", "diffusion/**/*", "DiT/**/*", "prompts/*", "shipped/**/*", "tests/hostile_files.py", "tests/*layouts.py")
+UNUSED = 24 * 3600  # seconds after which another checkout's world goes
 
 
 def key(root: Path = ROOT) -> str:
-    """A hash of our sources and models, of what is installed, and of where all this lies: links and runs name it."""
+    """Two hashes: of where this checkout lies, which links and runs name, and of its sources and models and what is installed."""
+    checkout = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     installed = sorted(f"{found.name} {found.version}" for found in importlib.metadata.distributions())
-    found = hashlib.sha256(repr((str(root), sys.version, installed)).encode())
+    found = hashlib.sha256(repr((sys.version, installed)).encode())
     for path in sorted(path for pattern in SOURCES for path in root.glob(pattern)):
         if path.is_file() and path.suffix != ".pyc":
             content = path.read_bytes()
             found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
-    return found.hexdigest()[:16]
+    return f"{checkout}-{found.hexdigest()[:16]}"
 
 
 @contextlib.contextmanager
@@ -60,7 +61,7 @@ def _whole(folder: Path, inside: Path) -> bool:
 
 def _make(folder: Path, inside: Path, build) -> None:
     """inside: the list of what is in it, written last."""
-    _forget(folder.parent)
+    _forget(folder)
     inside.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -68,11 +69,14 @@ def _make(folder: Path, inside: Path, build) -> None:
     inside.write_text(json.dumps(hostile_files.listing(folder)))
 
 
-def _forget(place: Path) -> None:
-    """Takes away what nobody uses or has used lately. The locks stay: somebody may be waiting for one."""
-    for path in place.glob("*.lock"):
+def _forget(folder: Path) -> None:
+    """Takes away this checkout's earlier worlds and those that nobody has used lately, but none in use. The locks stay: somebody
+    may be waiting for one."""
+    checkout = folder.name.partition("-")[0]
+    for path in folder.parent.glob("*.lock"):
+        earlier = path.name.startswith(f"{checkout}-") and path.stem != folder.name
         with open(path) as lock, contextlib.suppress(BlockingIOError):
-            if path.stat().st_mtime < time.time() - UNUSED:
+            if earlier or path.stat().st_mtime < time.time() - UNUSED:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.with_suffix(".json").unlink(missing_ok=True)
                 shutil.rmtree(path.with_suffix(""), ignore_errors=True)
