@@ -287,7 +287,7 @@ def test_a_dry_run_imports_nothing_heavy(command, tmp_path):
 # ---------------------------------------------------------------- README and docs/
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BY_NAME = {"ids": lambda page: page.name}
 
 

@@ -52,6 +52,13 @@ def test_its_line_is_how_its_docstring_begins(name):
     assert 10 < len(line) <= 80 and line.count("(") == line.count(")")
 
 
+def test_the_index_of_scripts_is_the_list():
+    text = (ROOT / "scripts" / "README.md").read_text()
+    assert re.findall(r"^## (\w+)$", text, re.M) == [task.capitalize() for task in commands.TASKS]
+    rows = [(name, commands.line_of(name)) for name in commands.NAMES]
+    assert re.findall(r"^\| \[(\w+)\]\(.*?\) \| (.*) \|$", text, re.M) == rows
+
+
 def test_list_shows_all_and_needs_nothing_heavy():
     shown = f"import atexit, sys; atexit.register(lambda: print([name for name in {HEAVY!r} if name in sys.modules]))"
     words = [sys.executable, "-c", f"{shown}; sys.path.insert(0, {str(ROOT)!r}); {CALL}", "list"]
