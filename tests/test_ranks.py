@@ -380,6 +380,11 @@ def crew():
     return environments
 
 
+def problems(err):
+    """Lines of standard error but those of progress, which a slow machine prints."""
+    return [line for line in err.splitlines() if not re.match(r" *\d+% \d+/\d+ \[", line)]
+
+
 PAIRS = ["--model", "sd", *MODEL, "--t_interval", 250, "--data_dir", GOLDEN / "data" / "winoground"]
 CLOTHES = ["--dataset", "fashion_mnist", "--t_interval", 200, "--imgs_to_eval", 20]
 
@@ -397,7 +402,7 @@ def test_a_team_gives_the_bits_of_one_process(command, forked, crew, tiny_dit):
     n = 8 if command == "run_winoground" else 20
     assert forked.run(crew(3), argv, command) == [0, 0, 0], [said(rank) for rank in range(3)]
     out, err = said()
-    assert err == "" and f"{n} to do here" in out and f"({n} in " in out
+    assert problems(err) == [] and f"{n} to do here" in out and f"({n} in " in out
     assert [said(rank) for rank in (1, 2)] == [("", "")] * 2
     shared = {path: comparable(torch.load(path, weights_only=True)) for path in sorted(Path("data").rglob("*.pt"))}
     shutil.rmtree("data")
@@ -437,7 +442,7 @@ def test_an_error_of_one_process_only_is_its_own_to_tell(forked, crew, tmp_path)
 @pytest.mark.parametrize("argv", [["--imgs_to_eval", "0"], ["--prompt_path", "none.csv"]])
 def test_what_is_wrong_for_all_is_told_once(argv, forked, crew):
     assert forked.run(crew(3), [*RUN, *argv]) == [2, 2, 2]
-    assert re.fullmatch("error: .*\n", said()[1]) and said(1) == said(2) == ("", "")
+    assert [line.partition(":")[0] for line in problems(said()[1])] == ["error"] and said(1) == said(2) == ("", "")
 
 
 @pytest.mark.slow
@@ -480,5 +485,5 @@ def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked, crew):
     assert len(run_folder.load_outcomes(run_folder.list_records(FOLDER))) == len(written) > 0
     assert forked.run(crew(4), argv) == [0, 0, 0, 0]
     (out, err), left = said(), 400 - len(written)
-    assert err == "" and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out
+    assert problems(err) == [] and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out
     assert (f"({left} in " in out) == (left > 0) and len(records()) == 400  # a fast machine may have left nothing

@@ -108,6 +108,7 @@ SANA_TRANSFORMER = {
     "caption_channels": 2304,
     "mlp_ratio": 2.5,
 }
+KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
 SCALED_DDPM = {
     "_class_name": "EulerDiscreteScheduler",
@@ -185,7 +186,7 @@ class Published:
             revision=None,
             pipeline=self.pipeline,
             network={"_class_name": self.family.NETWORK_CLASS, **self.network},
-            vae={"latent_channels": self.latent_channels, "downscale": self.downscale},
+            vae={"latent_channels": self.latent_channels, "downscale": self.downscale, "block_out_channels": KL_VAE},
             scheduler=self.scheduler,
             encoders=self.family.encoders_of(self.pipeline),
             options=ModelOptions(img_size),
