@@ -182,7 +182,7 @@ class Run:
 
     @cached_property
     def todo(self) -> list[int]:
-        """Of this worker."""
+        """Indices that this worker has to evaluate."""
         return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
 
     def record_paths(self, index: int) -> dict[Any, Path]:

@@ -89,7 +89,7 @@ class Diffusion:
 
     @property
     def record_shape(self) -> tuple[int, ...]:
-        """Of each of a record's four tensors."""
+        """The shape of each of a record's four tensors."""
         return len(self.plan.t) // self.grid.n_trials, self.grid.n_trials
 
     def identity(self) -> dict:

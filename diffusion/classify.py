@@ -241,7 +241,7 @@ class Classifier:
         return batching.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
 
     def _rows(self, candidates) -> list[int]:
-        """Of the conditions that the kernel is given."""
+        """Rows of the conditions that the kernel is given."""
         return [*([len(self.class_of)] if self.method.ablation.guided else []), *candidates]
 
     def _scoring(self, x0):

@@ -458,7 +458,8 @@ def report_count(counted: dict):
 
 
 def copies_that_fit(args, weights: dict) -> int:
-    """Of the weights in memory: 2, the kernel's and the plain loop's; 1, the kernel's alone; or none. Says why not two."""
+    """How many copies of the weights fit into memory: 2, the kernel's and the plain loop's; 1, the kernel's alone; or none.
+    Says why not two."""
     most = devices.memory(args.device)
     plain = devices.resolve_dtype("auto", args.device)
     if most is None or weights[args.dtype] + weights[plain] <= SHARE * most:

@@ -102,7 +102,7 @@ class Run:
 
     @cached_property
     def class_of(self) -> list[int]:
-        """Of each prompt the place of its label in `labels`."""
+        """The place in `labels` of each prompt's label."""
         places = {index: place for place, index in enumerate(dict.fromkeys(self.table.classidx))}
         return [places[index] for index in self.table.classidx]
 
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def folder(self) -> Path | None:
-        """Of the records."""
+        """The folder of the records."""
         return self.out and self.out.with_suffix(".records")
 
     @cached_property
@@ -138,7 +138,7 @@ class Run:
 
     @cached_property
     def keys(self) -> list[str | None]:
-        """Of every picture's content."""
+        """The key of every picture's content."""
         return [predictions.content_key(path) for path in self.paths]
 
     def record_path(self, key: str) -> Path:
@@ -151,7 +151,7 @@ class Run:
 
     @cached_property
     def done(self) -> dict[str, predictions.Prediction]:
-        """Of the contents that are known; the work adds to it."""
+        """Predictions of the contents that are known; the work adds to it."""
         wanted = schema.Wanted(range(len(self.class_of)), self.class_of, self.plan.t, not self.strategy.TRIES_ALL)
 
         def convert(key, record):
@@ -172,7 +172,7 @@ class Run:
 
     @property
     def predicted(self) -> list[predictions.Prediction | None]:
-        """Of every picture, in order; None where it failed or was not reached."""
+        """The prediction of every picture, in order; None where it failed or was not reached."""
         return [self.done.get(key) for key in self.keys]
 
 

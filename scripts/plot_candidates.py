@@ -127,8 +127,8 @@ def against(point: Point, race: Point) -> dict:
 
 
 def exponent(points: list[Point]) -> metrics.Interval:
-    """Of a strategy's runs: the slope of a line through log evaluations per image against log candidates, by least squares. An
-    image that is in several runs is drawn for all of them."""
+    """The exponent of a strategy's cost: the slope of a line through log evaluations per image against log candidates, by
+    least squares. An image that is in several runs is drawn for all of them."""
     import numpy as np
 
     x = np.log([point.n_candidates for point in points])

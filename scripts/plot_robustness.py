@@ -117,7 +117,7 @@ def published_rows(kind: str, points: dict, line) -> list[dict]:
 
 
 def value(cell) -> float:
-    """Of an Estimate or Interval, or the number itself."""
+    """The number in an Estimate or Interval, or the number itself."""
     return getattr(cell, "value", cell)
 
 

@@ -138,7 +138,7 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
 
 
 def read(args) -> tuple[list, list, dict]:
-    """Of whichever kind the folder is. Raises ValueError when it is neither."""
+    """Reads a folder of either kind. Raises ValueError when it is neither."""
     first = args.folders[0]
     if not first.is_dir():
         raise ValueError(f"{first} does not exist")

@@ -50,7 +50,7 @@ def parse_args(argv=None):
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one image. name: its index, or its path; size: (width, height), None: to be measured."""
+    """The scores of one image. name: its index, or its path; size: (width, height), None: to be measured."""
 
     name: int | str
     size: tuple[float, float] | None
@@ -114,7 +114,7 @@ def scores_of(where: str, row: dict, name: str, sized: bool) -> Scores:
 
 
 def sizes_of(args, found: list[Scores]) -> list[tuple[float, float]]:
-    """Of every image: those of the CSV, else of its files, else of the data set. Raises ValueError or OSError."""
+    """The size of every image: those of the CSV, else of its files, else of the data set. Raises ValueError or OSError."""
     if found[0].size or isinstance(found[0].name, str):
         cli.refuse_idle(vars(args), OF_DATA, f"where {args.scores} {'has width and height' if found[0].size else 'names files'}")
         return [one.size or size_in(args.scores.parent / one.name) for one in found]
@@ -136,7 +136,7 @@ def measured(dataset, index: int, bar) -> tuple[int, int]:
 
 
 def size_in(path: Path) -> tuple[int, int]:
-    """Of a picture's file. Raises OSError for one that is none."""
+    """The size in a picture's file. Raises OSError for one that is none."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -233,7 +233,7 @@ def setting(value) -> str:
 
 
 def across_tables(report: Report) -> list[Table]:
-    """Of several runs also how they compare and where they differ."""
+    """How several runs compare and where they differ."""
     made = [overview(report), comparison_table(report), differences_table(report)]
     return [table for table in made if table.rows]
 

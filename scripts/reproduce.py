@@ -97,7 +97,7 @@ def cells(row: Row, target: Target) -> dict:
 
 
 def table_of(target: Target, rows) -> list[dict]:
-    """Of rows with numbers, in their order."""
+    """The table of rows with numbers, in their order."""
     return [cells(row, target) | {"about": row.about} for row in rows if row.read or row.published is not None]
 
 

@@ -97,7 +97,7 @@ class Job:
 
     @cached_property
     def extract(self) -> Callable:
-        """As of features.extractor; weights are loaded when it is first asked for."""
+        """The features of an image, as in sd_features.extractor; weights are loaded when it is first asked for."""
         loop.tell_loading(self.source)
         asked, device = self.features, self.run.images.running.device
         return sd_features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
@@ -200,7 +200,7 @@ def find_features(options: dict, device: str) -> tuple[StableDiffusion, baseline
 
 
 def caches_of(options: dict, images: runner.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
-    """Of training and of test images. Raises ValueError where a folder holds other features."""
+    """The caches of training and of test images. Raises ValueError where a folder holds other features."""
     of_model = asked.identity() | {"seed": options["seed"], "noise": "seeded by timestep", "weights": source.identity()}
     parts = (("train", training.train_split, train), ("test", images.data.split, images.dataset))
     caches = []
@@ -251,7 +251,7 @@ def begin(job: Job) -> None:
 
 
 def take_features(job: Job) -> loop.Ended:
-    """Of this worker's share of the training images, for the cache."""
+    """Extracts features of this worker's share of the training images, for the cache."""
     running, cache = job.run.images.running, job.caches[0]
     todo = cache.missing(sharding.shard(job.wanted, running.worker_idx, running.n_workers))
     job.train.transform = transform_of(job.features)

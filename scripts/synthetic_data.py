@@ -96,7 +96,7 @@ class Job:
 
     @cached_property
     def draw(self):
-        """As of drawing.drawer; weights are loaded when it is first asked for."""
+        """Generated images, as from synthetic_images.drawer; weights are loaded when it is first asked for."""
         loop.tell_loading(self.source)
         asked = self.drawn
         return synthetic_images.drawer(
@@ -179,7 +179,7 @@ def notices_of(job: Job) -> tuple:
 
 
 def evaluations(drawn: baselines.Drawn) -> int:
-    """Of the model's network, to draw an image: with and without the text in each step."""
+    """Network evaluations to generate an image: with and without the text in each step."""
     return drawn.steps * (2 if drawn.guidance > 1 else 1)
 
 

@@ -48,7 +48,8 @@ def hypernyms(path: Path) -> dict[str, str]:
 
 
 def _hypernym(words: list[str]) -> tuple[str, str | None]:
-    """Of a line's fields: offset, file, type, number of words (hexadecimal), two fields each, number of pointers, four each."""
+    """The hypernym in a line's fields: offset, file, type, number of words (hexadecimal), two fields each, number of
+    pointers, four each."""
     start = 4 + 2 * int(words[3], 16)
     pointers = [words[start + 1 + 4 * i : start + 5 + 4 * i] for i in range(int(words[start]))]
     return words[0], next((offset for symbol, offset, *_ in pointers if symbol in ("@", "@i")), None)

@@ -30,7 +30,7 @@ class Labelled:
 
     @classmethod
     def of(cls, grid) -> "Labelled":
-        """Of an `analysis.tables.Grid`, with errors as recorded."""
+        """From an `analysis.tables.Grid`, with errors as recorded."""
         columns = np.searchsorted(np.unique(grid.class_of), grid.labels)
         return cls(grid.errors.astype(np.float64), grid.t, grid.n_levels, grid.class_of, columns)
 

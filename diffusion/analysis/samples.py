@@ -44,7 +44,7 @@ def _row(image: tables.Scored, class_of: list[int], fit: Fit | None) -> dict:
 
 
 def _probability(image: tables.Scored, class_of: list[int], fit: Fit) -> float:
-    """Of the predicted class. Raises ValueError for one that no candidate stands for."""
+    """The probability of the predicted class. Raises ValueError for one that no candidate stands for."""
     if image.pred not in class_of:
         raise ValueError(f"class {image.pred}, which image {image.index} was taken for, is none of the run's candidates")
     gaps, deviations = confidence.gaps_of(image, class_of)
@@ -53,7 +53,8 @@ def _probability(image: tables.Scored, class_of: list[int], fit: Fit) -> float:
 
 
 def _dropped(image: tables.Scored) -> list[int | None]:
-    """Of each candidate the round of a race, as its record says, or the stage of the paper's strategy, counted from 1.
+    """The round of a race in which each candidate was dropped, as its record says, or the stage of the paper's strategy,
+    counted from 1.
 
     A stage shows in how many pairs a candidate saw; who saw them all was ranked and not dropped.
     """

@@ -64,7 +64,7 @@ class Run:
 
     @property
     def n_levels(self) -> int:
-        """Of the model's law of noise."""
+        """The number of levels of the model's law of noise."""
         return self.config.get("n_levels", 1000)
 
     @property
@@ -100,7 +100,7 @@ class Grid:
 
     @property
     def n_candidates(self) -> int:
-        """Of every image."""
+        """The number of candidates of every image."""
         return self.errors.shape[1]
 
     def competing(self, image: int) -> list[int]:
@@ -232,7 +232,7 @@ def grid_of(run: Run, own: bool = False) -> Grid:
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:
-    """Of the rows of a class that survived longest, the one with the lowest error, the lower row at a tie."""
+    """The row of a class that survived longest, of several the one with the lowest error, the lower row at a tie."""
     rows = [row for row, c in enumerate(class_of) if c == label]
     return min(rows, key=lambda row: (-image.counts[row], image.means[row], row))
 
@@ -242,7 +242,7 @@ def _candidates(record: dict) -> list[int]:
 
 
 def _all_keys(config: dict) -> list[int]:
-    """Of a run whose records lack candidates that were never tried; of others a record says."""
+    """All keys of a run whose records lack candidates that were never tried; none where a record has them all."""
     if not config.get("partial"):
         return []
     return config["identity"].get("classes") or list(range(len(config["candidates"]["labels"])))

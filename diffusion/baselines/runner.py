@@ -39,7 +39,7 @@ class Images:
         return sharding.select(len(self.dataset), selection.subset_path, selection.imgs_to_eval, self.seed)
 
     def folder(self, name: str, identity: Callable[[], dict]) -> Path:
-        """Of this name, for what is made of these images. identity: as of runlog.continued"""
+        """The folder of this name, for what is made of these images. identity: as in run_folder.continued"""
 
         def make(dataset: str) -> Path:
             return run_folder.dataset_folder(paths.log_dir(), dataset, self.running.extra) / name
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def selected(self) -> list[int]:
-        """As of the images."""
+        """Indices of the images, over all workers."""
         return self.images.selected
 
     @cached_property
@@ -126,7 +126,7 @@ class Run:
 
     @cached_property
     def todo(self) -> list[int]:
-        """Of this worker."""
+        """Indices that this worker has to evaluate."""
         running = self.images.running
         return [i for i in sharding.shard(self.selected, running.worker_idx, running.n_workers) if i not in self.done]
 
@@ -140,7 +140,7 @@ def open_images(data: settings.Data, selection: settings.Selection, running: set
 
 
 def refuse_torchrun() -> None:
-    """Of a command with stages before its images. Raises ValueError under torchrun, whose hand-out serves one loop per start."""
+    """For a command with stages before its images: raises ValueError under torchrun, whose hand-out serves one loop per start."""
     if loop.team().size > 1:
         raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
 
@@ -193,7 +193,7 @@ def ranked(record: dict, classes: Sequence[int]) -> results.Ranked:
 
 
 def accuracy_lines(outcomes: Collection[results.Ranked]) -> list[str]:
-    """Of images that were scored; none of none."""
+    """The accuracies of images that were scored; no line without any."""
     names = {"acc1": "Top-1 accuracy", "acc5": "Top-5 accuracy", "mean_per_class_recall": "Mean per class"}
     return [f"{names[name]}: {estimate}" for name, estimate in results.accuracies(outcomes).items()] if outcomes else []
 

@@ -25,7 +25,7 @@ USUAL = 20  # classes, the paper's
 
 
 class Ranking(NamedTuple):
-    """Of an image: labels, best first, and what the ranking cost."""
+    """The labels of an image, best first, and what the ranking cost."""
 
     labels: tuple[int, ...]
     evaluations: int

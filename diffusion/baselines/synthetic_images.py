@@ -53,12 +53,12 @@ class Drawing:
 
     @cached_property
     def folders(self) -> list[str]:
-        """Of the classes, which sort as these do."""
+        """A folder name for each class; they sort as the classes do."""
         digits = len(str(len(self.names) - 1))
         return [f"{row:0{digits}d} {re.sub('[^0-9A-Za-z-]+', '_', name)}"[:100] for row, name in enumerate(self.names)]
 
     def key(self, image: tuple[int, int]) -> tuple[str, int]:
-        """Of Pictures."""
+        """The key in Pictures."""
         return self.folders[image[0]], image[1]
 
     def batch_of(self, image: tuple[int, int]) -> list[tuple[int, int]]:

@@ -334,7 +334,8 @@ def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextT
 
 
 def strategy_of(options: dict, n_candidates: int) -> Strategy:
-    """Of a picture of the user's own: --strategy, whose stages are the paper's for so many candidates. Raises ValueError."""
+    """The strategy for pictures of the user's own: --strategy, whose stages are the paper's for so many candidates. Raises
+    ValueError."""
     recipe = recipe_for("folder", n_candidates)
     return from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
 

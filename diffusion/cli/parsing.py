@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         return commands.typed(super().format_help())
 
     def _words_of_file(self, words: list[str]) -> list[str]:
-        """Of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
+        """The words of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
         options = self._option_string_actions
         path = self._parse_some(words).options if "--options" in options else None
         if path is None:
@@ -63,7 +63,8 @@ class Parser(argparse.ArgumentParser):
                 action.required = True
 
     def _get_values(self, action, arg_strings):
-        """Of argparse: the one place that all values pass, before their types. An empty one is mostly an unset shell variable."""
+        """argparse's own hook, the one place that all values pass, before their types. An empty one is mostly an unset shell
+        variable."""
         self._given.add(action.dest)
         if any(not text.strip() for text in arg_strings):
             raise argparse.ArgumentError(

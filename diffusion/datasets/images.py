@@ -100,5 +100,5 @@ class Expected(ImageData):
         self.missing, self.fetched = missing, fetched
 
     def fingerprint(self) -> str:
-        """Of no set."""
+        """A text that is the fingerprint of no set."""
         return "not there"

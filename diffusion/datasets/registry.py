@@ -37,7 +37,7 @@ class Recipe:
     loss: str
 
     def among(self, n: int) -> "Recipe":
-        """Of n candidates, fewer than it is for: without the stages that would drop none of them.
+        """The recipe for n candidates, fewer than it is for: without the stages that would drop none of them.
 
         With 20 they cost what the paper's Table 7 says: 35 of 51 s on Food, 150 of 1,000 s on ImageNet.
         """

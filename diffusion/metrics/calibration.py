@@ -178,7 +178,7 @@ def cross_fit(second, fit, apply) -> tuple[np.ndarray, list]:
 
 
 class Reliability(NamedTuple):
-    """Of every bin that holds an image: how many, their mean confidence, the share that is right. Arrays [bins]."""
+    """Number of images, mean confidence and share of right ones in every bin that holds an image. Arrays [bins]."""
 
     counts: np.ndarray
     confidence: np.ndarray

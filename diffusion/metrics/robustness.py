@@ -78,7 +78,7 @@ class LogitKnee:
         return (self.knee,)
 
     def at(self, x):
-        """As of LogitLine."""
+        """The accuracy expected at x, as in LogitLine."""
         from scipy.stats import t as student
 
         terms = _knee_terms(x, self.knee)

@@ -299,7 +299,8 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
 
 
 def gflop(source, img_size: int) -> float | None:
-    """Of an evaluation at this size, roughly, as if it grew with the area of the image; None of a network of no published shape.
+    """GFLOP of an evaluation at this size, roughly, as if they grew with the image's area; None for a network of no published
+    shape.
 
     torch is not needed, so that it can be told at once.
     """

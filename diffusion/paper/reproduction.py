@@ -135,7 +135,7 @@ def dit_column(name: str) -> Callable[[Path], Found]:
 
 
 def text_score(tag: str) -> Callable[[Path], Found]:
-    """Of the caption pairs with a tag, or Overall; whose tags the set itself has to say."""
+    """Reads the text score of the caption pairs with a tag, or Overall; whose tags the set itself has to say."""
 
     def read(folder: Path) -> Found:
         config = tables.config_of(folder)
@@ -150,7 +150,7 @@ def text_score(tag: str) -> Callable[[Path], Found]:
 
 
 def laion_share(path: Path) -> Found:
-    """Of a table that print_laion.py wrote."""
+    """Reads the share in a table that print_laion.py wrote."""
     with open(path, newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["filter"] == ALL_FILTERS)
     return Found(Estimate(*(float(row[f"share{end}"]) for end in ("", "_low", "_high")), int(row["share_n"])))

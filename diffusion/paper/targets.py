@@ -128,7 +128,7 @@ def dit(dataset: str, pixels: int, number: float | None, method: str, column: st
 
 
 def shared_images(dataset: str) -> tuple[str, ...]:
-    """Of ImageNet, which Table 4 has 10,000 images of."""
+    """Options for the images of a set; of ImageNet Table 4 has 10,000."""
     return ("--subset_path", str(paths.log_dir() / SHARED)) if dataset == "imagenet" else ()
 
 

@@ -66,7 +66,7 @@ def shipped_pictures() -> list[tuple[str, Picture, list[str]]]:
 
 
 def _first(data, label: int) -> Picture:
-    """Of this label."""
+    """The first picture of this label."""
     image = data[data.targets.tolist().index(label)][0].convert("RGB")
     return Picture(image, fingerprint(image.tobytes()))
 
@@ -172,7 +172,7 @@ class Trial:
 
     @property
     def _index(self) -> int:
-        """Of its noise."""
+        """The index of its noise."""
         return predictions.noise_index(self.picture.key)
 
     @property
@@ -180,7 +180,7 @@ class Trial:
         return predictions.fit_notice(self.offer.fit, self.offer.identity(self.table)["prompts"])
 
     def rounds(self) -> Iterator[classify.Round]:
-        """As of `Classifier.rounds`."""
+        """The rounds of the race, as in `Classifier.rounds`."""
         yield from self._classifier.rounds(self.picture.image, self._index)
 
     def prediction(self, result: classify.Result) -> predictions.Prediction:

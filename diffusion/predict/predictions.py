@@ -49,8 +49,8 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one picture. candidates: the most probable first, which is the predicted label; evaluations of the network, and seconds
-    of wall clock, that it took."""
+    """What is predicted for one picture. candidates: the most probable first, which is the predicted label; evaluations of
+    the network, and seconds of wall clock, that it took."""
 
     candidates: tuple[Candidate, ...]
     evaluations: int

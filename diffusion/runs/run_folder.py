@@ -143,7 +143,7 @@ def check_config(folder: Path, identity: dict, options: Mapping = MappingProxyTy
 
 
 def _difference(key: str, saved, identity, then: dict, now: dict) -> str:
-    """Of a key whose values differ, by the options behind them where these do: `--data_dir cats there, dogs now`."""
+    """How the values of a key differ, by the options behind them where these do: `--data_dir cats there, dogs now`."""
     behind = [name for name in BEHIND.get(key, ()) if name in then and name in now]
     changed = [f"--{name} {then[name]} there, {now[name]} now" for name in behind if then[name] != now[name]]
     place = next((f" of --{name} {now[name]}" for name in behind if now[name] is not None), "")
@@ -340,7 +340,7 @@ class PairOutcome(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Of the text score, the one of the paper's table."""
+        """Whether the text score is right, the one of the paper's table."""
         return bool(pair_correct(self.scores).text)
 
 
@@ -449,7 +449,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(record: dict) -> Outcome:
-    """Of a record with every candidate's errors, or of a DiT's with sums over a grid."""
+    """The outcome in a record with every candidate's errors, or in a DiT's with sums over a grid."""
     evaluations = record.get("evaluations")
     if not evaluations and "classes" in record:
         evaluations = len(record["classes"]) * len(record["t"])

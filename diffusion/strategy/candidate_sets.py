@@ -15,7 +15,7 @@ class Proposals:
     class_of: Sequence[int]
 
     def rows(self, index: int) -> list[int]:
-        """Of the candidates that compete for this image, ascending."""
+        """Rows of the candidates that compete for this image, ascending."""
         labels = set(map(int, self.labels_of(index)))
         return [row for row, label in enumerate(self.class_of) if label in labels]
 
@@ -31,7 +31,7 @@ def most_candidates(class_of: Sequence[int], size: int) -> int:
 
 
 def of_dataset(dataset, class_of: Sequence[int]) -> Proposals | None:
-    """Of a set whose images have candidates of their own (datasets.ImageData); None of others.
+    """The candidates of a set whose images have their own (datasets.ImageData); None for others.
 
     Raises ValueError where no prompt is of such a candidate.
     """

@@ -198,7 +198,7 @@ class GapRule:
 
     @classmethod
     def unit(cls, spread, usual, n: int):
-        """Of variances on n pairs of one image, and on those of the fit."""
+        """The unit for variances on n pairs of one image and of the images of the fit."""
         return np.sqrt(drawn(spread, usual, cls.PRIOR, n))
 
 
@@ -244,7 +244,7 @@ class GapFit(Fitted):
 
     @property
     def limits(self) -> dict[int, tuple[float, float]]:
-        """Of `GapRule`."""
+        """The limits that `GapRule` takes."""
         return dict(zip(self.ends, zip(self.units, self.variances, strict=True), strict=True))
 
     def check(self, identity: Mapping, n_candidates: int, path: str | None = None) -> None:

@@ -25,7 +25,7 @@ class LinearGuide:
     PENALTIES = np.geomspace(1e-3, 1e3, 13)  # in units of the mean square of a feature
 
     def among(self, rows: Sequence[int]) -> "LinearGuide":
-        """Of some of the candidates."""
+        """The guide for some of the candidates."""
         return LinearGuide(self.features[list(rows)])
 
     @property
@@ -72,11 +72,11 @@ class TreeGuide:
     distances: np.ndarray
 
     def among(self, rows: Sequence[int]) -> "TreeGuide":
-        """Of some of the candidates."""
+        """The guide for some of the candidates."""
         return TreeGuide(self.distances[np.ix_(rows, rows)])
 
     def expect(self, tried: Sequence[int], means: np.ndarray, counts: np.ndarray) -> Expected:
-        """As of LinearGuide."""
+        """Means and standard deviations, as in LinearGuide."""
         tried = np.array(tried)
         apart = (self.distances[np.ix_(tried, tried)] ** 2).sum()
         constant = np.sqrt(((means[:, None] - means) ** 2).sum() / apart) if apart else 0.0
@@ -86,7 +86,7 @@ class TreeGuide:
         return means[nearest], constant * near[np.arange(len(near)), nearest]
 
     def picked(self, order: Sequence[int], tried: Sequence[int], n: int) -> list[int]:
-        """As of LinearGuide, but none to whom one that was picked is nearer than any that was tried."""
+        """n of the untried rows, as in LinearGuide, but none to which a picked one is nearer than any that was tried."""
         near, found = self.distances[:, list(tried)].min(1), []
         for row in order:
             if len(found) == n:
@@ -152,7 +152,7 @@ def clustered(features: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Branch:
-    """Of a tree. height: above its leaves, which are numbers; parts: branches and leaves."""
+    """A branch of a tree. height: above its leaves, which are numbers; parts: branches and leaves."""
 
     height: float
     parts: tuple
@@ -175,7 +175,8 @@ class Branch:
         return [leaf for part in self.parts for leaf in (part.leaves if isinstance(part, Branch) else [part])]
 
     def distances(self, leaf_of: Sequence[int]) -> np.ndarray:
-        """Of candidates, float32 [K,K]; leaf_of: the leaf of each. Two of one leaf are as far apart as two of the lowest branch.
+        """Distances between candidates, float32 [K,K]; leaf_of: the leaf of each. Two of one leaf are as far apart as two of
+        the lowest branch.
 
         Raises ValueError for a leaf that the tree lacks or has twice.
         """
