@@ -76,7 +76,7 @@ def test_nor_has_the_vaes():
     items = [fashion_mnist.random_item(rng, images, labels, coloured=True) for _ in range(4000)]
     assert {(item.colour, item.noun) for item in items} == {(c, n) for c in COLOURS for n in NOUNS} - HELD_OUT
     script = load_script("train_tiny")
-    assert script.clothes.random_item is fashion_mnist.random_item  # the only place where an item is coloured
+    assert script.fashion_mnist.random_item is fashion_mnist.random_item  # the only place where an item is coloured
     grey = fashion_mnist.random_item(rng, images, labels, coloured=False)
     assert grey.colour is None
 

@@ -250,7 +250,7 @@ def test_the_next_start_of_a_run_removes_what_was_left(command, run_main, tiny_d
 
 def test_writers_lose_nothing_to_a_remover(tmp_path):
     """A remover that takes every file for old, as by a clock that is wrong, while another process writes."""
-    code = "import sys; from pathlib import Path; from diffusion import files\n"
+    code = "import sys; from pathlib import Path; from diffusion.utils import files\n"
     code += "for i in range(300):\n    files.write(f'{sys.argv[1]}/{i % 3}', lambda file: file.write(b'whole'))\n"
     code += "    files.try_writing(Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -301,7 +301,7 @@ def test_records_are_those_of_the_same_pictures_elsewhere(clothes, run_main):
     rows = [f"a photo of a {name}.,{name},{i}" for i, name in enumerate(names)]
     Path("same.csv").write_text("\n".join(["prompt,classname,classidx", *rows]))
     assert run_main(eval_prob_adaptive.main, *shipped)[0] == 0
-    ours, theirs = (run_folder.list_records(next(Path("data", name).iterdir())) for name in ("webdataset", "fashion_mnist"))
+    ours, theirs = (run_folder.list_records(next(Path("data", name).iterdir())) for name in ("webdataset_set", "fashion_mnist"))
     assert sorted(ours) == sorted(theirs) == list(range(4))
     for index, path in ours.items():
         one, other = run_folder.load_record(path), run_folder.load_record(theirs[index])
@@ -313,7 +313,7 @@ def test_records_are_those_of_the_same_pictures_elsewhere(clothes, run_main):
 def test_a_run_is_read_back(clothes, run_main):
     code, out, err = run_main(eval_prob_adaptive.main, *clothes, *MODEL, *STAGES, "--imgs_to_eval", 2)
     assert code == 0 and "n = 2" in out, err
-    folder = next(Path("data/webdataset").iterdir())
+    folder = next(Path("data/webdataset_set").iterdir())
     past = reload.Past(folder, run_folder.read_config(folder))
     assert len(reload.open_images(past)) == 4
     code, _, err = run_main(load_script("report").main, folder, "-o", "report")

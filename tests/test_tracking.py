@@ -106,7 +106,7 @@ def test_a_stopped_run_finishes_without_metrics(package):
 
 
 def test_of_torchrun_s_processes_only_rank_0_tells(package):
-    code = "from diffusion import tracking; print(tracking.Tracker('trackio').start({}, 'x').listens)"
+    code = "from diffusion.runs import tracking; print(tracking.Tracker('trackio').start({}, 'x').listens)"
     for rank in ("0", "1"):
         torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": f"{ROOT}:{Path('site').resolve()}"}
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | torchrun, capture_output=True, text=True)

@@ -343,7 +343,7 @@ demo.check_port = lambda port: None
 offers = demo.prepare(vars(demo.parse_args(["--device", "cpu", "--version", "tiny"])))
 class Gradio:
     Warning = staticmethod(lambda text: print("refused:", text))
-_, picture, _ = demo.live.shipped_pictures()[0]
+_, picture, _ = demo.page_backend.shipped_pictures()[0]
 page = demo.Page(Gradio, {{"tiny": offers[0]}}, "a {{}}.", Path("uploads"))
 for labels in ("bag, bag", "bag, boot"):
     print(next(iter(page.run(picture, labels, "tiny", 0, False)))[0])
