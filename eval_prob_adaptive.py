@@ -11,7 +11,7 @@
 import sys
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
@@ -20,31 +20,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from diffusion import (
-    classify,
-    cli,
-    datasets,
-    models,
-    noise,
-    parsing,
-    paths,
-    proposals,
-    records,
-    runlog,
-    scored,
-    scores,
-    session,
-    settings,
-    sharding,
-    shortlist,
-    strategy,
-    tracking,
-)
+from diffusion import classify, cli, datasets, models, settings, strategy
 from diffusion.analysis import results
+from diffusion.baselines import runner, shortlist
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
-from diffusion.files import fingerprint
-from diffusion.level_weights import LevelWeights, belonging
-from diffusion.method import Method
+from diffusion.kernel import noise, scores
+from diffusion.runs import loop, run_folder, schema, sharding, tracking
+from diffusion.strategy import candidate_sets
+from diffusion.strategy.level_weights import LevelWeights, belonging
+from diffusion.strategy.method import Method
+from diffusion.utils import paths
+from diffusion.utils.files import fingerprint
 
 
 def parse_args(argv=None):
@@ -83,7 +70,7 @@ class Run:
     prompts: Any
     source: Any  # of the weights
     noise: Any  # a source of noise
-    proposals: proposals.Proposals | None  # None: all candidates compete for every image
+    proposals: candidate_sets.Proposals | None  # None: all candidates compete for every image
     shortlist: shortlist.Shortlist | None  # that the proposals are of
 
     @property
@@ -110,9 +97,9 @@ class Run:
 
         def make(dataset: str) -> Path:
             named = (self.running.extra, self.model, self.strategy, self.loss, ending)
-            return runlog.adaptive_folder(paths.log_dir(), dataset, *named)
+            return run_folder.adaptive_folder(paths.log_dir(), dataset, *named)
 
-        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity)
+        return run_folder.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity)
 
     @property
     def incomplete(self) -> bool:
@@ -153,19 +140,21 @@ class Run:
         return []
 
     @cached_property
-    def done(self) -> dict[int, runlog.Outcome]:
+    def done(self) -> dict[int, run_folder.Outcome]:
         """Outcomes of the records of `selected` that exist; the work adds to it."""
         if self.incomplete:
-            return runlog.unread({i: [self.record_path(i)] for i in self.selected})
+            return run_folder.unread({i: [self.record_path(i)] for i in self.selected})
         classidx, labels = self.prompts.classidx, self.dataset.labels
-        wanted = records.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
+        wanted = schema.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
         rows_of = self.proposals.rows if self.proposals else lambda index: None
         paths = {i: self.record_path(i) for i in self.selected if self.is_ready(i)}
-        return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable)
+        return run_folder.load_outcomes(
+            paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable
+        )
 
     @cached_property
     def todo(self) -> list[int]:
-        """Of this worker."""
+        """Indices that this worker has to evaluate."""
         return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
 
     def is_ready(self, index: int) -> bool:
@@ -179,11 +168,11 @@ class Run:
         return not (self.strategy.TRIES_ALL and all_compete)
 
     def record_of(self, index: int, result: classify.Result, label: int) -> dict:
-        record = runlog.record_of(result, range(len(result.class_of)), label)
+        record = run_folder.record_of(result, range(len(result.class_of)), label)
         return record | ({"proposed": list(self.shortlist.ranked[index].labels)} if self.shortlist else {})
 
     def record_path(self, index: int) -> Path:
-        return runlog.record_path(self.folder, index, len(self.dataset))
+        return run_folder.record_path(self.folder, index, len(self.dataset))
 
 
 def prepare(options: dict) -> Run:
@@ -195,8 +184,8 @@ def prepare(options: dict) -> Run:
     weights, ablation = cli.level_weights_of(options), cli.ablation_of(options)
     dataset = datasets.open_images(data, running.dry_run)
     prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
-    proposed = proposals.of_dataset(dataset, prompts.classidx)
-    images = scored.Images(data, selection, running, dataset, bank.seed)
+    proposed = candidate_sets.of_dataset(dataset, prompts.classidx)
+    images = runner.Images(data, selection, running, dataset, bank.seed)
     shortlisted = shortlist.find(settings.pick(settings.Shortlist, options), images, prompts, proposed)
     proposed = shortlisted.proposals if shortlisted else proposed
     n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
@@ -212,9 +201,9 @@ def prepare(options: dict) -> Run:
         return run
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
-    run = replace(run, noise=noise.shaped(noise.continued(rows, runlog.noise_of(run.folder)), ablation.kind))
+    run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, n_candidates)
-    runlog.check_config(run.folder, run.identity, run.options)
+    run_folder.check_config(run.folder, run.identity, run.options)
     return run
 
 
@@ -231,13 +220,13 @@ def choose_method(options: dict, dataset: str, n_prompts: int, n_candidates: int
 def announce(run: Run):
     """Prints what will be done and its price. Raises ValueError where a shortlist's folder holds records of another run."""
     if run.shortlist and run.shortlist.todo:
-        scored.announce(run.shortlist.model)
-    session.tell_reading(run.folder)
+        runner.announce(run.shortlist.model)
+    loop.tell_reading(run.folder)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
              "memory": models.memory_message(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     counts = (len(run.todo), len(run.done), len(run.selected))
-    redone = runlog.unreadable_told(run.unreadable, "redone")
+    redone = run_folder.unreadable_told(run.unreadable, "redone")
     unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
     slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
@@ -248,21 +237,22 @@ def announce(run: Run):
 
 def start(run: Run) -> tuple[classify.Classifier, int]:
     """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
-    session.tell_loading(run.source)
-    runlog.make_ready(run.folder)
-    before, shape = runlog.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
+    loop.tell_loading(run.source)
+    run_folder.make_ready(run.folder)
+    before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
-    if notice := models.check_prompts(run.source, table.prompts, table.classidx, table.classnames, "--prompt_path or --template"):
+    of_table = (table.prompts, table.classidx, table.classnames, "--prompt_path or --template", table.published)
+    if notice := models.check_prompts(run.source, *of_table):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)
-    network = session.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
-    if session.team().leads:
+    network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
+    if loop.team().leads:
         candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
-        what = ("eval_prob_adaptive", runlog.CLASSIFICATION, run.identity, run.options)
+        what = ("eval_prob_adaptive", run_folder.CLASSIFICATION, run.identity, run.options)
         known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
                                  "partial": run.partial or None}  # fmt: skip
-        runlog.write_config(run.folder, runlog.describe(*what, len(run.selected), **known))
+        run_folder.write_config(run.folder, run_folder.describe(*what, len(run.selected), **known))
     else:
         run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
     classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.method, run.noise,
@@ -296,18 +286,18 @@ def main(argv=None) -> int:
 
     def work(index, result, label):
         record = run.record_of(index, result, label)
-        runlog.save_record(run.record_path(index), record)
-        run.done[index] = runlog.outcome(record)
+        run_folder.save_record(run.record_path(index), record)
+        run.done[index] = run_folder.outcome(record)
         return run.done[index]
 
     several = partial(classifier.several, n=in_flight)
-    ended = session.work_through(run.running, run.dataset, todo, run.done, work, tracker.progress, several)
-    lines, in_folder = session.accuracy_lines(run.done.values()), len(runlog.list_records(run.folder))
+    ended = loop.work_through(run.running, run.dataset, todo, run.done, work, tracker.progress, several)
+    lines, in_folder = loop.accuracy_lines(run.done.values()), len(run_folder.list_records(run.folder))
     if run.shortlist and run.done:
         lines.append(run.shortlist.line({index: outcome.label for index, outcome in run.done.items()}))
     lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
-    return session.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder) or code
+    return loop.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder) or code
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

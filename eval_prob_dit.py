@@ -12,7 +12,7 @@ the published run of one class, for scripts/print_dit_acc.py:
 import sys
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
@@ -22,28 +22,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from diffusion import (
-    classify,
-    cli,
-    datasets,
-    models,
-    noise,
-    parsing,
-    paths,
-    records,
-    runlog,
-    scores,
-    session,
-    settings,
-    sharding,
-    strategy,
-    tracking,
-)
+from diffusion import classify, cli, datasets, models, settings, strategy
 from diffusion.analysis import results
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
-from diffusion.level_weights import LevelWeights, belonging
-from diffusion.method import Method
-from diffusion.models import own
+from diffusion.kernel import noise, scores
+from diffusion.models.families import custom
+from diffusion.runs import loop, run_folder, schema, sharding, tracking
+from diffusion.strategy.level_weights import LevelWeights, belonging
+from diffusion.strategy.method import Method
+from diffusion.utils import paths
 
 # what a class's file holds instead of mean squared errors, and how its folder's name ends
 SAVED = {"spatial": "_spatial", "save_eps": "_eps", "save_eps_and_var": "_epsvar", "save_vb": ""}
@@ -135,13 +123,13 @@ class Run:
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
         ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
         path, size = self.model.model_path, self.model.img_size
-        name = own.name_of(path) if own.is_python_file(path) else "DiT"
+        name = custom.name_of(path) if custom.is_python_file(path) else "DiT"
 
         def make(dataset: str) -> Path:
             named = (self.data.split, self.running.extra, name, size, classes, method, ending)
-            return runlog.dit_folder(paths.log_dir(), dataset, *named)
+            return run_folder.dit_folder(paths.log_dir(), dataset, *named)
 
-        return runlog.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity | {"cls": c})
+        return run_folder.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity | {"cls": c})
 
     @property
     def incomplete(self) -> bool:
@@ -180,21 +168,21 @@ class Run:
         return []
 
     @cached_property
-    def done(self) -> dict[int, runlog.Outcome]:
+    def done(self) -> dict[int, run_folder.Outcome]:
         """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
         if self.incomplete:
-            return runlog.unread({i: self.record_paths(i).values() for i in self.selected})
+            return run_folder.unread({i: self.record_paths(i).values() for i in self.selected})
         if not self.per_class:
             partial = not self.strategy.TRIES_ALL
-            wanted = records.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t, partial)
+            wanted = schema.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t, partial)
             paths, labels = {i: self.record_paths(i)[None] for i in self.selected}, self.dataset.labels
-            return runlog.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
+            return run_folder.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
         whole = (i for i in self.selected if not self.missing(i))
         return {i: self.per_class_outcome(int(self.dataset.labels[i])) for i in whole}
 
     @cached_property
     def todo(self) -> list[int]:
-        """Of this worker."""
+        """Indices that this worker has to evaluate."""
         return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
 
     def record_paths(self, index: int) -> dict[Any, Path]:
@@ -211,12 +199,12 @@ class Run:
         kept = {"spatial": latent[1:], "save_eps": latent, "save_eps_and_var": (2 * latent[0], *latent[1:]), "save_vb": (4,)}
         shape = (len(self.plan.t) // self.strategy.n_trials, self.strategy.n_trials, *kept.get(self.saved, ()))
         problems = []
-        whole = os.path.lexists(path) and runlog.load_errors(path, shape, problems) is not None
+        whole = os.path.lexists(path) and run_folder.load_errors(path, shape, problems) is not None
         self.unreadable.extend(f"class {c}: {problem}" for problem in problems)
         return whole
 
-    def per_class_outcome(self, label: int) -> runlog.Outcome:
-        return runlog.Outcome(label, None, len(self.folders) * len(self.plan.t))
+    def per_class_outcome(self, label: int) -> run_folder.Outcome:
+        return run_folder.Outcome(label, None, len(self.folders) * len(self.plan.t))
 
 
 def prepare(options: dict) -> Run:
@@ -253,11 +241,11 @@ def prepare(options: dict) -> Run:
         return run
     if weights:
         weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
-    made_with = runlog.noise_of(next(iter(run.folders.values())))
+    made_with = run_folder.noise_of(next(iter(run.folders.values())))
     run = replace(run, noise=noise.shaped(noise.continued(rows, made_with), ablation.kind))
     chosen.check_run(run.identity, len(label_of))
     for c, folder in run.folders.items():
-        runlog.check_config(folder, run.identity | {"cls": c}, run.options)
+        run_folder.check_config(folder, run.identity | {"cls": c}, run.options)
     return run
 
 
@@ -343,7 +331,7 @@ def errors_of_class(run: Run, network, x0, c: int):
     """One class's errors, or what was asked for instead, float32 [T,n_trials,...]; FloatingPointError when not finite."""
     import torch
 
-    from diffusion import kernel
+    from diffusion.kernel import blocks
 
     score = {
         "sums": scores.l2,
@@ -354,7 +342,7 @@ def errors_of_class(run: Run, network, x0, c: int):
     }[run.saved]
     row, t = list(run.label_of).index(c), torch.from_numpy(run.plan.t)
     bank = run.noise(0, run.plan, x0.shape)
-    errors = kernel.errors(network.denoiser, x0, network.conditions[[row]], t, bank, score, network.batch)[0]
+    errors = blocks.errors(network.denoiser, x0, network.conditions[[row]], t, bank, score, network.batch)[0]
     return errors.unflatten(0, (-1, run.strategy.n_trials))
 
 
@@ -373,7 +361,7 @@ def notices_of_labels(run: Run) -> list[str]:
 
 
 def announce(run: Run):
-    session.tell_reading(next(iter(run.folders.values())))
+    loop.tell_reading(next(iter(run.folders.values())))
     counts = (len(run.todo), len(run.done), len(run.selected))
     usual = run.strategy.usual(len(run.label_of))
     notices = (
@@ -381,7 +369,7 @@ def announce(run: Run):
         *([] if run.dataset.missing else notices_of_labels(run)),
         run.strategy.notice(run.source.n_levels),
         run.source.notice(),
-        runlog.unreadable_told(run.unreadable, "redone"),
+        run_folder.unreadable_told(run.unreadable, "redone"),
         cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual)),
     )
     folder = next(iter(run.folders.values()))
@@ -393,23 +381,23 @@ def announce(run: Run):
 
 def start(run: Run):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
-    session.tell_loading(run.source)
+    loop.tell_loading(run.source)
     for folder in run.folders.values():
-        runlog.make_ready(folder)
-    before, shape = runlog.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
+        run_folder.make_ready(folder)
+    before, shape = run_folder.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
     embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
-    network = session.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
+    network = loop.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
-    kind = runlog.ONE_CLASS if run.per_class else runlog.CLASSIFICATION
+    kind = run_folder.ONE_CLASS if run.per_class else run_folder.CLASSIFICATION
     for c, folder in run.folders.items():
-        if not session.team().leads:
+        if not loop.team().leads:
             folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
             continue
         what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
         known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
                                  "partial": not run.strategy.TRIES_ALL or None}  # fmt: skip
-        runlog.write_config(folder, runlog.describe(*what, len(run.selected), **known))
+        run_folder.write_config(folder, run_folder.describe(*what, len(run.selected), **known))
     return network
 
 
@@ -417,8 +405,8 @@ def record_of(run: Run, result, label: int) -> dict:
     """The record of an image over all classes."""
     classes = list(run.label_of)
     if isinstance(run.strategy, strategy.Grid) and run.source.learned_variance:
-        return runlog.sums_of(result, classes, label, with_terms=run.saved == "save_errors")
-    return runlog.record_of(result, classes, label)
+        return run_folder.sums_of(result, classes, label, with_terms=run.saved == "save_errors")
+    return run_folder.record_of(result, classes, label)
 
 
 def main(argv=None) -> int:
@@ -438,24 +426,24 @@ def main(argv=None) -> int:
     def work(index, result, label):
         """All classes in one record."""
         record = record_of(run, result, label)
-        runlog.save_record(run.record_paths(index)[None], record)
-        run.done[index] = runlog.outcome(record)
+        run_folder.save_record(run.record_paths(index)[None], record)
+        run.done[index] = run_folder.outcome(record)
         return run.done[index]
 
     def work_per_class(index, image, label):
         x0, lacking = network.denoiser.encode(image), run.missing(index)
         for c in lacking:
-            runlog.save_record(run.record_paths(index)[c], errors_of_class(run, network, x0, c))
+            run_folder.save_record(run.record_paths(index)[c], errors_of_class(run, network, x0, c))
         run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
     each, *through = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress, *through)
-    lines = [] if run.per_class else session.accuracy_lines(run.done.values())
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress, *through)
+    lines = [] if run.per_class else loop.accuracy_lines(run.done.values())
     lines += results.at_end(run.running.results, tracker, ended, run.folders.get(None), run.selected, args.command)
-    in_folder = len(set.intersection(*(set(runlog.list_records(folder)) for folder in run.folders.values())))
+    in_folder = len(set.intersection(*(set(run_folder.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"
-    return session.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)
+    return loop.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)
 
 
 def report_arguments(run: Run) -> str:
@@ -471,4 +459,4 @@ def report_arguments(run: Run) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

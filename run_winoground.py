@@ -15,7 +15,7 @@ image that is easy to predict beats the other whatever the caption says; --score
 import sys
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
@@ -24,12 +24,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion import cli, models, noise, parsing, paths, runlog, scores, session, settings, sharding, tracking
+from diffusion import cli, models, settings
 from diffusion.analysis import results
-from diffusion.datasets import pairs, transforms
+from diffusion.cli import parsing
+from diffusion.datasets import transforms, winoground
+from diffusion.kernel import noise, scores
 from diffusion.metrics import PairScores
 from diffusion.models import clip
+from diffusion.runs import loop, run_folder, sharding, tracking
 from diffusion.strategy import Grid
+from diffusion.utils import paths
 
 VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the paper
 
@@ -37,7 +41,9 @@ VERSIONS = {"sd": "2-0", "clip": "ViT-L/14", "openclip": "ViT-H-14"}  # of the p
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     group = parser.add_argument_group("examples")
-    group.add_argument("--dataset", default="winoground", choices=pairs.PAIR_DATASETS, help="default: winoground, from the hub")
+    group.add_argument(
+        "--dataset", default="winoground", choices=winoground.PAIR_DATASETS, help="default: winoground, from the hub"
+    )
     group.add_argument(
         "--data_dir", help="local folder with examples.jsonl and images/<stem>.png, of one of these sets or of your own"
     )
@@ -56,7 +62,7 @@ def parse_args(argv=None):
     group.add_argument("--n_trials", type=parsing.at_least(1), default=1, metavar="N", help="noises per timestep (default: 1)")
     cli.add_noise_options(group)
     cli.add_resize_options(group, "bilinear", "of the resize; the paper's run passes bicubic")
-    group.add_argument("--score_mode", default="conditional", choices=pairs.SCORE_MODES, help=pairs.SCORE_MODE_HELP)
+    group.add_argument("--score_mode", default="conditional", choices=winoground.SCORE_MODES, help=winoground.SCORE_MODE_HELP)
     cli.add_run_options(parser)
     args = parser.parse_args(argv)
     args.version = args.version or VERSIONS[args.model]
@@ -83,7 +89,7 @@ class Diffusion:
 
     @property
     def record_shape(self) -> tuple[int, ...]:
-        """Of each of a record's four tensors."""
+        """The shape of each of a record's four tensors."""
         return len(self.plan.t) // self.grid.n_trials, self.grid.n_trials
 
     def identity(self) -> dict:
@@ -91,7 +97,7 @@ class Diffusion:
         return self.model.identity() | self.grid.identity() | made_of
 
     def folder(self) -> str:
-        return f"sd_v{self.model.version.replace('/', '_')}_{self.grid.folder()}{runlog.later_options(self.model)}"
+        return f"sd_v{self.model.version.replace('/', '_')}_{self.grid.folder()}{run_folder.later_options(self.model)}"
 
 
 @dataclass(frozen=True)
@@ -131,23 +137,23 @@ def prepare(options: dict) -> Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     running = cli.running_of(options)
     scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
-    data = pairs.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
+    data = winoground.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
     incomplete = bool(data.missing or scorer.source.unfetched)
     ending = "_randnoise" if options["randomize_noise"] else ""
-    folder = runlog.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
+    folder = run_folder.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     if isinstance(scorer, Diffusion):
-        scorer = replace(scorer, noise=noise.continued(scorer.noise, runlog.noise_of(folder)))
+        scorer = replace(scorer, noise=noise.continued(scorer.noise, run_folder.noise_of(folder)))
     asked = {name: options[name] for name in ("dataset", "data_dir", "model")}
     resolved = asked | settings.options_of(*used, running) | {"score_mode": options["score_mode"]}
     unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
     if incomplete:
-        identity, done = {}, runlog.unread({i: [path] for i, path in places.items()})
+        identity, done = {}, run_folder.unread({i: [path] for i, path in places.items()})
     else:
         identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
         identity |= scorer.identity() | {"images": data.fingerprint()}
-        runlog.check_config(folder, identity, resolved)
-        session.tell_reading(folder)
-        done = runlog.load_pair_outcomes(places, scorer.record_shape, unreadable)
+        run_folder.check_config(folder, identity, resolved)
+        loop.tell_reading(folder)
+        done = run_folder.load_pair_outcomes(places, scorer.record_shape, unreadable)
     mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
     todo = [i for i in mine if data.examples[i].id not in done]
     return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, unreadable, todo)
@@ -200,7 +206,7 @@ def announce(run: Run):
         run.data.notice,
         run.scorer.source.unused_additions(captions) if run.identity else None,
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
-        runlog.unreadable_told(run.unreadable, "redone"),
+        run_folder.unreadable_told(run.unreadable, "redone"),
         None if contrastive else slow(run),
     )
     counts = (len(run.todo), len(run.done), len(run.data))
@@ -222,15 +228,15 @@ def diffusion_matcher(run: Run):
     says of it."""
     import torch
 
-    from diffusion import kernel
+    from diffusion.kernel import blocks
 
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
     tell_captions(run)
     captions = list(dict.fromkeys(caption for example in run.data.examples for caption in example.captions))
-    row_of, before = {caption: row for row, caption in enumerate(captions)}, runlog.found_batch_size(run.folder)
+    row_of, before = {caption: row for row, caption in enumerate(captions)}, run_folder.found_batch_size(run.folder)
     load = partial(models.load, scorer.source, space=scorer.model.error_space)
-    network = session.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
+    network = loop.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
     bank = scorer.noise(0, scorer.plan, shape)
@@ -238,7 +244,7 @@ def diffusion_matcher(run: Run):
     def match(images, captions):
         x0 = torch.stack([denoiser.encode(image) for image in images])  # [2,C,h,w]
         conditions = network.conditions[[row_of[caption] for caption in captions]]
-        errors = kernel.errors(denoiser, x0, conditions, t, bank, scores.l2, network.batch)
+        errors = blocks.errors(denoiser, x0, conditions, t, bank, scores.l2, network.batch)
         return errors.view(4, -1, scorer.grid.n_trials).unbind()  # [2,2,S], caption by caption
 
     return match, network.about
@@ -271,29 +277,29 @@ def main(argv=None) -> int:
     if run.running.dry_run:
         return 0
     with cli.bad_input():
-        session.tell_loading(run.scorer.source)
-        runlog.make_ready(run.folder)
+        loop.tell_loading(run.scorer.source)
+        run_folder.make_ready(run.folder)
         match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
-        if session.team().leads:
-            config = runlog.describe("run_winoground", runlog.PAIRS, run.identity, run.options, len(run.data), **more)
-            runlog.write_config(run.folder, config)
+        if loop.team().leads:
+            config = run_folder.describe("run_winoground", run_folder.PAIRS, run.identity, run.options, len(run.data), **more)
+            run_folder.write_config(run.folder, config)
         else:
             run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
-        outcome = runlog.pair_outcome(record)
-        runlog.save_record(run.folder / f"{example.id}.pt", record)
+        outcome = run_folder.pair_outcome(record)
+        run_folder.save_record(run.folder / f"{example.id}.pt", record)
         run.done[example.id] = outcome
         return outcome
 
-    ended = session.work_through(run.running, run.data, run.todo, run.done, work, tracker.progress)
-    lines = pairs.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
+    ended = loop.work_through(run.running, run.data, run.todo, run.done, work, tracker.progress)
+    lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
     ids = [example.id for example in run.data.examples]
     lines += results.at_end(run.running.results, tracker, ended, run.folder, ids, args.command, run.score_mode)
-    return session.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
+    return loop.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -1,3 +1,3 @@
-"""Shared rooms of the suite; docs/design.md says what each one owns and what it may import."""
+"""Shared rooms of the suite; docs/dev/design.md says what each one owns and what it may import."""
 
 __version__ = "0.2.0"

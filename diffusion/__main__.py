@@ -13,7 +13,8 @@ import runpy
 import shlex
 import sys
 
-from diffusion import __version__, commands, startup
+from diffusion import __version__
+from diffusion.utils import commands, startup
 
 NAME = "diffusion-classifier"
 
@@ -35,7 +36,7 @@ TEXTS = {"list": list_text, "--version": lambda: f"{NAME} {__version__}", "--hel
 
 def answer(words: list[str]) -> int:
     """Prints one of TEXTS, or says that there is no such command; the exit code."""
-    from diffusion import parsing
+    from diffusion.cli import parsing
 
     asked, *more = words or ["--help"]
     if asked not in TEXTS:
@@ -57,9 +58,9 @@ def main(starter: str = NAME) -> int:
         runpy.run_path(str(commands.file_of(words[0])), run_name="__main__")
         return 0
 
-    from diffusion import session  # imports what takes longer than the answer
+    from diffusion.runs import loop  # imports what takes longer than the answer
 
-    return session.run(lambda: answer(words))
+    return loop.run(lambda: answer(words))
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import batching, models, scores, settings
-from diffusion.analysis import calibration
+from diffusion import models, settings
 from diffusion.datasets import transforms
-from diffusion.elimination import NEVER, append_errors, drive, means_of, relay
-from diffusion.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
-from diffusion.method import Method
-from diffusion.models import devices
-from diffusion.noise import Seeded, shaped
-from diffusion.schedule import Plan
+from diffusion.kernel import batching, scores
+from diffusion.kernel.noise import Seeded, shaped
+from diffusion.metrics import calibration
+from diffusion.models.speed import devices
 from diffusion.strategy import Race, Strategy
+from diffusion.strategy.elimination import NEVER, append_errors, drive, means_of, relay
+from diffusion.strategy.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
+from diffusion.strategy.method import Method
+from diffusion.strategy.schedule import Plan
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class Classifier:
     denoiser: models.denoiser.Denoiser; conditions: of the K candidates, and with guidance the empty one after them
     class_of: the label of each candidate
     method: which pairs are evaluated, by which error, and which candidates are dropped
-    noise: a source of `diffusion.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index, of the
-        method's kind
+    noise: a source of `diffusion.kernel.noise`: (index, plan, [C,h,w], pairs) -> noise [n,C,h,w] of the image with this index,
+        of the method's kind
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
     rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
@@ -240,7 +241,7 @@ class Classifier:
         return batching.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
 
     def _rows(self, candidates) -> list[int]:
-        """Of the conditions that the kernel is given."""
+        """Rows of the conditions that the kernel is given."""
         return [*([len(self.class_of)] if self.method.ablation.guided else []), *candidates]
 
     def _scoring(self, x0):
@@ -252,10 +253,10 @@ class Classifier:
 
     def _errors(self, cells: batching.Cells):
         """Errors of cells of one image, in blocks: float32 [R,S,...]."""
-        from diffusion import kernel
+        from diffusion.kernel import blocks
 
         score, noise, conditions = self._scoring(cells.x0)[0], cells.noise(slice(None)), self.conditions[cells.rows]
-        return kernel.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self._guidance)
+        return blocks.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self._guidance)
 
     def _cell_errors(self, requested: Sequence[batching.Cells]) -> list:
         """Errors of cells of several images, one piece for each."""
@@ -289,9 +290,9 @@ def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWe
     """
     import torch
 
-    from diffusion import kernel
+    from diffusion.kernel import blocks
 
-    maps = kernel.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch, ablation.guidance)
+    maps = blocks.errors(denoiser, x0, conditions, t, noise, scores.error_map, batch, ablation.guidance)
     if level_weights is not None:
         maps = maps * torch.from_numpy(level_weights.table[t.numpy()])[:, None, None]
     maps, n = maps.mean(-3)[int(ablation.guided) :], ablation.crop_errors
@@ -434,9 +435,9 @@ class Setup:
 
     def load(self) -> Classifier:
         """Loads the weights and embeds the candidates. Raises ValueError or OSError for weights that do not do."""
-        from diffusion import kernel
+        from diffusion.kernel import blocks
 
         denoiser = models.load(self.source, self.device, self.dtype, space=self.space)
         conditions = denoiser.embed(with_empty(self.candidates, self.empty, self.method.ablation))
         bank = shaped(Seeded(self.seed), self.method.ablation.kind)
-        return Classifier(denoiser, conditions, self.labels, self.method, bank, kernel.Batch(self.batch_size), self.transform)
+        return Classifier(denoiser, conditions, self.labels, self.method, bank, blocks.Batch(self.batch_size), self.transform)

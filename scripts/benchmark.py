@@ -33,19 +33,25 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, models, parsing, session, settings
-from diffusion.models import devices, dit, format_bytes, hub, own, shapes
-from diffusion.models.pipelines import Pipeline
-from diffusion.noise import Seeded
-from diffusion.schedule import make_plan
+from diffusion import cli, models, settings
+from diffusion.cli import parsing
+from diffusion.kernel.noise import Seeded
+from diffusion.models import format_bytes, random_weights
+from diffusion.models.families import custom, dit
+from diffusion.models.families.base import Pipeline
+from diffusion.models.loading import hub
+from diffusion.models.speed import devices
+from diffusion.runs import loop
 from diffusion.settings import ModelOptions
+from diffusion.strategy.schedule import make_plan
+from diffusion.utils import files
 
 SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
-MODELS = ("tiny", *SHORT, *shapes.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
+MODELS = ("tiny", *SHORT, *random_weights.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
 SHARE = 0.8  # of the device's memory that weights may take, which leaves room for what a call computes
 
@@ -97,7 +103,7 @@ def check(args) -> Subject:
         files.try_file(args.json)
     if args.model != "tiny" and args.model_path:
         raise ValueError(f"--model {args.model} has its own weights: drop either --model_path or --model")
-    if own.is_python_file(args.model_path):
+    if custom.is_python_file(args.model_path):
         raise ValueError(f"--model_path {args.model_path}: a Python file does not say what its network is: give a pipeline")
     if "dit" in args.model and args.img_size:
         raise ValueError(f"--model {args.model} has its own size: leave out --img_size")
@@ -118,11 +124,11 @@ def find(args) -> Subject:
     """What --model and --model_path name."""
     if "dit" in args.model:
         return dit_subject(args)
-    if published := shapes.PIPELINES.get(SHORT.get(args.model, args.model)):
+    if published := random_weights.PIPELINES.get(SHORT.get(args.model, args.model)):
         source, configs = published.source(args.img_size), published.text_configs
-        return pipeline_subject(args, source, configs, partial(shapes.load, source, configs), published.text_memory)
+        return pipeline_subject(args, source, configs, partial(random_weights.load, source, configs), published.text_memory)
     source = models.text_to_image("tiny", args.model_path, ModelOptions(args.img_size))
-    return pipeline_subject(args, source, shapes.text_configs(source), source.load, partial(text_memory, source))
+    return pipeline_subject(args, source, random_weights.text_configs(source), source.load, partial(text_memory, source))
 
 
 def text_memory(source, dtype: str) -> dict[str, int]:
@@ -135,7 +141,7 @@ def prompts_of(args) -> list[str]:
 
 
 def pipeline_subject(args, source: Pipeline, configs: dict, load: Callable, text_memory: Callable) -> Subject:
-    size, bare = source.default_size, partial(shapes.network_of, source, configs)
+    size, bare = source.default_size, partial(random_weights.network_of, source, configs)
     shape = source.latent_shape(size)
     return Subject(source.describe(), size, shape, source.n_levels, load, bare, prompts_of(args), text_memory)
 
@@ -156,7 +162,7 @@ def dit_subject(args) -> Subject:
     return Subject(source, size, shape, 1000, load, bare, [i % classes for i in range(args.prompts)])
 
 
-def bare_dit(config: dict, latent_shape) -> shapes.Bare:
+def bare_dit(config: dict, latent_shape) -> random_weights.Bare:
     import torch
 
     from diffusion.models.denoiser import Conditions
@@ -165,7 +171,9 @@ def bare_dit(config: dict, latent_shape) -> shapes.Bare:
     def conditions(n, device):
         return Conditions(ids=torch.zeros(n, dtype=torch.int64, device=device))
 
-    return shapes.Bare(lambda: DiT(**config), latent_shape, lambda module, x_t, t, told: module(x_t, t, told.ids), conditions)
+    return random_weights.Bare(
+        lambda: DiT(**config), latent_shape, lambda module, x_t, t, told: module(x_t, t, told.ids), conditions
+    )
 
 
 def random_dit(bare: Callable, device: str, dtype: str, compile: bool = False, plain: bool = False):
@@ -284,10 +292,10 @@ def serve_plain(args, subject) -> int:
 
 def network_only(denoiser, x0, conditions, t, noise, size):
     """The network calls of the kernel on inputs that lie ready, and nothing else."""
-    from diffusion import kernel
+    from diffusion.kernel import blocks
 
     x_t, t = noise.to(x0.device), t.to(x0.device)
-    for rows, pairs in kernel.blocks(len(conditions), len(t), size):
+    for rows, pairs in blocks.blocks(len(conditions), len(t), size):
         denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
 
 
@@ -382,13 +390,13 @@ def warm_up(loops: dict, device: str) -> dict:
 
 def measure(args, network, subject, with_plain: bool, flops: int) -> dict:
     """All numbers that take time. Call it in inference mode."""
-    from diffusion import kernel, scores
+    from diffusion.kernel import blocks, scores
 
     work = make_input(args, network, subject)
     with PlainLoop(args, work) if with_plain else contextlib.nullcontext() as plain:
         loops = {
             **({"plain": plain} if plain else {}),
-            "kernel": lambda: kernel.errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
+            "kernel": lambda: blocks.errors(network.denoiser, **work, score=scores.l2, batch=network.batch),
             "network": lambda: network_only(network.denoiser, **work, size=network.batch.size),
         }
         about = warm_up(loops, args.device)
@@ -450,7 +458,8 @@ def report_count(counted: dict):
 
 
 def copies_that_fit(args, weights: dict) -> int:
-    """Of the weights in memory: 2, the kernel's and the plain loop's; 1, the kernel's alone; or none. Says why not two."""
+    """How many copies of the weights fit into memory: 2, the kernel's and the plain loop's; 1, the kernel's alone; or none.
+    Says why not two."""
     most = devices.memory(args.device)
     plain = devices.resolve_dtype("auto", args.device)
     if most is None or weights[args.dtype] + weights[plain] <= SHARE * most:
@@ -498,7 +507,7 @@ def timed(args, subject, counted: dict, with_plain: bool) -> dict:
     torch.manual_seed(0)
     running, useful = settings.pick(settings.Running, vars(args)), len(subject.candidates) * args.timesteps
     with cli.bad_input():
-        network = session.start_network(subject.load, subject.candidates, subject.latent_shape, running, args.dtype, useful)
+        network = loop.start_network(subject.load, subject.candidates, subject.latent_shape, running, args.dtype, useful)
     setup = {
         "device": device_name(args.device),
         "dtype": args.dtype,
@@ -537,4 +546,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

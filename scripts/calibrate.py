@@ -24,13 +24,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, runlog, session
-from diffusion.analysis import calibration, confidence, figures, tables
+from diffusion import cli, metrics
+from diffusion.analysis import confidence, figures, tables
 from diffusion.analysis.confidence import Confidence, Images
+from diffusion.cli import parsing
+from diffusion.metrics import calibration
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 HALVES = "Each image's fit is on the other half of the images: halves are random, with the same share of every class (seeded)."
 NOTES = """\
@@ -79,7 +83,7 @@ def read_other(args, run: tables.Run, images: Images) -> Images:
     """Raises ValueError for a run of other settings, of other candidates, or of images that RUN has too."""
     other, others = read_one(args.fitted_on, args.prompt_path)
     try:
-        runlog.check_same([args.folder, args.fitted_on], ignore=("split", "images", "subset"))
+        run_folder.check_same([args.folder, args.fitted_on], ignore=("split", "images", "subset"))
     except ValueError as error:
         raise ValueError(f"--fitted_on: {error}; a fit belongs to one model, prompts, loss and strategy") from None
     if other.class_of != run.class_of:
@@ -109,7 +113,7 @@ def print_run(run: tables.Run, images: Images) -> None:
     if fewer:
         print(f"{100 * fewer:.0f}% of all candidates were dropped early; the gaps to them are taken as unbiased and normal")
     if run.unreadable:
-        print(runlog.unreadable_told(run.unreadable, "not counted"))
+        print(run_folder.unreadable_told(run.unreadable, "not counted"))
     print(f"Top-1 accuracy: {metrics.top1(images.preds, images.labels)}")
 
 
@@ -179,4 +183,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
@@ -30,26 +30,18 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from diffusion import (
-    classify,
-    cli,
-    datasets,
-    files,
-    models,
-    noise,
-    parsing,
-    predictions,
-    records,
-    runlog,
-    scores,
-    session,
-    settings,
-    strategy,
-)
-from diffusion.analysis import calibration, figures
-from diffusion.datasets import folders, prompts, transforms, unlabelled
+from diffusion import classify, cli, datasets, models, settings, strategy
+from diffusion.analysis import figures
+from diffusion.cli import parsing
+from diffusion.datasets import prompts, transforms
 from diffusion.datasets.pictures import Member
-from diffusion.method import Method
+from diffusion.datasets.readers import folders, unlabelled
+from diffusion.kernel import noise, scores
+from diffusion.metrics import calibration
+from diffusion.predict import predictions
+from diffusion.runs import loop, run_folder, schema
+from diffusion.strategy.method import Method
+from diffusion.utils import files
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
@@ -110,7 +102,7 @@ class Run:
 
     @cached_property
     def class_of(self) -> list[int]:
-        """Of each prompt the place of its label in `labels`."""
+        """The place in `labels` of each prompt's label."""
         places = {index: place for place, index in enumerate(dict.fromkeys(self.table.classidx))}
         return [places[index] for index in self.table.classidx]
 
@@ -128,7 +120,7 @@ class Run:
 
     @property
     def folder(self) -> Path | None:
-        """Of the records."""
+        """The folder of the records."""
         return self.out and self.out.with_suffix(".records")
 
     @cached_property
@@ -146,7 +138,7 @@ class Run:
 
     @cached_property
     def keys(self) -> list[str | None]:
-        """Of every picture's content."""
+        """The key of every picture's content."""
         return [predictions.content_key(path) for path in self.paths]
 
     def record_path(self, key: str) -> Path:
@@ -159,15 +151,15 @@ class Run:
 
     @cached_property
     def done(self) -> dict[str, predictions.Prediction]:
-        """Of the contents that are known; the work adds to it."""
-        wanted = records.Wanted(range(len(self.class_of)), self.class_of, self.plan.t, not self.strategy.TRIES_ALL)
+        """Predictions of the contents that are known; the work adds to it."""
+        wanted = schema.Wanted(range(len(self.class_of)), self.class_of, self.plan.t, not self.strategy.TRIES_ALL)
 
         def convert(key, record):
             wanted.check(record, predictions.NO_LABEL)
             return self.predict(predictions.result_of(record, self.class_of))
 
         places = {key: self.record_path(key) for key in self.keys if key} if self.out else {}
-        return runlog.load_classifications(places, convert, self.unreadable)
+        return run_folder.load_classifications(places, convert, self.unreadable)
 
     def predict(self, result: classify.Result) -> predictions.Prediction:
         return predictions.predict(result, dict(enumerate(self.labels)), self.fit)
@@ -180,7 +172,7 @@ class Run:
 
     @property
     def predicted(self) -> list[predictions.Prediction | None]:
-        """Of every picture, in order; None where it failed or was not reached."""
+        """The prediction of every picture, in order; None where it failed or was not reached."""
         return [self.done.get(key) for key in self.keys]
 
 
@@ -235,16 +227,16 @@ def prepare(options: dict) -> Run:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
         files.try_file(run.out)
-        runlog.check_config(run.folder, run.identity, run.options, "name another file with -o")
+        run_folder.check_config(run.folder, run.identity, run.options, "name another file with -o")
     return run
 
 
 def announce(run: Run) -> None:
     """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
     if run.folder:
-        session.tell_reading(run.folder)
+        loop.tell_reading(run.folder)
     counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
-    redone = runlog.unreadable_told(run.unreadable, "redone")
+    redone = run_folder.unreadable_told(run.unreadable, "redone")
     others = predictions.fit_notice(run.fit, run.identity["prompts"])
     usual = run.strategy.usual(len(run.class_of))
     slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
@@ -269,24 +261,24 @@ def make_ready(run: Run) -> None:
     for path in (*tables, *filter(None, [run.map])):
         files.try_file(path)
     if run.folder:
-        runlog.make_ready(run.folder)
+        run_folder.make_ready(run.folder)
 
 
 def start(run: Run) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json where there are records."""
-    session.tell_loading(run.source)
+    loop.tell_loading(run.source)
     table, shape = run.table, run.source.latent_shape(run.model.img_size)
     names = [run.labels[label] for label in run.class_of]
     if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, LABEL_FLAGS):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
-    before = runlog.found_batch_size(run.folder) if run.folder else None
-    network = session.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
-    if run.folder and session.team().leads:
-        what = ("classify", runlog.CLASSIFICATION, run.identity, run.options, len(run.keys))
+    before = run_folder.found_batch_size(run.folder) if run.folder else None
+    network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
+    if run.folder and loop.team().leads:
+        what = ("classify", run_folder.CLASSIFICATION, run.identity, run.options, len(run.keys))
         candidates = {"labels": run.class_of, "names": names}
         known = network.about | {"candidates": candidates, "partial": not run.strategy.TRIES_ALL or None}
-        runlog.write_config(run.folder, runlog.describe(*what, **known))
+        run_folder.write_config(run.folder, run_folder.describe(*what, **known))
     method, bank = Method(run.strategy, run.loss), noise.Seeded(run.bank.seed)
     return classify.Classifier(network.denoiser, network.conditions, run.class_of, method, bank, network.batch)
 
@@ -362,23 +354,25 @@ def classify_all(args) -> tuple[int, Run]:
         key = run.keys[index]
         result = classifier(image, predictions.noise_index(key))
         if run.folder:
-            runlog.save_record(run.record_path(key), runlog.record_of(result, range(len(run.class_of)), predictions.NO_LABEL))
+            run_folder.save_record(
+                run.record_path(key), run_folder.record_of(result, range(len(run.class_of)), predictions.NO_LABEL)
+            )
         run.done[key] = run.predict(result)
         return run.done[key]
 
-    ended = session.work_through(run.running, run.dataset, run.todo, run.done, work)
-    lines = results(run, ended, classifier) if session.team().leads else []
-    return session.close(lines, run.done, None, ended), run
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, work)
+    lines = results(run, ended, classifier) if loop.team().leads else []
+    return loop.close(lines, run.done, None, ended), run
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         code, run = classify_all(args)
-    if args.json and not args.dry_run and session.team().leads:
+    if args.json and not args.dry_run and loop.team().leads:
         print(json_text(run, args.pictures))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

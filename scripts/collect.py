@@ -16,14 +16,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, predictions, runlog, session
+from diffusion import cli
 from diffusion.analysis import figures, pages, results, samples
-from diffusion.analysis.calibration import Fit
+from diffusion.cli import parsing
 from diffusion.metrics import Interval
+from diffusion.metrics.calibration import Fit
+from diffusion.predict import predictions
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 ABOUT, MADE = ("dataset", "split", "model", "pretrained", "task", "score_mode"), ("identity", "command", "run")
 METRICS = ("acc1", "acc5", "mean_per_class_recall", *results.PAIR_METRICS)  # first, in this order
@@ -57,7 +61,7 @@ def read(place: Path) -> list[dict]:
     """The results of one word. Raises ValueError or OSError for a place without any, and for a file that holds something else."""
     if not place.is_dir():
         return [results.read(place)]
-    inside = [path for path in sorted(place.glob("*.json")) if path.name != runlog.CONFIG]
+    inside = [path for path in sorted(place.glob("*.json")) if path.name != run_folder.CONFIG]
     return [results.read(path) for path in inside] or [of_run(place)]
 
 
@@ -65,7 +69,7 @@ def of_run(folder: Path) -> dict:
     """What --results would have written; tells on stderr of records that do not count."""
     unreadable = []
     found = results.of_folder(folder, unreadable=unreadable)
-    if told := runlog.unreadable_told(unreadable, "not counted"):
+    if told := run_folder.unreadable_told(unreadable, "not counted"):
         print(f"Note: {folder}: {told}", file=sys.stderr)
     return found
 
@@ -87,7 +91,7 @@ def read_fit(folder: Path, path: Path | None) -> Fit | None:
     """A note tells of one that was made on these images. Raises ValueError for one of another model, loss or strategy."""
     if path is None:
         return None
-    fit, identity = Fit.read(path, "--calibration"), (runlog.read_config(folder) or {"identity": {}})["identity"]
+    fit, identity = Fit.read(path, "--calibration"), (run_folder.read_config(folder) or {"identity": {}})["identity"]
     predictions.check_fit(fit, identity, path, "--calibration")
     if fit.about == identity:
         print("Note: the fit was made on these very images, so their probabilities look better than those of new ones will",
@@ -166,4 +170,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -13,12 +13,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, runlog, session
+from diffusion import cli, metrics
 from diffusion.analysis import figures, tables
+from diffusion.cli import parsing
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -91,7 +94,7 @@ def figures_of(right, rights_other, agree, spent, same, differences) -> dict:
 
 
 def tell_unreadable(names: list[str]) -> None:
-    if told := runlog.unreadable_told(names, "not compared"):
+    if told := run_folder.unreadable_told(names, "not compared"):
         print(f"Note: {told}", file=sys.stderr)
 
 
@@ -113,13 +116,13 @@ def compare_examples(careful: Path, fast: Path) -> dict:
     import numpy as np
 
     unreadable = []
-    one, other = (runlog.load_pair_records(folder, unreadable) for folder in (careful, fast))
+    one, other = (run_folder.load_pair_records(folder, unreadable) for folder in (careful, fast))
     tell_unreadable(unreadable)
     pairs = [(one[i], other[i]) for i in sorted(one.keys() & other.keys())]
     if not pairs:
         raise ValueError(f"{careful} and {fast} have no example in common")
-    text, text_other = ([bool(runlog.pair_outcome(pair[k]).right) for pair in pairs] for k in (0, 1))
-    spent = [tuple(runlog.pair_outcome(record).evaluations for record in pair) for pair in pairs]
+    text, text_other = ([bool(run_folder.pair_outcome(pair[k]).right) for pair in pairs] for k in (0, 1))
+    spent = [tuple(run_folder.pair_outcome(record).evaluations for record in pair) for pair in pairs]
     values = [[np.concatenate([np.ravel(v) for v in record.values()]).astype(float) for record in pair] for pair in pairs]
     comparable = [(a, b) for a, b in values if a.shape == b.shape]  # else other timesteps
     differences = np.concatenate([np.empty(0), *(relative(a, b) for a, b in comparable)])
@@ -128,8 +131,8 @@ def compare_examples(careful: Path, fast: Path) -> dict:
 
 
 def is_of_pairs(folder: Path) -> bool:
-    config = runlog.read_config(folder)
-    return bool(config) and config["kind"] == runlog.PAIRS
+    config = run_folder.read_config(folder)
+    return bool(config) and config["kind"] == run_folder.PAIRS
 
 
 def table_rows(result: dict, of_pairs: bool) -> dict:
@@ -162,4 +165,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -24,15 +24,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
 from dataclasses import dataclass
 from functools import partial
 
-from diffusion import cli, live, parsing, predictions, scores, session, strategy
-from diffusion.analysis import calibration, pages, panels
+from diffusion import cli, strategy
+from diffusion.analysis import pages
+from diffusion.cli import parsing
+from diffusion.kernel import scores
+from diffusion.metrics import calibration
+from diffusion.predict import page_backend, page_widgets, predictions
+from diffusion.runs import loop
 
 log = logging.getLogger("diffusion.demo")  # which session.run listens to
 HOST = "127.0.0.1"
@@ -68,26 +73,26 @@ def parse_args(argv=None):
 # ---------------------------------------------------------------- what is offered
 
 
-def prepare(options: dict) -> list[live.Offer]:
+def prepare(options: dict) -> list[page_backend.Offer]:
     """Checks every option, cheap things first. Raises ValueError or OSError."""
     check_gradio()
     check_port(options["port"])
     strategy.from_options(options["strategy"], options)  # its own mistakes first
-    live.read_labels("a, b", options["template"])
+    page_backend.read_labels("a, b", options["template"])
     fit = calibration.Fit.read(options["fit"]) if options["fit"] else None
     running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})  # which imports PyTorch where there may be a GPU
     own = {"version", "model_path"} & options["given"]
     offers = [offer(options | {"version": version}, running) for version in ([options["version"]] if own else SHIPPED)]
-    return live.with_fit(offers, fit, options["template"], options["fit"]) if fit else offers
+    return page_backend.with_fit(offers, fit, options["template"], options["fit"]) if fit else offers
 
 
-def offer(options: dict, running) -> live.Offer:
+def offer(options: dict, running) -> page_backend.Offer:
     """The model of these options."""
     n = max([2, *(options["to_keep"] or [])])  # labels, of which nobody knows yet
     chosen = partial(cli.strategy_of, options)
     source, model = cli.checked_model(options, running, chosen(n), n)
     name = cli.version_of(options) if not options["model_path"] else Path(options["model_path"]).name
-    return live.Offer(name, source, model, running, chosen, options["loss"])
+    return page_backend.Offer(name, source, model, running, chosen, options["loss"])
 
 
 def check_gradio() -> None:
@@ -107,13 +112,13 @@ def check_port(port: int) -> None:
             raise ValueError(f"--port {port} cannot be had ({error.strerror}): give another") from None
 
 
-def slow(one: live.Offer) -> str | None:
+def slow(one: page_backend.Offer) -> str | None:
     """A line on a model that is none for a CPU, where a picture has ten labels."""
     usual = cli.least(one.price(LABELS), one.strategy(LABELS).usual(LABELS))
     return cli.cpu_notice(one.source, one.model.img_size, one.running.device, usual, f"picture with {LABELS} labels")
 
 
-def announce(offers: list[live.Offer], port: int) -> None:
+def announce(offers: list[page_backend.Offer], port: int) -> None:
     for one in offers:
         print(f"Model: {one.name}, {one.model.img_size} pixels a side: {one.source.describe()}")
     notices = [notice for one in offers for notice in (one.strategy(2).notice(one.source.n_levels), slow(one))]
@@ -132,7 +137,7 @@ class Page:
     """What the page does; gradio is handed in. folder: of uploads"""
 
     gradio: object
-    offers: dict[str, live.Offer]
+    offers: dict[str, page_backend.Offer]
     template: str
     folder: Path
 
@@ -142,7 +147,7 @@ class Page:
         if path is None:
             return same, same, same, same
         try:
-            picture = live.read_picture(path)
+            picture = page_backend.read_picture(path)
         except ValueError as error:
             return None, same, same, self.refuse(error)
         finally:
@@ -160,7 +165,7 @@ class Page:
         except (ValueError, OSError, FloatingPointError) as error:
             yield self.refuse(error), "", ""
 
-    def trial(self, picture, labels: str, model: str, seed) -> live.Trial:
+    def trial(self, picture, labels: str, model: str, seed) -> page_backend.Trial:
         """Raises ValueError for what cannot be run."""
         if picture is None:
             raise ValueError("there is no picture: upload or paste one, or take one of those that ship")
@@ -168,24 +173,24 @@ class Page:
             raise ValueError(f"there is no model {model!r} on this page")
         if seed is None or not 0 <= seed < 2**32 or seed != int(seed):
             raise ValueError("the seed must be a whole number from 0 to 4,294,967,295")
-        return live.Trial(self.offers[model], picture, live.read_labels(labels, self.template), int(seed))
+        return page_backend.Trial(self.offers[model], picture, page_backend.read_labels(labels, self.template), int(seed))
 
-    def watch(self, trial: live.Trial, with_map: bool):
+    def watch(self, trial: page_backend.Trial, with_map: bool):
         names, price = trial.table.classnames, trial.offer.price(len(trial.table.classnames))
         for number, standing in enumerate(trial.rounds(), 1):
-            shown = wrapped(panels.race(standing, names))
+            shown = wrapped(page_widgets.race(standing, names))
             left = f"{len(standing.alive)} of {len(names)} labels left"
             spent = f"{standing.result.evaluations:,} of at most {price:,} evaluations"
             yield message(f"Round {number}: {left}, {spent}, {standing.result.seconds:.1f} s"), shown, ""
         result, prediction = standing.result, trial.prediction(standing.result)
         told = f"Best: {prediction.label}. {number} rounds, {result.evaluations:,} evaluations, {result.seconds:.1f} s"
         probable = [predictions.probabilities_told(trial.offer.fit), trial.fit_notice]
-        found = panels.ranking(prediction, "; ".join(filter(None, probable)))
-        found += panels.error_curves(prediction, result.compared, result.t)
+        found = page_widgets.ranking(prediction, "; ".join(filter(None, probable)))
+        found += page_widgets.error_curves(prediction, result.compared, result.t)
         if with_map:
             yield message(f"{told}. Drawing the map ..."), shown, wrapped(found)
             image, advantage = trial.disagreement(prediction)
-            found += panels.error_map(image, advantage, *(c.label for c in prediction.candidates[:2]))
+            found += page_widgets.error_map(image, advantage, *(c.label for c in prediction.candidates[:2]))
         yield message(told), shown, wrapped(found)
 
     def refuse(self, error: Exception) -> str:
@@ -204,7 +209,7 @@ def wrapped(html: str) -> str:
     return f'<div class="{PART}">{html}</div>'
 
 
-def preview(picture: live.Picture) -> str:
+def preview(picture: page_backend.Picture) -> str:
     return wrapped(f'<img class="preview" src="{pages.data_uri(picture.image, SIDE)}" alt="the picture">')
 
 
@@ -237,10 +242,10 @@ STYLE = f"""
 TO_RESULTS = "() => { if (innerWidth < 700) document.querySelector('#status').scrollIntoView({behavior: 'smooth'}) }"
 
 
-def build(gradio, offers: list[live.Offer], template: str, folder: Path):
+def build(gradio, offers: list[page_backend.Offer], template: str, folder: Path):
     """The page as gradio's Blocks."""
     page = Page(gradio, {one.name: one for one in offers}, template, folder)
-    shipped = live.shipped_pictures()
+    shipped = page_backend.shipped_pictures()
     _, first, labels = shipped[0]
     with gradio.Blocks(title="Diffusion classifier", analytics_enabled=False) as blocks:
         gradio.HTML(wrapped(f"<h2>Which of these labels fits the picture?</h2><p class=note>{ABOUT}</p>"))
@@ -283,7 +288,7 @@ def build(gradio, offers: list[live.Offer], template: str, folder: Path):
 # ---------------------------------------------------------------- serving it
 
 
-def open_page(offers: list[live.Offer], template: str, port: int, folder: Path):
+def open_page(offers: list[page_backend.Offer], template: str, port: int, folder: Path):
     """Serves the page from threads of this process; its Blocks, which close() ends. folder: of uploads, while they are read."""
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     log.info("Loading the page ...")
@@ -293,13 +298,13 @@ def open_page(offers: list[live.Offer], template: str, port: int, folder: Path):
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     blocks.launch(server_name=HOST, server_port=port, share=False, prevent_thread_lock=True, quiet=True, footer_links=[],
                   run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=theme, css=STYLE,
-                  max_file_size=live.MOST_BYTES, state_session_capacity=SESSIONS)  # fmt: skip
+                  max_file_size=page_backend.MOST_BYTES, state_session_capacity=SESSIONS)  # fmt: skip
     return blocks
 
 
-def serve(offers: list[live.Offer], options: dict) -> int:
+def serve(offers: list[page_backend.Offer], options: dict) -> int:
     """Until a signal comes; the exit code."""
-    with tempfile.TemporaryDirectory(prefix="demo_") as folder, session.StopBetweenImages() as stop:
+    with tempfile.TemporaryDirectory(prefix="demo_") as folder, loop.StopBetweenImages() as stop:
         blocks = open_page(offers, options["template"], options["port"], Path(folder))
         print("The page is open. Ctrl-C ends it.", flush=True)
         while not stop.signal:
@@ -317,4 +322,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -17,12 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, contrastive, datasets, parsing, scored, session, settings
+from diffusion import cli, datasets, settings
+from diffusion.baselines import contrastive, runner
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, prompts
+from diffusion.runs import loop
 
 
 def parse_args(argv=None):
@@ -45,12 +48,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def prepare(options: dict) -> scored.Run:
+def prepare(options: dict) -> runner.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(settings.Contrastive, options)
+    images, model = runner.open_images(*cli.scored_of(options)), settings.pick(settings.Contrastive, options)
     table, ending = find_prompts(options, images.data.dataset, images.dataset)
     where = "--templates" if ending else "--prompt_path or --template"
-    return scored.Run(images, contrastive.method(model, table, ending, where))
+    return runner.Run(images, contrastive.method(model, table, ending, where))
 
 
 def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable, str]:
@@ -66,8 +69,8 @@ def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable
 
 def main(argv=None) -> int:
     options = vars(parse_args(argv))
-    return scored.main(partial(prepare, options), options["command"])
+    return runner.main(partial(prepare, options), options["command"])
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

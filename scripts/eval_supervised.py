@@ -18,13 +18,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import baselines, cli, datasets, parsing, scored, session, settings
+from diffusion import baselines, cli, datasets, settings
+from diffusion.baselines import runner, supervised
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
-from diffusion.models import supervised
+from diffusion.runs import loop
 
 
 def parse_args(argv=None):
@@ -40,13 +42,13 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def prepare(options: dict) -> scored.Run:
+def prepare(options: dict) -> runner.Run:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
-    images, model = scored.open_images(*cli.scored_of(options)), settings.pick(baselines.Supervised, options)
+    images, model = runner.open_images(*cli.scored_of(options)), settings.pick(baselines.Supervised, options)
     network = supervised.find(model.model, model.weights)
     label_of = outputs(images, network)
     labels = sorted(set(label_of.values()))
-    method = scored.Method(
+    method = runner.Method(
         command="eval_supervised",
         name=f"{network.LIBRARY}_{network.name}_{Path(network.file).stem if network.file else network.tag}",
         settings=(model,),
@@ -59,10 +61,10 @@ def prepare(options: dict) -> scored.Run:
         load=partial(load, network, label_of, labels),
         task="supervised_classification",
     )  # fmt: skip
-    return scored.Run(images, method)
+    return runner.Run(images, method)
 
 
-def outputs(images: scored.Images, network) -> dict[int, int]:
+def outputs(images: runner.Images, network) -> dict[int, int]:
     """Output of the network -> label, of those that count. Raises ValueError for a network of other classes than the set's."""
     name, n, found = images.data.dataset, len(images.dataset.classes), network.n_outputs
     if found == supervised.N_IMAGENET and name in datasets.OF_IMAGENET:
@@ -90,8 +92,8 @@ def best_of(logits, label_of: dict[int, int], labels: list[int]):
 
 def main(argv=None) -> int:
     options = vars(parse_args(argv))
-    return scored.main(partial(prepare, options), options["command"])
+    return runner.main(partial(prepare, options), options["command"])
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

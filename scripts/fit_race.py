@@ -18,15 +18,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, session
+from diffusion import cli, metrics
 from diffusion.analysis import figures, race_fit, replay, tables
 from diffusion.analysis.pages import percent_and_interval
-from diffusion.racing import GapFit
+from diffusion.cli import parsing
+from diffusion.runs import loop
 from diffusion.strategy import CalibratedRace, Race, Stages
+from diffusion.strategy.race import GapFit
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -98,4 +101,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

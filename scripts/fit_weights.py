@@ -19,15 +19,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, parsing, session
+from diffusion import cli
 from diffusion.analysis import confidence, figures, level_fit, tables
 from diffusion.analysis.level_fit import Comparison, Fitted, Labelled
 from diffusion.analysis.pages import percent_and_interval
-from diffusion.level_weights import LevelWeights, curve
+from diffusion.cli import parsing
+from diffusion.runs import loop
+from diffusion.strategy.level_weights import LevelWeights, curve
 
 
 def parse_args(argv=None):
@@ -100,4 +102,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

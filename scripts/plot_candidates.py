@@ -18,12 +18,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, rerun, session
-from diffusion.analysis import figures, pages, tables
+from diffusion import cli, metrics
+from diffusion.analysis import figures, pages, reload, tables
+from diffusion.cli import parsing
+from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Race
 
 DRAWS = 2000  # of the bootstrap
@@ -77,7 +79,7 @@ def read_point(folder: Path) -> Point:
         raise ValueError(f"{folder} has no config.json that names its candidates, so it is not known how many there were")
     if run.strategy.TRIES_ALL:
         return Point(run, max(int((image.counts > 0).sum()) for image in run.images))
-    return Point(run, rerun.n_candidates(rerun.Past(folder, run.config)))
+    return Point(run, reload.n_candidates(reload.Past(folder, run.config)))
 
 
 def read_points(folders: list[Path]) -> list[Point]:
@@ -125,8 +127,8 @@ def against(point: Point, race: Point) -> dict:
 
 
 def exponent(points: list[Point]) -> metrics.Interval:
-    """Of a strategy's runs: the slope of a line through log evaluations per image against log candidates, by least squares. An
-    image that is in several runs is drawn for all of them."""
+    """The exponent of a strategy's cost: the slope of a line through log evaluations per image against log candidates, by
+    least squares. An image that is in several runs is drawn for all of them."""
     import numpy as np
 
     x = np.log([point.n_candidates for point in points])
@@ -218,4 +220,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

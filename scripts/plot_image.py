@@ -18,12 +18,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, rerun, session
-from diffusion.analysis import curves, figures
+from diffusion import cli
+from diffusion.analysis import figures, reload
+from diffusion.cli import parsing
+from diffusion.metrics import curves
+from diffusion.runs import loop
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -71,9 +75,9 @@ def by_class(rows: list[dict]) -> list[list[dict]]:
 
 def find_advantage(args, run, rows: list[int]):
     """The image, and the runner-up's squared error minus the winner's [h,w]; None for what is not at hand or not asked for."""
-    past = rerun.Past(run.folder, run.config)
+    past = reload.Past(run.folder, run.config)
     try:
-        dataset = rerun.open_images(past, args.data_dir)
+        dataset = reload.open_images(past, args.data_dir)
         image = dataset[args.image][0]
     except (ValueError, OSError) as error:
         if args.map:
@@ -82,7 +86,7 @@ def find_advantage(args, run, rows: list[int]):
         return None, None
     if not args.map:
         return image, None
-    maps = rerun.error_maps(past, image, rerun.candidates_of(past, dataset), rows[:2], args.image, args.device)
+    maps = reload.error_maps(past, image, reload.candidates_of(past, dataset), rows[:2], args.image, args.device)
     winner, runner_up = maps.numpy()
     return image, runner_up - winner
 
@@ -161,4 +165,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

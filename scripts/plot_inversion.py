@@ -21,14 +21,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, models, parsing, session
+from diffusion import cli, datasets, models
 from diffusion.analysis import figures
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
-from diffusion.models import devices, own
+from diffusion.models.families import custom
+from diffusion.models.speed import devices
+from diffusion.runs import loop
+from diffusion.utils import files
 
 ROUND_TRIP = "(autoencoder alone)"  # in place of a caption
 
@@ -72,7 +76,7 @@ def prepare(options: dict) -> Job:
     if options["image"] >= len(dataset):
         raise ValueError(f"--image {options['image']}: {options['dataset']} has {len(dataset)} images, counted from 0")
     device, path = devices.resolve_device(options["device"]), options["model_path"]
-    if own.is_python_file(path):
+    if custom.is_python_file(path):
         raise ValueError(f"--model_path {path}: a Python file has no decoder to look at the result with: give a pipeline")
     source = cli.source_of(options, device, "float32")
     if source.FLOW:
@@ -137,7 +141,7 @@ def work(job: Job, image):
     denoiser = in_space(models.load(job.source, job.device, "float32"), "epsilon")
     conditions, decode = denoiser.embed(job.captions), job.source.weights.vae_decoder(job.device)
     x0 = denoiser.encode(image)
-    with session.progress(job.price) as bar:
+    with loop.progress(job.price) as bar:
         found = there_and_back(denoiser, x0, conditions, job.steps, bar.update)
     pictures = torch.stack([decode(latent).cpu() for latent in (x0, *found)])
     errors = [0.0, *(found - x0).square().mean((1, 2, 3)).tolist()]
@@ -192,4 +196,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -21,14 +21,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import classify, cli, commands, files, models, parsing, session
+from diffusion import classify, cli, models
 from diffusion.analysis import figures
+from diffusion.cli import parsing
 from diffusion.datasets import prompts, shipped
+from diffusion.runs import loop
 from diffusion.strategy import Stages
+from diffusion.utils import commands, files
 
 MODEL, TEMPLATE, TIMESTEPS = "tiny", "a photo of a {}.", 100
 
@@ -224,4 +227,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -20,14 +20,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, session
-from diffusion.analysis import figures, robustness, tables
+from diffusion import cli, metrics
+from diffusion.analysis import figures, tables
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
+from diffusion.metrics import robustness
+from diffusion.runs import loop
 
 SIDES = ("in_dist", "out_dist")
 TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percent, of both axes
@@ -114,7 +117,7 @@ def published_rows(kind: str, points: dict, line) -> list[dict]:
 
 
 def value(cell) -> float:
-    """Of an Estimate or Interval, or the number itself."""
+    """The number in an Estimate or Interval, or the number itself."""
     return getattr(cell, "value", cell)
 
 
@@ -222,4 +225,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -17,13 +17,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, session
-from diffusion.analysis import curves, figures, sampling
+from diffusion import cli, metrics
+from diffusion.analysis import figures, sampling
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.cli import parsing
+from diffusion.metrics import curves
+from diffusion.runs import loop
 from diffusion.strategy import round_numbers
 
 COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 250, 350, 500, 750, 1000)  # timesteps, points of figure 4
@@ -221,4 +224,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

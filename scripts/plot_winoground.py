@@ -13,12 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, parsing, rerun, runlog, session
-from diffusion.analysis import figures
+from diffusion import cli
+from diffusion.analysis import figures, reload
+from diffusion.cli import parsing
+from diffusion.runs import loop, run_folder
 
 
 def parse_args(argv=None):
@@ -32,28 +34,28 @@ def parse_args(argv=None):
     return args
 
 
-def read_run(folder: Path) -> rerun.Past:
+def read_run(folder: Path) -> reload.Past:
     """Raises ValueError for a folder that is no run of a diffusion model on pairs."""
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: give a run folder")
-    config = runlog.read_config(folder)
+    config = run_folder.read_config(folder)
     if not config or config["identity"].get("model") != "sd":
         raise ValueError(f"{folder} is not a run of run_winoground.py --model sd: only such runs have error maps")
-    return rerun.Past(folder, config)
+    return reload.Past(folder, config)
 
 
-def find_example(past: rerun.Past, example: int):
+def find_example(past: reload.Past, example: int):
     """The two images [3,H,W] and the example. Raises ValueError for another set and an id that it lacks."""
-    data = rerun.open_pairs(past)
+    data = reload.open_pairs(past)
     position = next((i for i, known in enumerate(data.examples) if known.id == example), None)
     if position is None:
         raise ValueError(f"--example {example}: the set has {len(data)} examples, from {data.examples[0].id} on")
     return data[position]
 
 
-def error_maps(past: rerun.Past, images, captions, device: str | None):
+def error_maps(past: reload.Past, images, captions, device: str | None):
     """Squared errors of the noise, the mean over the run's pairs -> [2,2,h,w] (caption, image, position)."""
-    return rerun.error_maps(past, images, list(captions), slice(None), 0, device)
+    return reload.error_maps(past, images, list(captions), slice(None), 0, device)
 
 
 def draw(path: Path, images, captions, maps):
@@ -89,4 +91,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -12,12 +12,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, runlog, session
+from diffusion import cli, metrics
 from diffusion.analysis import figures, results, tables
+from diffusion.cli import parsing
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -34,9 +37,9 @@ def parse_args(argv=None):
 
 def read(folder: Path, unreadable: list[str]) -> dict[int, results.Ranked]:
     """index -> outcome as recorded. Raises ValueError for a folder without a readable record."""
-    config = runlog.read_config(folder) or {"identity": {}}
+    config = run_folder.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:  # errors of two image sizes rank no classes
-        return {index: results.Ranked(*outcome, None) for index, outcome in runlog.read_outcomes(folder, unreadable).items()}
+        return {index: results.Ranked(*outcome, None) for index, outcome in run_folder.read_outcomes(folder, unreadable).items()}
     found = dict(results.each_ranked(folder, config, unreadable))
     if not found:
         raise ValueError(tables.NO_RECORD.format(folder))
@@ -102,7 +105,7 @@ def write_files(args, outcomes: dict, result: dict):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        n_expected = runlog.images_expected(args.folders)
+        n_expected = run_folder.images_expected(args.folders)
         outcomes, unreadable = merge(args.folders, args.level_weights)
         result = summarise(outcomes, n_expected)
         parts = by_classes(outcomes, args.classes) if args.classes else {}
@@ -114,11 +117,11 @@ def main(argv=None) -> int:
     for name, estimate in parts.items():
         print(f"Top 1 acc of {name}: {estimate}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
-    if told := runlog.unreadable_told(unreadable, "not counted"):
+    if told := run_folder.unreadable_told(unreadable, "not counted"):
         print(told)
     print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

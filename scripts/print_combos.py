@@ -12,13 +12,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, runlog, session
+from diffusion import cli, metrics
+from diffusion.cli import parsing
+from diffusion.datasets.scenes import HELD_OUT
 from diffusion.datasets.shipped import PAIRS
-from diffusion.training.scenes import HELD_OUT
+from diffusion.runs import loop, run_folder
 
 GROUPS = {"held out": True, "seen": False}
 
@@ -32,15 +34,15 @@ def parse_args(argv=None):
     return args
 
 
-def read(folder: Path) -> dict[int, runlog.Outcome]:
+def read(folder: Path) -> dict[int, run_folder.Outcome]:
     """Raises ValueError for a folder of another data set, or without records."""
-    config = runlog.read_config(folder) or {}
+    config = run_folder.read_config(folder) or {}
     dataset = config.get("identity", {}).get("dataset")
     if dataset != "tiny_combos":
         raise ValueError(f"{folder} is a run on {dataset or 'an unknown data set'}: give a run on tiny_combos")
     unreadable = []
-    outcomes = runlog.read_outcomes(folder, unreadable)
-    if told := runlog.unreadable_told(unreadable, "not counted"):
+    outcomes = run_folder.read_outcomes(folder, unreadable)
+    if told := run_folder.unreadable_told(unreadable, "not counted"):
         print(f"{folder}: {told}")
     return outcomes
 
@@ -90,4 +92,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

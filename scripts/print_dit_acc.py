@@ -13,13 +13,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, parsing, rerun, runlog, session
-from diffusion.analysis import dit_columns, figures
+from diffusion import cli, datasets
+from diffusion.analysis import dit_columns, figures, reload
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -38,8 +41,8 @@ def parse_args(argv=None):
 def class_folders(args) -> dict[int, Path]:
     """Class id -> folder of its files, ascending. Raises ValueError when they are of several runs."""
     first = args.folders[0]
-    named = args.folders if len(args.folders) > 1 or runlog.CLASS_FOLDER.fullmatch(first.name) else first.iterdir()
-    matches = [(match, path) for path in named if (match := runlog.CLASS_FOLDER.fullmatch(path.name))]
+    named = args.folders if len(args.folders) > 1 or run_folder.CLASS_FOLDER.fullmatch(first.name) else first.iterdir()
+    matches = [(match, path) for path in named if (match := run_folder.CLASS_FOLDER.fullmatch(path.name))]
     runs = sorted({match[1] + "*" + match[3] for match, _ in matches})
     if len(runs) > 1:
         parent = matches[0][1].parent
@@ -52,7 +55,7 @@ def shared_files(folders) -> list[str]:
     """Names of the records that every class has, by index."""
     shared = None
     for folder in folders:  # one class's names at a time: there may be a thousand classes of ten thousand images
-        names = {path.name for path in runlog.list_records(folder).values()}
+        names = {path.name for path in run_folder.list_records(folder).values()}
         shared = names if shared is None else shared & names
     return sorted(shared, key=lambda name: int(Path(name).stem))
 
@@ -67,7 +70,7 @@ def class_means(folders, name, unreadable: list[str]):
 
     means = []
     for folder in folders:
-        errors = runlog.load_errors(folder / name, unreadable=unreadable)
+        errors = run_folder.load_errors(folder / name, unreadable=unreadable)
         if errors is None:
             return None
         if errors.ndim not in (2, 3, 4) or (errors.ndim == 3 and errors.shape[2] != 4):
@@ -82,9 +85,9 @@ def class_means(folders, name, unreadable: list[str]):
 def check_images(folders, names, dataset, name: str):
     """Raises ValueError when these records cannot be about the images of this dataset."""
     for folder in folders:
-        config = runlog.read_config(folder)
+        config = run_folder.read_config(folder)
         if config:
-            rerun.check_images(rerun.Past(folder, config), dataset, f"--dataset {name}")
+            reload.check_images(reload.Past(folder, config), dataset, f"--dataset {name}")
     if names and int(Path(names[-1]).stem) >= len(dataset):
         raise ValueError(
             f"there is a record of image {Path(names[-1]).stem}, but --dataset {name} has {len(dataset)} images here"
@@ -96,7 +99,7 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     if not args.dataset:
         raise ValueError("folders of one class hold no labels: name their --dataset (and --data_dir or DATASET_ROOT)")
     dataset = datasets.open_images(cli.data_of(vars(args)))
-    expected = runlog.images_expected(list(folders.values()), ignore=("cls",))
+    expected = run_folder.images_expected(list(folders.values()), ignore=("cls",))
     label_of = datasets.labels_of_classes(args.dataset, len(dataset.classes))
     unknown = [c for c in folders if c not in label_of]
     if unknown:
@@ -120,7 +123,7 @@ FOR_CLASS_FOLDERS = ("split", "data_dir", "download", *datasets.MORE)
 
 def read_records(args, folder: Path) -> tuple[list, list, dict]:
     """Predictions and labels of every record, and what to say about them; one record in memory at a time."""
-    config = runlog.read_config(folder)
+    config = run_folder.read_config(folder)
     past = config and config["identity"].get("dataset")
     if past and args.dataset not in (None, past):
         raise ValueError(f"--dataset {args.dataset}: {folder} is a run on {past}: leave the option out")
@@ -135,14 +138,14 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
 
 
 def read(args) -> tuple[list, list, dict]:
-    """Of whichever kind the folder is. Raises ValueError when it is neither."""
+    """Reads a folder of either kind. Raises ValueError when it is neither."""
     first = args.folders[0]
     if not first.is_dir():
         raise ValueError(f"{first} does not exist")
     folders = class_folders(args)
     if folders:
         return read_classes(args, folders)
-    if len(args.folders) == 1 and runlog.list_records(first):
+    if len(args.folders) == 1 and run_folder.list_records(first):
         return read_records(args, first)
     inner = sorted({path.parent for path in first.glob("**/[0-9]*.pt")})
     hint = f"; did you mean {inner[0]}?" if inner else ""
@@ -163,7 +166,7 @@ def main(argv=None) -> int:
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
     if any(estimate.n < len(preds) for estimate in result.values()):
         print("Note: the folder holds two kinds of records; each accuracy is over the n images that have its numbers")
-    if told := runlog.unreadable_told(about["unreadable"], "not counted"):
+    if told := run_folder.unreadable_told(about["unreadable"], "not counted"):
         print(told)
     if about["left_out"]:
         print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
@@ -173,4 +176,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -19,14 +19,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, metrics, parsing, published, session
+from diffusion import cli, datasets, metrics
 from diffusion.analysis import figures
 from diffusion.analysis.pages import percent_and_interval
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
+from diffusion.paper import published
+from diffusion.runs import loop
+from diffusion.utils import files
 
 RESOLUTION, AESTHETIC, UNSAFE = 512, 4.5, 0.1
 OF_DATA = ("split", "data_dir", "download", "config_name", "image_column", "label_column")
@@ -46,7 +50,7 @@ def parse_args(argv=None):
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one image. name: its index, or its path; size: (width, height), None: to be measured."""
+    """The scores of one image. name: its index, or its path; size: (width, height), None: to be measured."""
 
     name: int | str
     size: tuple[float, float] | None
@@ -110,7 +114,7 @@ def scores_of(where: str, row: dict, name: str, sized: bool) -> Scores:
 
 
 def sizes_of(args, found: list[Scores]) -> list[tuple[float, float]]:
-    """Of every image: those of the CSV, else of its files, else of the data set. Raises ValueError or OSError."""
+    """The size of every image: those of the CSV, else of its files, else of the data set. Raises ValueError or OSError."""
     if found[0].size or isinstance(found[0].name, str):
         cli.refuse_idle(vars(args), OF_DATA, f"where {args.scores} {'has width and height' if found[0].size else 'names files'}")
         return [one.size or size_in(args.scores.parent / one.name) for one in found]
@@ -122,7 +126,7 @@ def sizes_of(args, found: list[Scores]) -> list[tuple[float, float]]:
     outside = next((one.name for one in found if one.name >= len(dataset)), None)
     if outside is not None:
         raise ValueError(f"{args.scores}: index {outside} is outside of {args.dataset}, which has {len(dataset)} images")
-    with session.progress(len(found)) as bar:
+    with loop.progress(len(found)) as bar:
         return [measured(dataset, one.name, bar) for one in found]
 
 
@@ -132,7 +136,7 @@ def measured(dataset, index: int, bar) -> tuple[int, int]:
 
 
 def size_in(path: Path) -> tuple[int, int]:
-    """Of a picture's file. Raises OSError for one that is none."""
+    """The size in a picture's file. Raises OSError for one that is none."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -172,4 +176,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

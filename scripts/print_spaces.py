@@ -13,12 +13,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, rerun, schedule, session, settings
-from diffusion.analysis import figures, tables
+from diffusion import cli, metrics, settings
+from diffusion.analysis import figures, reload, tables
+from diffusion.cli import parsing
+from diffusion.runs import loop
+from diffusion.strategy import schedule
 
 POWER = {"l1": 1, "l2": 2}  # of the factor, in errors that are homogeneous
 
@@ -46,7 +49,7 @@ def thinned(grid, n: int):
 def factors(past, power: int) -> dict:
     """space -> float64 [T], what the run's errors are multiplied with at each level. Raises ValueError or OSError for a model
     that is not here any more, or tells its levels only when it is loaded."""
-    source = rerun.open_source(past)
+    source = reload.open_source(past)
     if (levels := source.levels()) is None:
         raise ValueError(f"{past.folder}: the levels of {source.describe()} are not known without its weights")
     own = past.config["error_space"]
@@ -66,7 +69,7 @@ def accuracy(grid, factor) -> metrics.Estimate:
 def rows_of(folder: Path, n_samples) -> list[dict]:
     """One row per number of levels and space. Raises ValueError for a run that dropped candidates, or of another loss."""
     run = tables.read_run(folder)
-    past, loss = rerun.Past(folder, run.config), run.config["identity"].get("loss", "l2")
+    past, loss = reload.Past(folder, run.config), run.config["identity"].get("loss", "l2")
     if loss not in POWER:
         raise ValueError(f"{folder}: its errors are {loss}, and those of another space follow only for {' and '.join(POWER)}")
     if run.config.get("level_weights"):
@@ -94,4 +97,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

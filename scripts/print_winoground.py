@@ -16,14 +16,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, metrics, parsing, rerun, runlog, session
-from diffusion.analysis import figures
-from diffusion.datasets import pairs
-from diffusion.datasets.pairs import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
+from diffusion import cli, metrics
+from diffusion.analysis import figures, reload
+from diffusion.cli import parsing
+from diffusion.datasets import winoground
+from diffusion.datasets.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
+from diffusion.runs import loop, run_folder
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -65,8 +68,8 @@ def read_configs(folders) -> dict[Path, dict]:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} does not exist: give a run folder")
-        config = runlog.read_config(folder)
-        if config and config["kind"] != runlog.PAIRS:
+        config = run_folder.read_config(folder)
+        if config and config["kind"] != run_folder.PAIRS:
             raise ValueError(f"{folder} is a run of {config['command']}.py: give one of run_winoground.py")
         configs |= {folder: config} if config else {}
     return configs
@@ -82,16 +85,16 @@ def open_data(args):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
     first = next(iter(configs.values()), {})
     saved = first.get("options", {}).get("data_dir") if args.dataset in (None, *names) else None
-    data = pairs.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
+    data = winoground.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
     for folder, config in configs.items():
-        rerun.check_images(rerun.Past(folder, config), data, "this set")
+        reload.check_images(reload.Past(folder, config), data, "this set")
     return data
 
 
 def read_run(folder: Path, data, score_mode: str) -> Run:
     """Raises ValueError for a folder without records, or with records of examples that the set does not have."""
     unreadable = []
-    scored = runlog.load_pairs(folder, unreadable)
+    scored = run_folder.load_pairs(folder, unreadable)
     if not scored:
         inner = sorted({path.parent for path in folder.glob("**/[0-9]*.pt")} - {folder})
         hint = f"; did you mean {inner[0]}?" if inner else ": give a run folder"
@@ -99,7 +102,7 @@ def read_run(folder: Path, data, score_mode: str) -> Run:
     unknown = sorted(set(scored) - {example.id for example in data.examples})
     if unknown:
         raise ValueError(f"{folder} has a record of example {unknown[0]}, which this set lacks: give its --dataset or --data_dir")
-    return Run(folder, runlog.images_expected([folder]), scored, pairs.correct(scored, score_mode), unreadable)
+    return Run(folder, run_folder.images_expected([folder]), scored, winoground.correct(scored, score_mode), unreadable)
 
 
 # ---------------------------------------------------------------- two runs
@@ -144,9 +147,9 @@ def comparison_lines(table: dict, first: str, second: str) -> list[str]:
 def print_run(run: Run, scores: dict) -> None:
     print(f"Run folder: {run.folder}")
     print(f"Examples: {len(run.pairs)} of {run.n_expected or 'an unknown number'}")
-    if told := runlog.unreadable_told(run.unreadable, "not counted"):
+    if told := run_folder.unreadable_told(run.unreadable, "not counted"):
         print(told)
-    print("\n".join(pairs.score_lines(scores)))
+    print("\n".join(winoground.score_lines(scores)))
 
 
 def print_comparison(first: Run, second: Run, names: tuple[str, str], table: dict) -> None:
@@ -183,8 +186,8 @@ def main(argv=None) -> int:
     with cli.bad_input():
         data = open_data(args)
         runs = [read_run(folder, data, args.score_mode) for folder in args.folders]
-        named = pairs.subsets(data.examples, args.by_tag)
-        scores = [pairs.summarise(run.right, named) for run in runs]
+        named = winoground.subsets(data.examples, args.by_tag)
+        scores = [winoground.summarise(run.right, named) for run in runs]
         comparisons = [compare(runs[0], run, named) for run in runs[1:]]
         write_files(args, runs, data, scores, comparisons)
     print(f"Score mode: {args.score_mode}" + (", as published" if args.score_mode == "conditional" else ""))
@@ -197,4 +200,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -20,15 +20,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, metrics, parsing, rerun, session
-from diffusion.analysis import figures, replay, tables
+from diffusion import cli, metrics
+from diffusion.analysis import figures, reload, replay, tables
 from diffusion.analysis.pages import percent_and_interval
-from diffusion.level_weights import LevelWeights
+from diffusion.cli import parsing
+from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Stages, Strategy
+from diffusion.strategy.level_weights import LevelWeights
 
 # those that errors alone decide; the others say so by leaving from_text as it is
 PLAYABLE = {name: cls for name, cls in STRATEGIES.items() if cls.from_text.__func__ is not Strategy.from_text.__func__}
@@ -150,7 +152,7 @@ def main(argv=None) -> int:
         grid, identity = tables.grid_of(run, own=True), run.config["identity"] | {"loss": run.loss}
         if args.level_weights:
             identity["level_weights"] = LevelWeights.read(args.level_weights).identity
-        embeddings = cache(partial(rerun.embeddings, rerun.Past(args.folder, run.config)))
+        embeddings = cache(partial(reload.embeddings, reload.Past(args.folder, run.config)))
         rows = rows_of(play_all(args, grid, identity, embeddings), grid.labels)
         if args.csv:
             figures.write_csv(args.csv, csv_rows(rows))
@@ -163,4 +165,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -15,15 +15,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, rerun, runlog, session
-from diffusion.analysis import figures, pages, summary, tables
+from diffusion import cli
+from diffusion.analysis import figures, pages, reload, summary, tables
 from diffusion.analysis.pages import Table, between, number, percent, told
 from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
+from diffusion.cli import parsing
+from diffusion.runs import loop, run_folder
 from diffusion.strategy import STRATEGIES
+from diffusion.utils import files
 
 MATRIX = 40  # classes up to which all of them are shown
 SHOWN = 20  # of more classes: how many of the worst, and how many confused pairs
@@ -61,24 +64,24 @@ def read(folder: Path, prompt_path):
 
 
 HINTS = {
-    runlog.ONE_CLASS: ". It holds errors of one DiT class: give all class folders to scripts/print_dit_acc.py",
-    runlog.PAIRS: ". It holds captions and images: give it to scripts/print_winoground.py",
+    run_folder.ONE_CLASS: ". It holds errors of one DiT class: give all class folders to scripts/print_dit_acc.py",
+    run_folder.PAIRS: ". It holds captions and images: give it to scripts/print_winoground.py",
 }
 
 
 def hint(folder: Path) -> str:
     """Which other script reads the folder, if one does: by its config, or of a log of the reference by its records."""
-    config = runlog.read_config(folder)
+    config = run_folder.read_config(folder)
     return HINTS.get(config["kind"] if config else kind_of_records(folder), "")
 
 
 def kind_of_records(folder: Path) -> str | None:
     unreadable = []  # by one of the two at least
-    for path in runlog.list_records(folder).values():
-        if runlog.load_errors(path, unreadable=unreadable) is not None:
-            return runlog.ONE_CLASS
-        if runlog.load_pair(path, unreadable) is not None:
-            return runlog.PAIRS
+    for path in run_folder.list_records(folder).values():
+        if run_folder.load_errors(path, unreadable=unreadable) is not None:
+            return run_folder.ONE_CLASS
+        if run_folder.load_pair(path, unreadable) is not None:
+            return run_folder.PAIRS
     return None
 
 
@@ -230,7 +233,7 @@ def setting(value) -> str:
 
 
 def across_tables(report: Report) -> list[Table]:
-    """Of several runs also how they compare and where they differ."""
+    """How several runs compare and where they differ."""
     made = [overview(report), comparison_table(report), differences_table(report)]
     return [table for table in made if table.rows]
 
@@ -255,7 +258,7 @@ def about_table(run: RunSummary) -> Table:
 
 def unreadable_told(run: RunSummary) -> str:
     """One line about records that do not count; nothing without any."""
-    told = runlog.unreadable_told(run.unreadable, "not counted")
+    told = run_folder.unreadable_told(run.unreadable, "not counted")
     return f"Run {run.number}: {told}" if told else ""
 
 
@@ -293,7 +296,7 @@ def pictures_of(runs, report: Report, data_dir) -> list[list[str] | str]:
 
 def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
     try:
-        data = rerun.open_images(rerun.Past(run.folder, run.config), data_dir) if wrong else ()
+        data = reload.open_images(reload.Past(run.folder, run.config), data_dir) if wrong else ()
         return [pages.data_uri(data.picture(m.index)) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
         return f"Their images are not available: {files.one_line(error)}"
@@ -379,4 +382,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -20,13 +20,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, commands, files, parsing, reproduced, session, targets
+from diffusion import cli
 from diffusion.analysis import figures, pages
-from diffusion.reproduced import Row, Target
+from diffusion.cli import parsing
+from diffusion.paper import reproduction, targets
+from diffusion.paper.reproduction import Row, Target
+from diffusion.runs import loop
+from diffusion.utils import commands, files
 
 LIST = "list"
 WITHOUT_TABLE = ("run", "only", "out")  # what a list has no use for
@@ -93,7 +97,7 @@ def cells(row: Row, target: Target) -> dict:
 
 
 def table_of(target: Target, rows) -> list[dict]:
-    """Of rows with numbers, in their order."""
+    """The table of rows with numbers, in their order."""
     return [cells(row, target) | {"about": row.about} for row in rows if row.read or row.published is not None]
 
 
@@ -164,7 +168,7 @@ def missing_lines(left: list[tuple[Row, int]], ask: Ask) -> list[str]:
     if not left:
         return ["Missing: nothing"]
     commands = "1 command" if len(left) == 1 else f"{len(left)} commands"
-    lines = [f"  {reproduced.told(row.line(ask.most, ask.share))}\n    {ask.told(price)}" for row, price in left]
+    lines = [f"  {reproduction.told(row.line(ask.most, ask.share))}\n    {ask.told(price)}" for row, price in left]
     return [f"Missing: {commands}, at most {ask.told(sum(price for _, price in left))}", *lines]
 
 
@@ -174,7 +178,7 @@ def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
     failed = []
     for number, (row, _) in enumerate(left, 1):
         line = row.line(ask.most, ask.share)
-        print(f"\n[{number}/{len(left)}] {reproduced.told(line)}", flush=True)
+        print(f"\n[{number}/{len(left)}] {reproduction.told(line)}", flush=True)
         code = subprocess.run([sys.executable, *commands.start_of(line)]).returncode
         if code in STOPPED:
             return code if code > 0 else 128 - code
@@ -237,4 +241,4 @@ def pictures(rows) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

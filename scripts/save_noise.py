@@ -10,12 +10,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, session
-from diffusion.models import devices
+from diffusion import cli
+from diffusion.cli import parsing
+from diffusion.models.speed import devices
+from diffusion.runs import loop
+from diffusion.utils import files
 
 
 def parse_args(argv=None):
@@ -51,4 +54,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

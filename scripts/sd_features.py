@@ -23,31 +23,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
 import numpy as np
 
-from diffusion import (
-    baselines,
-    cli,
-    datasets,
-    features,
-    files,
-    models,
-    parsing,
-    runlog,
-    scored,
-    session,
-    settings,
-    sharding,
-)
+from diffusion import baselines, cli, datasets, models, settings
 from diffusion.analysis import figures
+from diffusion.baselines import early_stopping, heads, networks, runner, sd_features
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
-from diffusion.models import devices
-from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.training import early, heads, networks
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.models.speed import devices
+from diffusion.runs import loop, run_folder, sharding
+from diffusion.utils import files
 
 HEAD, COURSE, CHECKPOINT = "head.safetensors", "training.csv", "training.checkpoint"  # in the run folder
 OF_NETWORKS = ("augment", "epochs", "batch_size", "lr", "patience")  # what a linear head has no use for
@@ -95,24 +85,24 @@ class Job:
     caches: of the features of training images and of test images
     """
 
-    run: scored.Run
+    run: runner.Run
     train: Any
     rows: np.ndarray
     validation: np.ndarray
-    caches: tuple[features.Cache, features.Cache]
+    caches: tuple[sd_features.Cache, sd_features.Cache]
     source: StableDiffusion
     features: baselines.Features
     head: baselines.Head
-    how: early.Epochs
+    how: early_stopping.Epochs
 
     @cached_property
     def extract(self) -> Callable:
-        """As of features.extractor; weights are loaded when it is first asked for."""
-        session.tell_loading(self.source)
+        """The features of an image, as in sd_features.extractor; weights are loaded when it is first asked for."""
+        loop.tell_loading(self.source)
         asked, device = self.features, self.run.images.running.device
-        return features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
+        return sd_features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
 
-    def taken(self, cache: features.Cache, index: int, image):
+    def taken(self, cache: sd_features.Cache, index: int, image):
         """The features of an image, from the cache or for it: a tensor [C,h,w] on the CPU. Raises FloatingPointError."""
         import torch
 
@@ -137,16 +127,16 @@ class Job:
 def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     check_idle(options)
-    images, head = scored.open_images(*cli.scored_of(options)), settings.pick(baselines.Head, options)
-    scored.refuse_torchrun()
+    images, head = runner.open_images(*cli.scored_of(options)), settings.pick(baselines.Head, options)
+    runner.refuse_torchrun()
     cli.require(images.dataset)
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
     source, asked = find_features(options, images.running.device)
-    how = settings.pick(early.Epochs, options)
+    how = settings.pick(early_stopping.Epochs, options)
     caches = caches_of(options, images, train, training, asked, source)
     learned = training.identity() | head.identity() | (how.identity() if head.head != "linear" else {"seed": how.seed})
-    method = scored.Method(
+    method = runner.Method(
         command="sd_features",
         name=folder_of(asked, head, training),
         settings=(asked, head, training) + ((how,) if head.head != "linear" else ()),
@@ -158,8 +148,8 @@ def prepare(options: dict) -> Job:
         load=None,
         task="supervised_classification",
     )
-    job = Job(scored.Run(images, method), train, rows, validation, caches, source, asked, head, how)
-    return replace(job, run=scored.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
+    job = Job(runner.Run(images, method), train, rows, validation, caches, source, asked, head, how)
+    return replace(job, run=runner.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
 
 
 def check_idle(options: dict) -> None:
@@ -170,7 +160,7 @@ def check_idle(options: dict) -> None:
         cli.refuse_idle(options, ["pool"], f"with --head {options['head']}")
 
 
-def open_training(options: dict, images: scored.Images):
+def open_training(options: dict, images: runner.Images):
     """(baselines.TrainingSet, its images). Raises ValueError, also where they would be the test images, or OSError."""
     spec, data = DATASETS[images.data.dataset], images.data
     split = options["train_split"] or ("train" if "train" in spec.splits or not spec.splits else spec.splits[-1])
@@ -192,7 +182,7 @@ def open_training(options: dict, images: scored.Images):
 def parts_of(train, training: baselines.TrainingSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices to learn from and to choose by. Raises ValueError for too few images."""
     chosen = np.array(sharding.select(len(train), None, training.train_images, seed))
-    return tuple(chosen[part] for part in early.held_back(train.labels[chosen], training.val_share, seed))
+    return tuple(chosen[part] for part in early_stopping.held_back(train.labels[chosen], training.val_share, seed))
 
 
 def find_features(options: dict, device: str) -> tuple[StableDiffusion, baselines.Features]:
@@ -209,8 +199,8 @@ def find_features(options: dict, device: str) -> tuple[StableDiffusion, baseline
     return source, settings.pick(baselines.Features, options, img_size=size, dtype=dtype)
 
 
-def caches_of(options: dict, images: scored.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
-    """Of training and of test images. Raises ValueError where a folder holds other features."""
+def caches_of(options: dict, images: runner.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
+    """The caches of training and of test images. Raises ValueError where a folder holds other features."""
     of_model = asked.identity() | {"seed": options["seed"], "noise": "seeded by timestep", "weights": source.identity()}
     parts = (("train", training.train_split, train), ("test", images.data.split, images.dataset))
     caches = []
@@ -218,7 +208,7 @@ def caches_of(options: dict, images: scored.Images, train, training: baselines.T
         name = f"{part}_{split.replace('/', '_')}"
         identity = of_model | {"dataset": images.data.dataset, "split": split, "images": dataset.fingerprint()}
         own = options["cache_dir"] and Path(options["cache_dir"]) / name
-        caches += [features.Cache(own or images.folder(f"{name_of(asked)}/{name}", lambda now=identity: now), identity)]
+        caches += [sd_features.Cache(own or images.folder(f"{name_of(asked)}/{name}", lambda now=identity: now), identity)]
     for cache in caches:
         cache.check()
         files.try_writing(cache.folder)
@@ -257,20 +247,20 @@ def begin(job: Job) -> None:
     selected = (len(job.rows) + len(job.validation), len(job.run.selected))
     for cache, expected in zip(job.caches, selected, strict=True):
         cache.begin("sd_features", job.run.options, expected)
-    scored.begin(job.run)
+    runner.begin(job.run)
 
 
-def take_features(job: Job) -> session.Ended:
-    """Of this worker's share of the training images, for the cache."""
+def take_features(job: Job) -> loop.Ended:
+    """Extracts features of this worker's share of the training images, for the cache."""
     running, cache = job.run.images.running, job.caches[0]
     todo = cache.missing(sharding.shard(job.wanted, running.worker_idx, running.n_workers))
     job.train.transform = transform_of(job.features)
 
     def work(index, image, label):
         job.taken(cache, index, image)
-        return runlog.Outcome(label, None, 1)
+        return run_folder.Outcome(label, None, 1)
 
-    return session.work_through(running, job.train, todo, {}, work)
+    return loop.work_through(running, job.train, todo, {}, work)
 
 
 # ---------------------------------------------------------------- the head
@@ -320,16 +310,16 @@ def fit_network(job: Job):
     print(f"{n / 1e6:.1f} M parameters on features {list(shape)}", flush=True)
 
     def passes(epoch):
-        for rows in early.batches(len(job.rows), job.how.batch_size, job.how.seed, epoch):
+        for rows in early_stopping.batches(len(job.rows), job.how.batch_size, job.how.seed, epoch):
             indices = job.rows[rows]
             inputs = views(job, indices, epoch) if job.head.augment else cache.stack(indices)
             yield inputs.float().to(device), labels[indices].to(device)
 
     def judge(model):
         parts = np.array_split(job.validation, -(-len(job.validation) // 256))
-        return early.judged(model, ((cache.stack(rows).to(device), labels[rows].to(device)) for rows in parts))
+        return early_stopping.judged(model, ((cache.stack(rows).to(device), labels[rows].to(device)) for rows in parts))
 
-    course = early.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
+    course = early_stopping.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
     return model, shape, course
 
 
@@ -367,19 +357,19 @@ def main(argv=None) -> int:
     options = vars(parse_args(argv))
     with cli.bad_input():
         job = prepare(options)
-        scored.announce(job.run)
+        runner.announce(job.run)
     running = job.run.images.running
     if running.dry_run:
         return 0
     with cli.bad_input():
-        runlog.make_ready(job.run.folder)
+        run_folder.make_ready(job.run.folder)
         if not job.head_file.is_file() and job.caches[0].missing(job.wanted):
             _ = job.extract  # what is wrong with the weights is told before there is a folder
         begin(job)
     if not job.head_file.is_file():
         ended = take_features(job)
         if not ended.whole:
-            return session.close([], {}, "", ended)
+            return loop.close([], {}, "", ended)
         missing = len(job.caches[0].missing(job.wanted))
         if missing or running.worker_idx:
             why = f"{missing:,} training images' features are other workers' to take" if missing else "worker 0 trains the head"
@@ -391,8 +381,8 @@ def main(argv=None) -> int:
         for index, image, label in images:
             yield index, lambda index=index, image=image: job.taken(job.caches[1], index, image), label
 
-    return scored.finish(job.run, options["command"], through)
+    return runner.finish(job.run, options["command"], through)
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -18,16 +18,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
 import numpy as np
 
-from diffusion import cli, metrics, parsing, session
+from diffusion import cli, metrics
 from diffusion.analysis.pages import percent_and_interval
-from diffusion.elimination import drive
+from diffusion.cli import parsing
+from diffusion.runs import loop
 from diffusion.strategy import Race
+from diffusion.strategy.elimination import drive
 
 LEVELS = 1000
 
@@ -97,4 +99,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -21,31 +21,21 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
 import numpy as np
 
-from diffusion import (
-    baselines,
-    cli,
-    datasets,
-    drawing,
-    files,
-    models,
-    parsing,
-    runlog,
-    scored,
-    session,
-    settings,
-    sharding,
-)
+from diffusion import baselines, cli, datasets, models, settings
 from diffusion.analysis import figures
+from diffusion.baselines import early_stopping, networks, runner, synthetic_images
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, prompts, transforms
-from diffusion.files import fingerprint
-from diffusion.models import devices
-from diffusion.training import early, networks
+from diffusion.models.speed import devices
+from diffusion.runs import loop, run_folder, sharding
+from diffusion.utils import files
+from diffusion.utils.files import fingerprint
 
 NETWORK, COURSE, CHECKPOINT = "network.safetensors", "training.csv", "training.checkpoint"  # in the run folder
 SHEET = "sheet.png"  # there too
@@ -96,20 +86,20 @@ def parse_args(argv=None):
 class Job:
     """The run, and what leads to it: the images that are drawn, where they are kept, and how a network learns from them."""
 
-    run: scored.Run
-    drawing: drawing.Drawing
-    pictures: drawing.Pictures
+    run: runner.Run
+    drawing: synthetic_images.Drawing
+    pictures: synthetic_images.Pictures
     source: Any
     drawn: baselines.Drawn
     network: baselines.Network
-    how: early.Epochs
+    how: early_stopping.Epochs
 
     @cached_property
     def draw(self):
-        """As of drawing.drawer; weights are loaded when it is first asked for."""
-        session.tell_loading(self.source)
+        """Generated images, as from synthetic_images.drawer; weights are loaded when it is first asked for."""
+        loop.tell_loading(self.source)
         asked = self.drawn
-        return drawing.drawer(
+        return synthetic_images.drawer(
             self.source, self.run.images.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance
         )
 
@@ -127,19 +117,19 @@ def prepare(options: dict) -> Job:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     if options["draw_only"]:
         cli.refuse_idle(options, OF_THE_NETWORK, "with --draw_only")
-    images = scored.open_images(*cli.scored_of(options))
-    scored.refuse_torchrun()
+    images = runner.open_images(*cli.scored_of(options))
+    runner.refuse_torchrun()
     source, drawn = find_model(options, images.running.device)
     classes, what = what_to_draw(options, images)
     network = settings.pick(baselines.Network, options, size=options["size"] or min(224, drawn.img_size))
-    how = settings.pick(early.Epochs, options, weight_decay=WEIGHT_DECAY, cosine=True)
+    how = settings.pick(early_stopping.Epochs, options, weight_decay=WEIGHT_DECAY, cosine=True)
     name = f"drawn_v{drawn.version}_{drawn.steps}steps_{drawn.guidance:g}guidance_{drawn.img_size}"
     hashes = {"weights": source.identity(), "texts": fingerprint(what.texts), "names": fingerprint(what.names)}
     identity = drawn.identity() | hashes | {"seed": what.seed, "draw_batch": what.batch}
-    pictures = drawing.Pictures(options["out"] or images.folder(name, lambda: identity), identity)
+    pictures = synthetic_images.Pictures(options["out"] or images.folder(name, lambda: identity), identity)
     pictures.check()
     files.try_writing(pictures.folder)
-    method = scored.Method(
+    method = runner.Method(
         command="synthetic_data",
         name=f"{name}_{what.per_class}each_{network.network}_{network.size}",
         settings=(drawn, network, how),
@@ -150,14 +140,14 @@ def prepare(options: dict) -> Job:
         notices=(),
         load=None,
     )
-    job = Job(scored.Run(images, method), what, pictures, source, drawn, network, how)
-    return replace(job, run=scored.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
+    job = Job(runner.Run(images, method), what, pictures, source, drawn, network, how)
+    return replace(job, run=runner.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
 
 
 def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
     """The source of the weights, and how it draws. Raises ValueError for another model or size."""
     source = models.text_to_image(options["version"], options["model_path"], settings.ModelOptions(options["img_size"]))
-    if not isinstance(source, drawing.DRAWN_BY):
+    if not isinstance(source, synthetic_images.DRAWN_BY):
         raise ValueError(f"--version {options['model_path'] or options['version']}: images are drawn by Stable Diffusion 1.x, "
                          "2.x and 3 only")  # fmt: skip
     size, dtype = options["img_size"] or source.default_size, devices.resolve_dtype(options["dtype"], device)
@@ -166,14 +156,16 @@ def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
     return source, settings.pick(baselines.Drawn, options, img_size=size, dtype=dtype)
 
 
-def what_to_draw(options: dict, images: scored.Images) -> tuple[list[int], drawing.Drawing]:
+def what_to_draw(options: dict, images: runner.Images) -> tuple[list[int], synthetic_images.Drawing]:
     """(labels of the classes, what is drawn of them). Raises ValueError for templates that cannot be read."""
     templates = datasets.templates_of(images.data.dataset, options["templates"]) if options["templates"] else [None]
     tables = [datasets.load_prompts(images.data.dataset, images.dataset, None, template) for template in templates]
     table = prompts.joined(tables)
     classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
     texts = [[text for text, label in zip(table.prompts, table.classidx, strict=True) if label == c] for c in classes]
-    drawn = drawing.Drawing([names[c] for c in classes], texts, options["per_class"], options["draw_batch"], options["seed"])
+    drawn = synthetic_images.Drawing(
+        [names[c] for c in classes], texts, options["per_class"], options["draw_batch"], options["seed"]
+    )
     return classes, drawn
 
 
@@ -187,7 +179,7 @@ def notices_of(job: Job) -> tuple:
 
 
 def evaluations(drawn: baselines.Drawn) -> int:
-    """Of the model's network, to draw an image: with and without the text in each step."""
+    """Network evaluations to generate an image: with and without the text in each step."""
     return drawn.steps * (2 if drawn.guidance > 1 else 1)
 
 
@@ -207,7 +199,7 @@ class ToDraw:
         return index
 
 
-def draw(job: Job) -> session.Ended:
+def draw(job: Job) -> loop.Ended:
     """This worker's share of what is missing, in whole batches, as an image comes out alike only with its neighbours."""
     running, what = job.run.images.running, job.drawing
     firsts = [image for image in what.images if what.batch_of(image)[0] == image]
@@ -220,14 +212,14 @@ def draw(job: Job) -> session.Ended:
             for image, picture in zip(batch, job.draw(*zip(*map(what.chance, batch), strict=True)), strict=True):
                 if image[1] < what.per_class:
                     job.pictures.write(what.key(image), picture)
-        return runlog.Outcome(label, None, evaluations(job.drawn))
+        return run_folder.Outcome(label, None, evaluations(job.drawn))
 
-    return session.work_through(running, ToDraw(images), list(range(len(images))), {}, work)
+    return loop.work_through(running, ToDraw(images), list(range(len(images))), {}, work)
 
 
 def write_sheet(job: Job) -> None:
     path = job.run.folder / SHEET
-    sheet = drawing.contact_sheet(job.pictures, job.drawing, **ON_SHEET)
+    sheet = synthetic_images.contact_sheet(job.pictures, job.drawing, **ON_SHEET)
     files.write(path, lambda file: sheet.save(file, format="PNG"))
     print(f"Images: {job.pictures.folder}, the first ones in {path}", flush=True)
 
@@ -268,7 +260,7 @@ def train(job: Job) -> None:
 
     device, workers = job.run.images.running.device, loader.processes(job.run.images.running.device)
     images = job.drawing.images
-    parts = early.held_back(np.array([row for row, _ in images]), VALIDATION, job.how.seed)
+    parts = early_stopping.held_back(np.array([row for row, _ in images]), VALIDATION, job.how.seed)
     training, validation = ([images[i] for i in part] for part in parts)
     print(f"Network: {job.network.network} at {job.network.size} pixels, {len(training)} images, {len(validation)} to choose by",
           flush=True)  # fmt: skip
@@ -280,12 +272,14 @@ def train(job: Job) -> None:
             yield inputs.to(device), target.to(device)
 
     def passes(epoch):
-        return on_device(training, epoch, batch_sampler=early.batches(len(training), job.how.batch_size, job.how.seed, epoch))
+        return on_device(
+            training, epoch, batch_sampler=early_stopping.batches(len(training), job.how.batch_size, job.how.seed, epoch)
+        )
 
     def judge(model):
-        return early.judged(model, on_device(validation, None, batch_size=64))
+        return early_stopping.judged(model, on_device(validation, None, batch_size=64))
 
-    course = early.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
+    course = early_stopping.fit(model, passes, judge, job.how, job.run.folder / CHECKPOINT)
     figures.write_csv(job.run.folder / COURSE, course)
     networks.save(job.network_file, model, {"network": job.network.network, "classes": str(len(job.drawing.names))})
     (job.run.folder / CHECKPOINT).unlink(missing_ok=True)
@@ -308,22 +302,22 @@ def main(argv=None) -> int:
     options = vars(parse_args(argv))
     with cli.bad_input():
         job = prepare(options)
-        scored.announce(job.run)
+        runner.announce(job.run)
         cli.tell_missing(job.run.images.dataset)
     running = job.run.images.running
     if running.dry_run:
         return 0
     every, drawing_first = job.drawing.images, options["draw_only"] or not job.network_file.is_file()
     with cli.bad_input():
-        runlog.make_ready(job.run.folder)
+        run_folder.make_ready(job.run.folder)
         if drawing_first and job.missing(every):
             _ = job.draw  # what is wrong with the weights is told before there is a folder
         job.pictures.begin("synthetic_data", job.run.options, len(every))
-        scored.begin(job.run)
+        runner.begin(job.run)
     if drawing_first:
         ended = draw(job)
         if not ended.whole:
-            return session.close([], {}, "", ended)
+            return loop.close([], {}, "", ended)
         missing = len(job.missing(every))
         if not missing:
             write_sheet(job)
@@ -334,8 +328,8 @@ def main(argv=None) -> int:
             print(f"{why}: run the same command again when that is done")
             return 0
         train(job)
-    return scored.finish(job.run, options["command"])
+    return runner.finish(job.run, options["command"])
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -15,14 +15,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, datasets, files, models, parsing, session
+from diffusion import cli, datasets, models
+from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
-from diffusion.models import devices
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.models.speed import devices
+from diffusion.runs import loop
+from diffusion.utils import files
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # of the U-Net's attention, as diffusers' own training script has them
 TEMPERATURE = 0.02  # of the contrast, in mean errors: that of one pair differs by a few hundredths between classes
@@ -186,4 +189,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

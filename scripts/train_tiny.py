@@ -22,14 +22,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, paths, session, settings
-from diffusion.models.sd3 import T5_TOKENS
-from diffusion.training import clothes, loop
-from diffusion.training.scenes import CANVAS, NOUNS, Item, draw_single
+from diffusion import cli, settings
+from diffusion.cli import parsing
+from diffusion.datasets.scenes import CANVAS, NOUNS, Item, draw_single
+from diffusion.models.families.sd3 import T5_TOKENS
+from diffusion.runs import loop as session
+from diffusion.training import fashion_mnist, loop
+from diffusion.utils import files, paths
 
 STEPS = {"vae": 1800, "sd": 5500, "sd3": 13000, "dit": 12000, "clip": 5500}
 BATCH = {"vae": 32, "sd": 256, "sd3": 128, "dit": 256, "clip": 256}
@@ -89,19 +92,19 @@ def cut_images(args):
     test = np.sort(np.concatenate([np.flatnonzero(labels == c)[:100] for c in range(10)]))
     ship(args.out, "t10k", images[test], labels[test])
     images, labels = read_images(args.data_dir, "train")
-    _, validation = clothes.set_aside(labels)
+    _, validation = fashion_mnist.set_aside(labels)
     ship(args.out, "validation", images[validation], labels[validation])
 
 
 def read_images(folder, part):
     """images [N,28,28] and labels [N] uint8 of "train" or "t10k"."""
-    return tuple(clothes.read_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return tuple(fashion_mnist.read_idx(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
 
 
 def ship(out, part, images, labels):
     folder = out / "datasets" / "FashionMNIST" / "raw"
-    clothes.write_idx(folder / f"{part}-images-idx3-ubyte", images)
-    clothes.write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+    fashion_mnist.write_idx(folder / f"{part}-images-idx3-ubyte", images)
+    fashion_mnist.write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
     print(f"{folder}: {len(labels)} {part} images")
 
 
@@ -163,9 +166,11 @@ def train_vae(args, images, labels):
 def vae_batch(rng, images, labels, n, only_colours=False):
     """Half plain items, half scenes; or only single coloured items."""
     if only_colours:
-        return clothes.to_batch([draw_single(clothes.random_item(rng, images, labels, coloured=True)) for _ in range(n)])
-    singles = [draw_single(clothes.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
-    return clothes.to_batch(singles + [clothes.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
+        return fashion_mnist.to_batch(
+            [draw_single(fashion_mnist.random_item(rng, images, labels, coloured=True)) for _ in range(n)]
+        )
+    singles = [draw_single(fashion_mnist.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
+    return fashion_mnist.to_batch(singles + [fashion_mnist.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
 
 
 def load_vae(args):
@@ -258,7 +263,7 @@ def train_sd(args, images, labels):
     import torch
 
     vae = load_vae(args)
-    latents, captions = clothes.encoded(vae, clothes.captioned(args.seed, images, labels), 2 * len(images))
+    latents, captions = fashion_mnist.encoded(vae, fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet(args.channels or 64)})
@@ -269,7 +274,7 @@ def train_sd(args, images, labels):
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         b = args.batch_size
-        rows = clothes.mixed_rows(g, b, n_plain, n)
+        rows = fashion_mnist.mixed_rows(g, b, n_plain, n)
         said = torch.where(torch.rand(b, generator=g) < 0.05, n, rows)
         distinct, caption = tokens[said].unique(dim=0, return_inverse=True)  # half of a batch are the same forty captions
         x0, noise = latents[rows], torch.randn(b, 4, 8, 8, generator=g)
@@ -352,7 +357,7 @@ def train_sd3(args, images, labels):
     from transformers import CLIPTextModelWithProjection
 
     vae = load_vae(args)
-    latents, captions = clothes.encoded(vae, clothes.captioned(args.seed, images, labels), 2 * len(images))
+    latents, captions = fashion_mnist.encoded(vae, fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
     latents = centred(vae, latents)
     tokenizer = write_tokenizer(args.out / "tiny-sd3" / "tokenizer", captions, TINY_SD3_TOKENS)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -364,7 +369,7 @@ def train_sd3(args, images, labels):
 
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        rows = clothes.mixed_rows(g, b, n_plain, n)
+        rows = fashion_mnist.mixed_rows(g, b, n_plain, n)
         said = torch.where(torch.rand(b, generator=g) < 0.05, n, rows)
         distinct, caption = tokens[said].unique(dim=0, return_inverse=True)
         x0, noise = latents[rows], torch.randn(b, 4, 8, 8, generator=g)
@@ -400,7 +405,7 @@ def build_sd3():
     import torch
     from diffusers import SD3Transformer2DModel
 
-    from diffusion.models.joint_attention import CountedJointAttention
+    from diffusion.models.speed.joint_attention import CountedJointAttention
 
     width = sum(size["hidden_size"] for size in TINY_SD3_TEXT)
     transformer = SD3Transformer2DModel(joint_attention_dim=width, pooled_projection_dim=width, **TINY_SD3)
@@ -467,7 +472,7 @@ def train_dit(args, images, labels):
     from DiT.models import DiT
 
     items = ((draw_single(Item(x, NOUNS[y])), y) for x, y in zip(images, labels, strict=True))
-    latents, _ = clothes.encoded(load_vae(args), items, len(images))
+    latents, _ = fashion_mnist.encoded(load_vae(args), items, len(images))
     y = torch.from_numpy(labels.astype("int64"))
     modules = torch.nn.ModuleDict({"dit": DiT(**TINY_DIT)})
     process = GaussianProcess()
@@ -511,7 +516,7 @@ def train_clip(args, images, labels):
     import open_clip
     import torch
 
-    pictures, captions = clothes.drawn(clothes.captioned(args.seed, images, labels), 2 * len(images))
+    pictures, captions = fashion_mnist.drawn(fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-clip" / "tokenizer", captions)  # the same words give that of train_sd
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     tokens = tokenizer(list(distinct), padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -522,7 +527,7 @@ def train_clip(args, images, labels):
 
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
-        rows = clothes.mixed_rows(g, args.batch_size, len(images), len(pictures))
+        rows = fashion_mnist.mixed_rows(g, args.batch_size, len(images), len(pictures))
         said, column = caption_of[rows].unique(return_inverse=True)
         x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
         return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
@@ -579,7 +584,7 @@ def main(argv=None) -> int:
         for folder in (args.out, Path(args.checkpoint_dir)):
             files.try_writing(folder)
         images, labels = read_images(args.data_dir, "train")
-        rows, _ = clothes.set_aside(labels)
+        rows, _ = fashion_mnist.set_aside(labels)
     torch.manual_seed(args.seed)
     {"vae": train_vae, "sd": train_sd, "sd3": train_sd3, "dit": train_dit, "clip": train_clip}[args.part](
         args, images[rows], labels[rows]

@@ -16,13 +16,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, session
+from diffusion import cli
+from diffusion.cli import parsing
 from diffusion.datasets.prompts import COLUMNS, PromptTable, prompts_from_classes, read_classes
-from diffusion.paths import PROMPTS, made_anew
+from diffusion.runs import loop
+from diffusion.utils import files
+from diffusion.utils.paths import PROMPTS, made_anew
 
 
 def parse_args(argv=None):
@@ -96,4 +99,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -26,14 +26,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, session
+from diffusion import cli
+from diffusion.cli import parsing
 from diffusion.datasets import shipped
-from diffusion.paths import TINY_PAIRS, made_anew
-from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, pair_caption
+from diffusion.datasets.scenes import COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, pair_caption
+from diffusion.runs import loop
+from diffusion.utils import files
+from diffusion.utils.paths import TINY_PAIRS, made_anew
 
 KINDS = ("Object", "Relation", "Both", "Unseen")
 PER_RELATION = 30  # examples of one kind and layout: 6 rounds of the nouns' 9
@@ -185,4 +188,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -16,13 +16,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from diffusion import startup
+    from diffusion.utils import startup
 
     startup.be_quiet()
 
-from diffusion import cli, files, parsing, session
-from diffusion.datasets import imagenet_variants
-from diffusion.paths import TREES, made_anew
+from diffusion import cli
+from diffusion.cli import parsing
+from diffusion.datasets.readers import imagenet
+from diffusion.runs import loop
+from diffusion.utils import files
+from diffusion.utils.paths import TREES, made_anew
 
 
 def parse_args(argv=None):
@@ -45,7 +48,8 @@ def hypernyms(path: Path) -> dict[str, str]:
 
 
 def _hypernym(words: list[str]) -> tuple[str, str | None]:
-    """Of a line's fields: offset, file, type, number of words (hexadecimal), two fields each, number of pointers, four each."""
+    """The hypernym in a line's fields: offset, file, type, number of words (hexadecimal), two fields each, number of
+    pointers, four each."""
     start = 4 + 2 * int(words[3], 16)
     pointers = [words[start + 1 + 4 * i : start + 5 + 4 * i] for i in range(int(words[start]))]
     return words[0], next((offset for symbol, offset, *_ in pointers if symbol in ("@", "@i")), None)
@@ -81,12 +85,12 @@ def _branch(node: str, below: dict[str, list]):
 def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
-        above, ids = hypernyms(args.wordnet / "data.noun"), [name[1:] for name in imagenet_variants.imagenet_ids()]
+        above, ids = hypernyms(args.wordnet / "data.noun"), [name[1:] for name in imagenet.imagenet_ids()]
         if strangers := [name for name in ids if name not in above]:
             raise ValueError(
                 f"--wordnet: data.noun lacks {len(strangers)} of ImageNet's classes, such as n{strangers[0]}: give 3.0's"
             )
-        groups = {"imagenet": [[i] for i in range(len(ids))], "objectnet": imagenet_variants.objectnet_classes().values()}
+        groups = {"imagenet": [[i] for i in range(len(ids))], "objectnet": imagenet.objectnet_classes().values()}
         for name, classes in groups.items():
             found = tree({label: ids[first] for label, (first, *_) in enumerate(classes)}, above)
             files.write_text(args.out / f"{name}.json", json.dumps(found, separators=(",", ":")) + "\n")
@@ -95,4 +99,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(session.run(main))
+    sys.exit(loop.run(main))

@@ -86,13 +86,13 @@ def staged_record(keys, rows, t, pred, label):
 
 def write_run(folder, errors, t, labels, names=None):
     """A run folder of records with all errors: errors [n,K,S], t [S] in order of evaluation, labels [n]; names as config.json."""
-    from diffusion import runlog
+    from diffusion.runs import run_folder
 
     folder.mkdir(parents=True)
     for index, (image, label) in enumerate(zip(errors, labels, strict=True)):
         rows = {k: np.asarray(row, np.float32) for k, row in enumerate(image)}
         pred = int(np.mean(image, axis=1).argmin())
-        runlog.save_record(folder / f"{index}.pt", staged_record(range(len(rows)), rows, t, pred, int(label)))
+        run_folder.save_record(folder / f"{index}.pt", staged_record(range(len(rows)), rows, t, pred, int(label)))
     if names:
         candidates = {"labels": list(range(len(names))), "names": names}
         (folder / "config.json").write_text(json.dumps({"identity": {}, "candidates": candidates}))

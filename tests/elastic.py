@@ -17,11 +17,11 @@ def work(argv):
     import torch
 
     import eval_prob_adaptive
-    from diffusion import session
+    from diffusion.runs import loop
 
     torch.set_num_threads(1)
     Path(f"rank.{os.environ['RANK']}").write_text(str(os.getpid()))
-    if code := session.run(lambda: eval_prob_adaptive.main(argv)):
+    if code := loop.run(lambda: eval_prob_adaptive.main(argv)):
         sys.exit(code)
 
 

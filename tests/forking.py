@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT), str(ROOT / "scripts")]
 
-from diffusion import session  # noqa: E402
+from diffusion.runs import loop  # noqa: E402
 
 
 def limit(memory, seconds):
@@ -43,7 +43,7 @@ def start(number, environment, command, argv, folder, limits=None):
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{name}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     try:
-        code = session.run(lambda: importlib.import_module(command).main(argv))
+        code = loop.run(lambda: importlib.import_module(command).main(argv))
     except SystemExit as stop:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)

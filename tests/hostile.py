@@ -14,8 +14,8 @@ from functools import lru_cache
 from conftest import ROOT
 from hostile_files import ANY_FILE, DATA_SETS, KINDS, LAID_OUT, RUNS, STRANGERS, bad_name
 
-from diffusion import parsing
 from diffusion.analysis import figures
+from diffusion.cli import parsing
 from diffusion.strategy import STRATEGIES, option_names
 
 ENTRIES = ("eval_prob_adaptive", "eval_prob_dit", "run_winoground")

@@ -14,8 +14,8 @@ import layouts
 import numpy as np
 import safetensors.numpy
 
-from diffusion import paths
-from diffusion.datasets.imagenet_variants import imagenet_ids
+from diffusion.datasets.readers.imagenet import imagenet_ids
+from diffusion.utils import paths
 
 TINY_PIPELINE, TINY_DIT, TINY_CLIP = paths.TINY_SD, paths.TINY_DIT, paths.TINY_CLIP
 FIRST_PIXELS = 2000  # bytes that are left of a file that is cut

@@ -12,6 +12,6 @@ from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 import eval_prob_adaptive  # noqa: F401
 import eval_prob_dit  # noqa: F401
 import run_winoground  # noqa: F401
-from diffusion import kernel  # noqa: F401
-from diffusion.models import denoiser, hardware, shared_unet  # noqa: F401
+from diffusion.kernel import blocks  # noqa: F401
+from diffusion.models.speed import shared_unet, tuning  # noqa: F401
 from DiT import loading  # noqa: F401

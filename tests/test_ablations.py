@@ -13,10 +13,13 @@ from scipy import stats
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import batching, classify, kernel, noise, rerun, runlog, schedule, scores, settings, strategy
-from diffusion.analysis import replay, summary, tables
+from diffusion import classify, settings, strategy
+from diffusion.analysis import reload, replay, summary, tables
 from diffusion.datasets import load_prompts, open_dataset, transforms
+from diffusion.kernel import batching, blocks, noise, scores
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm, in_space
+from diffusion.runs import run_folder
+from diffusion.strategy import schedule
 
 W = 0.7
 SIZES = (1, 3, 7, 100)  # of a call
@@ -71,7 +74,7 @@ def test_guidance_is_the_formula(shipped, problem, size):
     expected = by_loop(shipped.denoiser, problem[0], conditions, *problem[1:], W)
     for denoiser in (shipped.denoiser, dataclasses.replace(shipped.denoiser, shared=None)):
         x0, t, epsilons = problem
-        found = kernel.errors(denoiser, x0, conditions, t, epsilons, scores.l2, kernel.Batch(size), W)
+        found = blocks.errors(denoiser, x0, conditions, t, epsilons, scores.l2, blocks.Batch(size), W)
         assert found.shape == (4, 5)
         np.testing.assert_allclose(found[1:], expected, rtol=2e-5)
 
@@ -93,7 +96,7 @@ def test_guidance_in_another_space_is_that_of_epsilon_converted(shipped, space):
 
     expected = by_loop(shipped.denoiser, x0, conditions, t, epsilons, W, convert)
     denoiser = in_space(shipped.denoiser, space)
-    found = kernel.errors(denoiser, x0, conditions, t, epsilons, scores.l2, kernel.Batch(4), W)
+    found = blocks.errors(denoiser, x0, conditions, t, epsilons, scores.l2, blocks.Batch(4), W)
     np.testing.assert_allclose(found[1:], expected, rtol=1e-4)
 
 
@@ -116,16 +119,16 @@ class Counting:
 def test_the_empty_condition_is_evaluated_once_a_pair(size):
     network, t = Counting(), torch.tensor([10, 200, 700])
     args = torch.ones(1, 2, 2), Conditions(ids=torch.arange(6)), t, torch.randn(3, 1, 2, 2), scores.l2
-    kernel.errors(network.denoiser, *args, kernel.Batch(size), W)
+    blocks.errors(network.denoiser, *args, blocks.Batch(size), W)
     assert network.seen == {(k, step): 1 for k in range(6) for step in t.tolist()}
 
 
 @pytest.mark.filterwarnings("ignore:out of memory")
 def test_guidance_where_blocks_do_not_fit():
     args = torch.ones(1, 2, 2), Conditions(ids=torch.arange(6)), torch.tensor([10, 200, 700]), torch.randn(3, 1, 2, 2), scores.l2
-    expected = kernel.errors(Counting().denoiser, *args, kernel.Batch(32), W)
+    expected = blocks.errors(Counting().denoiser, *args, blocks.Batch(32), W)
     for most in (1, 2, 5):
-        torch.testing.assert_close(kernel.errors(Counting(most).denoiser, *args, kernel.Batch(32), W), expected)
+        torch.testing.assert_close(blocks.errors(Counting(most).denoiser, *args, blocks.Batch(32), W), expected)
 
 
 def asked_of(images, rows, t, epsilons):
@@ -136,9 +139,9 @@ def asked_of(images, rows, t, epsilons):
 def test_cells_of_several_images_are_guided_too(shipped, problem, size):
     """In calls that cut pairs, and in questions that are answered in pieces."""
     x0, t, epsilons = problem
-    images, rows, batch = (x0, x0.flip(-1)), [10, 4, 6], kernel.Batch(size)
+    images, rows, batch = (x0, x0.flip(-1)), [10, 4, 6], blocks.Batch(size)
     expected = [
-        kernel.errors(shipped.denoiser, one, shipped.conditions[rows], t, epsilons, scores.l2, batch, W) for one in images
+        blocks.errors(shipped.denoiser, one, shipped.conditions[rows], t, epsilons, scores.l2, batch, W) for one in images
     ]
     asked, pieces = asked_of(images, rows, t, epsilons), [[], []]
     for start, stop in ((0, 2), (2, 11), (11, 15)):
@@ -158,7 +161,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 
     def errors(network):
         asked = asked_of(images, [0, 1, 3, 5], t, epsilons)
-        return batching.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, kernel.Batch(32), W)
+        return batching.cell_errors(network.denoiser, asked, conditions, lambda x0: scores.l2, blocks.Batch(32), W)
 
     for found, right in zip(errors(small), errors(whole), strict=True):
         torch.testing.assert_close(found, right)
@@ -203,12 +206,12 @@ def test_cropped_errors_are_means_of_the_inner_errors(shipped, clothes, crop):
     plain = with_method(shipped, ablation=settings.NO_ABLATION, strategy=strategy.Stages((1,), (4,)), loss="l2")
     x0, t = plain._given(clothes.picture(29))
     args = plain.denoiser, x0, plain.conditions[[2, 4]], t, noise.Seeded(0)(5, plain.plan, x0.shape)
-    maps = kernel.errors(*args, scores.error_map, kernel.Batch(32))
+    maps = blocks.errors(*args, scores.error_map, blocks.Batch(32))
     result = with_method(plain, ablation=settings.Ablation(crop_errors=crop))(clothes.picture(29), 5)
     inside = maps[..., crop : 8 - crop, crop : 8 - crop].mean((-1, -2))
     for row, expected in zip((2, 4), inside, strict=True):
         np.testing.assert_allclose(result.errors[row], expected, rtol=1e-5)
-    whole = kernel.errors(*args, scores.l2, kernel.Batch(32))
+    whole = blocks.errors(*args, scores.l2, blocks.Batch(32))
     assert not np.allclose(result.errors[2], whole[0])  # a border that is as hard as the rest would tell nothing
 
 
@@ -315,7 +318,7 @@ def records_of(folder):
 def test_none_of_it_is_the_same_run_bit_for_bit(run_main):
     folder = Path("data/fashion_mnist") / NAME
     assert run_main(eval_prob_adaptive.main, *SD, *STAGES)[0] == 0
-    first, config = records_of(folder), runlog.read_config(folder)
+    first, config = records_of(folder), run_folder.read_config(folder)
     for path in folder.glob("*.pt"):
         path.unlink()
     none = ["--guidance", 0, "--crop_errors", 0, "--noise", "normal"]
@@ -340,7 +343,7 @@ def run(run_main):
 
 
 def test_a_run_with_all_three(run, run_main):
-    config = runlog.read_config(run)
+    config = run_folder.read_config(run)
     known = {"guidance": 1.5, "crop_errors": 2, "noise_kind": "truncated:1"}
     assert config["identity"].items() >= known.items() and config["options"]["noise"] == "truncated:1"
     assert [record["evaluations"] for record in records_of(run).values()] == [31] * 3
@@ -369,17 +372,17 @@ def test_maps_are_of_the_errors_in_the_record(run_main):
     grid = ["--to_keep", 1, "--n_samples", 4]
     assert run_main(eval_prob_adaptive.main, *SD, *grid, *ALL)[0] == 0
     folder = Path("data/fashion_mnist/v2-0_1trials_1keep_4samples_64_1.5guidance_2crop_truncated1_noise")
-    past = rerun.Past(folder, runlog.read_config(folder))
-    dataset = rerun.open_images(past)
+    past = reload.Past(folder, run_folder.read_config(folder))
+    dataset = reload.open_images(past)
     assert dataset.transform == transforms.sd_transform(64)
     name, record = next(iter(records_of(folder).items()))
     index = int(Path(name).stem)
-    maps = rerun.error_maps(past, dataset[index][0], rerun.candidates_of(past, dataset), [7, 2], index, "cpu")
+    maps = reload.error_maps(past, dataset[index][0], reload.candidates_of(past, dataset), [7, 2], index, "cpu")
     assert maps.shape == (2, 8, 8) and (maps[:, :2] == 0).all() and (maps[..., -2:] == 0).all()
     for found, row in zip(maps, (7, 2), strict=True):
         expected = record["errors"][row]["pred_errors"].mean()
         torch.testing.assert_close(found[2:6, 2:6].mean(), expected, rtol=1e-5, atol=0)
-    classifier = classify.text_to_image("2-0", rerun.candidates_of(past, dataset), model_path=str(TINY_SD20), img_size=64,
+    classifier = classify.text_to_image("2-0", reload.candidates_of(past, dataset), model_path=str(TINY_SD20), img_size=64,
                                         strategy=strategy.Stages((1,), (4,)), guidance=1.5, crop_errors=2,
                                         noise="truncated:1")  # fmt: skip
     torch.testing.assert_close(classifier.error_maps(dataset[index][0], [7, 2], index), maps, rtol=1e-5, atol=0)
@@ -405,7 +408,7 @@ def test_a_dit_with_all_three(how, tiny_dit, run_main):
     assert folder.name.endswith("_1.5guidance_2crop_truncated1_noise")
     for record in records_of(folder).values():
         counts = [len(c["pred_errors"]) for c in record["errors"].values()] if "errors" in record else [4] * 10
-        assert record["evaluations"] == sum(counts) + max(counts) == runlog.outcome(record).evaluations
+        assert record["evaluations"] == sum(counts) + max(counts) == run_folder.outcome(record).evaluations
     assert ("at most 66 " if "race" in how else "Price: 44 ") in out
     assert "0 to do here, 2 of 2 done before" in run_main(eval_prob_dit.main, *argv)[1]
 

@@ -1,4 +1,4 @@
-"""The rooms: imports point down, --help needs nothing heavy, and what the README shows can be typed."""
+"""The map: imports point down, --help needs nothing heavy, and what the README shows can be typed."""
 
 import ast
 import importlib
@@ -17,45 +17,46 @@ HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "data
 PACKAGE = ROOT / "diffusion"
 
 
-def room_name(path):
-    """`models.hub` of diffusion/models/hub.py, `models` of diffusion/models/__init__.py."""
+def module_name(path):
+    """`models.loading.hub` of diffusion/models/loading/hub.py, `models` of diffusion/models/__init__.py."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-ROOMS = {room_name(path): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
+OUTSIDE = (PACKAGE / "__init__.py", PACKAGE / "__main__.py")  # the version, and the command that starts the others
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py") if path not in OUTSIDE}
 ENTRIES = {path.stem for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"))}
 
 
-def imports(source, room=""):
-    """Dotted names that a source imports, at its top or inside a function; room: where relative imports start from."""
+def imports(source, module=""):
+    """Dotted names that a source imports, at its top or inside a function; module: where relative imports start from."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = absolute(node.module, node.level, room)
+            base = absolute(node.module, node.level, module)
             found |= {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
-def absolute(module, level, room):
-    """The module of a from-import; with a level, below the package that the room is in."""
+def absolute(name, level, module):
+    """The module of a from-import; with a level, below the package that the importing module is in."""
     if not level:
-        return module
-    package = ["diffusion", *room.split(".")]
-    package = package if room in ROOMS and ROOMS[room].name == "__init__.py" else package[:-1]
-    return ".".join([*package[: len(package) - level + 1], *([module] if module else [])])
+        return name
+    package = ["diffusion", *module.split(".")]
+    package = package if module in MODULES and MODULES[module].name == "__init__.py" else package[:-1]
+    return ".".join([*package[: len(package) - level + 1], *([name] if name else [])])
 
 
-def room_of(name):
-    """The room that a dotted name below `diffusion.` is in, or None."""
+def module_of(name):
+    """The module that a dotted name below `diffusion.` is in, or None."""
     parts = name.split(".")[1:]
-    return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in ROOMS), None)
+    return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in MODULES), None)
 
 
-def rooms_of(source, room=""):
-    return {room_of(name) for name in imports(source, room) if name.startswith("diffusion.")} - {None, room}
+def modules_of(source, module=""):
+    return {module_of(name) for name in imports(source, module) if name.startswith("diffusion.")} - {None, module}
 
 
 def packages_of(source):
@@ -63,31 +64,67 @@ def packages_of(source):
 
 
 def table_of(text):
-    """room -> level, of the lines `| `room` | what it owns | level |` of docs/design.md."""
-    return {room: int(level) for room, level in re.findall(r"^\| `([\w.]+)` \|.*\| (\d+) \|$", text, re.M)}
+    """folder -> level, of the lines `| `folder` | what is in it | level |` of docs/dev/design.md."""
+    return {folder: int(level) for folder, level in re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", text, re.M)}
 
 
-LEVEL = table_of((ROOT / "docs" / "design.md").read_text())
+DESIGN = (ROOT / "docs" / "dev" / "design.md").read_text()
+LEVEL = table_of(DESIGN)
 
 
-def upward(room, source):
-    """Imports of a room that do not point down."""
-    wrong = {other for other in rooms_of(source, room) if LEVEL[other] >= LEVEL[room]}
-    return wrong | (packages_of(source) & (ENTRIES | ({"DiT"} if room != "models.dit" else set())))
+def folder(module):
+    """The name at the package's first level."""
+    return module.split(".")[0]
 
 
-def test_the_table_of_design_md_names_every_room_once():
-    text = (ROOT / "docs" / "design.md").read_text()
-    assert sorted(re.findall(r"^\| `([\w.]+)` \|", text, re.M)) == sorted(ROOMS)
+def upward(module, source):
+    """Imports of a module that do not point down: of a folder that is not lower, of commands, and of DiT/."""
+    wrong = {other for other in modules_of(source, module) if folder(other) != folder(module)}
+    wrong = {other for other in wrong if LEVEL[folder(other)] >= LEVEL[folder(module)]}
+    return wrong | (packages_of(source) & (ENTRIES | ({"DiT"} if module != "models.families.dit" else set())))
+
+
+def circle(graph):
+    """Modules of a circle of imports, in order, or None. graph: module -> modules that it imports."""
+    ended, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return path[path.index(module) :]
+        if module not in ended:
+            path.append(module)
+            found = next(filter(None, map(visit, sorted(graph[module]))), None)
+            if found:
+                return found
+            ended.add(path.pop())
+        return None
+
+    return next(filter(None, map(visit, graph)), None)
+
+
+def test_the_map_of_design_md_names_every_folder_and_file_once():
+    folders = re.findall(r"^\| `(\w+)` \| (.*) \| \d+ \|$", DESIGN, re.M)
+    assert sorted(name for name, _ in folders) == sorted({folder(module) for module in MODULES})
+    assert len(folders) <= 16
+    for name, told in folders:
+        files = {module.split(".")[1] for module in MODULES if module.startswith(f"{name}.")} - {"__init__"}
+        assert files - set(re.findall(r"`(\w+)/?`", told)) == set(), name
 
 
 def test_imports_point_down():
-    assert {room: wrong for room, path in ROOMS.items() if (wrong := upward(room, path.read_text()))} == {}
+    assert {module: wrong for module, path in MODULES.items() if (wrong := upward(module, path.read_text()))} == {}
 
 
-def test_a_room_s_level_is_no_higher_than_its_imports_ask():
-    lowest = {room: 1 + max((LEVEL[o] for o in rooms_of(path.read_text(), room)), default=-1) for room, path in ROOMS.items()}
-    assert lowest == LEVEL
+def test_no_file_is_part_of_a_circle():
+    assert circle({module: modules_of(path.read_text(), module) for module, path in MODULES.items()}) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"e"}, "e": {"f"}, "f": {"e"}}) == ["e", "f"]
+
+
+def test_a_folder_s_level_is_no_higher_than_its_imports_ask():
+    below = {name: set() for name in LEVEL}
+    for module, path in MODULES.items():
+        below[folder(module)] |= {folder(other) for other in modules_of(path.read_text(), module)} - {folder(module)}
+    assert {name: 1 + max((LEVEL[o] for o in others), default=-1) for name, others in below.items()} == LEVEL
 
 
 def test_commands_and_scripts_do_not_import_each_other():
@@ -100,37 +137,68 @@ def test_dit_imports_nothing_of_ours():
 
 
 @pytest.mark.parametrize(
-    ("room", "source", "wrong"),
+    ("module", "source", "wrong"),
     [
-        ("schedule", "from diffusion.kernel import errors", {"kernel"}),
-        ("schedule", "def f():\n    from diffusion import noise", {"noise"}),
-        ("kernel", "import diffusion.models", {"models"}),
-        ("kernel", "from diffusion.models import hub", {"models.hub"}),
-        ("cli", "import eval_prob_adaptive", {"eval_prob_adaptive"}),
-        ("cli", "from diffusion import metrics, runlog", set()),
-        ("cli", "from .elimination import run_stages", set()),
-        ("metrics", "from . import runlog", {"runlog"}),
-        ("models.hub", "from . import dit", {"models.dit"}),
-        ("models.hub", "from ..files import write", set()),
-        ("models.hub", "from .. import classify", {"classify"}),
-        ("kernel", "from DiT.models import DiT", {"DiT"}),
-        ("datasets.hub_images", "import datasets", set()),  # Hugging Face's, not our room
+        ("strategy.schedule", "from diffusion.kernel.blocks import errors", {"kernel.blocks"}),
+        ("strategy.schedule", "def f():\n    from diffusion.kernel import noise", {"kernel.noise"}),
+        ("kernel.blocks", "import diffusion.models", {"models"}),
+        ("kernel.blocks", "from diffusion.models.loading import hub", {"models.loading.hub"}),
+        ("cli.options", "import eval_prob_adaptive", {"eval_prob_adaptive"}),
+        ("cli.options", "from diffusion.runs import run_folder", set()),
+        ("utils.files", "from .. import classify", {"classify"}),
+        ("models.loading.hub", "from ...runs import run_folder", {"runs.run_folder"}),
+        ("models.loading.hub", "from ...utils.files import write", set()),
+        ("kernel.blocks", "from DiT.models import DiT", {"DiT"}),
+        ("datasets.readers.hub", "import datasets", set()),  # Hugging Face's, not ours
     ],
 )
-def test_the_import_check_can_fail(room, source, wrong):
-    assert upward(room, source) == wrong
+def test_the_import_check_can_fail(module, source, wrong):
+    assert upward(module, source) == wrong
 
 
 @pytest.mark.parametrize(
     ("line", "found"),
-    [
-        ("| `kernel` | one loop | 0 |", {"kernel": 0}),
-        ("| `models.hub` | files | 12 |", {"models.hub": 12}),
-        ("| kernel | x | 0 |", {}),
-    ],
+    [("| `kernel` | one loop | 0 |", {"kernel": 0}), ("| `a` | `b`, `c` | 12 |", {"a": 12}), ("| kernel | x | 0 |", {})],
 )
 def test_the_table_is_read(line, found):
     assert table_of(f"text\n{line}\n") == found
+
+
+TRIP = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import eval_prob_adaptive
+from diffusers import UNet2DConditionModel
+
+forward, told = UNet2DConditionModel.forward, []
+
+def first_call(self, *inputs, **named):
+    frame, frames = sys._getframe(1), []
+    while frame:
+        code = frame.f_code
+        if code.co_filename.startswith(sys.argv[1]) and code.co_name != "<module>":
+            frames.append((code.co_name, code.co_filename[len(sys.argv[1]) + 1 :]))
+        frame = frame.f_back
+    if not told and any(name == "main" for name, _ in frames):
+        told.extend(reversed(frames))
+    return forward(self, *inputs, **named)
+
+UNet2DConditionModel.forward = first_call
+argv = "--version tiny --dataset fashion_mnist --imgs_to_eval 1 --to_keep 1 --n_samples 1 --device cpu"
+eval_prob_adaptive.main(argv.split())
+for name, file in told:
+    print("frame", name, file)
+"""
+
+
+def test_the_trip_of_one_image_is_the_one_in_design_md(tmp_path):
+    """From main to the network's forward: our frames, in the order of the page, each name once."""
+    done = subprocess.run([sys.executable, "-c", TRIP, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    trip = [line.split() for line in done.stdout.splitlines() if line.startswith("frame ")]
+    assert [(name, file) for _, name, file in trip] == re.findall(r"^\d+\. `(\S+)` in `(\S+)`", DESIGN, re.M)
+    names, files = [name for _, name, _ in trip], {file for *_, file in trip}
+    assert len(names) == len(set(names)) <= 12 and len(files) <= 8
 
 
 def namespaces(source):
@@ -143,9 +211,9 @@ def namespaces(source):
     ]
 
 
-def test_no_room_sees_a_namespace():
+def test_nothing_below_the_commands_sees_a_namespace():
     """Settings end in `main`; `cli` takes the options as a dict."""
-    found = {room: names for room, path in ROOMS.items() if (names := namespaces(path.read_text()))}
+    found = {module: names for module, path in MODULES.items() if (names := namespaces(path.read_text()))}
     assert found == {}
     assert namespaces("def f(args): pass\ndef g(options: dict): pass\ndef h(x, options): pass") == ["f", "h"]
 
@@ -219,7 +287,7 @@ def test_a_dry_run_imports_nothing_heavy(command, tmp_path):
 # ---------------------------------------------------------------- README and docs/
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "scripts" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BY_NAME = {"ids": lambda page: page.name}
 
 

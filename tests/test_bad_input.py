@@ -8,7 +8,7 @@ import torch
 from conftest import TINY_SD20, load_script
 
 import eval_prob_adaptive
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.families.sd import StableDiffusion
 
 TINY = ["--version", "tiny", "--dataset", "fashion_mnist"]
 

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusion.models import clip
-from diffusion.paths import TINY_CLIP, TINY_SD
-from diffusion.training import clothes
+from diffusion.training import fashion_mnist
+from diffusion.utils.paths import TINY_CLIP, TINY_SD
 
 CONFIG = {
     "embed_dim": 16,
@@ -310,14 +310,14 @@ def test_an_equal_caption_is_no_negative():
 
 
 def test_a_batch_is_a_mixture_of_items_and_scenes():
-    rows = clothes.mixed_rows(torch.Generator().manual_seed(0), 100, 60, 150)
+    rows = fashion_mnist.mixed_rows(torch.Generator().manual_seed(0), 100, 60, 150)
     assert (rows[:62] < 60).all() and (rows[62:] >= 60).all() and rows.max() < 150 and len(rows) == 100
 
 
 def test_the_training_writes_what_load_clip_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1040, 28, 28), dtype=np.uint8))
-    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1040) % 10).astype(np.uint8))
+    fashion_mnist.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1040, 28, 28), dtype=np.uint8))
+    fashion_mnist.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1040) % 10).astype(np.uint8))
     script, out = load_script("train_tiny"), tmp_path / "out" / "tiny-clip"
     argv = ["clip", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 8]
     script.main([*map(str, argv), "--checkpoint_dir", str(tmp_path / "checkpoints")])
@@ -332,12 +332,12 @@ def test_the_training_writes_what_load_clip_reads(tmp_path, monkeypatch):
 
 
 def test_the_shipped_model_is_small_and_knows_colours():
-    from diffusion.training.scenes import COLOURS, Item, draw_single
+    from diffusion.datasets.scenes import COLOURS, Item, draw_single
 
     assert sum(path.stat().st_size for path in TINY_CLIP.rglob("*") if path.is_file()) < 12e6
     scorer = clip.find("openclip", "tiny").load("cpu")
-    images = clothes.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-images-idx3-ubyte")
-    labels = clothes.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-labels-idx1-ubyte")
+    images = fashion_mnist.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-images-idx3-ubyte")
+    labels = fashion_mnist.read_idx(TINY_SD.parent / "datasets" / "FashionMNIST" / "raw", "t10k-labels-idx1-ubyte")
     bag = images[np.flatnonzero(labels == 8)[0]]
     x = torch.stack([scorer.preprocess(draw_single(Item(bag, "bag", colour))) for colour in COLOURS])
     said = scorer.embed_texts([f"a photo of a {colour} bag." for colour in COLOURS])

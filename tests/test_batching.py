@@ -14,12 +14,13 @@ from conftest import TINY_SD20, said, with_method
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import batching, classify, kernel, schedule, scores
+from diffusion import classify
 from diffusion.datasets import load_prompts, open_dataset
-from diffusion.method import Method
+from diffusion.kernel import batching, blocks, scores
+from diffusion.kernel.noise import Seeded
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm
-from diffusion.noise import Seeded
-from diffusion.strategy import Outcome, Race, Stages, Strategy
+from diffusion.strategy import Outcome, Race, Stages, Strategy, schedule
+from diffusion.strategy.method import Method
 
 STRATEGIES = {"stages": Stages((3, 1), (2, 8)), "race": Race(max_samples=12)}
 
@@ -37,7 +38,7 @@ def classifiers(clothes):
 
     def get(model, strategy, **changes):
         classifier = {"sd": sd, "dit": dit}[model]
-        return dataclasses.replace(with_method(classifier, strategy=strategy), batch=kernel.Batch(32), **changes)
+        return dataclasses.replace(with_method(classifier, strategy=strategy), batch=blocks.Batch(32), **changes)
 
     return get
 
@@ -96,10 +97,10 @@ def test_cells_are_the_errors_of_their_image(classifiers):
         )
         asked.append(batching.Cells(x0, rows, t, noise.__getitem__, range(len(rows) * n)))
         score = scores.SCORES["l2"]
-        expected.append(kernel.errors(classifier.denoiser, x0, classifier.conditions[rows], t, noise, score, kernel.Batch(7)))
+        expected.append(blocks.errors(classifier.denoiser, x0, classifier.conditions[rows], t, noise, score, blocks.Batch(7)))
     for denoiser in (classifier.denoiser, dataclasses.replace(classifier.denoiser, shared=None)):
         for size in (1, 7, 100):
-            found = batching.cell_errors(denoiser, asked, classifier.conditions, lambda x0: scores.l2, kernel.Batch(size))
+            found = batching.cell_errors(denoiser, asked, classifier.conditions, lambda x0: scores.l2, blocks.Batch(size))
             for cells, errors, right in zip(asked, found, expected, strict=True):
                 torch.testing.assert_close(cells.table([errors[:2], errors[2:]]), right, rtol=1e-5, atol=0)
 
@@ -217,7 +218,7 @@ class Device:
         self.calls, self.encoded, self.begun, self.clock = [], 0, [], 0.0
         denoiser = Denoiser(self.encode, None, self.predict, ddpm(torch.linspace(0.99, 0.01, 1000)))
         conditions = Conditions(torch.arange(10.0)[:, None])
-        labels, batch = list(range(10)), kernel.Batch(size)
+        labels, batch = list(range(10)), blocks.Batch(size)
         self.classifier = classify.Classifier(denoiser, conditions, labels, Method(strategy), Seeded(0), batch)
 
     def encode(self, image):
@@ -384,15 +385,15 @@ def test_kill_9_and_the_same_command_again(forked):
 
 
 def test_a_record_that_cannot_be_written_ends_the_run(run_main, monkeypatch):
-    from diffusion import runlog
+    from diffusion.runs import run_folder
 
-    save = runlog.save_record
+    save = run_folder.save_record
 
     def full(path, record):
         if len(records()) == 2:
             raise OSError(28, "No space left on device", str(path))
         save(path, record)
 
-    monkeypatch.setattr(runlog, "save_record", full)
+    monkeypatch.setattr(run_folder, "save_record", full)
     code, _, err = run_main(eval_prob_adaptive.main, *RUN, "--imgs_to_eval", 9, "--images_in_flight", 3)
     assert code == 1 and "a record could not be written" in err and "No space left" in err and len(records()) == 2

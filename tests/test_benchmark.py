@@ -59,15 +59,15 @@ def test_plain_loop_and_kernel_agree_pair_by_pair(script):
     """Distinct errors, so that a transposed or shifted table could not pass."""
     import torch
 
-    from diffusion import kernel, scores
-    from diffusion.session import Network
+    from diffusion.kernel import blocks, scores
+    from diffusion.runs.loop import Network
 
     args = script.parse_args([*SMALL, "--img_size", "32"])
     subject = script.check(args)
     denoiser = subject.load("cpu", "float32")
     with torch.inference_mode():
         work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None, None), subject)
-        ours = kernel.errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
+        ours = blocks.errors(denoiser, **work, score=scores.l2, batch=blocks.Batch(4))
         plain = script.plain_errors(subject.load("cpu", "float32", plain=True), **work, dtype=torch.float32, batch_size=15)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
     assert len(plain.unique()) == 15
@@ -92,22 +92,22 @@ def test_dit_xl_has_the_papers_size(script):
 def test_random_networks_of_both_kinds_have_finite_errors_that_differ(script, monkeypatch):
     import torch
 
-    from diffusion import kernel, scores
-    from diffusion.models import shapes
-    from diffusion.session import Network
+    from diffusion.kernel import blocks, scores
+    from diffusion.models import random_weights
+    from diffusion.runs.loop import Network
     from DiT import architecture
 
     monkeypatch.setitem(architecture.SHAPES, "DiT-XL/2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2})
-    small = shapes.SD2_UNET | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
-    text = {"text_encoder": ("CLIPTextModel", shapes.CLIP_H | {"hidden_size": 16})}
-    monkeypatch.setitem(shapes.PIPELINES, "2-0", replace(shapes.PIPELINES["2-0"], network=small, texts=text))
+    small = random_weights.SD2_UNET | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
+    text = {"text_encoder": ("CLIPTextModel", random_weights.CLIP_H | {"hidden_size": 16})}
+    monkeypatch.setitem(random_weights.PIPELINES, "2-0", replace(random_weights.PIPELINES["2-0"], network=small, texts=text))
     for name, more in (("sd2", ["--img_size", "64"]), ("dit-xl-256", [])):
         args = script.parse_args(["--model", name, "--device", "cpu", "--prompts", "3", "--timesteps", "2", *more])
         subject = script.check(args)
         denoiser = subject.load("cpu", "float32")
         with torch.inference_mode():
             work = script.make_input(args, Network(denoiser, denoiser.embed(subject.candidates), None, None), subject)
-            errors = kernel.errors(denoiser, **work, score=scores.l2, batch=kernel.Batch(4))
+            errors = blocks.errors(denoiser, **work, score=scores.l2, batch=blocks.Batch(4))
         assert len(errors.unique()) == 6
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
-from diffusion import runlog
 from diffusion.analysis import confidence, tables
-from diffusion.analysis.calibration import Fit
+from diffusion.metrics.calibration import Fit
+from diffusion.runs import run_folder
 
 N, N_PAIRS = 60, 20  # images, pairs of (timestep, noise)
 
@@ -38,7 +38,7 @@ def write_run(folder, records, labels=(0, 1, 2), **identity):
     config = {"identity": identity, "candidates": {"labels": list(labels), "names": names}}
     (folder / "config.json").write_text(json.dumps(config))
     for index, record in records.items():
-        runlog.save_record(runlog.record_path(folder, index, 1000), record)
+        run_folder.save_record(run_folder.record_path(folder, index, 1000), record)
     return folder
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import classify
-from diffusion.analysis.calibration import Fit
 from diffusion.classify import Result
 from diffusion.datasets import load_prompts, open_dataset
+from diffusion.metrics.calibration import Fit
 from diffusion.strategy import Grid, Race, Stages
 
 CLOTHES = ["--dataset", "fashion_mnist", "--imgs_to_eval", 2]
@@ -140,7 +140,7 @@ def test_probabilities_are_a_softmax_of_the_gaps():
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_weights_are_read(arguments, told, monkeypatch):
-    from diffusion.models.stable_diffusion import StableDiffusion
+    from diffusion.models.families.sd import StableDiffusion
 
     monkeypatch.setattr(StableDiffusion, "load", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=told):

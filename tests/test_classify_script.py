@@ -16,10 +16,13 @@ from conftest import ROOT, TINY_SD20, load_script
 from layouts import save_picture
 from PIL import Image
 
-from diffusion import classify, models, predictions, runlog
-from diffusion.analysis.calibration import Fit
+from diffusion import classify, models
 from diffusion.classify import Classifier, Result
-from diffusion.datasets import open_dataset, unlabelled
+from diffusion.datasets import open_dataset
+from diffusion.datasets.readers import unlabelled
+from diffusion.metrics.calibration import Fit
+from diffusion.predict import predictions
+from diffusion.runs import run_folder
 from diffusion.strategy import Race, Stages
 
 LABELS = ["bag", "boot", "coat"]
@@ -195,18 +198,18 @@ def count(monkeypatch):
 def test_what_was_done_before_a_crash_is_not_done_again(run, pictures, count, monkeypatch):
     _, _, _ = run("pictures", *RUN, "-o", "whole.csv")
     count.clear()
-    save = runlog.save_record
+    save = run_folder.save_record
 
     def crash(path, record):
         if len(count) == 2:
             raise MemoryError
         save(path, record)
 
-    monkeypatch.setattr(runlog, "save_record", crash)
+    monkeypatch.setattr(run_folder, "save_record", crash)
     with pytest.raises(MemoryError):
         run("pictures", *RUN, "-o", "t.csv")
     assert sorted(path.name for path in Path().glob("t.*")) == ["t.records"]
-    monkeypatch.setattr(runlog, "save_record", save)
+    monkeypatch.setattr(run_folder, "save_record", save)
     count.clear()
     code, out, err = run("pictures", *RUN, "-o", "t.csv")
     assert code == 0 and len(count) == 2 and "Images: 2 to do here, 1 of 3 done before" in out, err
@@ -218,7 +221,7 @@ def test_a_full_disk_ends_the_work_without_a_table(run, pictures, monkeypatch):
     def full(path, record):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(runlog, "save_record", full)
+    monkeypatch.setattr(run_folder, "save_record", full)
     code, _, err = run("pictures", *RUN, "-o", "t.csv")
     assert code == 1 and "No space left on device" in err and not Path("t.csv").exists()
 
@@ -247,7 +250,7 @@ def test_new_pictures_and_a_fit_are_added_to_what_is_there(run, pictures, count,
 
 
 def write_fit(**changes):
-    config = runlog.read_config(Path("t.records"))
+    config = run_folder.read_config(Path("t.records"))
     about = config["identity"] | {"dataset": "fashion_mnist", "prompts": "0", "seed": 7} | changes
     Fit(0.01, 0.0, 40, about).write("fit.json")
 
@@ -258,7 +261,7 @@ def test_records_that_are_damaged_are_redone(run, pictures, count):
     one, other, _ = sorted(Path("t.records").glob("*.pt"))
     one.write_bytes(one.read_bytes()[:100])
     record = torch.load(other, weights_only=True)
-    runlog.save_record(other, record | {"pred": (record["pred"] + 1) % 3})
+    run_folder.save_record(other, record | {"pred": (record["pred"] + 1) % 3})
     count.clear()
     code, out, err = run("pictures", *RUN, "-o", "t.csv")
     assert code == 0 and len(count) == 2 and "2 unreadable records, redone" in out and Path("t.csv").read_text() == first, err
@@ -271,7 +274,7 @@ def test_a_record_gives_its_result_back():
     errors = {0: [2, 2, 2, 2], 1: [1, 1, 1, 1], 2: [0.5], 3: [3, 3]}
     errors = {row: np.array(e, np.float32) for row, e in errors.items()}
     result = Result([7, 7, 5, 9], 1, errors, np.array([500, 100, 900, 300]), {2: 1, 3: 2}, seconds=1.5)
-    back = predictions.result_of(runlog.record_of(result, range(4), predictions.NO_LABEL), [7, 7, 5, 9])
+    back = predictions.result_of(run_folder.record_of(result, range(4), predictions.NO_LABEL), [7, 7, 5, 9])
     assert (back.winner, back.label, back.ranking, back.seconds, back.fell) == (1, 7, [7, 9, 5], 1.5, {2: 1, 3: 2})
     assert back.t.tolist() == result.t.tolist() and all(np.array_equal(back.errors[row], errors[row]) for row in errors)
     assert result.best_rows == {7: 1, 9: 3, 5: 2}

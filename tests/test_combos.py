@@ -11,10 +11,10 @@ from conftest import load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import runlog
 from diffusion.datasets import open_dataset, shipped
-from diffusion.training import clothes
-from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, tint
+from diffusion.datasets.scenes import COLOURS, HELD_OUT, NOUNS, tint
+from diffusion.runs import run_folder
+from diffusion.training import fashion_mnist
 
 BRIGHT = {colour: tint(np.full((1, 1), 200, np.uint8), colour)[0, 0] / 200 for colour in COLOURS}
 
@@ -62,7 +62,7 @@ def training_images(n=400):
 def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
     """Every colour that a picture shows is in its caption, and no caption names a pair that is held out."""
     seen = set()
-    for picture, caption in clothes.captioned(3, *training_images()):
+    for picture, caption in fashion_mnist.captioned(3, *training_images()):
         said = re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(NOUNS)})", caption)
         assert not HELD_OUT & set(said), caption
         assert colours_in(picture) <= {colour for colour, _ in said}, caption
@@ -73,11 +73,11 @@ def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
 def test_nor_has_the_vaes():
     images, labels = training_images(1000)
     rng = np.random.default_rng(0)
-    items = [clothes.random_item(rng, images, labels, coloured=True) for _ in range(4000)]
+    items = [fashion_mnist.random_item(rng, images, labels, coloured=True) for _ in range(4000)]
     assert {(item.colour, item.noun) for item in items} == {(c, n) for c in COLOURS for n in NOUNS} - HELD_OUT
     script = load_script("train_tiny")
-    assert script.clothes.random_item is clothes.random_item  # the only place where an item is coloured
-    grey = clothes.random_item(rng, images, labels, coloured=False)
+    assert script.fashion_mnist.random_item is fashion_mnist.random_item  # the only place where an item is coloured
+    grey = fashion_mnist.random_item(rng, images, labels, coloured=False)
     assert grey.colour is None
 
 
@@ -93,17 +93,17 @@ def test_a_colour_of_the_oracle_is_seen():
 
 def test_set_aside_takes_as_many_of_every_class_and_nothing_twice():
     labels = np.random.default_rng(1).integers(0, 10, 3000)
-    training, validation = clothes.set_aside(labels, per_class=20)
+    training, validation = fashion_mnist.set_aside(labels, per_class=20)
     assert np.bincount(labels[validation]).tolist() == [20] * 10
     assert sorted([*training, *validation]) == list(range(3000))
-    assert np.array_equal(clothes.set_aside(labels, per_class=20)[1], validation)
+    assert np.array_equal(fashion_mnist.set_aside(labels, per_class=20)[1], validation)
     with pytest.raises(ValueError, match="set aside for validation"):
-        clothes.set_aside(labels, per_class=np.bincount(labels).min())
+        fashion_mnist.set_aside(labels, per_class=np.bincount(labels).min())
 
 
 def test_the_shipped_validation_images_are_those_that_no_training_sees(full_set):
     images, labels = load_script("train_tiny").read_images(full_set, "train")
-    training, validation = clothes.set_aside(labels)
+    training, validation = fashion_mnist.set_aside(labels)
     ours = open_dataset("fashion_mnist", "validation", None, "nowhere")
     assert np.array_equal(ours.raw.data, images[validation]) and np.array_equal(ours.labels, labels[validation])
     seen = {image.tobytes() for image in images[training]}
@@ -160,9 +160,9 @@ def write_run(folder, dataset, outcomes):
     for i, (label, pred) in enumerate(outcomes):
         error = {"t": torch.tensor([500]), "pred_errors": torch.ones(1)}
         record = {"errors": {row: error for row in range(60)}, "pred": pred, "label": label}
-        runlog.save_record(folder / f"{i:03d}.pt", record)
-    config = runlog.describe("eval_prob_adaptive", runlog.CLASSIFICATION, {"dataset": dataset}, {}, len(outcomes))
-    runlog.write_config(folder, config)
+        run_folder.save_record(folder / f"{i:03d}.pt", record)
+    config = run_folder.describe("eval_prob_adaptive", run_folder.CLASSIFICATION, {"dataset": dataset}, {}, len(outcomes))
+    run_folder.write_config(folder, config)
     return folder
 
 

@@ -9,8 +9,11 @@ import pytest
 from conftest import ROOT
 from test_architecture import COMMANDS, HEAVY
 
-from diffusion import __version__, commands, parsing, paths, reproduced
+from diffusion import __version__
+from diffusion.cli import parsing
 from diffusion.datasets.prompts import read_prompts
+from diffusion.paper import reproduction
+from diffusion.utils import commands, paths
 
 CALL = "import sys; sys.argv[0] = 'bin/diffusion-classifier'; from diffusion.__main__ import main; sys.exit(main())"
 
@@ -47,6 +50,13 @@ def test_its_line_is_how_its_docstring_begins(name):
     doc, line = ast.get_docstring(ast.parse(commands.file_of(name).read_text())), commands.line_of(name)
     assert doc.startswith(line) and re.match(r"[.:?]?\s", doc.removeprefix(line))
     assert 10 < len(line) <= 80 and line.count("(") == line.count(")")
+
+
+def test_the_index_of_scripts_is_the_list():
+    text = (ROOT / "scripts" / "README.md").read_text()
+    assert re.findall(r"^## (\w+)$", text, re.M) == [task.capitalize() for task in commands.TASKS]
+    rows = [(name, commands.line_of(name)) for name in commands.NAMES]
+    assert re.findall(r"^\| \[(\w+)\]\(.*?\) \| (.*) \|$", text, re.M) == rows
 
 
 def test_list_shows_all_and_needs_nothing_heavy():
@@ -154,7 +164,7 @@ def test_commands_in_texts_of_a_clone():
 
 def test_what_reproduce_starts(behind, monkeypatch):
     line = ("scripts/eval_clip.py", "--dataset", "pets")
-    assert reproduced.told(line) == "diffusion-classifier eval_clip --dataset pets"
+    assert reproduction.told(line) == "diffusion-classifier eval_clip --dataset pets"
     assert commands.start_of(line) == ["-m", "diffusion", "eval_clip", "--dataset", "pets"]
     monkeypatch.setattr(commands, "starter", None)
     assert commands.start_of(line) == [str(ROOT / "scripts" / "eval_clip.py"), "--dataset", "pets"]

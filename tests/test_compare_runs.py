@@ -10,13 +10,13 @@ import torch
 from conftest import TINY_SD20, load_script, staged_record
 
 import eval_prob_adaptive
-from diffusion import runlog
+from diffusion.runs import run_folder
 
 
 def save(folder, index, errors, pred, label, t=(125, 375, 625, 875)):
     Path(folder).mkdir(exist_ok=True)
     kept = {k: np.array(row, np.float32) for k, row in enumerate(errors)}
-    runlog.save_record(Path(folder) / f"{index}.pt", staged_record(range(len(errors)), kept, torch.tensor(t), pred, label))
+    run_folder.save_record(Path(folder) / f"{index}.pt", staged_record(range(len(errors)), kept, torch.tensor(t), pred, label))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_sums_are_compared_by_their_means(compare):
         Path(folder).mkdir()
         sums = torch.tensor([[2.0, 1, 1, 1], [3 + more, 1, 1, 1]], dtype=torch.float64)
         record = {"classes": torch.arange(2), "t": torch.tensor([250, 750]), "sums": sums, "pred": 0, "label": 0}
-        runlog.save_record(Path(folder) / "0.pt", record)
+        run_folder.save_record(Path(folder) / "0.pt", record)
     assert "1 of 1 records" in compare("a", "a")[1] and "0 of 1 records" in compare("a", "b")[1]
 
 
@@ -63,9 +63,11 @@ def test_two_runs_on_pairs(compare):
     fits = {"c0_i0": right, "c0_i1": wrong, "c1_i0": wrong, "c1_i1": right}
     misfits = {"c0_i0": wrong, "c0_i1": right, "c1_i0": right, "c1_i1": wrong}
     for folder, records in (("a", {0: fits, 1: fits, 2: fits}), ("b", {1: fits, 2: misfits, 3: fits})):
-        runlog.write_config(Path(folder), {"command": "run_winoground", "kind": "pairs", "identity": {}, "images_expected": 3})
+        run_folder.write_config(
+            Path(folder), {"command": "run_winoground", "kind": "pairs", "identity": {}, "images_expected": 3}
+        )
         for example_id, record in records.items():
-            runlog.save_record(Path(folder) / f"{example_id}.pt", record)
+            run_folder.save_record(Path(folder) / f"{example_id}.pt", record)
     code, out, err = compare("a", "b", "--json", "out.json")
     assert code == 0 and "same text score" in out and "evaluations per example" in out and "1 of 2 records" in out, err
     result = json.loads(Path("out.json").read_text())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from diffusion.datasets import DATASETS, open_dataset
-from diffusion.datasets.reading import read_idx
-from diffusion.training import clothes
+from diffusion.datasets.readers.idx import read_idx
+from diffusion.training import fashion_mnist
 
 LISTS = {
     "pets": "oxford-iiit-pet/annotations/test.txt",
@@ -146,7 +146,7 @@ def test_truncated_idx_files_are_named(tmp_path, suffix, keep):
         tmp_path / f"train-images-idx3-ubyte{suffix}", np.ones((5, 3, 4), np.uint8), gzip.compress if suffix else bytes
     )
     path.write_bytes(path.read_bytes()[:keep])
-    for read in (lambda: read_idx(path, 3), lambda: clothes.read_idx(tmp_path, "train-images-idx3-ubyte")):
+    for read in (lambda: read_idx(path, 3), lambda: fashion_mnist.read_idx(tmp_path, "train-images-idx3-ubyte")):
         with pytest.raises(ValueError, match=f"{path} is damaged"):
             read()
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from diffusion.datasets import DATASETS, class_names, open_dataset
-from diffusion.datasets.imagenet_variants import objectnet_classes
 from diffusion.datasets.prompts import read_prompts
-from diffusion.paths import PROMPTS
+from diffusion.datasets.readers.imagenet import objectnet_classes
+from diffusion.utils.paths import PROMPTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,11 +18,13 @@ from conftest import TINY_SD20, Forked, load_script, said, with_method
 from layouts import save_picture
 from PIL import Image
 
-from diffusion import classify, live, models, predictions
-from diffusion.analysis import calibration, curves, pages, panels
+from diffusion import classify, models
+from diffusion.analysis import pages
 from diffusion.classify import Classifier, Result, Round
 from diffusion.datasets import prompts
-from diffusion.predictions import Candidate, Prediction
+from diffusion.metrics import calibration, curves
+from diffusion.predict import page_backend, page_widgets, predictions
+from diffusion.predict.predictions import Candidate, Prediction
 from diffusion.strategy import Race, Stages
 
 try:
@@ -141,7 +143,7 @@ def test_labels_as_they_are_typed(text, labels):
 )
 def test_labels_that_are_no_choice(text, told):
     with pytest.raises(ValueError, match=told) as refused:
-        live.read_labels(text, TEMPLATE)
+        page_backend.read_labels(text, TEMPLATE)
     assert "\n" not in str(refused.value)
 
 
@@ -151,7 +153,7 @@ def test_a_picture_is_that_of_the_command_line():
     exif = Image.Exif()
     exif[274] = 6  # to be turned by a quarter
     image.save("a.jpg", exif=exif)
-    found = live.read_picture("a.jpg")
+    found = page_backend.read_picture("a.jpg")
     assert found.image.size == (20, 40) and found.key == predictions.content_key("a.jpg")
     assert found.image.getpixel((10, 5))[2] > 200 and found.image.getpixel((10, 35))[0] > 200
 
@@ -164,7 +166,7 @@ def bad_pictures():
     Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:2000])
     Image.new("L", (9000, 6000)).save("many.png")
     Image.new("L", (1, 500)).save("thin.png")
-    Path("heavy.png").write_bytes(b"x" * (live.MOST_BYTES + 1))
+    Path("heavy.png").write_bytes(b"x" * (page_backend.MOST_BYTES + 1))
     Path("drawn.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'></svg>")
     none, broken = "no picture that can be read", "this picture cannot be read"
     return {"notes.png": none, "empty.png": none, "drawn.svg": none, "cut.png": broken, "thin.png": broken,
@@ -174,12 +176,12 @@ def bad_pictures():
 def test_what_is_no_picture_is_one_line():
     for name, told in bad_pictures().items():
         with pytest.raises(ValueError, match=told) as refused:
-            live.read_picture(name)
+            page_backend.read_picture(name)
         assert "\n" not in str(refused.value) and str(Path.cwd()) not in str(refused.value)
 
 
 def test_the_shipped_pictures_show_what_they_are_called():
-    found = live.shipped_pictures()
+    found = page_backend.shipped_pictures()
     assert len(found) >= 8 and len({picture.key for _, picture, _ in found}) == len(found)
     for name, picture, labels in found:
         assert name in labels and len(set(labels)) == len(labels) and picture.image.mode == "RGB"
@@ -203,30 +205,30 @@ def standing():
 
 
 def test_the_table_of_a_race_by_hand():
-    table = panels.race_table(standing(), ["<a>", "b", "c"])
+    table = page_widgets.race_table(standing(), ["<a>", "b", "c"])
     assert table.rows == [["b", 4, "leads"], ["c", 4, ""], ["<a>", 2, "round 2"]] and table.kinds == ["", "", "out"]
     deviation = np.std([1, 3, 1, 3], ddof=1) / 2
     assert [mark.value for mark in table.marks] == [0, 2, 4]  # of the pairs that both saw
     assert table.marks[1].low == pytest.approx(2 - 2 * deviation)
     other = np.std([3, 5], ddof=1) / 2**0.5
     assert table.span == pytest.approx((0, 4 + 2 * other))
-    html = panels.race(standing(), ["<a>", "b", "c"])
+    html = page_widgets.race(standing(), ["<a>", "b", "c"])
     assert "<a>" not in html and "&lt;a&gt;" in html and html.count('<tr class="out">') == 1
 
 
 def test_a_long_race_shows_some_labels_and_counts_the_others():
     result = Result(list(range(30)), 0, {row: np.full(2, row, np.float32) for row in range(30)}, np.arange(2))
-    html = panels.race(Round(list(range(30)), result), list(map(str, range(30))))
-    assert html.count("<tr>") == 1 + panels.MOST_ROWS and "And 5 labels more" in html
+    html = page_widgets.race(Round(list(range(30)), result), list(map(str, range(30))))
+    assert html.count("<tr>") == 1 + page_widgets.MOST_ROWS and "And 5 labels more" in html
 
 
 def test_what_is_found_is_escaped_and_takes_the_page_s_colours():
     candidates = tuple(Candidate(f"<{row}>", 1 / 3, row, 0.5, 4) for row in (1, 2, 0))
     found = Prediction(candidates, 12, 1.0)
     errors = [standing().result.errors[row] for row in range(3)]
-    drawn = panels.error_curves(found, errors, np.arange(4))
+    drawn = page_widgets.error_curves(found, errors, np.arange(4))
     image = np.zeros((3, 8, 8), np.float32)
-    parts = [panels.ranking(found, "told"), drawn, panels.error_map(image, np.eye(2), "<1>", "<2>")]
+    parts = [page_widgets.ranking(found, "told"), drawn, page_widgets.error_map(image, np.eye(2), "<1>", "<2>")]
     assert not re.search(r"<\d>", "".join(parts)) and all("&lt;1&gt;" in part for part in parts)
     assert "currentColor" in drawn and "var(--s3)" in drawn and "#00000" not in drawn and "http-equiv" not in drawn
 
@@ -298,10 +300,10 @@ def test_bad_input_is_one_line(run, argv, told):
 
 def test_a_fit_belongs_to_the_model_that_it_was_made_with(script, offers):
     assert [one.fit for one in offers] == [None]
-    about = offers[0].identity(live.read_labels("x, y, z", TEMPLATE)) | {"dataset": "pets"}
-    other = live.replace(offers[0], loss="l1")
+    about = offers[0].identity(page_backend.read_labels("x, y, z", TEMPLATE)) | {"dataset": "pets"}
+    other = page_backend.replace(offers[0], loss="l1")
     fit = calibration.Fit(0.01, 0.0, 40, about)
-    assert [one.fit for one in live.with_fit([other, offers[0]], fit, TEMPLATE, "f.json")] == [None, fit]
+    assert [one.fit for one in page_backend.with_fit([other, offers[0]], fit, TEMPLATE, "f.json")] == [None, fit]
 
 
 # ---------------------------------------------------------------- the page without a browser
@@ -358,7 +360,7 @@ def test_nothing_outside_the_folder_of_uploads_is_deleted(page):
 
 
 def test_a_run_shows_the_race_and_then_what_it_found(page, offers, racing):
-    picture = live.Picture(noise_picture(), "00000000000000a1")
+    picture = page_backend.Picture(noise_picture(), "00000000000000a1")
     started, *rounds, drawing, last = page.run(picture, "\n".join(LABELS), offers[0].name, 3, True)
     assert f"Loading PyTorch and {offers[0].name}" in started[0]
     strategy = Race(0.2, 3, 2, 12)
@@ -373,9 +375,9 @@ def test_a_run_shows_the_race_and_then_what_it_found(page, offers, racing):
 
 
 def test_the_map_s_mean_is_the_difference_of_the_two_errors(offers):
-    picture = live.Picture(noise_picture(2), "a1")
-    trial = live.Trial(live.replace(offers[0], strategy=lambda n: Stages((1,), (5,))), picture,
-                       live.read_labels("bag, boot", TEMPLATE), 0)  # fmt: skip
+    picture = page_backend.Picture(noise_picture(2), "a1")
+    trial = page_backend.Trial(page_backend.replace(offers[0], strategy=lambda n: Stages((1,), (5,))), picture,
+                       page_backend.read_labels("bag, boot", TEMPLATE), 0)  # fmt: skip
     *_, last = trial.rounds()
     prediction = trial.prediction(last.result)
     image, advantage = trial.disagreement(prediction)
@@ -399,7 +401,7 @@ def test_the_map_s_mean_is_the_difference_of_the_two_errors(offers):
     ],
 )
 def test_what_cannot_be_run_is_a_message(page, offers, changed, told):
-    given = {"picture": live.Picture(noise_picture(), "a1"), "labels": "bag, boot", "model": offers[0].name, "seed": 0}
+    given = {"picture": page_backend.Picture(noise_picture(), "a1"), "labels": "bag, boot", "model": offers[0].name, "seed": 0}
     *loading, (shown, race, found) = page.run(*(given | changed).values(), True)
     assert len(loading) == (told == "labels:")  # what only the tokenizer knows
     assert told in unescape(text_of(shown)) and 'class="warning"' in shown and (race, found) == ("", "")
@@ -449,14 +451,14 @@ def test_an_upload_over_the_wire_leaves_no_file(served):
 def test_one_runs_and_the_others_wait(served, monkeypatch):
     from gradio_client import Client
 
-    spans, rounds = [], live.Trial.rounds
+    spans, rounds = [], page_backend.Trial.rounds
 
     def watched(trial):
         start = time.monotonic()
         yield from rounds(trial)
         spans.append((start, time.monotonic()))
 
-    monkeypatch.setattr(live.Trial, "rounds", watched)
+    monkeypatch.setattr(page_backend.Trial, "rounds", watched)
     clients = [Client(served[0], verbose=False) for _ in range(3)]
     jobs = [client.submit("bag, boot, coat", "tiny-sd20", 0, False, api_name="/run") for client in clients]
     assert all("Best: " in job.outputs()[-1][0] for job in jobs if job.result())

@@ -19,8 +19,9 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import files, runlog
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.runs import run_folder
+from diffusion.utils import files
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ COMMANDS = {
 def test_what_breaks_in_mid_run_ends_in_one_line_after_the_results(command, problem, run_main, tiny_dit, monkeypatch):
     main, argv = COMMANDS[command]
     argv = [*tiny_dit, *argv] if main is eval_prob_dit.main else argv
-    save, saved = runlog.save_record, []
+    save, saved = run_folder.save_record, []
 
     def save_two(path, record):
         if len(saved) < 2:
@@ -132,7 +133,7 @@ def test_what_breaks_in_mid_run_ends_in_one_line_after_the_results(command, prob
             return save(path, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runlog, "save_record", save_two)
+        patch.setattr(run_folder, "save_record", save_two)
         code, out, err = run_main(main, *argv)
     cause = {"full": "File too large", "folder gone": "No such file or directory", "folder a file": "Not a directory"}[problem]
     assert code == 1 and err.count("\n") == 1 and err.endswith(f".pt: {cause}\n") and str(saved[0].parent.parent) in err, err
@@ -249,7 +250,7 @@ def test_the_next_start_of_a_run_removes_what_was_left(command, run_main, tiny_d
 
 def test_writers_lose_nothing_to_a_remover(tmp_path):
     """A remover that takes every file for old, as by a clock that is wrong, while another process writes."""
-    code = "import sys; from pathlib import Path; from diffusion import files\n"
+    code = "import sys; from pathlib import Path; from diffusion.utils import files\n"
     code += "for i in range(300):\n    files.write(f'{sys.argv[1]}/{i % 3}', lambda file: file.write(b'whole'))\n"
     code += "    files.try_writing(Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)

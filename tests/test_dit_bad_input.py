@@ -10,8 +10,8 @@ from PIL import Image
 from test_dit_model import TINY
 
 import eval_prob_dit
-from diffusion import schedule
-from diffusion.models.dit import DiTSource
+from diffusion.models.families.dit import DiTSource
+from diffusion.strategy import schedule
 
 CLOTHES = ["--dataset", "fashion_mnist"]
 GRID = ["--t_interval", "200"]  # five timesteps

@@ -15,9 +15,10 @@ from PIL import Image
 from test_dit_model import TINY, randomised
 
 import eval_prob_dit
-from diffusion import datasets, models, paths
-from diffusion.models import dit
-from diffusion.training import clothes
+from diffusion import datasets, models
+from diffusion.models.families import dit
+from diffusion.training import fashion_mnist
+from diffusion.utils import paths
 
 VAE = ["--vae_path", str(TINY_SD20 / "vae")]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -281,7 +282,7 @@ def test_objectnet_predicts_its_own_labels(run_main, golden_root):
     code, out, err = run_main(eval_prob_dit.main, *model, *argv)
     assert code == 0 and "Price: 250 network evaluations per image" in out, err
     folder = Path("data/objectnet/DiT256x256_125classes_t500_1trials")
-    table = json.loads((paths.ROOT / "diffusion" / "datasets" / "objectnet_to_imagenet.json").read_text())
+    table = json.loads((paths.ROOT / "diffusion" / "datasets" / "readers" / "objectnet_to_imagenet.json").read_text())
     names = list(table)
     for index in range(2):
         saved = record(index, folder)
@@ -315,8 +316,8 @@ def test_the_shipped_model_on_a_few_images(run_main):
 
 def test_the_training_writes_what_the_command_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    clothes.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1020, 28, 28), dtype=np.uint8))
-    clothes.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1020) % 10).astype(np.uint8))
+    fashion_mnist.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1020, 28, 28), dtype=np.uint8))
+    fashion_mnist.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1020) % 10).astype(np.uint8))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tiny-sd").symlink_to(paths.TINY_SD)
     argv = ["dit", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 4]

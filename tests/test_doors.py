@@ -17,10 +17,12 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import datasets, elimination, models, runlog, schedule, scores, strategy
+from diffusion import datasets, models, strategy
 from diffusion.datasets import DatasetSpec
+from diffusion.kernel import scores
 from diffusion.models.denoiser import Conditions, Denoiser, Levels
-from diffusion.strategy import Outcome, Strategy, option
+from diffusion.runs import run_folder
+from diffusion.strategy import Outcome, Strategy, elimination, option, schedule
 
 SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 3]
 
@@ -188,7 +190,7 @@ class ColourFlow(models.Source):
 
 @pytest.fixture
 def colour_flow(monkeypatch):
-    monkeypatch.setattr(models, "TEXT_TO_IMAGE", [*models.TEXT_TO_IMAGE, ColourFlow])
+    monkeypatch.setattr(models.registry, "TEXT_TO_IMAGE", [*models.TEXT_TO_IMAGE, ColourFlow])
     return ["--version", "colours"]
 
 
@@ -229,4 +231,4 @@ def test_a_kind_of_model_in_races_reports_figures_and_pairs(colours, colour_flow
     (pairs / "examples.jsonl").write_text(json.dumps(line | {"collapsed_tag": "Object"}))
     code, out, err = run_main(run_winoground.main, *colour_flow, "--data_dir", pairs, "--t_interval", 10)
     assert code == 0 and "Overall group score:  100.0" in out, err
-    assert len(runlog.load_pairs(Path("data/winoground/sd_vcolours_t10_1trials"))) == 1
+    assert len(run_folder.load_pairs(Path("data/winoground/sd_vcolours_t10_1trials"))) == 1

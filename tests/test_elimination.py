@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import table
 
-from diffusion.elimination import drive, run_stages, survivors
-from diffusion.schedule import make_plan
+from diffusion.strategy.elimination import drive, run_stages, survivors
+from diffusion.strategy.schedule import make_plan
 
 STAGES = (slice(0, 2), slice(2, 4))
 

@@ -6,10 +6,12 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 import eval_prob_adaptive
-from diffusion import classify, models, runlog
-from diffusion.models import embeddings, hub
-from diffusion.paths import TINY_SD
+from diffusion import classify, models
+from diffusion.models.loading import hub
+from diffusion.models.loading import textual_inversion as embeddings
+from diffusion.runs import run_folder
 from diffusion.settings import Embedding, ModelOptions
+from diffusion.utils.paths import TINY_SD
 from tests import tiny_pipelines
 
 PROMPTS = ["a photo of a <item>.", "a red <item> bag, a <item>", "a photo of a bag."]  # all but the last have the token
@@ -199,7 +201,7 @@ def test_the_run_names_it_and_says_where_it_does_nothing(tmp_path, monkeypatch, 
     )
     assert code == 0 and unused not in out, err
     (folder,) = (tmp_path / "runs" / "fashion_mnist").iterdir()
-    config = runlog.read_config(folder)
+    config = run_folder.read_config(folder)
     assert folder.name.endswith("_mine") and config["options"]["embedding"] == [str(file)]
     assert config["identity"]["weights"].endswith(" as <item>")
 

@@ -11,11 +11,13 @@ import torch
 from conftest import load_script
 from torch.nn.functional import normalize
 
-from diffusion import contrastive, metrics, runlog
+from diffusion import metrics
+from diffusion.baselines import contrastive
 from diffusion.datasets import open_dataset
 from diffusion.datasets.prompts import joined, prompts_from_classes, read_templates
 from diffusion.models import clip
-from diffusion.paths import PROMPTS
+from diffusion.runs import run_folder
+from diffusion.utils.paths import PROMPTS
 
 MODEL = ["--model", "openclip", "--version", "tiny"]
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -51,11 +53,11 @@ def test_logits_are_those_of_open_clip_by_hand(templates, run):
     Path("templates.txt").write_text("\n".join(templates) + "\n\n")
     code, out, err = run(*CLOTHES, "--imgs_to_eval", 6, "--templates", "templates.txt")
     assert code == 0 and f"{10 * len(templates)} of 10 classes" in out, err
-    records = runlog.list_records(Path(f"{FOLDER}_{len(templates)}templates"))
+    records = run_folder.list_records(Path(f"{FOLDER}_{len(templates)}templates"))
     data = open_dataset("fashion_mnist", "test", None, "datasets")
     wanted = by_hand(templates, [data.picture(i) for i in records])
     for row, (index, path) in zip(wanted, records.items(), strict=True):
-        record = runlog.load_record(path)
+        record = run_folder.load_record(path)
         logits = -np.array([float(record["errors"][k]["pred_errors"][0]) for k in range(10)])
         np.testing.assert_allclose(logits, row, rtol=1e-4, atol=1e-3)
         assert record["pred"] == row.argmax() and record["label"] == data.labels[index]
@@ -79,7 +81,7 @@ def test_clip_s_own_templates(run, tmp_path, monkeypatch):
     layouts.forget_sums(monkeypatch)
     code, out, err = run("--dataset", "stl10", "--data_dir", tmp_path, "--templates", "clip")
     assert code == 0 and '20 of 10 classes, such as "a photo of a airplane."' in out, err
-    assert len(runlog.list_records(Path("data/stl10/openclip_tiny_2templates"))) == 3
+    assert len(run_folder.list_records(Path("data/stl10/openclip_tiny_2templates"))) == 3
     code, _, err = run(*CLOTHES, "--templates", "clip")
     assert code == 2 and "published none for fashion_mnist" in err
 
@@ -88,8 +90,8 @@ def test_top5_is_that_of_the_scores(run, run_main):
     code, out, err = run("--dataset", "tiny_combos", "--imgs_to_eval", 12, "--results", "r.json")
     folder = Path("data/tiny_combos/openclip_tiny")
     right = []
-    for path in runlog.list_records(folder).values():
-        record = runlog.load_record(path)
+    for path in run_folder.list_records(folder).values():
+        record = run_folder.load_record(path)
         scores = {k: -float(row["pred_errors"][0]) for k, row in record["errors"].items()}
         right.append(sum(scores[k] > scores[record["label"]] for k in scores) < 5)
     told = str(metrics.proportion(right))
@@ -105,8 +107,8 @@ def test_top5_is_that_of_the_scores(run, run_main):
 def test_one_template_is_the_single_prompt(run):
     Path("one.txt").write_text("a photo of a {}.\n")
     assert run(*CLOTHES, "--imgs_to_eval", 3, "--templates", "one.txt")[0] == run(*CLOTHES, "--imgs_to_eval", 3)[0] == 0
-    for index, path in runlog.list_records(FOLDER).items():
-        ours, other = (runlog.load_record(p) for p in (path, Path(f"{FOLDER}_1templates") / path.name))
+    for index, path in run_folder.list_records(FOLDER).items():
+        ours, other = (run_folder.load_record(p) for p in (path, Path(f"{FOLDER}_1templates") / path.name))
         assert ours["pred"] == other["pred"], index
         assert all(torch.equal(ours["errors"][k]["pred_errors"], other["errors"][k]["pred_errors"]) for k in range(10))
 

@@ -13,9 +13,9 @@ from conftest import load_script
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusion import runlog
-from diffusion.models import supervised
-from diffusion.team import team
+from diffusion.baselines import supervised
+from diffusion.runs import run_folder
+from diffusion.utils.distributed import team
 
 SMALL = "shufflenet_v2_x0_5"  # torchvision's smallest
 VIT = "timm:test_vit"
@@ -54,7 +54,7 @@ def scores_of(record):
 
 def read(folder):
     config = json.loads((folder / "config.json").read_text())
-    return config, [runlog.load_record(path) for path in runlog.list_records(folder).values()]
+    return config, [run_folder.load_record(path) for path in run_folder.list_records(folder).values()]
 
 
 def by_hand(model, picture):

@@ -12,10 +12,13 @@ from diffusers import DDPMScheduler, SanaPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 import eval_prob_adaptive
-from diffusion import kernel, models, runlog, scores
-from diffusion.models import devices, hub
+from diffusion import models
+from diffusion.kernel import blocks, scores
 from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space
-from diffusion.models.pipelines import placed
+from diffusion.models.families.base import placed
+from diffusion.models.loading import hub
+from diffusion.models.speed import devices
+from diffusion.runs import run_folder
 from diffusion.settings import ModelOptions
 from tests import tiny_pipelines
 
@@ -180,7 +183,7 @@ def test_errors_are_the_training_loss(family):
     g = torch.Generator().manual_seed(2)
     x0 = denoiser.encode(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
     t, noise = torch.tensor([3, 500, 990]), torch.randn(3, *x0.shape, generator=g)
-    found = kernel.errors(denoiser, x0, conditions, t, noise, scores.l2, kernel.Batch(4))
+    found = blocks.errors(denoiser, x0, conditions, t, noise, scores.l2, blocks.Batch(4))
     texts = encoded(name, pipeline, PROMPTS)
     expected = [[training_loss(name, pipeline, x0, noise[i], int(t[i]), k, texts) for i in range(3)] for k in range(3)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=0)
@@ -196,7 +199,7 @@ def test_spaces_differ_by_a_factor_at_every_level(family):
     t, noise = torch.tensor([200, 600]), torch.randn(2, *x0.shape, generator=g)
     signal, sigma = (table[t].double() for table in (denoiser.levels.signal, denoiser.levels.sigma))
     velocity, x0_space, epsilon = (
-        kernel.errors(in_space(denoiser, space), x0, conditions, t, noise, scores.l2, kernel.Batch(8)).double()
+        blocks.errors(in_space(denoiser, space), x0, conditions, t, noise, scores.l2, blocks.Batch(8)).double()
         for space in ("velocity", "x0", "epsilon")
     )
     torch.testing.assert_close(x0_space, epsilon * (sigma / signal) ** 2, rtol=1e-4, atol=0)
@@ -347,6 +350,6 @@ def test_the_space_of_errors_is_another_run(tmp_path, run):
     told = ("--model_path", tmp_path / "model", "--version", "mine", "--img_size", SIZE)
     for space in ((), ("--error_space", "x0"), ("--error_space", "velocity")):
         run(*told, *space)
-    folders = {path.name: runlog.read_config(path) for path in (tmp_path / "runs" / "fashion_mnist").iterdir()}
+    folders = {path.name: run_folder.read_config(path) for path in (tmp_path / "runs" / "fashion_mnist").iterdir()}
     assert [name.partition("_16")[2] for name in sorted(folders)] == ["", "_x0"]  # velocity is its own
     assert [config["error_space"] for _, config in sorted(folders.items())] == ["velocity", "x0"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion import files
+from diffusion.utils import files
 
 KINDS = {"width": int, "name": str, "parts": list}
 GOOD = {"width": 3, "name": "a", "parts": []}

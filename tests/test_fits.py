@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import classify, fits, models, predictions, runlog
-from diffusion.analysis.calibration import Fit
-from diffusion.level_weights import LevelWeights
-from diffusion.racing import GapFit
+from diffusion import classify, models
+from diffusion.datasets.scenes import NOUNS
+from diffusion.metrics.calibration import Fit
+from diffusion.predict import predictions
+from diffusion.runs import run_folder
 from diffusion.settings import ABLATIONS
-from diffusion.strategy import CalibratedRace
-from diffusion.training.scenes import NOUNS
+from diffusion.strategy import CalibratedRace, fits
+from diffusion.strategy.level_weights import LevelWeights
+from diffusion.strategy.race import GapFit
 
 # ---------------------------------------------------------------- the list
 
@@ -112,7 +114,7 @@ def hub(tmp_path_factory):
 
 
 def test_a_run_says_that_t5_was_not_there_and_the_hub_s_commit_does_not(hub):
-    one, other = (runlog.read_config(hub[name][0])["identity"] for name in ("all", "clip"))
+    one, other = (run_folder.read_config(hub[name][0])["identity"] for name in ("all", "clip"))
     assert one["weights"] == other["weights"] == f"{ON_HUB} at commit {10 * 'c0de'}"
     assert other == one | {"text_encoders": "clip"}
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion.datasets import class_names, open_dataset
-from diffusion.datasets.imagenet_variants import imagenet_ids
+from diffusion.datasets.readers.imagenet import imagenet_ids
 
 # set of class folders -> where they lie, one of its classes beyond those laid out
 PLACES = {

@@ -12,7 +12,7 @@ from conftest import GOLDEN, TINY_SD20, load_script
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import runlog
+from diffusion.runs import run_folder
 
 CLOTHES = ["--dataset", "fashion_mnist"]
 ADAPTIVE = [*CLOTHES, "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 2, "--to_keep", 1, "--n_samples", 2]
@@ -247,7 +247,7 @@ def test_a_class_folder_holds_nothing_but_records(run_main, tiny_dit):
     folders = sorted(Path("data/fashion_mnist").iterdir())
     assert [folder.name for folder in folders] == [f"DiT64x64_cls{c}_t500_1trials" for c in (3, 5)]
     assert [sorted(int(file.split(".")[0]) for file in os.listdir(folder)) for folder in folders] == [[0, 1]] * 2
-    assert runlog.read_config(folders[1])["identity"]["cls"] == 5
+    assert run_folder.read_config(folders[1])["identity"]["cls"] == 5
     code, _, err = run_main(eval_prob_dit.main, *argv, "--seed", 1)
     assert code == 2 and "seed (0 there, 1 now)" in err
 
@@ -257,17 +257,17 @@ def test_where_configs_of_class_folders_are(place, tmp_path, monkeypatch):
     """Whatever the path that a folder is named by; a folder that was removed takes its config with it."""
     folder = tmp_path / place.format("DiT256x256_cls7_t4_1trials")
     config = {"identity": {"cls": 7}, "images_expected": 3}
-    runlog.write_config(folder, config)
+    run_folder.write_config(folder, config)
     assert list(folder.iterdir()) == []
     monkeypatch.chdir(folder)
-    assert runlog.read_config(Path()) == runlog.read_config(Path("../" + folder.name)) == runlog.read_config(folder)
-    assert runlog.read_config(folder)["identity"] == {"cls": 7}
+    assert run_folder.read_config(Path()) == run_folder.read_config(Path("../" + folder.name)) == run_folder.read_config(folder)
+    assert run_folder.read_config(folder)["identity"] == {"cls": 7}
     monkeypatch.chdir(tmp_path)
     folder.rmdir()
-    assert runlog.read_config(folder) is None
-    runlog.check_config(folder, {"cls": 8})
-    runlog.write_config(folder, {"identity": {"cls": 8}, "images_expected": 3})
-    assert runlog.read_config(folder)["identity"] == {"cls": 8}
+    assert run_folder.read_config(folder) is None
+    run_folder.check_config(folder, {"cls": 8})
+    run_folder.write_config(folder, {"identity": {"cls": 8}, "images_expected": 3})
+    assert run_folder.read_config(folder)["identity"] == {"cls": 8}
 
 
 def test_the_config_of_an_old_class_folder_is_read_and_moved(tmp_path):
@@ -275,9 +275,9 @@ def test_the_config_of_an_old_class_folder_is_read_and_moved(tmp_path):
     folder.mkdir(parents=True)
     config = {"identity": {"cls": 7}, "images_expected": 3}
     (folder / "config.json").write_text(json.dumps(config))
-    assert runlog.read_config(folder)["images_expected"] == 3
-    runlog.write_config(folder, config | {"images_expected": 5})
-    assert list(folder.iterdir()) == [] and runlog.read_config(folder)["images_expected"] == 5
+    assert run_folder.read_config(folder)["images_expected"] == 3
+    run_folder.write_config(folder, config | {"images_expected": 5})
+    assert list(folder.iterdir()) == [] and run_folder.read_config(folder)["images_expected"] == 5
 
 
 print_dit_acc = load_script("print_dit_acc")

@@ -9,7 +9,7 @@ import inside
 import pytest
 from conftest import said
 
-from diffusion import targets
+from diffusion.paper import targets
 
 ELSEWHERE = targets.DEBIANS / "train-images-idx3-ubyte.gz"  # of a package that a machine has or not
 

@@ -10,10 +10,12 @@ from conftest import TINY_SD20
 
 import eval_prob_adaptive
 import run_winoground
-from diffusion import kernel, models, session
-from diffusion.models import hardware, shared_unet
+from diffusion import models
+from diffusion.kernel import blocks
 from diffusion.models.denoiser import Conditions
-from diffusion.paths import TINY_SD
+from diffusion.models.speed import shared_unet, tuning
+from diffusion.runs import loop
+from diffusion.utils.paths import TINY_SD
 
 
 def block(denoiser, n_rows=3, n_latents=4, side=8):
@@ -186,11 +188,11 @@ def test_the_largest_power_of_two_that_fits(room, useful, expected, monkeypatch)
         if n > room:
             raise torch.OutOfMemoryError
 
-    assert hardware.largest_batch(fits, "cuda:0", 256, useful) == expected
+    assert tuning.largest_batch(fits, "cuda:0", 256, useful) == expected
 
 
 def test_on_a_cpu_the_latent_decides():
-    sizes = [hardware.largest_batch(None, "cpu", elements, 10**6) for elements in (1024, 4096, 65536, 10**6)]
+    sizes = [tuning.largest_batch(None, "cpu", elements, 10**6) for elements in (1024, 4096, 65536, 10**6)]
     assert sizes == [128, 32, 2, 1]
 
 
@@ -272,7 +274,7 @@ def test_bad_input(main, argv, told, run_main):
 
 def test_memory_for_not_even_one_evaluation_is_one_line(capsys):
     def main():
-        kernel.Batch(1).halve()
+        blocks.Batch(1).halve()
 
-    assert session.run(main) == 1
+    assert loop.run(main) == 1
     assert re.fullmatch("error: one evaluation does not fit .* --img_size\n", capsys.readouterr().err)

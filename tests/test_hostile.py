@@ -17,7 +17,7 @@ import worlds
 from conftest import Forked, said
 from hostile import Row
 
-from diffusion import parsing
+from diffusion.cli import parsing
 
 ROWS = hostile.all_rows()
 MODULES = [

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import TINY_SD20
 
-from diffusion import kernel, models, scores
+from diffusion import models
+from diffusion.kernel import blocks as kernel
+from diffusion.kernel import scores
 from diffusion.models.denoiser import Conditions, Denoiser, ddpm
 
 

@@ -12,13 +12,16 @@ from conftest import TINY_SD20, load_script, write_run
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import classify, level_weights, predictions, rerun, runlog
-from diffusion.analysis import calibration, level_fit, summary, tables
-from diffusion.analysis.calibration import Fit
+from diffusion import classify
+from diffusion.analysis import level_fit, reload, summary, tables
 from diffusion.datasets import load_prompts, open_dataset
-from diffusion.elimination import drive
-from diffusion.level_weights import LevelWeights, by_weighted_errors
-from diffusion.strategy import Race, Stages
+from diffusion.metrics import calibration
+from diffusion.metrics.calibration import Fit
+from diffusion.predict import predictions
+from diffusion.runs import run_folder as runlog
+from diffusion.strategy import Race, Stages, level_weights
+from diffusion.strategy.elimination import drive
+from diffusion.strategy.level_weights import LevelWeights, by_weighted_errors
 
 STEEP = (4.0, -1.5, 2.0)  # which changes predictions of a network with random weights
 ABOUT = {"weights": "w", "loss": "l2", "n_levels": 1000, "error_space": "epsilon", "levels": None, "img_size": 64}
@@ -324,10 +327,10 @@ def test_from_python_as_the_command(world):
 
 def test_a_map_of_errors_is_the_weighted_mean(world, run_main):
     """Its mean over positions is the squared error of the pairs, times their weights."""
-    past = rerun.Past(world[2], runlog.read_config(world[2]))
-    dataset = rerun.open_images(past)
+    past = reload.Past(world[2], runlog.read_config(world[2]))
+    dataset = reload.open_images(past)
     index = int(next(world[2].glob("*.pt")).stem)
-    maps = rerun.error_maps(past, dataset[index][0], rerun.candidates_of(past, dataset), [0, 3], index, "cpu")
+    maps = reload.error_maps(past, dataset[index][0], reload.candidates_of(past, dataset), [0, 3], index, "cpu")
     prompts = load_prompts("fashion_mnist", dataset, None, None).prompts
     classifier = classify.text_to_image("2-0", prompts, model_path=str(TINY_SD20), img_size=64, strategy=Stages((1,), (8,)))
     result = classifier(dataset[index][0], index)

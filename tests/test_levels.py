@@ -11,9 +11,10 @@ from scipy.special import expit
 from scipy.stats import norm
 
 import eval_prob_adaptive
-from diffusion import models, runlog
+from diffusion import models
 from diffusion.analysis import tables
 from diffusion.models.denoiser import Levels, flow
+from diffusion.runs import run_folder
 from diffusion.settings import SPACES, ModelOptions
 from tests import tiny_pipelines
 
@@ -65,7 +66,7 @@ def test_the_folder_and_the_identity_say_so(sd3, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     own, other = sorted((tmp_path / "fashion_mnist").iterdir())
     assert other.name == own.name + "_logit-normal"
-    identities = [runlog.read_config(folder)["identity"] for folder in (own, other)]
+    identities = [run_folder.read_config(folder)["identity"] for folder in (own, other)]
     assert identities[1] == identities[0] | {"levels": "logit-normal"}
 
 

@@ -11,10 +11,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import eval_prob_adaptive
-from diffusion import kernel, models, runlog, scores
-from diffusion.models import hub
-from diffusion.paths import TINY_SD
+from diffusion import models
+from diffusion.kernel import blocks, scores
+from diffusion.models.loading import hub
+from diffusion.runs import run_folder
 from diffusion.settings import Lora, ModelOptions
+from diffusion.utils.paths import TINY_SD
 from tests import tiny_pipelines
 
 PROMPTS = ["a photo of a coat.", "a photo of a shirt."]
@@ -50,7 +52,7 @@ def errors(*loras, prompts=PROMPTS, shared=True):
     source = models.text_to_image("tiny", options=ModelOptions(loras=tuple(map(Lora.parse, map(str, loras)))))
     denoiser = source.load("cpu", "float32", plain=not shared)
     x0, t, noise = inputs()
-    return kernel.errors(denoiser, x0, denoiser.embed(prompts), t, noise, scores.l2, kernel.Batch(4))
+    return blocks.errors(denoiser, x0, denoiser.embed(prompts), t, noise, scores.l2, blocks.Batch(4))
 
 
 def inputs():
@@ -176,7 +178,7 @@ def test_the_run_folder_names_them(adapted, tmp_path, monkeypatch, capsys):
     run = ["--version", "tiny", "--dataset", "fashion_mnist", "--imgs_to_eval", "1", "--to_keep", "1", "--n_samples", "2"]
     assert eval_prob_adaptive.main([*run, "--lora", f"{adapted[1]}@0.5"]) == 0
     (folder,) = (tmp_path / "fashion_mnist").iterdir()
-    config = runlog.read_config(folder)
+    config = run_folder.read_config(folder)
     assert folder.name.endswith("_mine@0.5") and config["options"]["lora"] == [f"{adapted[1]}@0.5"]
     assert "scaled by 0.5" in config["identity"]["weights"]
     capsys.readouterr()

@@ -15,9 +15,9 @@ from test_dit_model import TINY
 import eval_prob_adaptive
 import run_winoground
 from diffusion import models
-from diffusion.models import devices
-from diffusion.models.schedulers import DDPM_SCHEDULERS
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.models.loading.schedulers import DDPM_SCHEDULERS
+from diffusion.models.speed import devices
 from DiT import loading
 
 SD_FILES = {

@@ -10,10 +10,10 @@ import torch
 from conftest import TINY_SD20
 
 from diffusion import models
-from diffusion.models import devices
 from diffusion.models.denoiser import SPACES, Conditions, Levels, ddpm
-from diffusion.models.schedulers import prediction_of
-from diffusion.models.stable_diffusion import default_size
+from diffusion.models.families.sd import default_size
+from diffusion.models.loading.schedulers import prediction_of
+from diffusion.models.speed import devices
 
 
 def tiny(path=TINY_SD20, dtype="float32"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import eval_prob_adaptive
-from diffusion import noise
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion.kernel import noise
+from diffusion.models.families.sd import StableDiffusion
 
 SHAPE = (20, 4, 8, 8)
 GOOD = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))

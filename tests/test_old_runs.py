@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import ROOT, load_script
 
-from diffusion import paths, runlog
+from diffusion.runs import run_folder
+from diffusion.utils import paths
 
 OLD = ROOT / "tests" / "old_runs"
 FOLDERS = {path.parent.relative_to(OLD).as_posix() for path in OLD.glob("*/*/config.json")}
@@ -177,7 +178,7 @@ def test_a_race_of_another_edition_is_not_mixed_with_this_one(words, old_runs, r
 def test_every_folder_has_its_command(old_runs, run_main, monkeypatch):
     """The commands above name all folders there are but that of the option that is no more."""
     known = set()
-    monkeypatch.setattr(runlog, "check_config", lambda *_: None)  # which refuses the races
+    monkeypatch.setattr(run_folder, "check_config", lambda *_: None)  # which refuses the races
     for words in CONTINUED + RACES:
         command, *argv = shlex.split(words)
         out = run_main(import_module(command.removesuffix(".py")).main, *argv, "--dry_run")[1]

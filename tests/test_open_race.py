@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from conftest import load_script
 
-from diffusion import classify, racing, schedule
+from diffusion import classify
 from diffusion.datasets import DATASETS, open_dataset, shipped
-from diffusion.elimination import drive
-from diffusion.guides import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
-from diffusion.open_race import SHIPPED, SurrogateRace, TreeRace
-from diffusion.strategy import STRATEGIES, Race
+from diffusion.strategy import STRATEGIES, Race, race, schedule
+from diffusion.strategy.elimination import drive
+from diffusion.strategy.open_race import SHIPPED, SurrogateRace, TreeRace
+from diffusion.strategy.surrogates import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
 
 LEVELS = 1000
 
@@ -120,7 +120,7 @@ def test_with_few_candidates_it_is_a_race():
     answer, _ = conftest.table(errors)
     guided = drive(strategy.eliminate(list(range(20)), plan), answer)
     ends = schedule.growing_rounds(250, strategy.min_samples, 1)
-    plain = drive(racing.run_race(list(range(20)), ends, racing.LevelRule(plan.t, ends, 0.2)), answer)
+    plain = drive(race.run_race(list(range(20)), ends, race.LevelRule(plan.t, ends, 0.2)), answer)
     assert guided.winner == plain[1] and guided.fell == plain[2]
     assert all((guided.errors[row] == own).all() for row, own in plain[0].items())
 
@@ -252,8 +252,8 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     from pathlib import Path
 
     import eval_prob_adaptive
-    from diffusion import rerun, runlog
-    from diffusion.analysis import replay, tables
+    from diffusion.analysis import reload, replay, tables
+    from diffusion.runs import run_folder
 
     def run(*argv):
         code, out, err = run_main(eval_prob_adaptive.main, *SCENES, *argv)
@@ -268,9 +268,9 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     assert code == 0 and "2 images, 60 candidates, 8 pairs each" in out, err
     table = {row["kind"]: row for row in csv.DictReader(Path("table.csv").read_text().splitlines())}
     read = tables.read_run(full)
-    grid, embeddings = tables.grid_of(read, own=True), rerun.embeddings(rerun.Past(full, read.config))
+    grid, embeddings = tables.grid_of(read, own=True), reload.embeddings(reload.Past(full, read.config))
     for name, folder in real.items():
-        outcomes = runlog.load_outcomes(runlog.list_records(folder))
+        outcomes = run_folder.load_outcomes(run_folder.list_records(folder))
         assert float(table[name]["evaluations"]) == np.mean([o.evaluations for o in outcomes.values()]) < 480
         chosen = STRATEGIES[name].from_text("0.2 2 1" if name == "race" else NUMBERS, 8, 1)
         played = replay.play(grid, chosen.informed(grid.class_of, lambda: embeddings))

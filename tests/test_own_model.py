@@ -12,7 +12,7 @@ from conftest import ROOT, load_script
 import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import classify, models
-from diffusion.models import own
+from diffusion.models.families import custom
 from diffusion.strategy import Stages
 
 CLOTHES = ["--dataset", "fashion_mnist", "--imgs_to_eval", 3]
@@ -44,7 +44,7 @@ def written(text, name="my_model.py"):
 
 
 def find(path, img_size=None):
-    return own.CustomModel.find(str(path), img_size, "cpu", "float32")
+    return custom.CustomModel.find(str(path), img_size, "cpu", "float32")
 
 
 def test_the_name_of_the_file_and_not_the_default_versions_names_the_folder(run_main):
@@ -220,6 +220,6 @@ def test_the_identity_is_that_of_the_file_its_neighbours_and_the_files_that_they
 
 
 def test_only_python_files_are_the_users_own():
-    assert own.is_python_file("a/b.py") and own.is_python_file("b.py:make") and own.name_of("a/b.py:make") == "b"
-    assert not any(map(own.is_python_file, ("org/model", None, "folder/model.safetensors")))
+    assert custom.is_python_file("a/b.py") and custom.is_python_file("b.py:make") and custom.name_of("a/b.py:make") == "b"
+    assert not any(map(custom.is_python_file, ("org/model", None, "folder/model.safetensors")))
     assert models.text_to_image("tiny").default_size == 64

@@ -9,8 +9,8 @@ import pytest
 from conftest import load_script, staged_record
 from PIL import Image
 
-from diffusion import runlog
-from diffusion.open_race import SurrogateRace
+from diffusion.runs import run_folder
+from diffusion.strategy.open_race import SurrogateRace
 
 
 def write(name, k, spent, wrong=(), images="a", **identity):
@@ -21,7 +21,7 @@ def write(name, k, spent, wrong=(), images="a", **identity):
         rows = {row: np.full(1, 2.0, np.float32) for row in range(1, k)}
         rows = {0: np.ones(n - k + 1, np.float32)} | rows
         t = np.arange(n - k + 1)
-        runlog.save_record(folder / f"{index}.pt", staged_record(range(k), rows, t, 0, int(index in wrong)))
+        run_folder.save_record(folder / f"{index}.pt", staged_record(range(k), rows, t, 0, int(index in wrong)))
     candidates = {"labels": list(range(k)), "names": [str(row) for row in range(k)]}
     config = {"identity": {"images": images, **identity}, "candidates": candidates}
     (folder / "config.json").write_text(json.dumps(config))

@@ -12,8 +12,7 @@ from PIL import Image
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import rerun
-from diffusion.analysis import figures
+from diffusion.analysis import figures, reload
 
 CLASSES = ["a $5 or $^_6$ bag", "boot", "coat", "dress"]
 
@@ -124,7 +123,7 @@ def test_the_map_of_a_dit_run_is_its_errors(method, name, plot, tiny_dit, run_ma
 
 
 def test_without_a_map_no_model_is_loaded(plot, sd, monkeypatch):
-    monkeypatch.setattr(rerun, "open_source", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(reload, "open_source", lambda *_: pytest.fail("the model was loaded"))
     index = int(sorted(sd.glob("*.pt"))[0].stem)
     code, out, err = plot(sd, "--image", index, "-o", "i.png")
     assert code == 0 and err == "" and "Map" not in out

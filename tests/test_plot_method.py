@@ -10,7 +10,7 @@ from conftest import ROOT, load_script
 from PIL import Image
 
 from diffusion.datasets import shipped
-from diffusion.noise import seeded_row
+from diffusion.kernel.noise import seeded_row
 
 TEXTS = ["a photo of a bag.", "a photo of a boot.", "a photo of a coat."]
 

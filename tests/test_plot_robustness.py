@@ -13,8 +13,9 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, linregress
 from scipy.stats import t as student
 
-from diffusion import metrics, runlog
-from diffusion.analysis import robustness
+from diffusion import metrics
+from diffusion.metrics import robustness
+from diffusion.runs import run_folder
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_all_wrong_and_all_right_are_drawn(right, plot):
 def test_a_run_that_eliminated_counts_too_and_another_dataset_is_told(plot):
     folder = run_of("out", 9)
     rows = {0: np.float32([1, 1]), 1: np.float32([2])}
-    runlog.save_record(folder / "20.pt", staged_record([0, 1], rows, torch.tensor([250, 750]), 0, 0))
+    run_folder.save_record(folder / "20.pt", staged_record([0, 1], rows, torch.tensor([250, 750]), 0, 0))
     (folder / "21.pt").write_bytes(b"half")
     (folder / "config.json").write_text('{"identity": {"dataset": "pets"}}')
     code, out, err = plot("--benchmark", "objectnet", "--in_dist", "70/100", "--out_dist", folder, "-o", "r.png")

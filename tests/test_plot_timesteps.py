@@ -11,8 +11,11 @@ import torch
 from conftest import load_script, staged_record, write_run
 from PIL import Image
 
-from diffusion import metrics, runlog, schedule
-from diffusion.analysis import curves, sampling, tables
+from diffusion import metrics
+from diffusion.analysis import sampling, tables
+from diffusion.metrics import curves
+from diffusion.runs import run_folder
+from diffusion.strategy import schedule
 
 T = (300, 100, 500, 700, 900)  # in an order of evaluation that is not ascending
 
@@ -207,10 +210,10 @@ def test_bad_input_is_one_line(plot, folder, errors):
     write_run(Path("single"), errors[:, :, :1], T[:1], np.arange(20) % 3)
     Path("pruned").mkdir()
     rows = {0: errors[0, 0], 1: errors[0, 1, :4]}
-    runlog.save_record(Path("pruned/0.pt"), staged_record([0, 1], rows, torch.arange(10), 0, 0))
+    run_folder.save_record(Path("pruned/0.pt"), staged_record([0, 1], rows, torch.arange(10), 0, 0))
     sums = {"classes": torch.arange(2), "t": torch.arange(3), "sums": torch.ones(2, 4), "pred": 0, "label": 0}
     Path("sums").mkdir()
-    runlog.save_record(Path("sums/0.pt"), sums)
+    run_folder.save_record(Path("sums/0.pt"), sums)
     for argv, told in [
         (("empty",), "no readable record"),
         (("nowhere",), "nowhere"),

@@ -12,8 +12,8 @@ from conftest import GOLDEN, load_script
 from PIL import Image
 from scipy.stats import binomtest
 
-from diffusion import runlog
-from diffusion.datasets import pairs
+from diffusion.datasets import winoground
+from diffusion.runs import run_folder
 
 CASES = torch.load(GOLDEN / "winoground_cases.pt", weights_only=True)
 GOLDEN_SET = GOLDEN / "data" / "winoground"
@@ -38,8 +38,8 @@ def write_records(folder, records):
 
 def write_config(folder, dataset="winoground", data_dir=None, expected=8, **identity):
     config = {"identity": {"dataset": dataset} | identity, "options": {"data_dir": data_dir}, "images_expected": expected}
-    command = {} if dataset == "fashion_mnist" else {"command": "run_winoground", "kind": runlog.PAIRS}
-    runlog.write_config(Path(folder), command | config)
+    command = {} if dataset == "fashion_mnist" else {"command": "run_winoground", "kind": run_folder.PAIRS}
+    run_folder.write_config(Path(folder), command | config)
 
 
 def make_set(folder, tags):
@@ -105,9 +105,9 @@ def test_each_kind_of_record(tmp_path):
     }
     for number, (value, _) in enumerate(cases.values()):
         write_records(tmp_path / "run", {number: {name: value for name in NAMES} | {"more": 1}})
-    found = runlog.load_pairs(tmp_path / "run")
+    found = run_folder.load_pairs(tmp_path / "run")
     assert {name: found[i] for i, name in enumerate(cases)} == {name: (score,) * 4 for name, (_, score) in cases.items()}
-    assert runlog.load_pair(tmp_path / "run" / "0.pt").c1_i0 == -5.5
+    assert run_folder.load_pair(tmp_path / "run" / "0.pt").c1_i0 == -5.5
 
 
 def test_unreadable_records_do_not_count(report, tmp_path):
@@ -245,7 +245,7 @@ def test_a_run_has_the_shortest_name_that_tells_it_apart(folders, names):
 
 def test_the_run_says_which_set(report):
     run = write_records("run", {i: GROUP for i in range(8)})
-    write_config(run, data_dir=str(GOLDEN_SET), expected=8, images=pairs.open_local(GOLDEN_SET).fingerprint())
+    write_config(run, data_dir=str(GOLDEN_SET), expected=8, images=winoground.open_local(GOLDEN_SET).fingerprint())
     code, out, _ = report(run)
     assert code == 0 and "Examples: 8 of 8" in out and scores_in(out)["Both group"] == 100
     tiny = write_records("tiny", {i: TEXT for i in range(10)})

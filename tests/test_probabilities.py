@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from scipy.stats import kstest
 
-from diffusion.analysis import calibration
-from diffusion.analysis.calibration import Fit
+from diffusion.metrics import calibration
+from diffusion.metrics.calibration import Fit
 
 CLASSES = [0, 1, 2]
 
@@ -260,8 +260,8 @@ def test_probabilities_need_neither_torch_nor_runs():
     code = "import sys; from diffusion.analysis import calibration; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(done.stdout.split())
-    assert "diffusion.analysis.calibration" in loaded
-    assert not loaded & {"torch", "scipy", "diffusion.runlog", "diffusion.analysis.tables"}
+    assert "diffusion.metrics.calibration" in loaded
+    assert not loaded & {"torch", "scipy", "diffusion.runs.run_folder", "diffusion.analysis.tables"}
 
 
 # ---------------------------------------------------------------- calibration

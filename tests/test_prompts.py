@@ -7,7 +7,7 @@ from conftest import ROOT, load_script
 
 from diffusion.datasets import DATASETS, clip_templates
 from diffusion.datasets.prompts import prompts_from_classes, read_prompts, read_templates
-from diffusion.training.scenes import NOUNS
+from diffusion.datasets.scenes import NOUNS
 
 CLASSES = json.loads((ROOT / "prompts" / "classes.json").read_text(encoding="utf-8"))
 SHIPPED = sorted((ROOT / "prompts").glob("*_prompts.csv"))

@@ -11,9 +11,10 @@ from conftest import ROOT, TINY_SD20, load_script
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import predictions, runlog, schedule
-from diffusion.analysis.calibration import Fit
-from diffusion.strategy import CalibratedRace, Race
+from diffusion.metrics.calibration import Fit
+from diffusion.predict import predictions
+from diffusion.runs import run_folder
+from diffusion.strategy import CalibratedRace, Race, schedule
 
 SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 3]
 RACE = ["--strategy", "race", "--alpha", 0.1, "--min_samples", 3, "--round_size", 2, "--max_samples", 20]
@@ -134,7 +135,7 @@ def test_a_fit_races_and_the_run_is_its_replay(fit, run_main):
     code, out, err = run_main(eval_prob_adaptive.main, *SD[:-1], 6, *CALIBRATED)
     assert code == 0 and "Price: at most 120 network evaluations per image" in out, err
     folder = next(Path("data/fashion_mnist").glob("v2-0_1trials_race_calibrated_*_64"))
-    real = runlog.load_outcomes(runlog.list_records(folder))
+    real = run_folder.load_outcomes(run_folder.list_records(folder))
     code, out, err = run_main(load_script("replay").main, fit, "--race_calibrated", "race.json", "--csv", "t.csv")
     row = list(csv.DictReader(Path("t.csv").read_text().splitlines()))[1]
     assert code == 0 and float(row["evaluations"]) == np.mean([o.evaluations for o in real.values()]) < 120, err

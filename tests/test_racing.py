@@ -11,8 +11,9 @@ from scipy.stats import t as student
 
 from diffusion.analysis import race_fit, replay
 from diffusion.analysis.tables import Grid
-from diffusion.elimination import drive
-from diffusion.racing import (
+from diffusion.strategy import CalibratedRace, FirstRace, Race, of_identity
+from diffusion.strategy.elimination import drive
+from diffusion.strategy.race import (
     GapFit,
     GapRule,
     LevelRule,
@@ -22,8 +23,7 @@ from diffusion.racing import (
     neighbour_variance,
     run_race,
 )
-from diffusion.schedule import growing_rounds, race_plan, timestep_grid
-from diffusion.strategy import CalibratedRace, FirstRace, Race, of_identity
+from diffusion.strategy.schedule import growing_rounds, race_plan, timestep_grid
 
 
 def over(limit):

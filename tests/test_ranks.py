@@ -20,11 +20,11 @@ from PIL import Image
 from torch.distributed import TCPStore
 
 import eval_prob_adaptive
-from diffusion import runlog, session, sharding
-from diffusion import team as team_room
 from diffusion.datasets import loader
-from diffusion.models import devices
-from diffusion.team import HandedOut, Share, Team
+from diffusion.models.speed import devices
+from diffusion.runs import loop, run_folder, sharding
+from diffusion.utils import distributed as team_room
+from diffusion.utils.distributed import HandedOut, Share, Team
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
@@ -312,10 +312,10 @@ def test_a_store_that_is_missing_or_gone_is_one_line(monkeypatch, capsys):
     def fail(error):
         raise error
 
-    assert session.run(lambda: fail(DistNetworkError("reset"))) == 1
+    assert loop.run(lambda: fail(DistNetworkError("reset"))) == 1
     assert re.fullmatch("error: lost contact with .*\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="another"):
-        session.run(lambda: fail(RuntimeError("another")))
+        loop.run(lambda: fail(RuntimeError("another")))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     with pytest.raises(SystemExit, match="--rdzv_backend c10d"):
         Team(1, 2).store  # noqa: B018
@@ -380,6 +380,11 @@ def crew():
     return environments
 
 
+def problems(err):
+    """Lines of standard error but those of progress, which a slow machine prints."""
+    return [line for line in err.splitlines() if not re.match(r" *\d+% \d+/\d+ \[", line)]
+
+
 PAIRS = ["--model", "sd", *MODEL, "--t_interval", 250, "--data_dir", GOLDEN / "data" / "winoground"]
 CLOTHES = ["--dataset", "fashion_mnist", "--t_interval", 200, "--imgs_to_eval", 20]
 
@@ -397,7 +402,7 @@ def test_a_team_gives_the_bits_of_one_process(command, forked, crew, tiny_dit):
     n = 8 if command == "run_winoground" else 20
     assert forked.run(crew(3), argv, command) == [0, 0, 0], [said(rank) for rank in range(3)]
     out, err = said()
-    assert err == "" and f"{n} to do here" in out and f"({n} in " in out
+    assert problems(err) == [] and f"{n} to do here" in out and f"({n} in " in out
     assert [said(rank) for rank in (1, 2)] == [("", "")] * 2
     shared = {path: comparable(torch.load(path, weights_only=True)) for path in sorted(Path("data").rglob("*.pt"))}
     shutil.rmtree("data")
@@ -437,7 +442,7 @@ def test_an_error_of_one_process_only_is_its_own_to_tell(forked, crew, tmp_path)
 @pytest.mark.parametrize("argv", [["--imgs_to_eval", "0"], ["--prompt_path", "none.csv"]])
 def test_what_is_wrong_for_all_is_told_once(argv, forked, crew):
     assert forked.run(crew(3), [*RUN, *argv]) == [2, 2, 2]
-    assert re.fullmatch("error: .*\n", said()[1]) and said(1) == said(2) == ("", "")
+    assert [line.partition(":")[0] for line in problems(said()[1])] == ["error"] and said(1) == said(2) == ("", "")
 
 
 @pytest.mark.slow
@@ -477,8 +482,8 @@ def test_fifty_kills_leave_whole_records_and_none_is_made_twice(forked, crew):
         now = {path: path.stat().st_mtime_ns for path in FOLDER.glob("*.pt")}
         assert written == {path: now[path] for path in written}
         written = now
-    assert len(runlog.load_outcomes(runlog.list_records(FOLDER))) == len(written) > 0
+    assert len(run_folder.load_outcomes(run_folder.list_records(FOLDER))) == len(written) > 0
     assert forked.run(crew(4), argv) == [0, 0, 0, 0]
     (out, err), left = said(), 400 - len(written)
-    assert err == "" and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out
+    assert problems(err) == [] and f"{left} to do here, {len(written)} of 400 done before" in out and "n = 400" in out
     assert (f"({left} in " in out) == (left > 0) and len(records()) == 400  # a fast machine may have left nothing

@@ -9,7 +9,7 @@ from conftest import TINY_SD20
 import eval_prob_adaptive
 from diffusion.datasets import DATASETS, recipe_for
 from diffusion.datasets.prompts import read_prompts
-from diffusion.paths import PROMPTS
+from diffusion.utils.paths import PROMPTS
 
 
 @pytest.fixture(autouse=True)

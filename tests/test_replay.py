@@ -11,7 +11,7 @@ from conftest import TINY_SD20, load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import runlog
+from diffusion.runs import run_folder
 
 SD = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", 64, "--imgs_to_eval", 6]
 FULL = Path("data/fashion_mnist/v2-0_1trials_1keep_20samples_64")
@@ -45,8 +45,8 @@ def replay(run_main):
 def test_a_replay_is_the_run(argv, name, setting, full, replay, run_main):
     code, _, err = run_main(eval_prob_adaptive.main, *SD, *argv)
     assert code == 0, err
-    real = runlog.load_outcomes(runlog.list_records(Path(f"data/fashion_mnist/v2-0_1trials_{name}")))
-    all_errors = runlog.load_outcomes(runlog.list_records(full))
+    real = run_folder.load_outcomes(run_folder.list_records(Path(f"data/fashion_mnist/v2-0_1trials_{name}")))
+    all_errors = run_folder.load_outcomes(run_folder.list_records(full))
     code, _, err = replay(full, *setting, "--csv", "table.csv")
     assert code == 0, err
     row = list(csv.DictReader(Path("table.csv").read_text().splitlines()))[1]
@@ -77,7 +77,7 @@ def test_a_dit_run_is_replayed_by_any_of_its_losses(replay):
     terms[:, :, 0] = torch.tensor([1.0, 2, 3])[:, None]  # l2 says class 0
     terms[:, :, 2] = torch.tensor([3.0, 2, 1])[:, None]  # kl says class 2
     t = torch.tensor([125, 375, 625, 875])
-    runlog.save_record(folder / "0.pt", {"classes": torch.arange(3), "t": t, "terms": terms, "pred": 0, "label": 2})
+    run_folder.save_record(folder / "0.pt", {"classes": torch.arange(3), "t": t, "terms": terms, "pred": 0, "label": 2})
     for loss, right in (("l2", "0.00 %"), ("kl", "100.00 %")):
         code, out, err = replay(folder, "--loss", loss, "--stages", "2 1 / 2 4")
         assert code == 0 and out.splitlines()[-1].split("%")[1].strip().startswith(right.split(" ")[0]), (out, err)

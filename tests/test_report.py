@@ -21,8 +21,10 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 import eval_prob_adaptive
-from diffusion import datasets, metrics, runlog
-from diffusion.analysis import curves, pages, summary
+from diffusion import datasets, metrics
+from diffusion.analysis import pages, summary
+from diffusion.metrics import curves
+from diffusion.runs import run_folder
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt"]
 T = torch.tensor([125, 375, 625, 875])
@@ -66,7 +68,7 @@ def write_run(name, table, names=NAMES, **changes):
     for index, (label, pred, seconds, errors) in table.items():
         rows = {k: np.array(e, np.float32) for k, e in (PLAIN | errors).items() if k < len(names)}
         record = staged_record(list(range(len(names))), rows, T, pred, label)
-        runlog.save_record(folder / f"{index}.pt", record | ({"seconds": seconds} if seconds else {}))
+        run_folder.save_record(folder / f"{index}.pt", record | ({"seconds": seconds} if seconds else {}))
     return folder
 
 
@@ -77,7 +79,7 @@ def write_sums(name, means, labels, preds):
     for index, (row, label, pred) in enumerate(zip(means, labels, preds, strict=True)):
         sums = 4 * torch.tensor(row, dtype=torch.float64)[:, None].repeat(1, 4)
         record = {"classes": torch.arange(len(row)), "t": T, "sums": sums, "squares": sums, "pred": pred, "label": label}
-        runlog.save_record(folder / f"{index}.pt", record)
+        run_folder.save_record(folder / f"{index}.pt", record)
     return folder
 
 

@@ -17,7 +17,9 @@ from test_winoground_run import few_tiny_pairs
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import paths, reproduced, runlog, targets
+from diffusion.paper import reproduction, targets
+from diffusion.runs import run_folder
+from diffusion.utils import paths
 
 TOP = {"eval_prob_adaptive.py": eval_prob_adaptive, "eval_prob_dit.py": eval_prob_dit, "run_winoground.py": run_winoground}
 
@@ -180,8 +182,8 @@ def test_dit_s_columns_are_read_from_one_run(reproduce):
     sums[3, 1], sums[7, 0] = 0, 0  # l1 is for the fourth class, l2 for the eighth
     record = {"t": torch.arange(250), "sums": sums, "classes": ids, "pred": int(ids[7]), "label": int(ids[3])}
     row.place.mkdir(parents=True)
-    runlog.save_record(row.place / "0.pt", record)
-    config = {"identity": {"dataset": "imagenetA"}, "kind": runlog.CLASSIFICATION, "command": "eval_prob_dit", "options": {}}
+    run_folder.save_record(row.place / "0.pt", record)
+    config = {"identity": {"dataset": "imagenetA"}, "kind": run_folder.CLASSIFICATION, "command": "eval_prob_dit", "options": {}}
     (row.place / "config.json").write_text(json.dumps(config))
     shown = {name: list(csv.DictReader(io.StringIO(reproduce(name, "--only", "imagenetA", "--format", "csv")[1])))
              for name in ("table9", "table4")}  # fmt: skip
@@ -194,10 +196,10 @@ def test_winoground_s_scores_are_by_tag(reproduce, run_main):
     assert code == 0, err
     folder = Path("data/tiny_pairs/openclip_tiny")
     printed = run_main(load_script("print_winoground").main, folder)[1]
-    overall = reproduced.text_score("Overall")(folder).estimate
-    assert f"Overall text score:  {100 * overall.value:.1f} " in printed and overall.n == len(runlog.list_records(folder))
+    overall = reproduction.text_score("Overall")(folder).estimate
+    assert f"Overall text score:  {100 * overall.value:.1f} " in printed and overall.n == len(run_folder.list_records(folder))
     with pytest.raises(ValueError, match="no example with the tag Symbolic"):
-        reproduced.text_score("Symbolic")(folder)
+        reproduction.text_score("Symbolic")(folder)
 
 
 def test_shares_of_laion_are_read_from_its_table(reproduce, sets, run_main):

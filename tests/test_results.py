@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import runlog, session, tracking
 from diffusion.analysis import results
+from diffusion.runs import loop, run_folder, tracking
 
 CLIP_BENCHMARK = ["dataset", "model", "pretrained", "task", "metrics", "language"]
 RACE = {"--version": "tiny", "--dataset": "fashion_mnist", "--imgs_to_eval": 3, "--to_keep": 1, "--n_samples": 2, "--loss": "l1"}
@@ -84,7 +84,7 @@ def test_classes_of_several_prompts_rank_as_one_each(tmp_path):
         folder.mkdir()
         for index, row in enumerate(means):
             record = staged_record(range(7), {k: np.full(2, e, np.float32) for k, e in enumerate(row)}, [1, 2], class_of[2], 0)
-            runlog.save_record(folder / f"{index}.pt", record)
+            run_folder.save_record(folder / f"{index}.pt", record)
         config = {"identity": {}, "candidates": {"labels": class_of, "names": ["x"] * 7}}
         (folder / "config.json").write_text(json.dumps(config))
         assert results.of_folder(folder)["metrics"].get("acc5") == (0.5 if ranked else None)
@@ -95,7 +95,7 @@ def test_acc5_needs_five_classes_that_saw_everything(survivors, wanted, tmp_path
     """A dropped class comes after those that were not, whatever its mean on fewer pairs."""
     for index, label in enumerate((0, 6)):
         rows = {k: np.full(4 if k < survivors else 2, 10 + k if k < survivors else 1, np.float32) for k in range(7)}
-        runlog.save_record(tmp_path / f"{index}.pt", staged_record(range(7), rows, [1, 2, 3, 4], 0, label))
+        run_folder.save_record(tmp_path / f"{index}.pt", staged_record(range(7), rows, [1, 2, 3, 4], 0, label))
     assert results.of_folder(tmp_path)["metrics"].get("acc5") == wanted
 
 
@@ -103,7 +103,7 @@ def test_one_image_that_ranks_fewer_leaves_acc5_out(errors, tmp_path):
     folder = write_run(tmp_path / "run", errors, [1, 3, 5, 7], [0] * 40)
     assert "acc5" in results.of_folder(folder)["metrics"]
     rows = {k: errors[0][k][: 4 if k < 4 else 2] for k in range(7)}
-    runlog.save_record(folder / "0.pt", staged_record(range(7), rows, [1, 3, 5, 7], 0, 0))
+    run_folder.save_record(folder / "0.pt", staged_record(range(7), rows, [1, 3, 5, 7], 0, 0))
     assert results.of_folder(folder)["metrics"].keys() == {"acc1", "mean_per_class_recall"}
 
 
@@ -123,9 +123,9 @@ def test_records_that_do_not_count_are_told(errors, tmp_path):
 @pytest.mark.parametrize("fell", [[1], {9: 1}, {0: "a"}, 3])
 def test_rounds_that_no_race_wrote(fell, tmp_path):
     record = staged_record(range(2), {0: [1.0, 2.0], 1: [3.0, 4.0]}, [1, 2], 0, 0)
-    runlog.save_record(tmp_path / "0.pt", record | {"fell": {1: 2}, "evaluations": 4})
+    run_folder.save_record(tmp_path / "0.pt", record | {"fell": {1: 2}, "evaluations": 4})
     assert results.of_folder(tmp_path)["evaluations"] == 4
-    runlog.save_record(tmp_path / "1.pt", record | {"fell": fell, "evaluations": 4})
+    run_folder.save_record(tmp_path / "1.pt", record | {"fell": fell, "evaluations": 4})
     unreadable = []
     assert results.of_folder(tmp_path, unreadable=unreadable)["n"] == 1 and "1.pt" in unreadable[0]
 
@@ -135,7 +135,7 @@ def test_scores_of_pairs(tmp_path):
     scores = np.random.default_rng(1).normal(size=(50, 4))
     for i, row in enumerate(scores):
         record = dict(zip(("c0_i0", "c0_i1", "c1_i0", "c1_i1"), map(torch.tensor, row), strict=True))
-        runlog.save_record(tmp_path / f"{i}.pt", record)
+        run_folder.save_record(tmp_path / f"{i}.pt", record)
     text = [a > c and d > b for a, b, c, d in scores]
     image = [a > b and d > c for a, b, c, d in scores]
     both = [t and i for t, i in zip(text, image, strict=True)]
@@ -148,7 +148,7 @@ def test_scores_of_pairs(tmp_path):
     assert normalised["metrics"]["image_acc"] == pytest.approx(sum(m > 0 for m in margins) / 50)
 
 
-@pytest.mark.parametrize(("kind", "told"), [(runlog.ONE_CLASS, "print_dit_acc"), (runlog.PAIRS, "no readable record")])
+@pytest.mark.parametrize(("kind", "told"), [(run_folder.ONE_CLASS, "print_dit_acc"), (run_folder.PAIRS, "no readable record")])
 def test_folders_of_which_nothing_follows(kind, told, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"identity": {}, "command": "x", "kind": kind}))
     with pytest.raises(ValueError, match=told):
@@ -165,7 +165,7 @@ def test_a_command_writes_what_its_records_say(command, run_main):
     assert code == 0 and "Results: out/r.json\n" in out, err
     found, folder = read("out/r.json"), next(Path("data").rglob("config.json")).parent
     assert list(found)[:6] == CLIP_BENCHMARK and found["dataset"] == COMMANDS[command]["--dataset"] and found["model"] == "tiny"
-    records = [runlog.load_record(path) for path in runlog.list_records(folder).values()]
+    records = [run_folder.load_record(path) for path in run_folder.list_records(folder).values()]
     right = sum(record["pred"] == record["label"] for record in records)
     assert found["metrics"]["acc1"] == pytest.approx(right / 3) and found["n"] == found["n_expected"] == 3
     assert found["metrics"]["mean_per_class_recall"] == pytest.approx(recall_by_hand([(r["label"], r["pred"]) for r in records]))
@@ -184,7 +184,7 @@ def test_winoground(run_main):
     code, _, err = run_main(run_winoground.main, *argv, "--results", "r.json")
     assert code == 0, err
     found = read()
-    scores = runlog.load_pairs(Path(found["run"]))
+    scores = run_folder.load_pairs(Path(found["run"]))
     text = [s.c0_i0 > s.c1_i0 and s.c1_i1 > s.c0_i1 for s in scores.values()]
     assert found["n"] == len(text) == 480 and found["metrics"]["text_acc"] == pytest.approx(sum(text) / 480)
     assert found["metrics"]["acc"] == found["metrics"]["text_acc"] and found["score_mode"] == "normalised"
@@ -228,7 +228,7 @@ def test_class_folders_predict_nothing(cls, run_main):
 
 @pytest.fixture
 def ended():
-    return session.Ended(session.Tally(), {})
+    return loop.Ended(loop.Tally(), {})
 
 
 def test_a_run_that_was_stopped_writes_none(errors, ended, tmp_path):

@@ -14,11 +14,12 @@ from conftest import TINY_SD20, load_script, said, staged_record
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import paths, runlog
 from diffusion.datasets import open_dataset
 from diffusion.datasets.loader import load_images
 from diffusion.datasets.transforms import sd_transform
-from diffusion.files import fingerprint
+from diffusion.runs import run_folder
+from diffusion.utils import paths
+from diffusion.utils.files import fingerprint
 
 MODEL = ["--model_path", str(TINY_SD20), "--img_size", "64"]
 RUN = ["--dataset", "fashion_mnist", *MODEL, "--to_keep", "3", "1", "--n_samples", "2", "4"]
@@ -315,7 +316,7 @@ def test_print_acc_refuses_folders_that_contradict_each_other(run_main, tmp_path
     for name, pred in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         record = staged_record([1, 2], {1: [0.5], 2: [0.5]}, [5], pred, 1)
-        runlog.save_record(tmp_path / name / "0.pt", record)
+        run_folder.save_record(tmp_path / name / "0.pt", record)
     code, _, err = run_main(load_script("print_acc").main, tmp_path / "a", tmp_path / "b")
     assert code == 2 and "image 0 has two results" in err
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import GOLDEN, ROOT
 
-from diffusion import runlog, settings
-from diffusion.files import fingerprint
+from diffusion import settings
+from diffusion.runs import run_folder
 from diffusion.strategy import Stages
+from diffusion.utils.files import fingerprint
 
 STAGES = {"to_keep": (5, 1), "n_samples": (25, 250)}
 MODEL = {"version": "2-0", "img_size": 512}
@@ -30,7 +31,7 @@ MODEL = {"version": "2-0", "img_size": 512}
 )
 def test_published_folder_names(tmp_path, stages, model, loss, extra, name):
     chosen = Stages(**STAGES | stages)
-    folder = runlog.adaptive_folder(tmp_path, "pets", extra, settings.TextToImage(**MODEL | model), chosen, loss)
+    folder = run_folder.adaptive_folder(tmp_path, "pets", extra, settings.TextToImage(**MODEL | model), chosen, loss)
     assert folder == tmp_path / name
 
 
@@ -38,7 +39,7 @@ def test_published_folder_names(tmp_path, stages, model, loss, extra, name):
     ("index", "length", "name"), [(7, 10_000, "0007.pt"), (7, 10, "7.pt"), (7, 11, "07.pt"), (123, 1000, "123.pt")]
 )
 def test_padding(tmp_path, index, length, name):
-    assert runlog.record_path(tmp_path, index, length).name == name
+    assert run_folder.record_path(tmp_path, index, length).name == name
 
 
 def record(pred=3):
@@ -46,10 +47,10 @@ def record(pred=3):
 
 
 def test_round_trip_in_the_published_order(tmp_path):
-    runlog.save_record(tmp_path / "01.pt", record())
+    run_folder.save_record(tmp_path / "01.pt", record())
     loaded = torch.load(tmp_path / "01.pt", weights_only=True)
     assert list(loaded) == ["errors", "pred", "label"] and type(loaded["pred"]) is int
-    assert runlog.load_outcomes(runlog.list_records(tmp_path)) == {1: runlog.Outcome(label=3, pred=3, evaluations=1)}
+    assert run_folder.load_outcomes(run_folder.list_records(tmp_path)) == {1: run_folder.Outcome(label=3, pred=3, evaluations=1)}
     assert [p.name for p in tmp_path.iterdir()] == ["01.pt"]  # no temporary file stays
 
 
@@ -57,7 +58,7 @@ def test_a_record_of_the_reference_loads(tmp_path):
     """Its pred is a numpy integer, which weights_only=True refuses by default."""
     with pytest.raises(Exception, match="numpy"):
         torch.load(GOLDEN / "reference_record.pt", weights_only=True)
-    loaded = runlog.load_record(GOLDEN / "reference_record.pt")
+    loaded = run_folder.load_record(GOLDEN / "reference_record.pt")
     golden = torch.load(GOLDEN / "cases.pt", weights_only=True)["a02_l1"]["records"]["03.pt"]
     assert (type(loaded["pred"]), loaded["pred"], loaded["label"]) == (int, golden["pred"], golden["label"])
     assert torch.equal(loaded["errors"][2]["pred_errors"], golden["errors"][2]["pred_errors"])
@@ -66,24 +67,24 @@ def test_a_record_of_the_reference_loads(tmp_path):
 @pytest.mark.parametrize("broken", [b"", b"PK\x03\x04half a zip"])
 def test_an_unreadable_record_is_redone_with_a_warning(tmp_path, broken):
     (tmp_path / "0.pt").write_bytes(broken)
-    runlog.save_record(tmp_path / "1.pt", record())
+    run_folder.save_record(tmp_path / "1.pt", record())
     with pytest.warns(UserWarning, match="unreadable"):
-        assert list(runlog.load_outcomes({i: tmp_path / f"{i}.pt" for i in (0, 1, 2)})) == [1]
+        assert list(run_folder.load_outcomes({i: tmp_path / f"{i}.pt" for i in (0, 1, 2)})) == [1]
 
 
 def test_a_truncated_record_is_redone(tmp_path):
-    runlog.save_record(tmp_path / "0.pt", record())
+    run_folder.save_record(tmp_path / "0.pt", record())
     whole = (tmp_path / "0.pt").read_bytes()
     (tmp_path / "0.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match="unreadable"):
-        assert runlog.load_outcomes({0: tmp_path / "0.pt"}) == {}
+        assert run_folder.load_outcomes({0: tmp_path / "0.pt"}) == {}
 
 
 def test_a_failing_save_leaves_the_old_record(tmp_path):
-    runlog.save_record(tmp_path / "0.pt", record(pred=1))
+    run_folder.save_record(tmp_path / "0.pt", record(pred=1))
     with pytest.raises(Exception, match="pickle"):
-        runlog.save_record(tmp_path / "0.pt", {"errors": (x for x in [])})
-    assert runlog.load_record(tmp_path / "0.pt")["pred"] == 1
+        run_folder.save_record(tmp_path / "0.pt", {"errors": (x for x in [])})
+    assert run_folder.load_record(tmp_path / "0.pt")["pred"] == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -107,7 +108,7 @@ def test_kill_in_the_middle_of_saves(tmp_path):
         os.kill(child, signal.SIGKILL)
         assert parent.stdout.readline() == "ended\n"
         saved = list(tmp_path.glob("[0-9].pt"))
-        assert all(runlog.load_record(path) is not None for path in saved)
+        assert all(run_folder.load_record(path) is not None for path in saved)
     assert saved and parent.wait() == 0
 
 
@@ -121,45 +122,45 @@ def config(expected=10):
 
 
 def test_same_settings_continue_and_may_grow(tmp_path):
-    runlog.write_config(tmp_path, config(10))
-    runlog.check_config(tmp_path, IDENTITY)
-    runlog.write_config(tmp_path, config(20) | {"versions": {"torch": "y"}})
-    runlog.write_config(tmp_path, config(5))
-    saved = runlog.read_config(tmp_path)
+    run_folder.write_config(tmp_path, config(10))
+    run_folder.check_config(tmp_path, IDENTITY)
+    run_folder.write_config(tmp_path, config(20) | {"versions": {"torch": "y"}})
+    run_folder.write_config(tmp_path, config(5))
+    saved = run_folder.read_config(tmp_path)
     assert saved["images_expected"] == 20 and saved["versions"] == {"torch": "x"}
 
 
 def test_a_run_that_came_first_is_not_overwritten(tmp_path):
-    runlog.write_config(tmp_path, config())
+    run_folder.write_config(tmp_path, config())
     with pytest.raises(ValueError, match="prompts"):
-        runlog.write_config(tmp_path, config() | {"identity": IDENTITY | {"prompts": "xyz"}})
+        run_folder.write_config(tmp_path, config() | {"identity": IDENTITY | {"prompts": "xyz"}})
 
 
 def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
-    runlog.write_config(tmp_path, {"identity": {"steps": (1, 2)}, "images_expected": 3})
-    runlog.check_config(tmp_path, {"steps": (1, 2)})
+    run_folder.write_config(tmp_path, {"identity": {"steps": (1, 2)}, "images_expected": 3})
+    run_folder.check_config(tmp_path, {"steps": (1, 2)})
     with pytest.raises(ValueError, match="steps"):
-        runlog.check_config(tmp_path, {"steps": (1, 3)})
+        run_folder.check_config(tmp_path, {"steps": (1, 3)})
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
-    runlog.write_config(tmp_path, config())
+    run_folder.write_config(tmp_path, config())
     with pytest.raises(
         ValueError, match=r"another run.* prompts \(.*: abc there, xyz now\), subset \(.*None there, s now\).*--extra"
     ):
-        runlog.check_config(tmp_path, IDENTITY | {"prompts": "xyz", "subset": "s"})
+        run_folder.check_config(tmp_path, IDENTITY | {"prompts": "xyz", "subset": "s"})
 
 
 def test_records_without_a_config_are_refused(tmp_path):
-    runlog.save_record(tmp_path / "0.pt", record())
+    run_folder.save_record(tmp_path / "0.pt", record())
     with pytest.raises(ValueError, match="--extra"):
-        runlog.check_config(tmp_path, IDENTITY)
+        run_folder.check_config(tmp_path, IDENTITY)
 
 
 def test_a_broken_config_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="not readable JSON"):
-        runlog.read_config(tmp_path)
+        run_folder.read_config(tmp_path)
 
 
 def test_fingerprints_tell_contents_apart():

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import load_script, staged_record, write_run
 
-from diffusion import runlog
-from diffusion.analysis import calibration, samples
+from diffusion.analysis import samples
 from diffusion.classify import Result
+from diffusion.metrics import calibration
+from diffusion.runs import run_folder
 
 T = [100, 300, 500, 700]
 IDENTITY = {"weights": "sha256 12ab", "loss": "l1", "to_keep": [2, 1], "n_samples": [2, 4], "n_trials": 1}
@@ -31,9 +32,9 @@ def run(tmp_path):
     config = {"identity": IDENTITY, "candidates": {"labels": CLASS_OF, "names": NAMES}}
     (folder / "config.json").write_text(json.dumps(config))
     staged = {0: [1.0, 1.2], 1: [0.5, 0.7, 0.6, 0.6], 2: [0.6, 0.8, 0.9, 0.7], 3: [3.0, 1.0]}
-    runlog.save_record(folder / "3.pt", record(staged, 4, 4))
+    run_folder.save_record(folder / "3.pt", record(staged, 4, 4))
     race = {0: [1.0, 1.2], 1: [1.5, 0.7, 0.9, 0.9], 2: [0.6, 0.8, 0.9, 0.7], 3: [3.0, 1.0]}
-    runlog.save_record(folder / "11.pt", record(race, 7, 9, fell={0: 1, 3: 1, 1: 3}, evaluations=12))
+    run_folder.save_record(folder / "11.pt", record(race, 7, 9, fell={0: 1, 3: 1, 1: 3}, evaluations=12))
     (folder / "12.pt").write_bytes(b"")
     return folder
 
@@ -63,7 +64,7 @@ def test_errors_are_those_that_a_run_with_level_weights_compared(run):
 
 def test_three_stages_count_from_one(tmp_path):
     errors = {0: [1.0] * 4, 1: [2.0] * 3, 2: [3.0], 3: [3.0] * 3}
-    runlog.save_record(tmp_path / "0.pt", record(errors, 0, 0))
+    run_folder.save_record(tmp_path / "0.pt", record(errors, 0, 0))
     assert samples.rows_of(tmp_path)[0][0]["dropped"] == [None, 2, 1, 2]
 
 
@@ -74,7 +75,7 @@ def test_a_grid_drops_nobody(tmp_path):
 
 def test_probabilities_are_the_classifier_s(run):
     for row in samples.rows_of(run, FIT)[0]:
-        saved = runlog.load_record(run / f"{row['index']}.pt")["errors"]
+        saved = run_folder.load_record(run / f"{row['index']}.pt")["errors"]
         errors = {k: candidate["pred_errors"].numpy() for k, candidate in saved.items()}
         winner = 1 if row["pred"] == 4 else 2
         wanted = Result(CLASS_OF, winner, errors, np.array(T)).probabilities(FIT)
@@ -85,7 +86,7 @@ def test_sums_have_means_and_probabilities(tmp_path):
     """A DiT's record without single errors: gaps without standard errors."""
     sums = torch.tensor([[4.0], [8.0], [6.0]], dtype=torch.float64).repeat(1, 4)
     saved = {"classes": torch.tensor([0, 1, 2]), "t": torch.tensor(T), "sums": sums, "pred": 0, "label": 2}
-    runlog.save_record(tmp_path / "0.pt", saved)
+    run_folder.save_record(tmp_path / "0.pt", saved)
     [row], _ = samples.rows_of(tmp_path, calibration.Fit(0.5, 1.0, 100, {}))
     weights = np.exp(-np.array([0, 1, 0.5]) / 0.5)
     assert row["errors"] == [1, 2, 1.5] and row["evaluations"] == 12 and row["dropped"] == [None] * 3
@@ -93,7 +94,7 @@ def test_sums_have_means_and_probabilities(tmp_path):
 
 
 def test_a_prediction_that_no_candidate_stands_for(run):
-    runlog.save_record(run / "4.pt", record({k: [1.0] for k in range(4)}, 5, 4))
+    run_folder.save_record(run / "4.pt", record({k: [1.0] for k in range(4)}, 5, 4))
     with pytest.raises(ValueError, match="class 5, which image 4 was taken for"):
         samples.rows_of(run, FIT)
 

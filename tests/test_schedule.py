@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion import schedule
+from diffusion.strategy import schedule
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, load_script, write_run
 
-from diffusion import files, parsing
+from diffusion.cli import parsing
+from diffusion.utils import files
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 

@@ -12,11 +12,13 @@ import torch
 from conftest import load_script
 from PIL import Image
 
-from diffusion import features, models, noise, runlog, session
+from diffusion import models
 from diffusion.analysis import tables
+from diffusion.baselines import early_stopping, heads, sd_features
 from diffusion.datasets import transforms
-from diffusion.models import shapes
-from diffusion.training import early, heads
+from diffusion.kernel import noise
+from diffusion.models import random_weights
+from diffusion.runs import loop, run_folder
 
 FLAT = ["--version", "tiny", "--dataset", "folder", "--data_dir", "seen", "--train_dir", "train", "--device", "cpu"]
 CACHE = Path("data/folder_seen/features_vtiny_mid_block_t100_64")
@@ -56,7 +58,7 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
 
     source = models.text_to_image("tiny")
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = features.extractor(source, layer, 100, 7, "cpu", "float32")(3, image)
+    found = sd_features.extractor(source, layer, 100, 7, "cpu", "float32")(3, image)
     pipeline = StableDiffusionPipeline.from_pretrained(source.source, safety_checker=None)
     tokens = pipeline.tokenizer([""], padding="max_length", return_tensors="pt").input_ids
     abar, kept = pipeline.scheduler.alphas_cumprod[100], []
@@ -72,13 +74,13 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
 
 def test_of_stable_diffusion_2_0_s_shape():
     """Eight by eight of 1280 channels, for half of the arithmetic."""
-    published = shapes.PIPELINES["2-0"]
-    network = shapes.network_of(published.source(), published.text_configs)
+    published = random_weights.PIPELINES["2-0"]
+    network = random_weights.network_of(published.source(), published.text_configs)
     module, text = network.filled("meta", "float16"), torch.zeros(1, 77, 1024, device="meta", dtype=torch.float16)
     x_t, t = torch.zeros(1, 4, 64, 64, device="meta", dtype=torch.float16), torch.zeros(1, device="meta")
-    read = features.layer_reader(module, "mid_block")
+    read = sd_features.layer_reader(module, "mid_block")
     assert read(x_t, t, text).shape == (1, 1280, 8, 8)
-    assert 0.3 < shapes.flops(lambda: read(x_t, t, text)) / shapes.flops(lambda: module(x_t, t, text)) < 0.5
+    assert 0.3 < random_weights.flops(lambda: read(x_t, t, text)) / random_weights.flops(lambda: module(x_t, t, text)) < 0.5
 
 
 @pytest.mark.parametrize(("layer", "told"), [("middle", "take mid_block, down_blocks.0"), ("time_embedding", "no map")])
@@ -89,7 +91,7 @@ def test_a_layer_that_gives_no_map(layer, told, run, pictures):
 
 def test_noise_belongs_to_the_image_and_not_to_the_order():
     image = torch.zeros(3, 64, 64)
-    extract = features.extractor(models.text_to_image("tiny"), "mid_block", 100, 0, "cpu", "float32")
+    extract = sd_features.extractor(models.text_to_image("tiny"), "mid_block", 100, 0, "cpu", "float32")
     first, second = extract(0, image), extract(1, image)
     assert torch.equal(extract(0, image), first) and not torch.allclose(first, second)
     assert not torch.allclose(extract(0, image, 1), first)
@@ -176,7 +178,7 @@ def test_a_damaged_file_of_the_cache(run, pictures, run_main, script):
     assert run("--head", "linear")[0] == 0
     assert all(np.array_equal(values, before[name]) for name, values in taken(CACHE / "test_test").items())
     (CACHE / "train_test" / "0000" / "0000003.npy").write_bytes(b"x")
-    code, _, err = run_main(lambda argv: session.run(lambda: script.main(argv)), *FLAT, "--head", "linear", "--pool", "flat")
+    code, _, err = run_main(lambda argv: loop.run(lambda: script.main(argv)), *FLAT, "--head", "linear", "--pool", "flat")
     assert code == 1 and err.splitlines()[-1].startswith("error: data/") and "0000003.npy: damaged: remove it" in err
 
 
@@ -275,17 +277,17 @@ def test_the_strength_is_chosen_on_validation_rows_and_all_are_learned_from():
 
 def test_a_share_of_each_class_is_held_back():
     labels = np.array([0] * 20 + [1] * 3 + [2])
-    training, validation = early.held_back(labels, 0.1, 0)
+    training, validation = early_stopping.held_back(labels, 0.1, 0)
     assert np.bincount(labels[validation]).tolist() == [2, 1] and sorted([*training, *validation]) == list(range(24))
-    assert np.array_equal(early.held_back(labels, 0.1, 0)[1], validation)
-    assert not np.array_equal(early.held_back(labels, 0.1, 1)[1], validation)
+    assert np.array_equal(early_stopping.held_back(labels, 0.1, 0)[1], validation)
+    assert not np.array_equal(early_stopping.held_back(labels, 0.1, 1)[1], validation)
     with pytest.raises(ValueError, match="too few"):
-        early.held_back(np.array([0, 1]), 0.5, 0)
+        early_stopping.held_back(np.array([0, 1]), 0.5, 0)
 
 
 def test_batches_hold_every_row_at_most_once():
     for n, size, wanted in ((10, 3, [3, 3, 3]), (2, 16, [2]), (8, 4, [4, 4])):
-        found = early.batches(n, size, 0, 1)
+        found = early_stopping.batches(n, size, 0, 1)
         assert [len(rows) for rows in found] == wanted and len(set(np.concatenate(found))) == sum(wanted)
 
 
@@ -303,16 +305,16 @@ def trained(how, checkpoint, stop_after=None):
         seen.append(1)
         if stop_after and len(seen) == stop_after + 1:
             raise Stop
-        return early.judged(model, [(x[30:34], y[30:34]), (x[34:], y[34:])])
+        return early_stopping.judged(model, [(x[30:34], y[30:34]), (x[34:], y[34:])])
 
     def passes(epoch):
-        return [(x[rows], y[rows]) for rows in early.batches(30, how.batch_size, how.seed, epoch)]
+        return [(x[rows], y[rows]) for rows in early_stopping.batches(30, how.batch_size, how.seed, epoch)]
 
     for _ in range(2):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         try:
-            course = early.fit(model, passes, judge, how, checkpoint)
+            course = early_stopping.fit(model, passes, judge, how, checkpoint)
             return course, model.state_dict(), judge(model)
         except Stop:
             continue
@@ -320,13 +322,13 @@ def trained(how, checkpoint, stop_after=None):
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_an_interrupted_training_ends_as_one_that_was_not(cosine, tmp_path):
-    how = early.Epochs(8, 4, 0.05, 8, 0, cosine=cosine)
+    how = early_stopping.Epochs(8, 4, 0.05, 8, 0, cosine=cosine)
     whole, again = trained(how, tmp_path / "a"), trained(how, tmp_path / "b", stop_after=3)
     assert whole[0] == again[0] and all(torch.equal(whole[1][name], again[1][name]) for name in whole[1])
 
 
 def test_it_stops_early_with_the_best_weights(tmp_path):
-    course, _, found = trained(early.Epochs(200, 4, 0.3, 3, 0), tmp_path / "c")
+    course, _, found = trained(early_stopping.Epochs(200, 4, 0.3, 3, 0), tmp_path / "c")
     best = sorted(course, key=lambda line: (-line["validation_accuracy"], line["validation_loss"]))[0]
     assert len(course) < 200 and best["epoch"] == len(course) - 3
     assert found == {name: best[name] for name in ("validation_accuracy", "validation_loss")}
@@ -335,14 +337,14 @@ def test_it_stops_early_with_the_best_weights(tmp_path):
 def test_of_equal_accuracies_the_least_loss_is_the_best():
     course = [(1, 0.5, 0.1), (2, 0.9, 0.4), (3, 0.9, 0.2), (4, 0.9, 0.3)]
     lines = [dict(zip(("epoch", "validation_accuracy", "validation_loss"), line, strict=True)) for line in course]
-    assert early.best_of(lines)["epoch"] == 3
+    assert early_stopping.best_of(lines)["epoch"] == 3
 
 
 def test_judged_is_the_mean_over_all_rows():
     model, g = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5)), torch.Generator().manual_seed(0)
     x, y = torch.randn(7, 3, generator=g), torch.randint(0, 4, (7,), generator=g)
     p = torch.softmax(x @ model[0].weight.T + model[0].bias, 1)
-    found = early.judged(model, [(x[:5], y[:5]), (x[5:], y[5:])])
+    found = early_stopping.judged(model, [(x[:5], y[:5]), (x[5:], y[5:])])
     assert found["validation_accuracy"] == pytest.approx((p.argmax(1) == y).float().mean().item())
     assert found["validation_loss"] == pytest.approx(-p[range(7), y].log().mean().item(), rel=1e-5)
 
@@ -355,7 +357,7 @@ def test_the_head_says_what_it_is(run, pictures):
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"head": "linear", "pool": "mean", "shape": "128 4 4", "classes": "2"}
     config = json.loads((path.parent / "config.json").read_text())
-    assert config["identity"]["layer"] == "mid_block" and config["kind"] == runlog.CLASSIFICATION
+    assert config["identity"]["layer"] == "mid_block" and config["kind"] == run_folder.CLASSIFICATION
     path.write_bytes(b"x")
     code, _, err = run("--head", "linear")
     assert code == 2 and "head.safetensors cannot be read" in err and "remove it to train again" in err

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion import noise, schedule, sharding
+from diffusion.kernel import noise
+from diffusion.runs import sharding
+from diffusion.strategy import schedule
 
 
 def test_shards_are_the_published_interleaving():

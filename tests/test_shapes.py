@@ -1,4 +1,4 @@
-"""diffusion/models/shapes.py: published shapes against published numbers and counts by hand, random weights against real ones."""
+"""Published shapes against published numbers and counts by hand, random weights against real ones."""
 
 import math
 from functools import cache
@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import load_script
 
-from diffusion import kernel, models, scores
-from diffusion.models import devices, shapes
+from diffusion import models
+from diffusion.kernel import blocks, scores
+from diffusion.models import random_weights
 from diffusion.models.denoiser import Conditions
+from diffusion.models.speed import devices
 from diffusion.settings import ModelOptions
 from DiT import architecture
 from tests import tiny_pipelines
@@ -52,8 +54,8 @@ def script():
 @pytest.fixture(scope="module")
 def bare():
     """Name of a published pipeline -> its network without weights, at its default size."""
-    found = {name: (published.source(), published.text_configs) for name, published in shapes.PIPELINES.items()}
-    return {name: shapes.network_of(*parts) for name, parts in found.items()}
+    found = {name: (published.source(), published.text_configs) for name, published in random_weights.PIPELINES.items()}
+    return {name: random_weights.network_of(*parts) for name, parts in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def counted(bare):
 
 
 def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
-    for name, published in shapes.PIPELINES.items():
+    for name, published in random_weights.PIPELINES.items():
         source = published.source()
         assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
         source.check()
@@ -93,30 +95,33 @@ def test_unets_of_stable_diffusion(name, millions, bare):
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in shapes.PIPELINES if name != "flux-schnell"])  # which is flux-dev's
+@pytest.mark.parametrize("name", [name for name in random_weights.PIPELINES if name != "flux-schnell"])  # which is flux-dev's
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
-    assert round(counted(name)["flops_per_evaluation"] / 1e9) == shapes.GFLOP[name]
-    source = shapes.PIPELINES[name].source()
+    assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.GFLOP[name]
+    source = random_weights.PIPELINES[name].source()
     size = source.default_size
-    assert (shapes.gflop(source, size), shapes.gflop(source, size // 2)) == (shapes.GFLOP[name], shapes.GFLOP[name] / 4)
+    assert (random_weights.gflop(source, size), random_weights.gflop(source, size // 2)) == (
+        random_weights.GFLOP[name],
+        random_weights.GFLOP[name] / 4,
+    )
 
 
 def test_arithmetic_of_dit(script):
     config = architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}
-    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == shapes.GFLOP["dit-xl"]
+    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == random_weights.GFLOP["dit-xl"]
     source = models.class_conditional("DiT-XL/2", expect=True)
-    assert (shapes.gflop(source, 256), shapes.gflop(source, 512)) == (237, 4 * 237)
+    assert (random_weights.gflop(source, 256), random_weights.gflop(source, 512)) == (237, 4 * 237)
 
 
 def test_small_networks_of_the_same_families_are_not_taken_for_them():
     for source in (models.text_to_image("tiny"), models.text_to_image("tiny-sd3"), models.class_conditional("tiny")):
-        assert shapes.gflop(source, 64) is None
+        assert random_weights.gflop(source, 64) is None
 
 
 @pytest.mark.parametrize("version", [v for family in models.TEXT_TO_IMAGE for v in family.VERSIONS if not v.startswith("tiny")])
 def test_every_published_version_is_known_without_its_files(version):
-    source = shapes.expected(version)
-    family, place = models._known(version, "")
+    source = random_weights.expected(version)
+    family, place = models.registry._known(version, "")
     assert isinstance(source, family) and source.source == place and source.unfetched == [place]
     assert source.default_size == (512 if family is models.StableDiffusion or version == "sdxl-turbo" else 1024)
     assert (
@@ -126,9 +131,9 @@ def test_every_published_version_is_known_without_its_files(version):
 
 def test_what_is_here_is_not_expected():
     assert (
-        shapes.expected("tiny", ModelOptions())
-        is shapes.expected("tiny-sd3", ModelOptions())
-        is shapes.expected("none", ModelOptions())
+        random_weights.expected("tiny", ModelOptions())
+        is random_weights.expected("tiny-sd3", ModelOptions())
+        is random_weights.expected("none", ModelOptions())
         is None
     )
 
@@ -159,11 +164,11 @@ def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
 def test_flops_of_known_layers():
     """A linear layer: two operations per weight and row; a convolution: two per weight and place."""
     linear, conv = torch.nn.Linear(8, 16, bias=False), torch.nn.Conv2d(4, 6, 3, padding=1, groups=2)
-    assert shapes.flops(lambda: linear(torch.zeros(3, 8))) == 2 * 8 * 16 * 3
-    assert shapes.flops(lambda: conv(torch.zeros(1, 4, 5, 5))) == 2 * (6 * 2 * 3 * 3) * 25
+    assert random_weights.flops(lambda: linear(torch.zeros(3, 8))) == 2 * 8 * 16 * 3
+    assert random_weights.flops(lambda: conv(torch.zeros(1, 4, 5, 5))) == 2 * (6 * 2 * 3 * 3) * 25
 
 
-@pytest.mark.parametrize("name", shapes.PIPELINES)
+@pytest.mark.parametrize("name", random_weights.PIPELINES)
 def test_latents_and_conditions_have_the_published_shapes(name, bare):
     (length, width), pooled = TEXTS[name]
     conditions = bare[name].conditions(2, "meta")
@@ -175,10 +180,12 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
 
 def test_text_encoders_have_the_published_sizes():
     """CLIP L and bigG: 124 and 695 million, in float32; T5 XXL's encoder 4.76 billion, in bfloat16 beside a float16 network."""
-    found = shapes.PIPELINES["sd3-medium"].text_memory("float16")
+    found = random_weights.PIPELINES["sd3-medium"].text_memory("float16")
     millions = (found["text_encoder"] / 4e6, found["text_encoder_2"] / 4e6, found["text_encoder_3"] / 2e6)
     assert millions == pytest.approx((123.7, 694.7, 4762), rel=1e-3)
-    assert shapes.PIPELINES["sana"].text_memory("float32")["text_encoder"] == pytest.approx(4 * 2.614e9, rel=1e-3)  # Gemma 2 2B
+    assert random_weights.PIPELINES["sana"].text_memory("float32")["text_encoder"] == pytest.approx(
+        4 * 2.614e9, rel=1e-3
+    )  # Gemma 2 2B
 
 
 # ---------------------------------------------------------------- random weights
@@ -194,14 +201,16 @@ def small(request, tmp_path_factory):
 
 def test_a_network_without_weights_is_the_files_network(small, script):
     source, pipeline = small
-    network, module = shapes.network_of(source, shapes.text_configs(source)), getattr(pipeline, source.NETWORK)
+    network, module = random_weights.network_of(source, random_weights.text_configs(source)), getattr(pipeline, source.NETWORK)
     found = network.count()
     assert found["parameters"] == sum(p.numel() for p in module.parameters())
     real, random = source.load("cpu", "float32").embed(["a bag", "a boot"]), network.conditions(2, "cpu")
     described = [{name: (part.shape, part.dtype) for name, part in script.parts_of(c).items()} for c in (real, random)]
     assert described[0] == described[1]
     x_t, times = torch.zeros(1, *network.latent_shape), torch.zeros(1)
-    assert found["flops_per_evaluation"] == shapes.flops(lambda: source.call(module, x_t, times, real[:1]))  # weights or none
+    assert found["flops_per_evaluation"] == random_weights.flops(
+        lambda: source.call(module, x_t, times, real[:1])
+    )  # weights or none
 
 
 def test_the_kernel_and_the_plain_loop_agree_on_random_weights(small, script):
@@ -209,19 +218,19 @@ def test_the_kernel_and_the_plain_loop_agree_on_random_weights(small, script):
     loaded = []
     for plain in (False, True):
         torch.manual_seed(0)
-        loaded.append(shapes.load(source, shapes.text_configs(source), "cpu", "float32", plain=plain))
+        loaded.append(random_weights.load(source, random_weights.text_configs(source), "cpu", "float32", plain=plain))
     ours, plain = loaded
     conditions, x0 = ours.embed(["a", "b", "c"]), ours.encode(None)
     work = {"x0": x0, "conditions": conditions, "t": torch.tensor([10, 600]), "noise": torch.randn(2, *x0.shape)}
     with torch.inference_mode():
-        found = kernel.errors(ours, **work, score=scores.l2, batch=kernel.Batch(4))
+        found = blocks.errors(ours, **work, score=scores.l2, batch=blocks.Batch(4))
         expected = script.plain_errors(plain, **work, dtype=torch.float32, batch_size=5)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
     assert len(found.unique()) == 6
 
 
 def test_random_weights_are_the_same_in_every_dtype_and_as_large_as_they_should_be():
-    network = shapes.Bare(lambda: torch.nn.Linear(400, 300), (1,), None, None)
+    network = random_weights.Bare(lambda: torch.nn.Linear(400, 300), (1,), None, None)
     filled = []
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)

@@ -17,9 +17,11 @@ from PIL import Image
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion import rerun, runlog
-from diffusion.datasets import loader, open_dataset, shards
-from diffusion.files import fingerprint
+from diffusion.analysis import reload
+from diffusion.datasets import loader, open_dataset
+from diffusion.datasets.readers import webdataset
+from diffusion.runs import run_folder
+from diffusion.utils.files import fingerprint
 
 MODEL = ["--model_path", TINY_SD20, "--img_size", 64, "--device", "cpu"]
 STAGES = ["--to_keep", 1, "--n_samples", 2, "--loss", "l2"]
@@ -70,7 +72,7 @@ def test_eleven_shards_are_in_the_order_of_their_numbers():
 
 
 def test_the_offsets_are_those_of_tarfile_s_own_reader(root):
-    found = shards.read_shards([root / "test/0.tar"])
+    found = webdataset.read_shards([root / "test/0.tar"])
     with tarfile.open(root / "test/0.tar") as tar:
         wanted = {name: tar.extractfile(name).read() for name in tar.getnames()}
     assert found.labels == ["1", "0"] and [one.name for one in found.pictures] == ["s0000000.png", "s0000001.png"]
@@ -299,10 +301,10 @@ def test_records_are_those_of_the_same_pictures_elsewhere(clothes, run_main):
     rows = [f"a photo of a {name}.,{name},{i}" for i, name in enumerate(names)]
     Path("same.csv").write_text("\n".join(["prompt,classname,classidx", *rows]))
     assert run_main(eval_prob_adaptive.main, *shipped)[0] == 0
-    ours, theirs = (runlog.list_records(next(Path("data", name).iterdir())) for name in ("webdataset", "fashion_mnist"))
+    ours, theirs = (run_folder.list_records(next(Path("data", name).iterdir())) for name in ("webdataset_set", "fashion_mnist"))
     assert sorted(ours) == sorted(theirs) == list(range(4))
     for index, path in ours.items():
-        one, other = runlog.load_record(path), runlog.load_record(theirs[index])
+        one, other = run_folder.load_record(path), run_folder.load_record(theirs[index])
         assert (one["label"], one["pred"]) == (other["label"], other["pred"])
         for row in range(10):
             assert torch.equal(one["errors"][row]["pred_errors"], other["errors"][row]["pred_errors"])
@@ -311,14 +313,14 @@ def test_records_are_those_of_the_same_pictures_elsewhere(clothes, run_main):
 def test_a_run_is_read_back(clothes, run_main):
     code, out, err = run_main(eval_prob_adaptive.main, *clothes, *MODEL, *STAGES, "--imgs_to_eval", 2)
     assert code == 0 and "n = 2" in out, err
-    folder = next(Path("data/webdataset").iterdir())
-    past = rerun.Past(folder, runlog.read_config(folder))
-    assert len(rerun.open_images(past)) == 4
+    folder = next(Path("data/webdataset_set").iterdir())
+    past = reload.Past(folder, run_folder.read_config(folder))
+    assert len(reload.open_images(past)) == 4
     code, _, err = run_main(load_script("report").main, folder, "-o", "report")
     assert code == 0 and "are not available" not in Path("report/report.html").read_text(), err
     layouts.tar(Path("set/test/1.tar"), {"a.png": layouts.png(0), "a.cls": b"0"})
     with pytest.raises(ValueError, match="was made with other images than webdataset in set has now"):
-        rerun.open_images(past)
+        reload.open_images(past)
 
 
 def test_a_class_conditional_model(clothes, run_main):

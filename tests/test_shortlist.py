@@ -10,9 +10,12 @@ from conftest import load_script
 from PIL import Image
 
 import eval_prob_adaptive
-from diffusion import datasets, metrics, proposals, runlog, scored, settings, shortlist
+from diffusion import datasets, metrics, settings
 from diffusion.analysis.tables import Scored
+from diffusion.baselines import runner, shortlist
 from diffusion.datasets.prompts import PromptTable
+from diffusion.runs import run_folder
+from diffusion.strategy import candidate_sets
 
 WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--loss", "l1"]
 STAGES = ["--to_keep", 3, 1, "--n_samples", 2, 5]
@@ -44,7 +47,7 @@ def refused(run_main):
 
 
 def records(folder):
-    return {index: runlog.load_record(path) for index, path in runlog.list_records(folder).items()}
+    return {index: run_folder.load_record(path) for index, path in run_folder.list_records(folder).items()}
 
 
 def the(pattern):
@@ -70,7 +73,7 @@ def test_a_shortlist_of_all_classes_equals_none_bit_for_bit(method, run):
         for a, b in zip(one["errors"].values(), other["errors"].values(), strict=True):
             assert torch.equal(a["t"], b["t"]) and torch.equal(a["pred_errors"], b["pred_errors"])
         assert sorted(other["proposed"]) == list(range(10))
-    assert "partial" not in runlog.read_config(the("v*_shortlist10_openclip_tiny"))
+    assert "partial" not in run_folder.read_config(the("v*_shortlist10_openclip_tiny"))
 
 
 def test_the_model_s_first_classes_compete_and_nobody_else(run, run_main):
@@ -123,14 +126,18 @@ def test_of_images_with_candidates_of_their_own():
     table = PromptTable(scenes.classes, scenes.classes, classes)
     identity = {"dataset": "tiny_scenes", "split": "10", "images": scenes.fingerprint()}
     candidates = {"labels": classes, "names": scenes.classes}
-    runlog.write_config(Path("earlier"), runlog.describe("eval_clip", "classification", identity, {}, 2, candidates=candidates))
+    run_folder.write_config(
+        Path("earlier"), run_folder.describe("eval_clip", "classification", identity, {}, 2, candidates=candidates)
+    )
     known = {index: rng.normal(size=len(classes)).astype(np.float32) for index in (0, 1)}
     for index, found in known.items():
-        runlog.save_record(Path(f"earlier/{index}.pt"), scored.record_of(torch.from_numpy(found), classes, scenes.labels[index]))
+        run_folder.save_record(
+            Path(f"earlier/{index}.pt"), runner.record_of(torch.from_numpy(found), classes, scenes.labels[index])
+        )
     np.save("two.npy", [0, 1])
     data, selection = settings.Data("tiny_scenes", "10"), settings.Selection("two.npy")
-    images = scored.Images(data, selection, settings.Running(), scenes, 0)
-    own = proposals.of_dataset(scenes, classes)
+    images = runner.Images(data, selection, settings.Running(), scenes, 0)
+    own = candidate_sets.of_dataset(scenes, classes)
     found = shortlist.find(settings.Shortlist("earlier", 4), images, table, own)
     for index, values in known.items():
         order = [k for k in np.argsort(-values) if k in scenes.candidates(index)]
@@ -223,7 +230,7 @@ def test_what_reads_runs_reads_these(run, run_main):
     assert code == 0 and "4 images, 3 candidates, 5 pairs each" in out, err
     code, _, err = run_main(load_script("calibrate").main, listed)
     assert code == 2 and "without --shortlist" in err and err.count("\n") == 1
-    config = runlog.read_config(listed)
+    config = run_folder.read_config(listed)
     assert config["partial"] and (config["options"]["shortlist"], config["options"]["shortlist_size"]) == ("openclip:tiny", 3)
 
 
@@ -240,7 +247,7 @@ def test_runs_that_are_of_something_else(run, refused):
     assert "10 classes, this run about 3" in refused(*by_run, "--prompt_path", "few.csv", "--imgs_to_eval", 2)
     Path("none").mkdir()
     assert "none is no folder of a run" in refused(*SHORT, "--shortlist", "none")
-    (CLIP / "config.json").write_text(json.dumps(runlog.read_config(CLIP) | {"kind": "pairs"}))
+    (CLIP / "config.json").write_text(json.dumps(run_folder.read_config(CLIP) | {"kind": "pairs"}))
     assert "no folder of a run that ranks classes" in refused(*by_run, "--imgs_to_eval", 2)
 
 

@@ -9,10 +9,13 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 import eval_prob_adaptive
-from diffusion import kernel, models, rerun, runlog, scores
-from diffusion.models import single_file
-from diffusion.paths import TINY_SD
+from diffusion import models
+from diffusion.analysis import reload
+from diffusion.kernel import blocks, scores
+from diffusion.models.loading import checkpoint
+from diffusion.runs import run_folder
 from diffusion.settings import Embedding, Lora, ModelOptions
+from diffusion.utils.paths import TINY_SD
 from tests import original_layouts, tiny_pipelines
 
 PROMPTS = ["a photo of a bag.", "a red boot, a type of clothing"]
@@ -39,7 +42,7 @@ def errors(path, img_size, **asked):
     denoiser, g = source.load("cpu", "float32"), torch.Generator().manual_seed(1)
     x0 = denoiser.encode(torch.rand(3, img_size, img_size, generator=g) * 2 - 1)
     noise, t = torch.randn(2, *x0.shape, generator=g), torch.tensor([200, 700])
-    return kernel.errors(denoiser, x0, denoiser.embed(PROMPTS), t, noise, scores.l2, kernel.Batch(8))
+    return blocks.errors(denoiser, x0, denoiser.embed(PROMPTS), t, noise, scores.l2, blocks.Batch(8))
 
 
 BESIDE = {"betas": torch.zeros(3), "model_ema.decay": torch.tensor(0.9), "cond_stage_model.logit_scale": torch.ones([])}
@@ -148,7 +151,7 @@ def test_names_and_shapes_of_flux(tmp_path, monkeypatch):
     vae = json.loads((tmp_path / "vae" / "config.json").read_text()) | {"latent_channels": 16}
     (tmp_path / "vae" / "config.json").write_text(json.dumps(vae))
     shapes = original_layouts.flux_shapes(24, 16)
-    monkeypatch.setattr(single_file, "_read", lambda path: {k: torch.empty(v, device="meta") for k, v in shapes.items()})
+    monkeypatch.setattr(checkpoint, "_read", lambda path: {k: torch.empty(v, device="meta") for k, v in shapes.items()})
     source = models.text_to_image("none", "flux.safetensors", ModelOptions(config=str(tmp_path)))
     assert source.weights.in_file == ["transformer"]
     shapes["single_blocks.0.another.weight"] = (3,)
@@ -246,6 +249,6 @@ def test_the_command_names_its_folder_by_the_file_and_is_read_back(mine, tmp_pat
     assert [name.partition("_")[0] for name in names] == ["vmine", "vtiny"]
     for name in names:
         folder = tmp_path / "runs" / "fashion_mnist" / name
-        past = rerun.Past(folder, runlog.read_config(folder))
+        past = reload.Past(folder, run_folder.read_config(folder))
         assert past.options["config"] == str(TINY_SD)
-        assert rerun.open_source(past).identity() == past.identity["weights"]
+        assert reload.open_source(past).identity() == past.identity["weights"]

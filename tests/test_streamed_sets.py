@@ -12,8 +12,11 @@ import torch
 from conftest import TINY_SD20
 
 import eval_prob_adaptive
-from diffusion import parsing, rerun, runlog
-from diffusion.datasets import hub_images, open_dataset
+from diffusion.analysis import reload
+from diffusion.cli import parsing
+from diffusion.datasets import open_dataset
+from diffusion.datasets.readers import hub
+from diffusion.runs import run_folder
 
 MODEL = ["--model_path", TINY_SD20, "--img_size", 64, "--device", "cpu", "--to_keep", 1, "--n_samples", 2]
 N = 7
@@ -102,10 +105,10 @@ def test_nothing_is_read_beyond_the_limit():
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant"])})
     stream = datasets.IterableDataset.from_generator(rows, features=features)
-    first, _ = hub_images._first(stream, "test", None, None, None, 3)
+    first, _ = hub._first(stream, "test", None, None, None, 3)
     assert len(first) == 3
     with pytest.raises(ValueError, match=r"--streaming: row 3 cannot be read .*row 3 was read"):
-        hub_images._first(stream, "test", None, None, None, 4)
+        hub._first(stream, "test", None, None, None, 4)
 
 
 def test_pictures_stay_compressed_as_they_are(monkeypatch):
@@ -149,7 +152,7 @@ def test_labels_without_names_need_a_list():
 def test_what_is_read_is_bounded(monkeypatch):
     parquet()
     size = sum(len(layouts.png(i)) for i in range(3))
-    monkeypatch.setattr(hub_images, "MOST_STREAMED", size)
+    monkeypatch.setattr(hub, "MOST_STREAMED", size)
     assert len(streamed(3)) == 3
     assert "--limit 4: 3 images already take" in refused(4)
 
@@ -205,10 +208,10 @@ def test_a_run_has_the_records_of_a_run_without_streaming(run_main):
     assert code == 0 and "n = 3" in out and "Note: the first 3 images of the stream, kept in memory" in out, err
     code, _, err = run_main(eval_prob_adaptive.main, *argv, "--split", "test[:3]", "--extra", "whole")
     assert code == 0, err
-    one, other = (runlog.list_records(next(Path(f"data/hf_set_{name}").iterdir())) for name in ("stream", "whole"))
+    one, other = (run_folder.list_records(next(Path(f"data/hf_set_{name}").iterdir())) for name in ("stream", "whole"))
     assert [path.name for path in one.values()] == [path.name for path in other.values()] == ["0.pt", "1.pt", "2.pt"]
     for index, path in one.items():
-        ours, theirs = runlog.load_record(path), runlog.load_record(other[index])
+        ours, theirs = run_folder.load_record(path), run_folder.load_record(other[index])
         assert ours["pred"] == theirs["pred"] and ours["label"] == theirs["label"] == LABELS[index]
         assert all(torch.equal(ours["errors"][k]["pred_errors"], theirs["errors"][k]["pred_errors"]) for k in range(3))
 
@@ -220,13 +223,13 @@ def test_it_goes_on_is_read_back_and_tells_other_images(run_main):
     code, out, err = run_main(eval_prob_adaptive.main, *argv)
     assert code == 0 and "2 to do here, 2 of 4 done before" in out, err
     folder = next(Path("data/hf_set").iterdir())
-    past = rerun.Past(folder, runlog.read_config(folder))
-    assert len(rerun.open_images(past)) == 4 and past.options["limit"] == 4 and past.options["streaming"] is True
+    past = reload.Past(folder, run_folder.read_config(folder))
+    assert len(reload.open_images(past)) == 4 and past.options["limit"] == 4 and past.options["streaming"] is True
     code, _, err = run_main(eval_prob_adaptive.main, *argv[:-1], 5)
     assert code == 2 and "holds another run, which differs in images" in err
     shutil.rmtree("set")
     with pytest.raises((ValueError, OSError), match="--dataset hf"):
-        rerun.open_images(past)
+        reload.open_images(past)
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("250", 250), ("0.25", 0.25), ("1e-3", 0.001)])

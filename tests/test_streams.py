@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY_SD20, at_work, said, staged_record, write_run
 from test_ranks import crew  # noqa: F401
 
-from diffusion import runlog
+from diffusion.runs import run_folder
 
 RUN = ["--dataset", "fashion_mnist", "--model_path", TINY_SD20, "--img_size", "64", "--to_keep", "1", "--n_samples", "2"]
 COMMANDS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")))
@@ -105,7 +105,7 @@ def test_ctrl_c_while_modules_load_is_silent(command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["dataclasses", "diffusion.cli", "diffusion.session", "diffusion.models.clip"])
+@pytest.mark.parametrize("module", ["dataclasses", "diffusion.cli", "diffusion.runs.loop", "diffusion.models.clip"])
 def test_ctrl_c_at_other_moments(module):
     ended = interrupted(module, "default", "run_winoground.py")
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
@@ -156,7 +156,7 @@ def test_zero_errors_are_compared_as_zero(run_main):
 
     for name, errors in (("a", [0.0, 0.0, 0.5]), ("b", [0.0, 0.5, 0.25])):
         Path(name).mkdir()
-        runlog.save_record(Path(name) / "0.pt", staged_record([0], {0: errors}, [1, 2, 3], 0, 0))
+        run_folder.save_record(Path(name) / "0.pt", staged_record([0], {0: errors}, [1, 2, 3], 0, 0))
     code, out, _ = run_main(load_script("compare_runs").main, "a", "b", "--json", "c.json")
     assert code == 0 and "nan" not in out and "inf" not in out
     assert json.loads(Path("c.json").read_text())["mean_relative_difference"] == (0 + 1 + 0.5) / 3

@@ -10,8 +10,10 @@ import torch
 from conftest import load_script
 from PIL import Image
 
-from diffusion import drawing, models, runlog
+from diffusion import models
 from diffusion.analysis import tables
+from diffusion.baselines import synthetic_images
+from diffusion.runs import run_folder
 
 BASE = ["--dataset", "fashion_mnist", "--device", "cpu", "--per_class", 3, "--steps", 2, "--draw_batch", 2]
 DRAWN = Path("data/fashion_mnist/drawn_vtiny_2steps_7.5guidance_64")
@@ -64,11 +66,13 @@ def test_the_pictures_are_the_pipelines(run):
     from diffusers import StableDiffusionPipeline
 
     source = models.text_to_image("tiny")
-    what = drawing.Drawing(["bag", "boot"], [["a bag.", "a photo of a bag."], ["a boot.", "a photo of a boot."]], 2, 2, 7)
+    what = synthetic_images.Drawing(
+        ["bag", "boot"], [["a bag.", "a photo of a bag."], ["a boot.", "a photo of a boot."]], 2, 2, 7
+    )
     batch = [(1, 0), (1, 1)]
     texts, seeds = zip(*map(what.chance, batch), strict=True)
     assert set(texts) <= {"a boot.", "a photo of a boot."} and len(set(seeds)) == 2
-    found = drawing.drawer(source, "cpu", "float32", 64, 3, 7.5)(texts, seeds)
+    found = synthetic_images.drawer(source, "cpu", "float32", 64, 3, 7.5)(texts, seeds)
     pipeline = StableDiffusionPipeline.from_pretrained(source.source, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     for text, seed, picture in zip(texts, seeds, found, strict=True):
@@ -79,22 +83,22 @@ def test_the_pictures_are_the_pipelines(run):
 
 
 def test_texts_are_drawn_evenly_and_by_number():
-    what = drawing.Drawing(["a", "b"], [["x", "y", "z"], ["u"]], 300, 4, 0)
+    what = synthetic_images.Drawing(["a", "b"], [["x", "y", "z"], ["u"]], 300, 4, 0)
     texts = [what.chance((0, n))[0] for n in range(300)]
     assert all(70 < texts.count(text) < 130 for text in "xyz") and {what.chance((1, n))[0] for n in range(9)} == {"u"}
     assert len({what.chance((row, n))[1] for row in range(2) for n in range(300)}) == 600
-    assert what.chance((0, 5)) == drawing.Drawing(["a"], [["x", "y", "z"]], 6, 2, 0).chance((0, 5))
+    assert what.chance((0, 5)) == synthetic_images.Drawing(["a"], [["x", "y", "z"]], 6, 2, 0).chance((0, 5))
 
 
 def test_batches_are_of_a_class_and_of_one_size():
-    what = drawing.Drawing(["a", "b"], [["x"], ["y"]], 3, 2, 0)
+    what = synthetic_images.Drawing(["a", "b"], [["x"], ["y"]], 3, 2, 0)
     assert what.images == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert what.batch_of((1, 1)) == [(1, 0), (1, 1)] and what.batch_of((1, 2)) == [(1, 2), (1, 3)]
 
 
 def test_folders_sort_as_classes_do():
     names = [f"{'zyx'[i % 3]}/{i}" for i in range(12)]
-    what = drawing.Drawing(names, [["x"]] * 12, 1, 1, 0)
+    what = synthetic_images.Drawing(names, [["x"]] * 12, 1, 1, 0)
     folders = [what.key((row, 0))[0] for row in range(12)]
     assert folders == sorted(folders) and folders[11] == "11 x_11" and not any("/" in name for name in folders)
 
@@ -123,7 +127,7 @@ def test_a_network_learns_from_them_and_is_tested(run, script, run_main, monkeyp
 
         return draw
 
-    monkeypatch.setattr(drawing, "drawer", drawer)
+    monkeypatch.setattr(synthetic_images, "drawer", drawer)
     words = ["--version", "tiny", "--dataset", "folder", "--data_dir", "test", "--device", "cpu", "--per_class", 12, "--steps", 1]
     words += ["--network", "resnet18", "--size", 32, "--batch_size", 5, "--epochs", 8, "--patience", 8]
     code, out, err = run_main(script.main, *words)
@@ -149,7 +153,7 @@ def test_other_images_are_not_mixed_in(change, run):
     Path("t.txt").write_text("a {}.\na photo of a {}.\n")
     place = Path("kept")
     place.mkdir()
-    (place / "config.json").write_text(json.dumps({"identity": {}, "kind": runlog.STORE, "command": "x"}))
+    (place / "config.json").write_text(json.dumps({"identity": {}, "kind": run_folder.STORE, "command": "x"}))
     code, _, err = run("--out", "kept")
     assert code == 2 and "kept holds another run" in err and "name another place with --out" in err
     (place / "config.json").unlink()

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, load_script
 from PIL import Image
 
-from diffusion.training.scenes import HELD_OUT
+from diffusion.datasets.scenes import HELD_OUT
 
 SHIPPED = ROOT / "shipped" / "datasets" / "tiny_pairs"
 RAW = ROOT / "shipped" / "datasets" / "FashionMNIST" / "raw"
@@ -190,8 +190,8 @@ def test_another_seed_another_set():
 
 
 def test_data_dir_reads_it():
-    from diffusion.datasets import pairs
+    from diffusion.datasets import winoground
 
-    ours, named = pairs.open_local(SHIPPED), pairs.open_pairs("tiny_pairs", None)
+    ours, named = winoground.open_local(SHIPPED), winoground.open_pairs("tiny_pairs", None)
     assert len(ours) == 480 and ours.fingerprint() == named.fingerprint()
     assert ours[4][1].captions == (EXAMPLES[4]["caption_0"], EXAMPLES[4]["caption_1"])

@@ -6,8 +6,10 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import eval_prob_adaptive
-from diffusion import kernel, models, runlog, scores
-from diffusion.paths import TINY_SD, TINY_SD3
+from diffusion import models
+from diffusion.kernel import blocks, scores
+from diffusion.runs import run_folder
+from diffusion.utils.paths import TINY_SD, TINY_SD3
 
 NO_T5 = {"text_encoder_3": None, "tokenizer_3": None}  # which diffusers wants to be told
 PROMPTS = ["a photo of a coat.", "a photo of a bag."]
@@ -41,7 +43,7 @@ def test_errors_are_those_of_the_pipelines_network(pipeline):
     g = torch.Generator().manual_seed(0)
     x0, t, noise = torch.randn(4, 8, 8, generator=g), torch.tensor([100, 900]), torch.randn(2, 4, 8, 8, generator=g)
     denoiser = models.text_to_image("tiny-sd3").load("cpu", "float32")
-    found = kernel.errors(denoiser, x0, denoiser.embed(PROMPTS), t, noise, scores.l2, kernel.Batch(4))
+    found = blocks.errors(denoiser, x0, denoiser.embed(PROMPTS), t, noise, scores.l2, blocks.Batch(4))
     embeds, _, pooled, _ = pipeline.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=False)
     for i, s in enumerate((t + 1) / 1000):
         x_s = (1 - s) * x0 + s * noise[i]
@@ -57,5 +59,5 @@ def test_it_tells_clothes_apart(tmp_path, monkeypatch, capsys):
     assert eval_prob_adaptive.main(run) == 0
     capsys.readouterr()
     (folder,) = (tmp_path / "fashion_mnist").iterdir()
-    assert sum(outcome.right for outcome in runlog.read_outcomes(folder, []).values()) >= 14
-    assert runlog.read_config(folder)["error_space"] == "epsilon"
+    assert sum(outcome.right for outcome in run_folder.read_outcomes(folder, []).values()) >= 14
+    assert run_folder.read_config(folder)["error_space"] == "epsilon"

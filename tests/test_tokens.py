@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import layouts
 import pytest
 from conftest import TINY_SD20
 from test_baselines import CONFIG, find, make_model
@@ -11,8 +12,8 @@ from test_baselines import CONFIG, find, make_model
 import eval_prob_adaptive
 import run_winoground
 from diffusion import classify, models
-from diffusion.models.stable_diffusion import StableDiffusion
-from diffusion.paths import TINY_SD
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.utils.paths import TINY_SD
 
 HEADER = "prompt,classname,classidx\n"
 RUN = ["--dataset", "fashion_mnist", "--img_size", 64, "--to_keep", 1, "--n_samples", 1, "--imgs_to_eval", 1]
@@ -63,6 +64,17 @@ def test_prompts_that_are_one_to_the_model(prompts, told, run_main, no_model):
     with pytest.raises(ValueError, match="one and the same to the model"):
         classify.text_to_image("x", prompts, model_path=str(TINY_SD20), device="cpu")
     assert not list(Path().rglob("*.pt"))
+
+
+@pytest.mark.parametrize("given", [[], ["--template", "a {}."]])
+def test_classes_of_the_published_list_may_have_one_prompt(given, run_main, monkeypatch):
+    """ImageNet has two missiles and two pairs of sunglasses. The run is a worker whose share has no image."""
+    layouts.imagenet(Path("sets"))
+    argv = ["--dataset", "imagenet", "--data_dir", "sets", "--model_path", TINY_SD20, "--img_size", 64, "--to_keep", 1]
+    argv += ["--n_samples", 1, "--imgs_to_eval", 1, "--n_workers", 2, "--worker_idx", 1]
+    code, out, err = run_main(eval_prob_adaptive.main, *argv, *given)
+    assert code == 0, err
+    assert "classes 657 and 744 (missile), 836 and 837 (sunglasses) have one prompt each in the published list" in out
 
 
 def test_a_template_that_is_longer_than_the_limit(run_main, no_model):

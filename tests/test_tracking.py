@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, load_script
 
-from diffusion import session, tracking
+from diffusion.runs import loop, tracking
 
 ARGV = ["--version", "tiny", "--dataset", "tiny_combos", "--imgs_to_eval", "3", "--tracker", "trackio"]
 PACKAGE = """
@@ -91,7 +91,7 @@ def test_once_a_second_at_most(package, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
     tracker = tracking.Tracker("trackio").start({}, "x")
-    tally = session.Tally()
+    tally = loop.Tally()
     for moment in (100.0, 100.5, 101.2, 101.9, 102.3):
         now[0] = moment
         tally.add(SimpleNamespace(right=None, evaluations=5))
@@ -106,7 +106,7 @@ def test_a_stopped_run_finishes_without_metrics(package):
 
 
 def test_of_torchrun_s_processes_only_rank_0_tells(package):
-    code = "from diffusion import tracking; print(tracking.Tracker('trackio').start({}, 'x').listens)"
+    code = "from diffusion.runs import tracking; print(tracking.Tracker('trackio').start({}, 'x').listens)"
     for rank in ("0", "1"):
         torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": f"{ROOT}:{Path('site').resolve()}"}
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | torchrun, capture_output=True, text=True)
@@ -116,6 +116,6 @@ def test_of_torchrun_s_processes_only_rank_0_tells(package):
 
 def test_without_it_nothing_is_imported():
     tracker = tracking.Tracker(None).start({}, "x")
-    tracker.progress(session.Tally())
+    tracker.progress(loop.Tally())
     tracker.end({"metrics": {}, "intervals": {}, "n": 1, "evaluations": 1})
     assert not tracker.listens and "trackio" not in sys.modules

@@ -7,7 +7,8 @@ from conftest import load_script
 from safetensors.torch import load_file
 from scipy.special import log_softmax
 
-from diffusion import kernel, models, scores
+from diffusion import models
+from diffusion.kernel import blocks, scores
 from diffusion.settings import Lora, ModelOptions
 
 WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--split", "validation", "--classes", "4", "6", "--per_class", "2",
@@ -27,7 +28,7 @@ def test_errors_are_the_kernels(script):
     g = torch.Generator().manual_seed(0)
     x0, t, noise = torch.randn(4, 8, 8, generator=g), torch.tensor([100, 700]), torch.randn(2, 4, 8, 8, generator=g)
     texts = denoiser.embed(["a photo of a coat.", "a photo of a shirt.", "a photo of a bag."])
-    expected = kernel.errors(denoiser, x0, texts, t, noise, scores.l2, kernel.Batch(4))
+    expected = blocks.errors(denoiser, x0, texts, t, noise, scores.l2, blocks.Batch(4))
     with torch.no_grad():
         all_of = script.errors_of(unet, denoiser.levels, "epsilon", x0.expand(2, -1, -1, -1), t, noise, texts.sequence,
                                   torch.arange(3)[:, None])  # fmt: skip
@@ -54,7 +55,7 @@ def test_a_trained_file_changes_errors_and_only_attention(script, tmp_path, caps
     found = []
     for loras in ((), (Lora(str(out)),), (Lora(str(out), 0.0),)):
         denoiser = models.text_to_image("tiny", options=ModelOptions(loras=loras)).load("cpu", "float32")
-        found.append(kernel.errors(denoiser, x0, denoiser.embed(["a photo of a coat."]), t, noise, scores.l2, kernel.Batch(4)))
+        found.append(blocks.errors(denoiser, x0, denoiser.embed(["a photo of a coat."]), t, noise, scores.l2, blocks.Batch(4)))
     assert not torch.allclose(found[0], found[1], rtol=1e-4) and torch.allclose(found[0], found[2], rtol=1e-5)
 
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import TINY_SD20
 from hostile import module_of
 
-from diffusion import cli, parsing
-from diffusion.models import devices
+from diffusion import cli
+from diffusion.cli import parsing
+from diffusion.models.speed import devices
 
 
 @pytest.mark.parametrize("kind", [str, int, Path, parsing.at_least(1), parsing.how_many, parsing.class_ranges])

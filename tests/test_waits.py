@@ -15,9 +15,13 @@ from conftest import ROOT, load_script, said
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import cli, datasets, files, progress, runlog, settings, strategy, targets
+from diffusion import cli, datasets, settings, strategy
 from diffusion.analysis import results
-from diffusion.models import devices, shapes
+from diffusion.models import random_weights
+from diffusion.models.speed import devices
+from diffusion.paper import targets
+from diffusion.runs import run_folder
+from diffusion.utils import files, progress
 
 TOP = {"eval_prob_adaptive.py": eval_prob_adaptive, "eval_prob_dit.py": eval_prob_dit, "run_winoground.py": run_winoground}
 RACE = ["--dataset", "fashion_mnist", "--version", "tiny", "--strategy", "race", "--device", "cpu", "--dry_run"]
@@ -186,7 +190,7 @@ def test_a_large_network_is_none_for_a_cpu(main, argv, told, run_main, monkeypat
 
 def test_a_small_network_is_for_a_cpu(run_main):
     assert "a GPU is meant" not in run_main(eval_prob_adaptive.main, *RACE)[1]
-    source = shapes.stable_diffusion_source()
+    source = random_weights.PIPELINES["2-0"].source()
     assert cli.cpu_notice(source, 512, "cuda:1", 100) is None and cli.cpu_notice(source, 128, "cpu", 100) is None
 
 
@@ -250,7 +254,7 @@ def write_old(**identity):
 
 def test_which_folder_is_continued():
     def chosen(**identity):
-        return runlog.continued(place, "folder_cats", "folder", lambda: identity).parts[1]
+        return run_folder.continued(place, "folder_cats", "folder", lambda: identity).parts[1]
 
     assert chosen(images="a", steps=(5, 1)) == "folder_cats"
     write_old(images="a", steps=[5, 1], noise="older")
@@ -261,7 +265,7 @@ def test_which_folder_is_continued():
     write_old(images="a")
     place("folder_cats").mkdir(parents=True)
     assert chosen(images="a") == "folder_cats"
-    assert runlog.continued(place, "pets", "pets", lambda: pytest.fail("hashed")) == place("pets")
+    assert run_folder.continued(place, "pets", "pets", lambda: pytest.fail("hashed")) == place("pets")
 
 
 # ---------------------------------------------------------------- while nothing is seen
@@ -339,7 +343,7 @@ demo.check_port = lambda port: None
 offers = demo.prepare(vars(demo.parse_args(["--device", "cpu", "--version", "tiny"])))
 class Gradio:
     Warning = staticmethod(lambda text: print("refused:", text))
-_, picture, _ = demo.live.shipped_pictures()[0]
+_, picture, _ = demo.page_backend.shipped_pictures()[0]
 page = demo.Page(Gradio, {{"tiny": offers[0]}}, "a {{}}.", Path("uploads"))
 for labels in ("bag, bag", "bag, boot"):
     print(next(iter(page.run(picture, labels, "tiny", 0, False)))[0])

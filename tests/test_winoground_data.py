@@ -13,8 +13,8 @@ import pytest
 from conftest import GOLDEN
 from PIL import Image
 
-from diffusion import paths
-from diffusion.datasets import loader, pairs, transforms
+from diffusion.datasets import loader, transforms, winoground
+from diffusion.utils import paths
 
 FIELDS = {"id": 0, "image_0": "p", "image_1": "q", "caption_0": "a b", "caption_1": "b a", "collapsed_tag": "Object"}
 
@@ -49,7 +49,7 @@ def make(tmp_path):
 
 
 def test_golden_set_by_its_lines():
-    data = pairs.open_local(GOLDEN / "data" / "winoground")
+    data = winoground.open_local(GOLDEN / "data" / "winoground")
     assert [e.id for e in data.examples] == list(range(8)) and len(data) == 8
     assert "".join(e.collapsed_tag[0] for e in data.examples) == "ORBORROR"  # Object, Relation, Both
     (first, second), example = data[5]
@@ -59,7 +59,7 @@ def test_golden_set_by_its_lines():
 
 
 def test_images_keep_their_mode_until_the_transform():
-    data = pairs.open_local(GOLDEN / "data" / "winoground")
+    data = winoground.open_local(GOLDEN / "data" / "winoground")
     modes = {image.mode for i in range(8) for image in data[i][0]}
     assert modes == {"RGB", "RGBA", "P", "L", "LA"}
     data.transform = transforms.sd_transform(32)
@@ -78,7 +78,7 @@ def test_images_keep_their_mode_until_the_transform():
 def test_other_suffixes_and_whole_names(make, suffix):
     folder = make({"image_0": "photo.v2", "image_1": f"photo.v2{suffix}"})
     picture("green").save(folder / "images" / f"photo.v2{suffix}")
-    (first, second), _ = pairs.open_local(folder)[0]
+    (first, second), _ = winoground.open_local(folder)[0]
     assert first.size == second.size == (5, 4)
 
 
@@ -86,7 +86,7 @@ def test_optional_fields_blank_lines_and_a_byte_order_mark(make):
     folder = make({"id": 7}, "", {"id": 3, "tag": "Noun", "secondary_tag": None, "more": [1]})
     path = folder / "examples.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    data = pairs.open_local(str(folder))
+    data = winoground.open_local(str(folder))
     assert [(e.id, e.tag, e.secondary_tag) for e in data.examples] == [(7, "", ""), (3, "Noun", "")]
 
 
@@ -111,7 +111,7 @@ def test_optional_fields_blank_lines_and_a_byte_order_mark(make):
 def test_a_bad_line_is_named(make, bad, told):
     folder = make({}, "", bad)
     with pytest.raises(ValueError) as error:
-        pairs.open_local(folder)
+        winoground.open_local(folder)
     message = str(error.value)
     assert f"{folder / 'examples.jsonl'}: line 3 " in message and told in message and "\n" not in message
 
@@ -120,14 +120,14 @@ def test_bytes_that_are_not_text(make):
     folder = make({})
     (folder / "examples.jsonl").write_bytes(b'{"id": "\xff"}\n')
     with pytest.raises(ValueError, match="line 1 is not JSON"):
-        pairs.open_local(folder)
+        winoground.open_local(folder)
 
 
 def test_nothing_there(make, tmp_path):
     with pytest.raises(ValueError, match=r"examples\.jsonl: no examples"):
-        pairs.open_local(make(""))
+        winoground.open_local(make(""))
     with pytest.raises(FileNotFoundError, match=r"--data_dir .*images/<stem>\.png"):
-        pairs.open_local(tmp_path / "nowhere")
+        winoground.open_local(tmp_path / "nowhere")
 
 
 def test_a_broken_image_is_a_problem_of_its_example_only(make):
@@ -135,7 +135,7 @@ def test_a_broken_image_is_a_problem_of_its_example_only(make):
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole, "PNG")
     (folder / "images" / "torn.png").write_bytes(whole.getvalue()[:500])
-    data = pairs.open_local(folder)
+    data = winoground.open_local(folder)
     data.transform = transforms.sd_transform(4)
     found = list(loader.load_images(data, [0, 1, 2], 0))
     assert [(index, bool(problem)) for index, *_, problem in found] == [(0, False), (1, True), (2, False)]
@@ -144,7 +144,7 @@ def test_a_broken_image_is_a_problem_of_its_example_only(make):
 
 
 def test_examples_travel_between_processes():
-    data = pairs.open_local(GOLDEN / "data" / "winoground")
+    data = winoground.open_local(GOLDEN / "data" / "winoground")
     data.transform = transforms.sd_transform(8)
     assert pickle.loads(pickle.dumps(data.examples[0])) == data.examples[0]
     found = list(loader.load_images(data, [3, 1], 1))
@@ -153,37 +153,37 @@ def test_examples_travel_between_processes():
 
 def test_fingerprint_is_of_the_content(make):
     lines = [{"id": i} for i in range(3)]
-    base = pairs.open_local(make(*lines)).fingerprint()
-    assert pairs.open_local(make(*lines, name="copy")).fingerprint() == base
+    base = winoground.open_local(make(*lines)).fingerprint()
+    assert winoground.open_local(make(*lines, name="copy")).fingerprint() == base
     for n, change in enumerate(
         ({"caption_1": "c"}, {"tag": "Noun"}, {"secondary_tag": "s"}, {"collapsed_tag": "Both"}, {"id": 9})
     ):
-        assert pairs.open_local(make(*lines[:2], {"id": 2} | change, name=str(n))).fingerprint() != base
-    assert pairs.open_local(make(*lines[::-1], name="order")).fingerprint() != base
+        assert winoground.open_local(make(*lines[:2], {"id": 2} | change, name=str(n))).fingerprint() != base
+    assert winoground.open_local(make(*lines[::-1], name="order")).fingerprint() != base
     folder = make(*lines, name="repainted")
     picture((254, 0, 0)).save(folder / "images" / "p.png")
-    assert pairs.open_local(folder).fingerprint() != base
+    assert winoground.open_local(folder).fingerprint() != base
 
 
 def test_an_unreadable_image_does_not_stop_the_fingerprint(make):
     folder = make({})
     (folder / "images" / "p.png").write_text("no image")
-    assert len(pairs.open_local(folder).fingerprint()) == 16
+    assert len(winoground.open_local(folder).fingerprint()) == 16
 
 
 # ---------------------------------------------------------------- which set
 
 
 def test_data_dir_wins_and_unknown_names_are_told(make, monkeypatch):
-    monkeypatch.setattr(pairs, "open_hub", lambda token: f"hub {token}")
+    monkeypatch.setattr(winoground, "open_hub", lambda token: f"hub {token}")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert pairs.open_pairs("winoground", None) == "hub secret"
+    assert winoground.open_pairs("winoground", None) == "hub secret"
     folder = make({"id": 77})
-    for name in pairs.PAIR_DATASETS:
-        assert [e.id for e in pairs.open_pairs(name, folder).examples] == [77]
-    assert len(pairs.open_pairs("tiny_pairs", None)) == 480
+    for name in winoground.PAIR_DATASETS:
+        assert [e.id for e in winoground.open_pairs(name, folder).examples] == [77]
+    assert len(winoground.open_pairs("tiny_pairs", None)) == 480
     with pytest.raises(ValueError, match="--dataset aro: unknown; choose from winoground, tiny_pairs"):
-        pairs.open_pairs("aro", None)
+        winoground.open_pairs("aro", None)
 
 
 def test_token_from_either_variable(monkeypatch, tmp_path):
@@ -279,7 +279,7 @@ def archive_snapshot(folder, kind):
 
 
 def assert_is_the_golden_set(data):
-    expected = pairs.open_local(GOLDEN / "data" / "winoground")
+    expected = winoground.open_local(GOLDEN / "data" / "winoground")
     assert data.fingerprint() == expected.fingerprint()
     for (ours, _), (theirs, _) in zip(data, expected, strict=True):
         for image, wanted in zip(ours, theirs, strict=True):
@@ -288,7 +288,7 @@ def assert_is_the_golden_set(data):
 
 def test_parquet_conversion_first(hub, tmp_path):
     fake = hub(parquet=parquet_snapshot(tmp_path / "snapshot"))
-    assert_is_the_golden_set(pairs.open_hub("secret"))
+    assert_is_the_golden_set(winoground.open_hub("secret"))
     assert fake.asked == [("facebook/winoground", "dataset", "refs/convert/parquet", "secret")]
 
 
@@ -298,7 +298,7 @@ def test_own_archive_when_there_is_no_conversion(hub, tmp_path, kind, absent):
     (tmp_path / "empty").mkdir()
     parquet = tmp_path / "empty" if absent == "no files" else hub_error("RevisionNotFoundError", 404)
     fake = hub(parquet=parquet, main=archive_snapshot(tmp_path / "cache" / "snapshot", kind))
-    assert_is_the_golden_set(pairs.open_hub(None))
+    assert_is_the_golden_set(winoground.open_hub(None))
     assert [asked[2] for asked in fake.asked] == ["refs/convert/parquet", None]
     assert not list(tmp_path.rglob("outside.png")) and not list(tmp_path.rglob("*.part"))
 
@@ -306,10 +306,10 @@ def test_own_archive_when_there_is_no_conversion(hub, tmp_path, kind, absent):
 def test_unpacked_once(hub, tmp_path):
     snapshot = parquet_snapshot(tmp_path / "snapshot")
     hub(parquet=snapshot)
-    first = pairs.open_hub(None)
+    first = winoground.open_hub(None)
     for path in snapshot.rglob("*.parquet"):
         path.write_bytes(b"not read again")
-    assert [e.images for e in pairs.open_hub(None).examples] == [e.images for e in first.examples]
+    assert [e.images for e in winoground.open_hub(None).examples] == [e.images for e in first.examples]
 
 
 def test_a_torn_download_leaves_nothing_behind(hub, tmp_path):
@@ -318,7 +318,7 @@ def test_a_torn_download_leaves_nothing_behind(hub, tmp_path):
     archive.write_bytes(archive.read_bytes()[:3000])
     hub(parquet=hub_error("RevisionNotFoundError", 404), main=snapshot)
     with pytest.raises(ValueError, match="cannot be unpacked") as error:
-        pairs.open_hub(None)
+        winoground.open_hub(None)
     assert str(snapshot / "data") in str(error.value) and "\n" not in str(error.value)
     assert sorted(p.name for p in (snapshot / "data").iterdir()) == ["examples.jsonl", "images.zip"]
 
@@ -326,7 +326,7 @@ def test_a_torn_download_leaves_nothing_behind(hub, tmp_path):
 def test_neither_form_on_the_hub(hub, tmp_path):
     hub(parquet=tmp_path, main=tmp_path)
     with pytest.raises(ValueError, match=r"neither parquet files nor an images archive.*--data_dir"):
-        pairs.open_hub(None)
+        winoground.open_hub(None)
 
 
 REFUSALS = [("GatedRepoError", 403), ("GatedRepoError", None), ("RepositoryNotFoundError", 401), ("HfHubHTTPError", 401)]
@@ -340,7 +340,7 @@ def test_a_refusal_says_where_to_accept_and_how_to_log_in(hub, name, status, wra
         error, error.__cause__ = FileNotFoundError("not in the cache"), error
     fake = hub(parquet=error)
     with pytest.raises(ValueError) as told:
-        pairs.open_hub(None)
+        winoground.open_hub(None)
     message = str(told.value)
     for word in ("https://huggingface.co/datasets/facebook/winoground", "hf auth login", "HF_TOKEN", "TOKEN_PATH"):
         assert word in message
@@ -350,7 +350,7 @@ def test_a_refusal_says_where_to_accept_and_how_to_log_in(hub, name, status, wra
 def test_offline_with_the_real_client(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(FileNotFoundError) as told:
-        pairs.open_hub(None)
+        winoground.open_hub(None)
     message = str(told.value)
     assert "--data_dir" in message and "--dataset tiny_pairs" in message and "\n" not in message
 
@@ -364,5 +364,5 @@ def test_no_second_folder_for_a_slower_process(tmp_path, monkeypatch):
         done.mkdir()
         (done / "theirs").write_text("")
 
-    assert pairs._unpack_once(tmp_path, write) == done
+    assert winoground._unpack_once(tmp_path, write) == done
     assert [p.name for p in tmp_path.rglob("*")] == ["pairs", "theirs"]

@@ -14,8 +14,11 @@ from conftest import GOLDEN, TINY_SD20, load_script
 from PIL import Image
 
 import run_winoground
-from diffusion import kernel, models, paths, runlog
-from diffusion.models.stable_diffusion import StableDiffusion
+from diffusion import models
+from diffusion.kernel import blocks
+from diffusion.models.families.sd import StableDiffusion
+from diffusion.runs import run_folder
+from diffusion.utils import paths
 
 CASES = torch.load(GOLDEN / "winoground_cases.pt", weights_only=True)
 PAIRS = GOLDEN / "data" / "winoground"
@@ -88,9 +91,9 @@ def test_the_scores_of_a_golden_log_are_the_published_ones_and_it_is_not_written
 
 
 def load_and_print(folder):
-    from diffusion.datasets import pairs
+    from diffusion.datasets import winoground
 
-    return "\n".join(pairs.lines(runlog.load_pairs(folder), pairs.open_local(PAIRS).examples, "conditional"))
+    return "\n".join(winoground.lines(run_folder.load_pairs(folder), winoground.open_local(PAIRS).examples, "conditional"))
 
 
 # ---------------------------------------------------------------- the kernel on two images
@@ -104,9 +107,9 @@ def test_two_images_in_one_call_are_two_calls_of_one_image():
     def score(noise, output, noisy, t):
         return (output - noise).abs().mean((1, 2, 3))
 
-    both = kernel.errors(denoiser, x0, conds, t, noise, score, kernel.Batch(5))
+    both = blocks.errors(denoiser, x0, conds, t, noise, score, blocks.Batch(5))
     for k in (0, 1):
-        alone = kernel.errors(denoiser, x0[k], conds, t, noise, score, kernel.Batch())
+        alone = blocks.errors(denoiser, x0[k], conds, t, noise, score, blocks.Batch())
         torch.testing.assert_close(both[:, k], alone, rtol=1e-5, atol=1e-6)
     assert len(both.flatten().unique()) == 12
 

@@ -32,8 +32,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from diffusion.paths import TINY_SD
-from diffusion.training.scenes import NOUNS
+from diffusion.datasets.scenes import NOUNS
+from diffusion.utils.paths import TINY_SD
 
 WORDS = ["a", "photo", "of", "red", "t", "-", ".", ",", "type", "clothing", "ankle", *NOUNS[1:]]
 N_TOKENS = len(WORDS) + 4

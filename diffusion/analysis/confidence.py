@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.analysis import calibration, tables
+from diffusion.analysis import tables
+from diffusion.metrics import calibration
 
 LEAST = 20  # images; fewer fit nothing
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffusion import datasets, metrics, runlog
+from diffusion import datasets, metrics
+from diffusion.runs import run_folder
 
 
 def scores_of(means):
@@ -31,8 +32,8 @@ def record_predictions(record: dict, label_of, weighted: bool) -> dict[str, int]
 
 @dataclass
 class Columns:
-    """Of every image with a readable record: column -> prediction, and its label; evaluations: in all; n_classes: the most;
-    left_out: records that do not count; unreadable: names of those that cannot be read."""
+    """The prediction by each column and the label of every image with a readable record; evaluations: in all; n_classes: the
+    most; left_out: records that do not count; unreadable: names of those that cannot be read."""
 
     preds: list[dict[str, int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -43,16 +44,16 @@ class Columns:
 
 
 def read(folder: Path, config: dict | None, dataset: str | None) -> Columns:
-    """Of a folder with records of all classes; one record in memory at a time."""
+    """The columns of a folder with records of all classes; one record in memory at a time."""
     weighted = bool(config and config.get("level_weights"))
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
-    found, paths = Columns(), runlog.list_records(folder).values()
-    for record in (runlog.load_record(path, found.unreadable) for path in paths):
+    found, paths = Columns(), run_folder.list_records(folder).values()
+    for record in (run_folder.load_record(path, found.unreadable) for path in paths):
         told = record and record_predictions(record, label_of, weighted)
         if told:
             found.preds.append(told)
             found.labels.append(record["label"])
-            found.evaluations += runlog.outcome(record).evaluations
+            found.evaluations += run_folder.outcome(record).evaluations
             found.n_classes = max(found.n_classes, len(record.get("classes", record.get("errors"))))
     found.left_out = len(paths) - len(found.preds)
     return found

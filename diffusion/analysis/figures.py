@@ -6,8 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from diffusion import files, runlog
 from diffusion.analysis import tables
+from diffusion.runs import run_folder
+from diffusion.utils import files
 
 FORMATS = (".png", ".svg")
 FEW = 60  # timesteps of a curve whose points can still be told apart
@@ -36,7 +37,7 @@ def read_grid(folder: Path, loss: str | None, prompt_path: str | None):
 
 def tell_unreadable(run) -> None:
     """Names on stderr the records that do not count."""
-    if told := runlog.unreadable_told(run.unreadable, "not counted"):
+    if told := run_folder.unreadable_told(run.unreadable, "not counted"):
         print(f"Note: {run.folder}: {told}", file=sys.stderr)
 
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion import metrics
-from diffusion.analysis import calibration
-from diffusion.level_weights import DEGREE, MOST, curve
-from diffusion.metrics import Estimate, Interval, McNemar
+from diffusion.metrics import Estimate, Interval, McNemar, calibration
+from diffusion.strategy.level_weights import DEGREE, MOST, curve
 
 PRIOR = 1.0  # standard deviation of a coefficient before any image is seen
 REACH = 12.0  # of the temperature's logarithm around the best one without weights
@@ -31,7 +30,7 @@ class Labelled:
 
     @classmethod
     def of(cls, grid) -> "Labelled":
-        """Of an `analysis.tables.Grid`, with errors as recorded."""
+        """From an `analysis.tables.Grid`, with errors as recorded."""
         columns = np.searchsorted(np.unique(grid.class_of), grid.labels)
         return cls(grid.errors.astype(np.float64), grid.t, grid.n_levels, grid.class_of, columns)
 

@@ -111,7 +111,7 @@ def latex(table: Table) -> str:
 
 
 def style() -> str:
-    """Of all pages."""
+    """The CSS of all pages."""
     return Path(__file__).with_name("report.css").read_text()
 
 

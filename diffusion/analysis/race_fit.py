@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import racing, schedule
 from diffusion.analysis.replay import columns_of
 from diffusion.analysis.tables import Grid
-from diffusion.racing import NEAREST, GapFit, GapRule
-from diffusion.strategy import Race
+from diffusion.strategy import Race, race, schedule
+from diffusion.strategy.race import NEAREST, GapFit, GapRule
 
 SHIFTS = (schedule.CENTRED, 0.0, 0.35, 0.6, 0.85)  # orders of timesteps that every image is raced in; the first is that of a run
 
@@ -53,7 +52,7 @@ def _seen(image, t, ends) -> list[tuple]:
     means = image.mean(1)
     winner, *rivals = np.argsort(means, kind="stable")[: NEAREST + 1]
     for end in ends:
-        gaps, spread = racing.gaps_and_spread(image[:, :end], t)
+        gaps, spread = race.gaps_and_spread(image[:, :end], t)
         off = (gaps[rivals] - gaps[winner]) - (means[rivals] - means[winner])
         found.append((gaps[winner], off, spread))
     return found

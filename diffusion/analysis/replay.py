@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.analysis.tables import Grid
-from diffusion.elimination import drive
 from diffusion.strategy import Strategy
+from diffusion.strategy.elimination import drive
 
 
 class Played(NamedTuple):

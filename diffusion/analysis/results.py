@@ -10,10 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import datasets, files, level_weights, metrics, runlog, settings
-from diffusion.analysis import curves, tables
-from diffusion.datasets import pairs
-from diffusion.team import team
+from diffusion import datasets, metrics, settings
+from diffusion.analysis import tables
+from diffusion.datasets import winoground
+from diffusion.metrics import curves
+from diffusion.runs import run_folder
+from diffusion.strategy import level_weights
+from diffusion.utils import files
+from diffusion.utils.distributed import team
 
 CLASSIFICATION, PAIRS = "zeroshot_classification", "image_caption_selection"  # tasks, as CLIP_benchmark calls them
 PAIR_METRICS = {"text_acc": "text", "image_acc": "image", "acc": "group"}  # its names for Winoground's three scores
@@ -77,7 +81,7 @@ def of_folder(
     """
     folder, unreadable = Path(folder), [] if unreadable is None else unreadable
     config = tables.config_of(folder)
-    if config.get("kind") == runlog.ONE_CLASS:
+    if config.get("kind") == run_folder.ONE_CLASS:
         raise ValueError(f"{folder} holds errors of one class, and no prediction: see scripts/print_dit_acc.py")
     measure = _pairs if _is_of_pairs(folder, config) else _classification
     found, cost, more = measure(folder, config, only, score_mode, unreadable)
@@ -111,9 +115,9 @@ def dataset_of(identity: dict, options: dict) -> str | None:
 def _is_of_pairs(folder: Path, config: dict) -> bool:
     """By the config, or of a run of the reference by its first record."""
     if "kind" in config:
-        return config["kind"] == runlog.PAIRS
-    first = next(iter(runlog.list_records(folder).values()), None)
-    return first is not None and runlog.load_pair(first, []) is not None
+        return config["kind"] == run_folder.PAIRS
+    first = next(iter(run_folder.list_records(folder).values()), None)
+    return first is not None and run_folder.load_pair(first, []) is not None
 
 
 def _classification(folder: Path, config: dict, only, _, unreadable: list) -> tuple[dict, list[int], dict]:
@@ -126,13 +130,13 @@ def _classification(folder: Path, config: dict, only, _, unreadable: list) -> tu
 
 def _pairs(folder: Path, config: dict, only, score_mode: str | None, unreadable: list) -> tuple[dict, list[int], dict]:
     """The same of caption pairs, and how they were scored."""
-    mode = score_mode or config.get("options", {}).get("score_mode") or pairs.SCORE_MODES[0]
-    records = runlog.load_pair_records(folder, unreadable)
+    mode = score_mode or config.get("options", {}).get("score_mode") or winoground.SCORE_MODES[0]
+    records = run_folder.load_pair_records(folder, unreadable)
     chosen = records if only is None else sorted(records.keys() & set(only))
-    outcomes = {i: runlog.pair_outcome(records[i]) for i in chosen}
+    outcomes = {i: run_folder.pair_outcome(records[i]) for i in chosen}
     if not outcomes:
         raise ValueError(tables.NO_RECORD.format(folder))
-    right = pairs.correct({i: outcome.scores for i, outcome in outcomes.items()}, mode).values()
+    right = winoground.correct({i: outcome.scores for i, outcome in outcomes.items()}, mode).values()
     measured = {name: metrics.proportion([getattr(one, part) for one in right]) for name, part in PAIR_METRICS.items()}
     return measured, [outcome.evaluations for outcome in outcomes.values()], {"score_mode": mode}
 

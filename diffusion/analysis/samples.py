@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import level_weights
-from diffusion.analysis import calibration, confidence, tables
-from diffusion.analysis.calibration import Fit
+from diffusion.analysis import confidence, tables
+from diffusion.metrics import calibration
+from diffusion.metrics.calibration import Fit
+from diffusion.strategy import level_weights
 
 
 def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> tuple[list[dict[str, Any]], dict]:
@@ -43,7 +44,7 @@ def _row(image: tables.Scored, class_of: list[int], fit: Fit | None) -> dict:
 
 
 def _probability(image: tables.Scored, class_of: list[int], fit: Fit) -> float:
-    """Of the predicted class. Raises ValueError for one that no candidate stands for."""
+    """The probability of the predicted class. Raises ValueError for one that no candidate stands for."""
     if image.pred not in class_of:
         raise ValueError(f"class {image.pred}, which image {image.index} was taken for, is none of the run's candidates")
     gaps, deviations = confidence.gaps_of(image, class_of)
@@ -52,7 +53,8 @@ def _probability(image: tables.Scored, class_of: list[int], fit: Fit) -> float:
 
 
 def _dropped(image: tables.Scored) -> list[int | None]:
-    """Of each candidate the round of a race, as its record says, or the stage of the paper's strategy, counted from 1.
+    """The round of a race in which each candidate was dropped, as its record says, or the stage of the paper's strategy,
+    counted from 1.
 
     A stage shows in how many pairs a candidate saw; who saw them all was ranked and not dropped.
     """

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import metrics, schedule
-from diffusion.analysis import curves, tables
-from diffusion.metrics import Estimate
-from diffusion.strategy import round_numbers
+from diffusion import metrics
+from diffusion.analysis import tables
+from diffusion.metrics import Estimate, curves
+from diffusion.strategy import round_numbers, schedule
 
 MISTAKES = 12
 GROUPS = 5  # of images, by their evaluations

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion import level_weights, runlog, scores, strategy
+from diffusion import strategy
 from diffusion.datasets import prompts
-from diffusion.elimination import NEVER, means_of
-from diffusion.level_weights import LevelWeights
-from diffusion.strategy import Strategy
+from diffusion.kernel import scores
+from diffusion.runs import run_folder
+from diffusion.strategy import Strategy, level_weights
+from diffusion.strategy.elimination import NEVER, means_of
+from diffusion.strategy.level_weights import LevelWeights
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Run:
 
     @property
     def n_levels(self) -> int:
-        """Of the model's law of noise."""
+        """The number of levels of the model's law of noise."""
         return self.config.get("n_levels", 1000)
 
     @property
@@ -98,7 +100,7 @@ class Grid:
 
     @property
     def n_candidates(self) -> int:
-        """Of every image."""
+        """The number of candidates of every image."""
         return self.errors.shape[1]
 
     def competing(self, image: int) -> list[int]:
@@ -137,7 +139,7 @@ def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_p
     if prompt_path and "candidates" in config:
         raise ValueError(f"--prompt_path: {folder} names its candidates itself, in config.json: leave the option out")
     parity, unreadable = {"all": (0, 1), "even": (0,), "odd": (1,)}[part], []
-    only = [index for index in runlog.list_records(folder) if index % 2 in parity]
+    only = [index for index in run_folder.list_records(folder) if index % 2 in parity]
     found = list(each_image(folder, config, unreadable, only, loss))
     if not found:
         raise ValueError(NO_RECORD.format(folder))
@@ -152,7 +154,7 @@ def config_of(folder) -> dict:
 
     Raises ValueError for a run whose errors do not compare, and as `runlog.read_config`.
     """
-    config = runlog.read_config(folder) or {"identity": {}}
+    config = run_folder.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:
         raise ValueError(f"{folder}: with --prune_img_size errors are of two image sizes, which do not compare; see print_acc.py")
     return config
@@ -167,9 +169,9 @@ def each_image(
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
     asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
-    found = runlog.list_records(folder)
+    found = run_folder.list_records(folder)
     for index in sorted(found if only is None else found.keys() & set(only)):
-        path, record = found[index], runlog.load_record(found[index], unreadable)
+        path, record = found[index], run_folder.load_record(found[index], unreadable)
         if record is None:
             continue
         keys = keys or _candidates(record)
@@ -230,7 +232,7 @@ def grid_of(run: Run, own: bool = False) -> Grid:
 
 
 def best_row(image: Scored, class_of: list[int], label: int) -> int:
-    """Of the rows of a class that survived longest, the one with the lowest error, the lower row at a tie."""
+    """The row of a class that survived longest, of several the one with the lowest error, the lower row at a tie."""
     rows = [row for row, c in enumerate(class_of) if c == label]
     return min(rows, key=lambda row: (-image.counts[row], image.means[row], row))
 
@@ -240,7 +242,7 @@ def _candidates(record: dict) -> list[int]:
 
 
 def _all_keys(config: dict) -> list[int]:
-    """Of a run whose records lack candidates that were never tried; of others a record says."""
+    """All keys of a run whose records lack candidates that were never tried; none where a record has them all."""
     if not config.get("partial"):
         return []
     return config["identity"].get("classes") or list(range(len(config["candidates"]["labels"])))
@@ -254,7 +256,7 @@ def _rounds(record: dict, keys: list[int]) -> dict[int, int] | None:
 
 def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
     about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds"),
-             "evaluations": runlog.outcome(record).evaluations, "fell": _rounds(record, keys)}  # fmt: skip
+             "evaluations": run_folder.outcome(record).evaluations, "fell": _rounds(record, keys)}  # fmt: skip
     if "classes" not in record:
         tried = {key: candidate["pred_errors"].float().numpy() for key, candidate in record["errors"].items()}
         errors = tuple(tried.get(key, NEVER) for key in keys)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from diffusion.datasets.pictures import fit
-from diffusion.files import one_line
+from diffusion.utils.files import one_line
 
 
 class ImageData:
@@ -100,5 +100,5 @@ class Expected(ImageData):
         self.missing, self.fetched = missing, fetched
 
     def fingerprint(self) -> str:
-        """Of no set."""
+        """A text that is the fingerprint of no set."""
         return "not there"

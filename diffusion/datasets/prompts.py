@@ -6,19 +6,23 @@ from itertools import chain
 from pathlib import Path
 
 from diffusion.datasets.labels import number_of
-from diffusion.files import one_line, read_csv
-from diffusion.paths import at_hand
+from diffusion.utils.files import one_line, read_csv
+from diffusion.utils.paths import PROMPTS, at_hand
 
 COLUMNS = ("prompt", "classname", "classidx")
 
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Three lists of one length, row by row. `classidx` is the dataset's label; several rows may share one."""
+    """Three lists of one length, row by row. `classidx` is the dataset's label; several rows may share one.
+
+    published: whether it ships as published, where two classes may have one prompt, as both missiles of ImageNet have
+    """
 
     prompts: list[str]
     classnames: list[str]
     classidx: list[int]
+    published: bool = False
 
 
 def read_prompts(path: str | Path) -> PromptTable:
@@ -30,7 +34,8 @@ def read_prompts(path: str | Path) -> PromptTable:
     if not rows:
         raise ValueError(f"{path}: no prompts, only a header")
     checked = [_check_row(path, number, *(row[name] for name in COLUMNS)) for number, row in rows]
-    return PromptTable(*(list(column) for column in zip(*checked, strict=True)))
+    published = at_hand(path).resolve().parent == PROMPTS.resolve()
+    return PromptTable(*(list(column) for column in zip(*checked, strict=True)), published)
 
 
 def _check_row(path: str | Path, number: int, prompt: str, classname: str, index: str) -> tuple[str, str, int]:
@@ -108,4 +113,4 @@ def _lines(path: str | Path, called: str) -> list[str]:
 def joined(tables: list[PromptTable]) -> PromptTable:
     """One table with the rows of several, one after the other."""
     columns = ([t.prompts for t in tables], [t.classnames for t in tables], [t.classidx for t in tables])
-    return PromptTable(*(list(chain.from_iterable(column)) for column in columns))
+    return PromptTable(*(list(chain.from_iterable(column)) for column in columns), all(t.published for t in tables))

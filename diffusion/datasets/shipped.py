@@ -5,9 +5,9 @@ from itertools import permutations
 
 import numpy as np
 
-from diffusion.datasets.reading import IdxImages
-from diffusion.paths import SHIPPED
-from diffusion.training.scenes import COLOURS, HELD_OUT, NOUNS, Item, draw_pair, draw_single, pair_caption
+from diffusion.datasets.readers.idx import IdxImages
+from diffusion.datasets.scenes import COLOURS, HELD_OUT, NOUNS, Item, draw_pair, draw_single, pair_caption
+from diffusion.utils.paths import SHIPPED
 
 CLOTHES = SHIPPED / "datasets" / "FashionMNIST" / "raw"
 PARTS = {"test": "t10k", "validation": "validation"}  # split -> how the files begin

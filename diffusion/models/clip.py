@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.datasets.transforms import to_rgb
-from diffusion.files import hash_files, read_json
-from diffusion.models import hub
+from diffusion.models.loading import hub
+from diffusion.models.loading.tokens import Tokens, check_vocabulary, tokenize
 from diffusion.models.source import Checkpoint
-from diffusion.models.tokens import Tokens, check_vocabulary, tokenize
-from diffusion.paths import TINY_CLIP
+from diffusion.utils.files import hash_files, read_json
+from diffusion.utils.paths import TINY_CLIP
 
 # OpenAI's names -> open_clip's
 OPENAI = {

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from diffusion.models.tokens import Tokens
+from diffusion.models.loading.tokens import Tokens
 from diffusion.settings import ModelOptions
 
 if TYPE_CHECKING:  # which imports torch

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion import files
+from diffusion.utils import files
 
 
 @dataclass(frozen=True)

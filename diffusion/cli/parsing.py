@@ -1,0 +1,154 @@
+"""Words of a command line: a parser with errors of one line, and types that check what an option is given."""
+
+import argparse
+import math
+import shlex
+import sys
+
+from diffusion.cli import option_file
+from diffusion.utils import commands, files
+from diffusion.utils.distributed import team
+
+MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
+
+    The namespace also holds `given`, the names of the options that stood in the command or in the file of --options, and
+    `command`, both as one line for a shell.
+    """
+
+    def __init__(self, doc: str):
+        super().__init__(commands.prog(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._given = set()
+        self._where = ""  # an error lies, other than in the command line
+
+    def parse_known_args(self, words=None, namespace=None):
+        words = sys.argv[1:] if words is None else list(words)
+        words = [*self._words_of_file(words), *words]
+        self._given = set()
+        namespace, rest = super().parse_known_args(words, namespace)
+        namespace.given, namespace.command = frozenset(self._given), " ".join([self.prog, *map(shlex.quote, words)])
+        return namespace, rest
+
+    def format_help(self):
+        return commands.typed(super().format_help())
+
+    def _words_of_file(self, words: list[str]) -> list[str]:
+        """The words of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
+        options = self._option_string_actions
+        path = self._parse_some(words).options if "--options" in options else None
+        if path is None:
+            return []
+        typed = frozenset(self._given)
+        try:
+            found = option_file.words_of(path, options)
+        except ValueError as error:
+            self.error(files.one_line(error))
+        self._where = f"--options {path}: "
+        self._parse_some([word for part in found.values() for word in part])
+        self._where = ""
+        return [word for key, part in found.items() if options[f"--{key}"].dest not in typed for word in part]
+
+    def _parse_some(self, words: list[str]):
+        """The namespace of words that need not be a whole command line; `_given` are the options in them."""
+        required, self._given = [action for action in self._actions if action.required], set()
+        for action in required:
+            action.required = False
+        try:
+            return super().parse_known_args(words)[0]
+        finally:
+            for action in required:
+                action.required = True
+
+    def _get_values(self, action, arg_strings):
+        """argparse's own hook, the one place that all values pass, before their types. An empty one is mostly an unset shell
+        variable."""
+        self._given.add(action.dest)
+        if any(not text.strip() for text in arg_strings):
+            raise argparse.ArgumentError(
+                action, "the value is empty (a shell variable that is not set?): give one, or leave it out"
+            )
+        return super()._get_values(action, arg_strings)
+
+    def error(self, message):
+        team().follow()
+        sys.exit(fail(f"{self._where}{message}"))
+
+
+def fail(message: object) -> int:
+    """Prints one line for the person at the shell and returns the exit code of bad input."""
+    crew = team()
+    who = "" if crew.leads else f"rank {crew.rank}: "
+    print(f"error: {who}{commands.typed(files.one_line(message))}", file=sys.stderr, flush=True)
+    crew.refuse()
+    return 2
+
+
+def at_least(low: int, high: int = 2**63 - 1):
+    """An argparse type: an integer not below `low`, nor above `high`, which is numpy's largest where it is not given."""
+
+    def integer(text):
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be {low} or more, not {text}")
+        if int(text) > high:
+            raise argparse.ArgumentTypeError(f"must be {high} or less, not {text}")
+        return int(text)
+
+    return integer
+
+
+seed = at_least(0, 2**64 - 1)  # an argparse type: what torch's generators take
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a part of a whole, more than nothing and less than all."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
+    return value
+
+
+def limit(text: str) -> int | float:
+    """An argparse type: an integer above 0, or a fraction between 0 and 1."""
+    try:
+        return at_least(1)(text)
+    except ValueError:
+        if not 0 < float(text) < 1:
+            raise argparse.ArgumentTypeError(f"must be a number of images, or a fraction between 0 and 1, not {text}") from None
+        return float(text)
+
+
+def how_many(text: str) -> int | str:
+    """An argparse type: `auto` or an integer above 0."""
+    return text if text == "auto" else at_least(1)(text)
+
+
+def class_ranges(text: str) -> list[int] | None:
+    """An argparse type: `0-999`, `6,11,13` or a mixture, ascending and without repetition; None for `all`."""
+    if text == "all":
+        return None
+    try:
+        parts = [[int(n) for n in part.split("-")] for part in text.split(",")]
+        if any(len(part) > 2 or part[0] > part[-1] for part in parts):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of classes: write 7, 0-999, 6,11,13 or all") from None
+    if sum(part[-1] + 1 - part[0] for part in parts) > MOST_CLASSES:
+        raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST_CLASSES:,} classes, which no model has: write fewer")
+    return sorted({i for part in parts for i in range(part[0], part[-1] + 1)})
+
+
+def name_part(text: str) -> str:
+    """An argparse type: text that may be part of a folder's name, so that no run leaves LOG_DIR."""
+    if any(sign in "/\\" or not sign.isprintable() for sign in text):
+        raise argparse.ArgumentTypeError(f"{text!r} becomes part of a folder's name: leave out slashes and control characters")
+    return text

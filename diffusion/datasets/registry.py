@@ -1,0 +1,483 @@
+"""The image datasets by name: where their files lie, which splits they have, the paper's settings for them.
+
+Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion.datasets import counts, shipped
+from diffusion.datasets.images import Expected, ImageData
+from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
+from diffusion.datasets.readers import imagenet, listed
+from diffusion.datasets.readers.csv import open_csv
+from diffusion.datasets.readers.folders import SPLITS, open_known, open_own
+from diffusion.datasets.readers.hub import open_hub
+from diffusion.datasets.readers.idx import IdxImages, find_idx
+from diffusion.datasets.readers.webdataset import open_shards
+from diffusion.utils.files import one_line
+from diffusion.utils.paths import PROMPTS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings used when the flags --to_keep --n_samples --loss are not given. Published where paper.md has them."""
+
+    to_keep: tuple[int, ...]
+    n_samples: tuple[int, ...]
+    loss: str
+
+    def among(self, n: int) -> "Recipe":
+        """The recipe for n candidates, fewer than it is for: without the stages that would drop none of them.
+
+        With 20 they cost what the paper's Table 7 says: 35 of 51 s on Food, 150 of 1,000 s on ImageNet.
+        """
+        stages = [(k, samples) for k, samples in zip(self.to_keep, self.n_samples, strict=True) if k < n or k == 1]
+        return Recipe(*map(tuple, zip(*stages, strict=True)), self.loss)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset.
+
+    build           (root, split, download) -> map-style dataset of (PIL image, label), without a transform; also takes the
+                    options in `takes`, by name
+    splits          allowed names; empty: the data decides (Hugging Face)
+    layout          what has to lie under the root, for the message about missing data
+    recipe          None: the flags have to be given
+    prompts         file in prompts/; None: prompts are made from the class names
+    downloadable    torchvision can fetch it
+    template        that makes prompts of class names where no other is given
+    takes           of MORE, the options that mean something here
+    own             of the user's own: --data_dir is the set itself, not a folder of all sets
+    """
+
+    build: Callable[..., Any]
+    splits: tuple[str, ...]
+    layout: str
+    recipe: Recipe | None
+    prompts: str | None
+    downloadable: bool
+    template: str = "a photo of a {}."
+    takes: tuple[str, ...] = ()
+    own: bool = False
+
+
+# ---------------------------------------------------------------- builders
+
+
+def _torchvision_set(name: str, root: Path, **options):
+    """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, name)(str(root), **options)
+    except Exception as error:  # for files that are damaged its readers raise nearly anything
+        raise OSError(one_line(error)) from error
+
+
+def _with_train_flag(name: str):
+    """torchvision datasets that take train=True or False."""
+    return lambda root, split, download: _torchvision_set(name, root, train=split == "train", download=download)
+
+
+def _with_split(name: str):
+    """torchvision datasets that take split="test" or "train"."""
+    return lambda root, split, download: _torchvision_set(name, root, split=split, download=download)
+
+
+def _flowers(root: Path, split: str, download: bool):
+    flowers = _with_split("Flowers102")(root, split, download)
+    listed.check_files(flowers._image_files, root / "flowers-102" / "setid.mat")
+    return flowers
+
+
+def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
+    """Sets that torchvision only fetches; read(root, split) opens them, and checks what torchvision takes for granted."""
+
+    def build(root: Path, split: str, download: bool):
+        if download:
+            _torchvision_set(torchvision, root, download=True)
+        return read(root, split)
+
+    return build
+
+
+def _idx(name: str):
+    """MNIST and its kin: {train,t10k}-..."""
+    return _fetched(name, lambda root, split: IdxImages(_idx_folder(root, name), "train" if split == "train" else "t10k"))
+
+
+def _idx_folder(root: Path, name: str) -> Path:
+    """Where the files are: <name>/raw/ as torchvision lays them out, or the folder itself, as of Debian's packages."""
+    torchvisions = root / name / "raw"
+    return root if find_idx(root, "train-labels-idx1-ubyte") and not torchvisions.is_dir() else torchvisions
+
+
+def _listed(name: str, torchvision: str, read: Callable):
+    """Sets with lists of their images: read(root, split, class names)."""
+    return _fetched(torchvision, lambda root, split: read(root, split, class_names(name)))
+
+
+def _class_folders(name: str, torchvision: str, place: str, unlabelled=frozenset()):
+    """Sets of class folders below `place`, all images in one split."""
+
+    def read(root: Path, split: str):
+        return open_known(root / place, {c: i for i, c in enumerate(class_names(name))}, unlabelled=unlabelled)
+
+    return _fetched(torchvision, read)
+
+
+def _fashion_mnist(root: Path, split: str, download: bool):
+    """The full set where it is, else the shipped part of the test set; the validation images ship."""
+    if split == "validation":
+        return shipped.Clothes(split)
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    complete = all(find_idx(_idx_folder(root, "FashionMNIST"), f"{part}-ubyte") for part in parts)
+    if complete or download or split == "train":
+        return _idx("FashionMNIST")(root, split, download)
+    return shipped.Clothes(split)
+
+
+def _tiny_combos(root: Path, split: str, download: bool):
+    return shipped.Combos(split)
+
+
+def _tiny_scenes(root: Path, split: str, download: bool):
+    return shipped.Scenes(split)
+
+
+def _told(build: Callable) -> Callable:
+    """Says that it begins, as it may list or read many files."""
+
+    def told(root: Path, *args, **options):
+        log.info("Reading the images in %s ...", root)
+        return build(root, *args, **options)
+
+    return told
+
+
+def _own(build, splits, layout, *more) -> DatasetSpec:
+    """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
+    return DatasetSpec(_told(lambda root, split, download, **options: build(root, split, **options)), splits, layout, None, None,
+                       False, takes=("classes", *more), own=True)  # fmt: skip
+
+
+# ---------------------------------------------------------------- the table
+
+OF_HUB = ("config_name", "image_column", "label_column", "streaming", "limit")
+MORE = ("classes", *OF_HUB)  # options beside dataset, split, data_dir and download
+BOTH = ("train", "test")
+CLIPS = "clip"  # in place of a file of templates
+SHORT = Recipe((5, 1), (50, 500), "l2")
+LONG = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l2")
+LONG_L1 = Recipe((20, 10, 5, 1), (20, 50, 100, 500), "l1")
+COMBOS = Recipe((20, 5, 1), (5, 20, 50), "l1")
+IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
+
+
+def _torchvision(build, layout, recipe, prompts, splits=BOTH) -> DatasetSpec:
+    return DatasetSpec(build, splits, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
+
+
+def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
+    """Test sets laid out by hand: one split, no download."""
+    return DatasetSpec(_told(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "cifar10": _torchvision(
+        _with_train_flag("CIFAR10"),
+        "cifar-10-batches-py/ with data_batch_1 ... data_batch_5, test_batch and batches.meta",
+        Recipe((5, 1), (50, 500), "l1"),
+        "cifar10",
+    ),
+    "cifar100": _torchvision(_with_train_flag("CIFAR100"), "cifar-100-python/ with train, test and meta", LONG_L1, "cifar100"),
+    "stl10": _torchvision(
+        _with_split("STL10"),
+        "stl10_binary/ with test_X.bin, test_y.bin and the other .bin files",
+        Recipe((5, 1), (100, 500), "l1"),
+        "stl10",
+    ),
+    "pets": _torchvision(
+        _listed("pets", "OxfordIIITPet", listed.open_pets),
+        "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/ with trainval.txt and test.txt",
+        Recipe((5, 1), (25, 250), "l1"),
+        "pets",
+    ),
+    "flowers": _torchvision(
+        _flowers,
+        "flowers-102/jpg/*.jpg, flowers-102/imagelabels.mat and flowers-102/setid.mat",
+        LONG_L1,
+        "flowers",
+    ),
+    "food": _torchvision(
+        _listed("food", "Food101", listed.open_food),
+        "food-101/images/<class>/*.jpg and food-101/meta/ with train.json and test.json",
+        LONG,
+        "food",
+    ),
+    "aircraft": _torchvision(
+        _listed("aircraft", "FGVCAircraft", listed.open_aircraft),
+        "fgvc-aircraft-2013b/data/ with images/ and images_variant_test.txt (train: images_variant_trainval.txt)",
+        LONG,
+        "aircraft",
+    ),
+    "mnist": _torchvision(_idx("MNIST"), "MNIST/raw/ with the four idx files, unpacked", SHORT, "mnist"),
+    "fashion_mnist": _torchvision(
+        _fashion_mnist,
+        "FashionMNIST/raw/ with the four idx files, unpacked",
+        Recipe((5, 1), (10, 50), "l1"),
+        "fashion_mnist",
+        splits=("train", "validation", "test"),
+    ),
+    "tiny_combos": DatasetSpec(
+        _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
+    ),
+    "tiny_scenes": DatasetSpec(_tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"),
+    "caltech101": _torchvision(
+        _class_folders("caltech101", "Caltech101", "caltech101/101_ObjectCategories", {"BACKGROUND_Google"}),
+        "caltech101/101_ObjectCategories/<class>/image_0001.jpg ...",
+        LONG,
+        "caltech101",
+        splits=("test",),  # neither set has an official split: all images
+    ),
+    "eurosat": _torchvision(
+        _class_folders("eurosat", "EuroSAT", "eurosat/2750"),
+        "eurosat/2750/<class>/*.jpg",
+        SHORT,
+        "eurosat",
+        splits=("test",),
+    ),
+    "imagenet": _own_files(
+        imagenet.open_imagenet,
+        "imagenet/val/<WordNet id>/*.JPEG",
+        IMAGENET,
+        "imagenet_prompts.csv",
+    ),
+    "imagenetv2": _own_files(
+        imagenet.open_imagenet_v2,
+        "ImageNetV2-matched-frequency/<0 ... 999>/*.jpeg",
+        IMAGENET,
+        "imagenet_prompts.csv",
+    ),
+    "imagenetA": _own_files(
+        imagenet.open_imagenet_a,
+        "imagenet-a/<WordNet id>/*.jpg",
+        Recipe((100, 50, 10, 1), (50, 100, 500, 1000), "l2"),  # ours: of its 200 classes half go on, as of ImageNet's
+        "imagenetA_prompts.csv",
+    ),
+    "objectnet": _own_files(
+        imagenet.open_objectnet,
+        "objectnet-1.0/images/<class>/*.png",
+        Recipe((25, 10, 5, 1), (50, 100, 500, 1000), "l2"),
+        "objectnet_prompts.csv",
+    ),
+    "folder": _own(lambda root, split, **classes: open_own(root, **classes), ("test",), "<class name>/*.jpg (or .png, ...)"),
+    "hf": _own(open_hub, (), "a dataset saved to disk, parquet files, or images in folders", *OF_HUB),
+    "webdataset": _own(open_shards, (), "classnames.txt, <split>/nshards.txt and <split>/0.tar ... (or a single .tar)"),
+    "csv": _own(lambda root, split, **classes: open_csv(root, **classes), ("test",), "a CSV file with the columns path,label"),
+}
+
+
+OWN_FILES = (".csv", ".tar")  # a set of the user's own that is one file
+LONGEST_NAME = 100  # bytes, of a set: file systems take 255 with what --extra adds
+OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
+
+
+# ---------------------------------------------------------------- what the commands call
+
+
+def open_dataset(
+    name: str,
+    split: str,
+    transform: Callable | None,
+    root: str | Path,
+    *,
+    download: bool = False,
+    **more,
+) -> ImageData:
+    """Open one split. `root` holds all datasets; a set of the user's own is what lies there, for "hf" it may be a hub name.
+
+    more: of MORE, as `settings.Data` has them. Raises ValueError for an unknown name, split or column and for damaged files,
+    strangers' folders and impossible labels, FileNotFoundError for missing data; all in one line.
+    """
+    given = {option: value for option, value in more.items() if value is not None and value is not False}
+    spec = _check(name, split, download, given)
+    if "classes" in given:
+        given["classes"] = read_classes(given["classes"], "--classes")
+    try:
+        raw = spec.build(Path(root).expanduser(), split, download, **given)
+        data = ImageData(raw, transform, class_names(name, raw))
+        data.notice = "; ".join(filter(None, (data.notice, _check_labels(name, data)))) or None
+    except OSError as error:
+        raise FileNotFoundError(_missing(name, spec, root, download, error)) from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith("--") else f"--dataset {name}: {error}") from error
+    return data
+
+
+def _check_labels(name: str, data: ImageData) -> str | None:
+    """What to say of classes without images. Raises ValueError for a label of no class, OSError for a set without images."""
+    if not len(data):
+        raise FileNotFoundError("no images")
+    if len(data.labels) != len(data):
+        raise FileNotFoundError(f"{len(data)} images and {len(data.labels)} labels")
+    n = len(data.classes)
+    wrong = np.flatnonzero((data.labels < 0) | (data.labels >= n))
+    if len(wrong):
+        raise ValueError(f"image {wrong[0]} has the label {data.labels[wrong[0]]}, and the {n} classes are 0..{n - 1}")
+    expected, found = set(labels_of_classes(name, n).values()), set(data.labels.tolist())
+    lacking = [data.classes[label] for label in sorted(expected - found)]
+    if not lacking or data.n_candidates:
+        return None
+    named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+    return f"images of {len(expected) - len(lacking)} of {len(expected)} classes, none of {named}: all stay candidates"
+
+
+def open_images(data, dry_run: bool = False) -> ImageData:
+    """The images that settings.Data names, without a transform. Raises as `open_dataset`.
+
+    dry_run: nothing is fetched, and of a published set whose files are missing what is known of it is returned, `Expected`.
+    """
+    more = {name: getattr(data, name) for name in MORE}
+    if not dry_run:
+        return open_dataset(data.dataset, data.split, None, data.data_dir, download=data.download, **more)
+    _check(data.dataset, data.split, data.download, ())
+    fetch = f"--dataset {data.dataset} is not in {data.data_dir}, and a run fetches it there first"
+    try:
+        found = open_dataset(data.dataset, data.split, None, data.data_dir, **more)
+    except FileNotFoundError as error:
+        n = counts.n_images(data.dataset, data.split)
+        if n is None:
+            raise
+        return Expected(n, class_names(data.dataset), fetch if data.download else str(error), data.download)
+    if data.download and data.split == "test" and isinstance(found.raw, shipped.Clothes):
+        return Expected(counts.FETCHED_FASHION_MNIST, found.classes, fetch, True)
+    return found
+
+
+def name_of(data) -> str:
+    """What run folders and results call the set that settings.Data names: one of the user's own by its place too, as in
+    `folder_cats` of photos/cats; of a split `folder_cats_test`, of photos/cats/test."""
+    spec = DATASETS.get(data.dataset)
+    if not (spec and spec.own and data.data_dir):
+        return data.dataset
+    place = Path(os.path.abspath(data.data_dir))
+    last = place.stem if place.suffix in OWN_FILES else place.name
+    parts = [place.parent.name] if last in SPLITS else []
+    called = "_".join(filter(None, [data.dataset, *parts, last, data.config_name]))
+    called = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in called)
+    return called.encode()[:LONGEST_NAME].decode(errors="ignore")
+
+
+def _check(name: str, split: str, download: bool, given: Iterable[str]) -> DatasetSpec:
+    if name not in DATASETS:
+        raise ValueError(f"--dataset {name}: unknown; choose from {', '.join(DATASETS)}")
+    spec = DATASETS[name]
+    if spec.splits and split not in spec.splits:
+        raise ValueError(f"--split {split}: {name} has {', '.join(spec.splits)}")
+    if download and not spec.downloadable:
+        raise ValueError(f"--download: {name} cannot be downloaded here; put it under --data_dir by hand")
+    idle = next((option for option in given if option not in spec.takes), None)
+    if idle:
+        owners = " or ".join(other for other, its in DATASETS.items() if idle in its.takes)
+        raise ValueError(f"--{idle} is for --dataset {owners} only: leave it out")
+    return spec
+
+
+def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, error: Exception) -> str:
+    if download:
+        return f"--dataset {name} --download: could not be fetched into {root} ({one_line(error)})"
+    cause = one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
+    where = "set --data_dir" if spec.own else "set --data_dir or DATASET_ROOT"
+    fetch = ", or fetch it with --download" if spec.downloadable else ""
+    return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"
+
+
+def class_names(name: str, dataset=None) -> list[str]:
+    """Class names in label order. Sets of the user's own need the opened dataset, the others ignore it."""
+    prompts = DATASETS[name].prompts
+    if prompts is None:
+        return list(dataset.classes)
+    # ImageNet-A has prompts for 200 classes, but its labels count all 1000
+    table = read_prompts(PROMPTS / ("imagenet_prompts.csv" if name == "imagenetA" else prompts))
+    return table.classnames
+
+
+def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
+    """Class id of a class-conditional model -> label of this dataset, which has n_classes labels; ascending by class id.
+
+    The test sets that reuse ImageNet's classes have some of the ids: 200 of ImageNet-A, which keeps them as labels, and 125
+    of ObjectNet, several to one label.
+    """
+    if name == "objectnet":
+        ids = imagenet.objectnet_classes().values()
+        return dict(sorted((i, label) for label, several in enumerate(ids) for i in several))
+    if name == "imagenetA":
+        return {i: i for i in imagenet.hard_classes()}
+    return {i: i for i in range(n_classes)}
+
+
+def recipe_for(name: str, n_prompts: int) -> Recipe:
+    """The dataset's recipe; for a set without one the paper's stages for few or for many classes."""
+    if DATASETS[name].recipe:
+        return DATASETS[name].recipe
+    return LONG if n_prompts > 40 else Recipe((min(5, n_prompts), 1), SHORT.n_samples, SHORT.loss)
+
+
+def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, template: str | None) -> PromptTable:
+    """The prompts of a run: a CSV's, or the class names in a template, or what ships for the dataset, in this order.
+
+    Raises ValueError for a table that names a class which the dataset lacks.
+    """
+    if prompt_path and template:
+        raise ValueError("--prompt_path and --template both say what the prompts are: give one of them")
+    shipped = DATASETS[name].prompts
+    if template and shipped:
+        table = read_prompts(PROMPTS / shipped)  # which has the rows that matter: 200 of 1000 for ImageNet-A
+        names = _names_in_prompt(shipped.removesuffix("_prompts.csv"), table)
+        return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx, table.published)
+    if not (prompt_path or shipped):
+        return prompts_from_classes(dataset.classes, template or DATASETS[name].template)
+    path = prompt_path or PROMPTS / shipped
+    table = read_prompts(path)
+    unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))
+    if unknown:
+        raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
+    return table
+
+
+def templates_of(name: str, asked: str) -> list[str]:
+    """What --templates names: CLIPS, or a text file of one template per line.
+
+    Raises ValueError for a file that cannot be read, and as `clip_templates`.
+    """
+    return clip_templates(name) if asked == CLIPS else read_templates(asked)
+
+
+def clip_templates(name: str) -> list[str]:
+    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+
+    Raises ValueError for a data set without any.
+    """
+    path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
+    if not path.name.endswith("_templates.txt") or not path.is_file():
+        raise ValueError(f"--templates clip: CLIP's authors published none for {name}: name a file with one template per line")
+    return read_templates(path)
+
+
+def _names_in_prompt(name: str, table: PromptTable) -> list[str]:
+    """The names that the shipped prompts use, such as "boot" for "Ankle boot"; ImageNet's are its class names."""
+    names = json.loads((PROMPTS / "classes.json").read_text(encoding="utf-8"))[name]["names_in_prompt"]
+    return names if isinstance(names, list) else table.classnames

@@ -1,0 +1,56 @@
+"""Stable Diffusion XL and its turbo version: a U-Net conditioned on two text encoders and on sizes (Podell et al. 2023)."""
+
+from typing import ClassVar
+
+from diffusion.models.families.base import UNetPipeline
+from diffusion.models.loading import hub, schedulers
+from diffusion.models.loading.text_encoders import Encoder, NoPrompt
+
+CLIP = ("text_encoder", "text_encoder_2")
+
+
+class StableDiffusionXL(UNetPipeline):
+    """Epsilon on a DDPM's 1000 levels.
+
+    Conditions: both CLIPs' last states but one side by side, the pooled output of the second, and the sizes of an image that was
+    neither resized nor cropped. The pooled text is part of the time embedding, so that no block is the same for two prompts.
+    The empty prompt of guidance is zeros where the pipeline's config says so.
+    """
+
+    VERSIONS: ClassVar[dict[str, str]] = {
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+        "sdxl-turbo": "stabilityai/sdxl-turbo",
+    }
+    PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    ENCODERS: ClassVar[tuple[Encoder, ...]] = (
+        Encoder("text_encoder", "tokenizer"),
+        Encoder("text_encoder_2", "tokenizer_2"),
+    )
+
+    def check(self) -> None:
+        super().check()
+        schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
+        self.prediction  # noqa: B018 - raises
+        if self.network.get("addition_embed_type") != "text_time":
+            raise ValueError(f"{self.where}: unet/config.json is of no SDXL: 'addition_embed_type' is not 'text_time'")
+
+    def conditions(self, prompts, read, plain):
+        """sequence [K,77,2048], pooled [K,1280]."""
+        import torch
+
+        from diffusion.models.denoiser import Conditions
+
+        (first,) = read(CLIP[0], lambda output, mask: (output.hidden_states[-2],))
+        second, pooled = read(CLIP[1], lambda output, mask: (output.hidden_states[-2], output.text_embeds))
+        kept = torch.tensor([not (isinstance(prompt, NoPrompt) and self._zeros_for_empty()) for prompt in prompts]).to(pooled)
+        return Conditions(sequence=torch.cat([first, second], -1) * kept[:, None, None], pooled=pooled * kept[:, None])
+
+    def _zeros_for_empty(self) -> bool:
+        """Whether the empty prompt is zeros in place of its embedding."""
+        return hub.read_config(self.source, "model_index.json").get("force_zeros_for_empty_prompt", True)
+
+    def call(self, network, x_t, times, conditions):
+        side = x_t.shape[-1] * self.vae["downscale"]
+        sizes = x_t.new_tensor([side, side, 0, 0, side, side]).expand(len(x_t), -1)
+        added = {"text_embeds": conditions.pooled, "time_ids": sizes}
+        return network(x_t, times, conditions.sequence, added_cond_kwargs=added, return_dict=False)[0]

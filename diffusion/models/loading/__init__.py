@@ -1,0 +1,1 @@
+"""Weights and configs: files, the hub, tokenizers, adapters."""

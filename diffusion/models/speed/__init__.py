@@ -1,0 +1,1 @@
+"""Devices, memory, compilation, and what candidates share."""

@@ -1,0 +1,1 @@
+"""Pictures without labels: predictions and the page."""

@@ -1,0 +1,125 @@
+"""What a classifier says of pictures without labels: candidates by probability, records of them, rows of a table, JSON.
+
+A picture's noise is a function of the seed and of a hash of the file's bytes: neither its name nor its place among others counts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from diffusion.classify import Result
+from diffusion.datasets.pictures import Member, read_bytes
+from diffusion.metrics.calibration import UNCALIBRATED, Fit
+from diffusion.strategy import STRATEGIES, option_names
+from diffusion.utils.files import fingerprint
+
+NO_LABEL = -1  # in the record of a picture whose class is not known
+STRATEGY = (
+    "strategy",
+    "edition",
+    "fit",
+    *dict.fromkeys(name for one in STRATEGIES.values() for name in option_names(one)),
+    "t_interval",
+)  # of an identity, what a fit belongs to beside `fits.SETTINGS`
+
+
+def content_key(place: str | Member) -> str | None:
+    """16 hex digits of the hash of a file's bytes; None for a file that cannot be read."""
+    try:
+        return fingerprint(read_bytes(place))
+    except OSError:
+        return None
+
+
+def noise_index(key: str) -> int:
+    """What takes the place of a data set's index in the noise of a picture, 0 .. 2^64 - 1."""
+    return int(key, 16)
+
+
+class Candidate(NamedTuple):
+    """A label of a picture. probability: of the picture's, which sum to 1; row: of its best prompt; error: that row's mean, over
+    so many evaluations."""
+
+    label: str
+    probability: float
+    row: int
+    error: float
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted for one picture. candidates: the most probable first, which is the predicted label; evaluations of
+    the network, and seconds of wall clock, that it took."""
+
+    candidates: tuple[Candidate, ...]
+    evaluations: int
+    seconds: float | None
+
+    right = None  # of the outcome of an image: nobody knows
+
+    @property
+    def label(self) -> str:
+        return self.candidates[0].label
+
+
+def predict(result: Result, names: Mapping[int, str], fit: Fit | None = None) -> Prediction:
+    """names: label -> its name; fit: of the probabilities, None: the softmax of the errors as they are."""
+    probabilities = result.probabilities(fit or UNCALIBRATED)
+    found = (
+        Candidate(names[label], probabilities[label], row, float(result.means[row]), len(result.errors[row]))
+        for label, row in result.best_rows.items()
+    )
+    ranked = sorted(found, key=lambda candidate: -candidate.probability)  # stable: of equal ones the classifier's better is first
+    return Prediction(tuple(ranked), result.evaluations, result.seconds)
+
+
+def result_of(record: Mapping, class_of: Sequence[int]) -> Result:
+    """The result that `runlog.record_of` made this record of. Raises ValueError for one whose errors speak for another label."""
+    errors = {row: candidate["pred_errors"].numpy() for row, candidate in record["errors"].items()}
+    t = max((candidate["t"].numpy() for candidate in record["errors"].values()), key=len)
+    rows = Result(class_of, 0, errors, t).best_rows
+    label, winner = next(iter(rows.items()))
+    if label != record["pred"]:
+        raise ValueError("its prediction is not that of its errors")
+    return Result(class_of, winner, errors, t, record.get("fell"), seconds=record.get("seconds"))
+
+
+# ---------------------------------------------------------------- how it is told
+
+
+def as_json(prediction: Prediction) -> list[dict]:
+    """As transformers' zero-shot-image-classification: [{"score", "label"}], the highest first."""
+    return [{"score": candidate.probability, "label": candidate.label} for candidate in prediction.candidates]
+
+
+def as_row(path: str | Member, prediction: Prediction, labels: Sequence[str], calibrated: bool) -> dict:
+    """path, label, its probability, evaluations, and error_<label>, the mean error, of every label, None of one that
+    was never tried."""
+    errors = {candidate.label: candidate.error for candidate in prediction.candidates}
+    name = "probability" if calibrated else "probability_uncalibrated"
+    row = {"path": str(path), "label": prediction.label, name: prediction.candidates[0].probability}
+    return row | {"evaluations": prediction.evaluations} | {f"error_{label}": errors.get(label) for label in labels}
+
+
+# ---------------------------------------------------------------- a fit
+
+
+def probabilities_told(fit: Fit | None) -> str:
+    """What the probabilities are, in a line."""
+    if fit:
+        return f"Probabilities: fitted on {fit.n:,} images"
+    why = "the softmax of the mean errors as they are, nearly flat; docs/calibration.md makes a --fit"
+    return f"Probabilities are uncalibrated: {why}"
+
+
+def fit_notice(fit: Fit | None, prompts: str) -> str | None:
+    """That a fit comes from other candidates than those with this fingerprint."""
+    if fit is None or fit.about.get("prompts") == prompts:
+        return None
+    return "the fit was made with other prompts; how well it is calibrated for these is not known"
+
+
+def check_fit(fit: Fit, identity: Mapping, path, flag: str | None = None) -> None:
+    """Raises ValueError for a fit of other settings or another strategy. identity: of the run that it is to be used for."""
+    fit.check_settings(identity, path, flag, more=STRATEGY)

@@ -1,0 +1,140 @@
+"""What all strategies are: which (candidate, level) pairs of an image are evaluated, and who wins.
+
+A strategy is a frozen dataclass; its fields are its options, `--<field>`. A new one is a subclass of Strategy with NAME, plan,
+eliminate and folder, and an entry in strategy.STRATEGIES; what else it may say of itself has a default in Strategy.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from diffusion.strategy.elimination import Request
+from diffusion.strategy.schedule import Plan
+
+
+class Outcome(NamedTuple):
+    """What an elimination found: errors {row: float32 [n]} in order of evaluation, the winning row, and the round in which each
+    other row was dropped (None where rounds mean nothing)."""
+
+    errors: dict[int, np.ndarray]
+    winner: int
+    fell: dict[int, int] | None = None
+
+
+class Usual(NamedTuple):
+    """Evaluations that an image usually takes with so many candidates, and the measurement that says so: with `candidates` the
+    shipped model took `measured`."""
+
+    evaluations: int
+    candidates: int
+    measured: int
+
+
+def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
+    """A field that is an option of the commands. least: the smallest allowed; several: one or more of them."""
+    return dataclasses.field(
+        default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
+    )
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """What all strategies are asked, with the answers of one that tries every candidate on every pair.
+
+    NAME: of the table and of `--strategy`
+    AT_MOST: images may need fewer evaluations than the price
+    KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
+    TRIES_ALL: every candidate is tried on every image
+    NOTE: under a report's accuracy after so many pairs
+    MEASURED: candidates -> mean evaluations of an image on the shipped text-to-image model, with the strategy's own defaults
+        (docs/cost.md); of one that needs fewer than its price
+    """
+
+    NAME: ClassVar[str]
+    AT_MOST: ClassVar = False
+    KEEPS_GRID: ClassVar = False
+    TRIES_ALL: ClassVar = True
+    MEASURED: ClassVar[Mapping[int, int]] = MappingProxyType({})
+    NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
+
+    @abstractmethod
+    def plan(self, n_levels: int) -> Plan:
+        """All pairs in order of evaluation."""
+
+    @abstractmethod
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator[Request, Any, Outcome]:
+        """One image's elimination, a generator: `errors = yield rows, pairs` gets the errors [len(rows), n] of these rows on a
+        slice of n pairs of the plan; the Outcome is returned. class_of: label of each row."""
+
+    @abstractmethod
+    def folder(self) -> str:
+        """Its part of the run folder's name."""
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        """Raises ValueError, naming the flag and the fix, for what cannot be run."""
+        self.plan(n_levels)
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        """Raises ValueError for a run, by its identity, that this strategy was not made for."""
+        return
+
+    def price(self, plan: Plan, n_candidates: int) -> int:
+        """Network evaluations per image."""
+        return n_candidates * len(plan.t)
+
+    def usual(self, n_candidates: int) -> Usual | None:
+        """By what was measured, whose evaluations per candidate are taken between the numbers of candidates on a logarithmic
+        scale; None where nothing was."""
+        if not self.MEASURED:
+            return None
+        known = sorted(self.MEASURED)
+        each = np.interp(np.log(n_candidates), np.log(known), [self.MEASURED[k] / k for k in known])
+        nearest = min(known, key=lambda k: abs(np.log(k / n_candidates)))
+        return Usual(round(each * n_candidates), nearest, self.MEASURED[nearest])
+
+    def identity(self) -> dict:
+        """What a record's numbers depend on, as JSON values."""
+        return {"strategy": self.NAME} | dataclasses.asdict(self)
+
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Strategy":
+        """Once the network is there: class_of, label of each of the K candidates; embeddings() -> what tells them apart for it,
+        float32 [K,D]. Raises ValueError where a strategy cannot do with these."""
+        return self
+
+    def among(self, rows: Sequence[int]) -> "Strategy":
+        """For an image that these of the candidates compete for."""
+        return self
+
+    def notice(self, n_levels: int) -> str | None:
+        """A line to tell the user."""
+        return None
+
+    @staticmethod
+    def stops(counts: set[int]) -> list[int]:
+        """After how many pairs a report shows the accuracy; counts: how many any candidate of any image saw."""
+        return round_numbers(max(counts))
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Strategy":
+        """A setting as scripts/replay.py takes it, for a grid of n timesteps. Raises ValueError."""
+        raise ValueError(f"--{cls.NAME} cannot be replayed")
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        """Settings that scripts/replay.py tries by itself on a grid of n timesteps."""
+        return []
+
+
+def option_names(strategy) -> list[str]:
+    """The options of a strategy or of its class."""
+    return [field.name for field in dataclasses.fields(strategy) if field.metadata]
+
+
+def round_numbers(most: int) -> list[int]:
+    """1, 2, 5, 10, 20, ... below `most`, and `most`."""
+    return [n for n in (d * 10**e for e in range(6) for d in (1, 2, 5)) if n < most] + [most]

@@ -1,0 +1,152 @@
+"""Races for many candidates: a few are tried, and others enter as long as something speaks for them."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from diffusion.strategy import race, schedule, surrogates
+from diffusion.strategy.base import Outcome, Strategy, option, option_names
+from diffusion.strategy.schedule import Plan
+from diffusion.utils import files
+from diffusion.utils.paths import TREES
+
+PARTS = 48  # principal components of the embeddings that errors are taken to depend on
+# trees -> data sets with their labels
+SHIPPED = {"imagenet": ("imagenet", "imagenetv2", "imagenetA"), "objectnet": ("objectnet",)}
+
+
+@dataclass(frozen=True)
+class OpenRace(Strategy):
+    """A race (`racing.run_open_race`, `racing.LevelRule`) that candidates enter by what is expected of them.
+
+    guide: of all K candidates, guides.Guide; there once the strategy is `informed`
+    """
+
+    representatives: int = option(48, "candidates that are tried first, spread among all", least=3)
+    width: int = option(32, "that enter after a round, at most", least=1)
+    caution: float = option(2.5, "standard deviations below what is expected of a candidate that make it enter", "X", type=float)
+    alpha: float = option(0.2, "most chance to drop the best of those that entered", "ALPHA", type=float)
+    min_samples: int = option(3, "(timestep, noise) pairs of the first round", least=2)
+    max_samples: int = option(250, "most timesteps", least=2)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+    guide: Any = None
+
+    AT_MOST: ClassVar = True
+    TRIES_ALL: ClassVar = False
+    NOTE: ClassVar = "By the first so many (timestep, noise) pairs of those that were tried in the end; evaluations are means."
+
+    def __post_init__(self):
+        """Raises ValueError for a rule that cannot be run."""
+        race.check_alpha(self.alpha)
+        if not 0 <= self.caution < np.inf:
+            raise ValueError(f"--caution {self.caution} must be 0 or more")
+        for field in dataclasses.fields(self):
+            least, value = field.metadata.get("least"), getattr(self, field.name)
+            if least is not None and value < least:
+                raise ValueError(f"--{field.name} {value} must be {least} or more")
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        schedule.check_race(self.min_samples, self.max_samples, self.n_trials, n_levels)
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
+
+    def among(self, rows: Sequence[int]) -> "OpenRace":
+        return dataclasses.replace(self, guide=self.guide.among(rows))
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        ends = schedule.growing_rounds(len(plan.t), self.min_samples, 1)
+        rule = race.LevelRule(plan.t, ends, self.alpha)
+        enter = surrogates.Entrance(self.guide, self.width, self.caution)
+        first = surrogates.representatives(self.guide.distances, self.representatives)
+        return Outcome(*(yield from race.run_open_race(class_of, ends, rule, first, enter)))
+
+    def identity(self) -> dict:
+        return {"strategy": self.NAME} | {name: getattr(self, name) for name in option_names(self)}
+
+    def folder(self) -> str:
+        rule = f"{self.representatives}first_{self.width}wide_{self.caution:g}caution_{self.alpha:g}alpha"
+        return f"{self.n_trials}trials_{self.NAME}_{rule}_{self.min_samples}min_{self.max_samples}max"
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(self.max_samples, n_levels)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "OpenRace":
+        """`48 32 2.5 0.2 3`: representatives, width, caution, alpha, min_samples, on all n timesteps; asks the run's model."""
+        first, width, caution, alpha, least = text.split()
+        return cls(int(first), int(width), float(caution), float(alpha), int(least), n, n_trials)
+
+
+@dataclass(frozen=True)
+class SurrogateRace(OpenRace):
+    """What is expected of a candidate: a linear function of its embedding, learned image by image from those that were tried."""
+
+    NAME: ClassVar = "surrogate"
+    MEASURED: ClassVar = {10: 109, 60: 588, 250: 1_099, 1_000: 1_624}
+
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "SurrogateRace":
+        return dataclasses.replace(self, guide=surrogates.LinearGuide(surrogates.principal(embeddings(), PARTS)))
+
+
+@dataclass(frozen=True)
+class TreeRace(OpenRace):
+    """What is expected of a candidate: what the nearest one of a tree has that was tried."""
+
+    tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
+
+    NAME: ClassVar = "tree"
+    MEASURED: ClassVar = {10: 109, 60: 584, 250: 1_600, 1_000: 3_162}
+
+    @property
+    def path(self) -> Path:
+        return TREES / f"{self.tree}.json" if self.tree in SHIPPED else Path(self.tree)
+
+    def read(self) -> surrogates.Branch:
+        """Raises ValueError, one line, for a file that holds no tree."""
+        try:
+            return surrogates.Branch.of(files.read_json(self.path))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--tree {self.tree} is no tree: {files.one_line(error)}") from None
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        super().check(n_candidates, n_levels)
+        if self.tree is not None:
+            self.read()
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        dataset = identity.get("dataset")
+        if self.tree in SHIPPED and dataset and dataset not in SHIPPED[self.tree]:
+            raise ValueError(f"--tree {self.tree} is of {', '.join(SHIPPED[self.tree])}, not of {dataset}: leave it out, or "
+                             "give a JSON file")  # fmt: skip
+
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "TreeRace":
+        return dataclasses.replace(self, guide=surrogates.TreeGuide(self._distances(class_of, embeddings)))
+
+    def _distances(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> np.ndarray:
+        """Raises ValueError for classes that the tree lacks."""
+        if self.tree is None:
+            return surrogates.clustered(surrogates.principal(embeddings(), PARTS))
+        tree = self.read()
+        try:
+            return tree.distances(class_of)
+        except ValueError as error:
+            raise ValueError(f"--tree {self.tree}: {error}") from None
+
+    def identity(self) -> dict:
+        """The tree's content, wherever it lies."""
+        content = None if self.tree is None else files.fingerprint(self.path.read_text(encoding="utf-8"))
+        return super().identity() | {"tree": content}
+
+    def folder(self) -> str:
+        return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "TreeRace":
+        """`48 32 2.5 0.2 3`, as of surrogate, and perhaps a tree, without which the run's model is asked."""
+        *numbers, tree = text.split(None, 5) if len(text.split()) > 5 else (*text.split(), None)
+        return dataclasses.replace(super().from_text(" ".join(numbers), n, n_trials), tree=tree)

@@ -1,0 +1,247 @@
+"""The strategies by name: stages, races and grid as objects; `strategy_base` says what all are."""
+
+import dataclasses
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diffusion.strategy import elimination, race, schedule
+from diffusion.strategy.base import Outcome, Strategy, Usual, option, option_names, round_numbers
+from diffusion.strategy.open_race import SurrogateRace, TreeRace
+from diffusion.strategy.schedule import Plan
+from diffusion.utils.files import fingerprint
+from diffusion.utils.paths import at_hand
+
+__all__ = ["Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # the door of those who add one
+
+
+@dataclass(frozen=True)
+class Stages(Strategy):
+    """The paper's adaptive strategy: after each stage the k candidates with the lowest mean error so far go on (algorithm 2)."""
+
+    to_keep: tuple[int, ...] = option((), "candidates that survive each stage, the last 1", "K", several=True)
+    n_samples: tuple[int, ...] = option((), "timesteps evaluated by the end of each stage", several=True)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+
+    NAME: ClassVar = "stages"
+    KEEPS_GRID: ClassVar = True
+    NOTE: ClassVar = "If every image had stopped at the end of a stage; evaluations are means."
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        schedule.check_stages(self.to_keep, self.n_samples, n_candidates, n_levels)
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.make_plan(self.n_samples, self.n_trials, n_levels)
+
+    def price(self, plan: Plan, n_candidates: int) -> int:
+        return schedule.count_evaluations(plan, n_candidates, self.to_keep)
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, self.to_keep)))
+
+    def folder(self) -> str:
+        keep, samples = ("_".join(map(str, numbers)) for numbers in (self.to_keep, self.n_samples))
+        return f"{self.n_trials}trials_{keep}keep_{samples}samples"
+
+    def identity(self) -> dict:
+        """Without the strategy's name: these folders are older than the option."""
+        return {"to_keep": list(self.to_keep), "n_samples": list(self.n_samples), "n_trials": self.n_trials}
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(max(self.n_samples), n_levels)
+
+    @staticmethod
+    def stops(counts: set[int]) -> list[int]:
+        return sorted(counts)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Stages":
+        """`5 1 / 25 250`."""
+        to_keep, n_samples = (tuple(int(number) for number in part.split()) for part in text.split("/"))
+        return cls(to_keep, n_samples, n_trials)
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        """The published shape and thriftier ones."""
+        tenth, fifth = max(1, n // 10), max(1, n // 5)
+        few = [f"{first} 1 / {tenth} {n}" for first in (5, 3, 2)]
+        return [*few, f"2 1 / {fifth} {n}", f"5 2 1 / {tenth} {fifth} {n}"]
+
+
+@dataclass(frozen=True)
+class Race(Strategy):
+    """After every round candidates are dropped by paired tests against the best one (`racing.run_race`, `racing.LevelRule`)."""
+
+    alpha: float = option(0.2, "most chance to drop the winner in a whole race", "ALPHA", type=float)
+    min_samples: int = option(2, "(timestep, noise) pairs that all see before the first is dropped", least=2)
+    round_size: int = option(1, "pairs per later round, at least", least=1)
+    max_samples: int = option(250, "most timesteps", least=2)
+    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+
+    NAME: ClassVar = "race"
+    AT_MOST: ClassVar = True
+    MEASURED: ClassVar = {10: 160, 60: 613, 250: 2_425, 1_000: 9_811}
+    NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
+    EDITION: ClassVar = 2  # of the rule, in the identity; runs of the first do not say
+
+    def __post_init__(self):
+        """Raises ValueError for a rule that cannot be run."""
+        race.check_alpha(self.alpha)
+        if self.min_samples < 2 or self.round_size < 1:
+            raise ValueError(
+                f"a race needs 2 samples or more (not {self.min_samples}) and rounds of 1 or more (not {self.round_size})"
+            )
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        schedule.check_race(self.min_samples, self.max_samples, self.n_trials, n_levels)
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        ends = schedule.growing_rounds(len(plan.t), self.min_samples, self.round_size)
+        return Outcome(*(yield from race.run_race(class_of, ends, race.LevelRule(plan.t, ends, self.alpha))))
+
+    def identity(self) -> dict:
+        return super().identity() | {"edition": self.EDITION}
+
+    def folder(self) -> str:
+        rule = f"{self.alpha:g}alpha_{self.min_samples}min_{self.round_size}round_{self.max_samples}max"
+        return f"{self.n_trials}trials_race_{rule}"
+
+    def notice(self, n_levels: int) -> str | None:
+        return schedule.coverage_notice(self.max_samples, n_levels)
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Race":
+        """`0.2 2 1`: alpha, min_samples, round_size, on all n timesteps."""
+        alpha, least, size = text.split()
+        return cls(float(alpha), int(least), int(size), n, n_trials)
+
+    @staticmethod
+    def examples(n: int) -> list[str]:
+        return [f"{alpha} {least} 1" for alpha in (0.8, 0.5, 0.2, 0.05, 0.01) for least in (2, 4, 10)]
+
+
+@dataclass(frozen=True)
+class FirstRace(Race):
+    """The race of runs that do not say their edition, by its plan; read back only."""
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.max_samples, self.n_trials, n_levels, shift=0)
+
+
+@dataclass(frozen=True)
+class CalibratedRace(Strategy):
+    """A race whose gaps between candidates were fitted on a run that kept all errors (`racing.GapRule`); labels play no part."""
+
+    race_fit: str = option("", "what scripts/fit_race.py wrote on a run of this model", "FILE", type=str)
+    fit: Any = None  # its content, racing.GapFit
+
+    NAME: ClassVar = "race_calibrated"
+    AT_MOST: ClassVar = True
+    MEASURED: ClassVar = {10: 110}
+    NOTE: ClassVar = Race.NOTE
+
+    def __post_init__(self):
+        """Raises ValueError without a fit, and for a file that is none."""
+        if not (self.fit or self.race_fit):
+            raise ValueError(f"--strategy {self.NAME} needs --race_fit FILE, which scripts/fit_race.py writes")
+        fit = race.GapFit(**self.fit) if isinstance(self.fit, dict) else self.fit or race.GapFit.read(at_hand(self.race_fit))
+        object.__setattr__(self, "fit", fit)
+
+    @property
+    def n_trials(self) -> int:
+        return self.fit.n_trials
+
+    def plan(self, n_levels: int) -> Plan:
+        return schedule.race_plan(self.fit.max_samples, self.fit.n_trials, n_levels)
+
+    def check(self, n_candidates: int, n_levels: int) -> None:
+        if self.fit.max_samples > n_levels:
+            raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
+
+    def check_run(self, identity: dict, n_candidates: int) -> None:
+        self.fit.check(identity, n_candidates, self.race_fit)
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from race.run_race(class_of, self.fit.ends, race.GapRule(plan.t, self.fit.limits))))
+
+    def folder(self) -> str:
+        return f"{self.n_trials}trials_race_calibrated_{fingerprint(json.dumps(dataclasses.asdict(self.fit)))[:8]}"
+
+    def identity(self) -> dict:
+        """The fit's content, wherever it lies."""
+        return {"strategy": self.NAME, "fit": json.loads(json.dumps(dataclasses.asdict(self.fit)))}
+
+    @classmethod
+    def from_text(cls, text: str, n: int, n_trials: int) -> "CalibratedRace":
+        """The file."""
+        chosen = cls(text.strip())
+        if (chosen.fit.max_samples, chosen.n_trials) != (n, n_trials):
+            own = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
+            raise ValueError(f"{text} is of {own}, the run of {n} and {n_trials}")
+        return chosen
+
+
+@dataclass(frozen=True)
+class Grid(Strategy):
+    """Every candidate on every t_interval-th level: the published plan of DiT and Winoground, where nobody is dropped."""
+
+    t_interval: int
+    n_trials: int = 1
+
+    NAME: ClassVar = "grid"
+    KEEPS_GRID: ClassVar = True
+
+    def plan(self, n_levels: int) -> Plan:
+        """Raises ValueError for an interval that does not divide n_levels."""
+        return schedule.interval_plan(self.t_interval, self.n_trials, n_levels)
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+        return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, (1,))))
+
+    def folder(self) -> str:
+        return f"t{self.t_interval}_{self.n_trials}trials"
+
+    def identity(self) -> dict:
+        """Without a name, as of Stages."""
+        return dataclasses.asdict(self)
+
+
+# ---------------------------------------------------------------- the table
+
+# what --strategy offers
+STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)}
+
+
+def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:
+    """The strategy of this name with the options that are not None in `given`, for others those of `defaults`, else its own.
+
+    Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
+    """
+    own = option_names(STRATEGIES[name])
+    for other in STRATEGIES.values():
+        for flag in option_names(other):
+            if given.get(flag) is not None and flag not in own:
+                raise ValueError(f"--{flag} is for --strategy {other.NAME}: add that, or leave --{flag} out")
+    return _build(STRATEGIES[name], (defaults or {}) | {flag: value for flag, value in given.items() if value is not None})
+
+
+def of_identity(identity: dict) -> Strategy:
+    """The strategy of a run by its config's identity; Stages without numbers for a folder that does not say.
+
+    Raises ValueError for a strategy that is not in the table.
+    """
+    name = identity.get("strategy") or (Grid.NAME if identity.get("t_interval") else Stages.NAME)
+    known = STRATEGIES | {Grid.NAME: Grid} | ({} if identity.get("edition") else {Race.NAME: FirstRace})
+    if name not in known:
+        raise ValueError(f"this run was made with --strategy {name}, which is none of {', '.join(known)}")
+    return _build(known[name], {flag: value for flag, value in identity.items() if value is not None})
+
+
+def _build(strategy, values: dict) -> Strategy:
+    """The strategy with those of the values that are its own; JSON's and argparse's lists become tuples."""
+    own = {field.name: values[field.name] for field in dataclasses.fields(strategy) if field.name in values}
+    return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in own.items()})
