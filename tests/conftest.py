@@ -21,12 +21,15 @@ import inside  # noqa: E402  before anything opens a file that no test has made
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+KEPT = Path(tempfile.gettempdir()) / f"diffusion-classifier-tests-{os.getuid()}"  # from one session to the next
+KEPT.mkdir(mode=0o700, exist_ok=True)
+assert KEPT.stat().st_uid == os.getuid(), f"{KEPT} belongs to somebody else"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # for all processes that this one starts
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [GUARD, os.environ.get("PYTHONPATH")]))
     CACHES = tempfile.TemporaryDirectory(prefix="caches-of-tests-", ignore_cleanup_errors=True)
     os.environ |= dict.fromkeys(("HF_HOME", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"), CACHES.name)
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # every process would compile all of torch anew
-        os.environ["PYTHONPYCACHEPREFIX"] = CACHES.name
+        os.environ["PYTHONPYCACHEPREFIX"] = str(KEPT / "bytecode")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client: no test may depend on the network
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: with several threads each they would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,10 +43,16 @@ SETTINGS = ("LOG_DIR", "DATASET_ROOT", "HF_TOKEN", "TOKEN_PATH")  # the caller's
 NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of numpy's, torch's and arrow's
 
 
-def pytest_collection_finish(session):
-    """What is imported stays: a collection, which commands ask for, need not go through all of it again."""
-    gc.collect()
-    gc.freeze()
+imported = 0  # modules when objects were last set aside
+
+
+def pytest_runtest_logfinish():
+    """What is imported stays: collections, which commands ask for, need not go through all of it again."""
+    global imported
+    if len(sys.modules) > imported + 20:
+        gc.collect()
+        gc.freeze()
+        imported = len(sys.modules)
 
 
 def pytest_unconfigure(config):
@@ -100,6 +109,11 @@ def write_run(folder, errors, t, labels, names=None):
 
 
 PROGRESS = re.compile(r"^ *\d+%.*\n", re.M)
+
+
+def some_slow(names, slow):
+    """What to parametrize a test with, so that these of its names are marked slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
 def said(number=0):

@@ -191,6 +191,7 @@ for name, file in told:
 """
 
 
+@pytest.mark.slow
 def test_the_trip_of_one_image_is_the_one_in_design_md(tmp_path):
     """From main to the network's forward: our frames, in the order of the page, each name once."""
     done = subprocess.run([sys.executable, "-c", TRIP, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)

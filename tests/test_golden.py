@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, ROOT, TINY_SD20, load_script
+from conftest import GOLDEN, ROOT, TINY_SD20, load_script, some_slow
 
 import eval_prob_adaptive
 
@@ -26,7 +26,7 @@ def here(word):
     return str(ROOT / word) if word.startswith("prompts/") else word
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_slow(CASES, CASES.keys() - {"a05_3stage", "d08_objectnet"}))
 def test_golden_case(name, golden_root, noise_256, run_main):
     case = CASES[name]
     printed = ""

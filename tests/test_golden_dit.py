@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script
+from conftest import GOLDEN, TINY_SD20, load_script, some_slow
 
 import eval_prob_dit
 
@@ -30,7 +30,7 @@ def compare(path, expected):
         np.testing.assert_allclose(ours[..., column], expected[..., column], rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_slow(CASES, ["x04_vb_print"]))
 def test_golden_case(name, run_main):
     case = CASES[name]
     for script, *argv in case["steps"]:

@@ -179,6 +179,7 @@ def test_a_command_writes_what_its_records_say(command, run_main):
     assert run_main(main_of(command), *argv)[0] == 0 and read("out/r.json") == found
 
 
+@pytest.mark.slow
 def test_winoground(run_main):
     argv = ["--model", "openclip", "--version", "tiny", "--dataset", "tiny_pairs", "--score_mode", "normalised"]
     code, _, err = run_main(run_winoground.main, *argv, "--results", "r.json")

@@ -11,14 +11,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import hostile_files
-from conftest import ROOT
+from conftest import KEPT, ROOT
 
-PLACE = Path(tempfile.gettempdir()) / f"diffusion-classifier-tests-{os.getuid()}"
 SOURCES = ("*.py", "diffusion/**/*", "DiT/**/*", "prompts/*", "shipped/**/*", "tests/hostile_files.py", "tests/*layouts.py")
 UNUSED = 24 * 3600  # seconds after which another checkout's world goes
 
@@ -36,10 +34,9 @@ def key(root: Path = ROOT) -> str:
 
 
 @contextlib.contextmanager
-def world(name: str, build, place: Path = PLACE):
+def world(name: str, build, place: Path = KEPT):
     """The folder of this name, which build(folder) fills where it is not whole. Raises AssertionError where somebody has written
     there meanwhile; the next session then makes it again."""
-    place.mkdir(mode=0o700, exist_ok=True)
     folder, inside = place / name, place / f"{name}.json"
     with open(place / f"{name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
