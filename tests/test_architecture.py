@@ -165,7 +165,7 @@ def test_the_table_is_read(line, found):
 
 
 TRIP = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 import eval_prob_adaptive
 from diffusers import UNet2DConditionModel
@@ -176,8 +176,9 @@ def first_call(self, *inputs, **named):
     frame, frames = sys._getframe(1), []
     while frame:
         code = frame.f_code
-        if code.co_filename.startswith(sys.argv[1]) and code.co_name != "<module>":
-            frames.append((code.co_name, code.co_filename[len(sys.argv[1]) + 1 :]))
+        file = os.path.relpath(code.co_filename, sys.argv[1])
+        if (file.startswith("diffusion/") or "/" not in file) and code.co_name != "<module>":
+            frames.append((code.co_name, file))
         frame = frame.f_back
     if not told and any(name == "main" for name, _ in frames):
         told.extend(reversed(frames))

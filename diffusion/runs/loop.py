@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,17 +22,25 @@ from diffusion.utils.progress import progress
 log = logging.getLogger(__name__)
 
 
-class _Spoken(logging.Handler):
-    """Prints what rooms say of a wait that begins, such as `Loading ...`; they are silent where no command calls them."""
+class _Printed(logging.Handler):
+    """Prints what modules log of a wait that begins, such as `Loading ...`; they are silent where no command calls them."""
 
     def emit(self, record):
         print(record.getMessage(), flush=True)
 
 
-def _listen() -> None:
-    rooms = logging.getLogger("diffusion")
-    rooms.handlers, rooms.propagate = [_Spoken()], False
-    rooms.setLevel(logging.INFO)
+@contextmanager
+def _log_printed() -> Iterator[None]:
+    ours, handler = logging.getLogger("diffusion"), _Printed()
+    level, ours.propagate = ours.level, False
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:  # a process may go on, as that of the tests does
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = True
 
 
 def tell_loading(source) -> None:
@@ -323,14 +332,14 @@ def run(main) -> int:
     A reader that has read enough, such as `head`, ends the command as it does others of the shell: silently, as by SIGPIPE.
     """
     _open_closed_streams()
-    _listen()
     if startup.quiet:  # until now Ctrl-C ended the process
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
     try:
-        code = _run(main)
+        with _log_printed():
+            code = _run(main)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
