@@ -68,6 +68,7 @@ def by_loop(denoiser, x0, conditions, t, epsilons, weight, convert=None):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_guidance_is_the_formula(shipped, problem, size):
     """Of a U-Net that shares work and one that does not."""
     conditions = shipped.conditions[[10, 0, 3, 7]]
@@ -168,6 +169,7 @@ def test_cells_are_guided_where_calls_do_not_fit(most):
 
 
 @pytest.mark.parametrize("kind", ["race", "stages"])
+@pytest.mark.slow
 def test_images_in_flight_and_their_cost(shipped, clothes, kind):
     chosen = {"race": strategy.Race(max_samples=12), "stages": strategy.Stages((3, 1), (2, 8))}[kind]
     classifier = with_method(shipped, strategy=chosen)

@@ -257,6 +257,7 @@ def test_32_images_in_flight_fill_a_device_that_one_starves(strategy, capsys):
     assert filled[1] < filled[8] <= filled[32] and filled[32] >= 0.95
 
 
+@pytest.mark.slow
 def test_half_of_a_call_s_size_in_flight_fills_it():
     """What auto takes on a GPU: as long as there are images to begin, calls are full, and with two images less they are not."""
     short = {}

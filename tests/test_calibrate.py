@@ -292,6 +292,7 @@ def test_sums_are_enough(calibrate):
         assert float(row["probability"]) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_the_bins(calibrate):
     script = load_script("calibrate")
     drawn = confidence.Confidence("errors", np.array([0.31, 0.32, 0.95, 0.97, 0.99]), "")
@@ -354,6 +355,7 @@ def test_bad_input(calibrate):
     assert Path("file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_halves_of_few_wrong_images_have_both_kinds(calibrate):
     """Two wrong images of different classes: half of all shuffles leave them together, which fits nothing."""
     for first in range(0, N, 10):

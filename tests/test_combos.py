@@ -192,6 +192,7 @@ def test_a_run_of_another_set_is_refused(tmp_path, run_main):
     assert run_main(load_script("print_combos").main, tmp_path / "empty")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_the_shipped_model(run_main):
     argv = ["--version", "tiny", "--dataset", "tiny_combos", "--imgs_to_eval", 8, "--to_keep", 1, "--n_samples", 2]
     code, out, err = run_main(eval_prob_adaptive.main, *argv)

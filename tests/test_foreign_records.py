@@ -140,18 +140,22 @@ def check(run_main):
     return run
 
 
+@pytest.mark.slow
 def test_records_of_all_errors(check):
     check(eval_prob_adaptive.main, ADAPTIVE, ERRORS)
 
 
+@pytest.mark.slow
 def test_records_of_sums(check, tiny_dit):
     check(eval_prob_dit.main, [*tiny_dit, *GRID], SUMS)
 
 
+@pytest.mark.slow
 def test_records_of_one_class(check, tiny_dit):
     check(eval_prob_dit.main, [*tiny_dit, *GRID, "--cls", "3,5", "--save_per_class"], ONE_CLASS)
 
 
+@pytest.mark.slow
 def test_records_of_pairs(check):
     check(run_winoground.main, PAIRS, OF_EXAMPLE)
 

@@ -73,6 +73,7 @@ def unfused_errors(pipeline):
     return found
 
 
+@pytest.mark.slow
 def test_fused_equals_unfused(adapted):
     pipeline, file = adapted
     expected = unfused_errors(pipeline)
@@ -96,6 +97,7 @@ def test_a_kohya_file_is_the_same(adapted, tmp_path):
     torch.testing.assert_close(errors(tmp_path / "kohya.safetensors"), errors(adapted[1]), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_scales(adapted):
     _, file = adapted
     torch.testing.assert_close(errors(f"{file}@0"), errors(), rtol=1e-5, atol=0)

@@ -94,6 +94,7 @@ def test_other_number_formats_become_float32(dtype):
     assert noise.Bank(bank).identity()
 
 
+@pytest.mark.slow
 def test_chance_alone_is_never_refused():
     """The smallest bank that there is, one row of a latent of four numbers, a thousand times."""
     generator = torch.Generator().manual_seed(1)

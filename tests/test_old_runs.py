@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load_script
+from conftest import ROOT, load_script, some_slow
 
 from diffusion.runs import run_folder
 from diffusion.utils import paths
@@ -107,7 +107,7 @@ def differences(expected, found, where=""):
     return [line for a, b, place in pairs for line in differences(b, a, place)]
 
 
-@pytest.mark.parametrize("script", OPTIONS)
+@pytest.mark.parametrize("script", some_slow(OPTIONS, ["plot_winoground", "plot_timesteps"]))
 @pytest.mark.filterwarnings("ignore:.*unreadable")
 def test_scripts_find_what_they_found(script, old_runs, run_main):
     expected = EXPECTED[script]

@@ -308,6 +308,7 @@ CAPTIONS = shipped.Scenes("60").classes[:600:15]
     ],
     ids=["surrogate", "tree", "guidance"],
 )
+@pytest.mark.slow
 def test_rounds_tell_what_the_call_found(more):
     """Nobody is told to have fallen before that, and errors are beginnings of those of the call."""
     classifier = classify.text_to_image("tiny", CAPTIONS, loss="l1", device="cpu", **more)

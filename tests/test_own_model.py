@@ -107,6 +107,7 @@ def test_the_example_runs_as_its_first_lines_say(run_main):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_the_class_conditional_example_runs_as_its_first_lines_say(run_main):
     argv = ["--model_path", ROOT / "examples" / "ddpm_unet.py", "--dataset", "fashion_mnist", "--imgs_to_eval", 3]
     code, out, err = run_main(eval_prob_dit.main, *argv, "--t_interval", 100)

@@ -74,6 +74,7 @@ def test_the_decoder_undoes_the_encoders_scale():
     torch.testing.assert_close(source.weights.vae_decoder("cpu")(latent), expected)
 
 
+@pytest.mark.slow
 def test_the_right_caption_brings_the_picture_back(plot):
     code, out, err = plot(*SHIPPED, "--under", "a photo of a coat.", "a photo of a boot.", "--steps", 20, "-o", "new/i.png")
     assert code == 0 and "Price: 80 network evaluations, 20 to invert" in out, err

@@ -57,6 +57,7 @@ def test_the_arrays_are_diffusers_own(arrays):
     np.testing.assert_allclose(arrays.errors, (predictions - noise).square().mean((1, 2, 3)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_figure_and_the_command_that_draws_it(plot, arrays):
     code, out, err = plot("-o", "new/a.png")
     assert code == 0 and Image.open("new/a.png").width == 1800, err

@@ -307,6 +307,7 @@ def test_chance_by_a_binomial():
     assert chance.p_value == pytest.approx(weights[np.abs(shares - 0.9) > 0.06 - 1e-9].sum(), abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_p_value_is_uniform_under_calibration_and_small_without():
     """The fault of an interval around the biased ECE: at a true error of 0 it hardly ever held it."""
     rng = np.random.default_rng(3)

@@ -36,6 +36,7 @@ def records(folder):
 
 
 @pytest.mark.parametrize("name", ["dit", "winoground"])
+@pytest.mark.slow
 def test_without_a_batch_size_every_timestep_takes_the_first_row(name, tiny_dit, run_main, monkeypatch):
     """The published --batch_size is 1, so that the position in the batch, which chooses the row, is 0 for all."""
     main, argv, n_pairs = commands(tiny_dit)[name]

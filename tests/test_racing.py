@@ -214,6 +214,7 @@ def test_a_unit_is_drawn_towards_the_usual_one():
     assert rule(values).tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_limits_keep_the_target_on_other_images():
     """Fitted on 300 images, raced on 1,000 others: the share that is kept is the target within its own chance."""
     fit = race_fit.fit_limits(grid(300, 0), 0.98, {})
@@ -224,6 +225,7 @@ def test_limits_keep_the_target_on_other_images():
     assert fit.ends[-1] == 100 and fit.units[-1] == 0 and fit.n_images == 300
 
 
+@pytest.mark.slow
 def test_a_higher_target_has_wider_limits_and_units_have_no_unit():
     low, high = (race_fit.fit_limits(grid(100, 2), target, {}) for target in (0.9, 0.99))
     assert all(a < b for a, b in zip(low.units[:-1], high.units[:-1], strict=True))

@@ -83,6 +83,7 @@ def test_every_row_parses_with_its_command(words):
     module_of(words).parse_args(list(words[1:]))
 
 
+@pytest.mark.slow
 def test_price_and_folder_are_those_of_the_dry_run(sets, weights, run_main):
     priced = {row.made: row for row in rows_of_targets().values() if row.price}
     assert len(priced) > 100

@@ -72,6 +72,7 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
     torch.testing.assert_close(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_stable_diffusion_2_0_s_shape():
     """Eight by eight of 1280 channels, for half of the arithmetic."""
     published = random_weights.PIPELINES["2-0"]
@@ -122,6 +123,7 @@ def test_heads_learn_what_can_be_separated(head, run, pictures, run_main):
     assert run(*words)[1].count("0 to do here, 8 of 8 done before") == 1  # nothing is done twice
 
 
+@pytest.mark.slow
 def test_a_shared_cache_is_that_of_one_process(run, pictures):
     assert run("--head", "linear", "--seed", 5)[0] == 0
     alone = taken()
@@ -169,6 +171,7 @@ def test_a_cache_of_other_images_or_of_nobody_is_refused(run, pictures):
     assert code == 2 and "without a config.json" in err and "--cache_dir" in err
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_the_cache(run, pictures, run_main, script):
     """Of a test image it is made again; what a head learns from is named."""
     assert run("--head", "linear")[0] == 0
@@ -210,6 +213,7 @@ def test_classes_have_to_be_the_same(run, pictures):
     assert code == 2 and "--train_dir train: its classes are not those of the test images" in err
 
 
+@pytest.mark.slow
 def test_with_views_of_their_own(run, pictures):
     """Only validation and test images are kept; every epoch sees other crops, and the same ones in another run."""
     words = ["--augment", "--epochs", 2, "--batch_size", 6, "--patience", 2]

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import load_script
+from conftest import load_script, some_slow
 
 from diffusion import models
 from diffusion.kernel import blocks, scores
@@ -80,6 +80,7 @@ def test_parameters_are_the_published_number(name, bare):
     assert n == pytest.approx(1e9 * PUBLISHED[name], rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_places_of_sd35_medium_are_not_learned(counted):
     """Its files hold 2.47 billion numbers (its card says 2.5), of which 384 x 384 places of width 1536 are a table of sines."""
     found = counted("sd3.5-medium")
@@ -95,7 +96,10 @@ def test_unets_of_stable_diffusion(name, millions, bare):
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in random_weights.PIPELINES if name != "flux-schnell"])  # which is flux-dev's
+DISTINCT = [name for name in random_weights.PIPELINES if name != "flux-schnell"]  # which is flux-dev's
+
+
+@pytest.mark.parametrize("name", some_slow(DISTINCT, ["sdxl", "flux-dev", "sd3.5-large"]))
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
     assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.GFLOP[name]
     source = random_weights.PIPELINES[name].source()

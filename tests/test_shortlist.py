@@ -98,6 +98,7 @@ def test_the_model_s_first_classes_compete_and_nobody_else(run, run_main):
     assert code == 0 and "0 to do here, 4 of 4 done before" in out, err
 
 
+@pytest.mark.slow
 def test_records_and_rankings_are_made_once(run):
     argv = [*SHORT, "--shortlist_size", 3]
     run("--imgs_to_eval", 2, *argv, *BY_CLIP)
@@ -152,6 +153,7 @@ def test_ranking_of_what_was_dropped_and_of_what_was_never_tried():
     assert shortlist.ranking(image, [7, 8, 9, 8, 10, 11]) == [8, 11, 7, 10]
 
 
+@pytest.mark.slow
 def test_an_earlier_diffusion_run_proposes(run):
     run("--imgs_to_eval", 3, *STAGES)
     earlier = the("v*_64")
@@ -190,6 +192,7 @@ def test_stages_that_would_drop_nobody_are_left_out(name, n, wanted):
 # ---------------------------------------------------------------- workers, failures, readers
 
 
+@pytest.mark.slow
 def test_workers_rank_what_they_evaluate(run):
     argv = ["--imgs_to_eval", 5, *SHORT, *BY_CLIP, "--shortlist_size", 3, "--n_workers", 2]
     run(*argv, "--worker_idx", 1)

@@ -137,6 +137,7 @@ def test_ctrl_c_twice_under_torchrun(again, forked, crew):  # noqa: F811
 # ---------------------------------------------------------------- closing lines
 
 
+@pytest.mark.slow
 def test_a_folder_with_more_images_than_the_command_is_told(run_main):
     import eval_prob_adaptive
     import eval_prob_dit

@@ -169,6 +169,7 @@ def test_a_folder_of_pictures_that_nobody_knows(run):
     assert code == 2 and "without a config.json" in err
 
 
+@pytest.mark.slow
 def test_a_flow_draws_too(script, run_main):
     words = ["--version", "tiny-sd3", *BASE, "--draw_only", "--per_class", 2]
     assert run_main(script.main, *words)[0] == 0

@@ -129,6 +129,7 @@ def test_kinds_take_turns():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_image_k_shows_caption_k_and_not_the_other(kind):
     for e in (e for e in EXAMPLES if e["collapsed_tag"] == kind):
         numbers = {WORDS[LABELS[number]]: number for number in e["test_images"]}
