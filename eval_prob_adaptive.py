@@ -26,7 +26,7 @@ from diffusion.baselines import runner, shortlist
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
-from diffusion.runs import loop, run_folder, schema, sharding, tracking
+from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
 from diffusion.strategy import candidate_sets
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
@@ -229,10 +229,10 @@ def announce(run: Run):
     redone = run_folder.unreadable_told(run.unreadable, "redone")
     unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
-    slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
+    slow = printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual))
     notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone, slow)
     more = run.shortlist.priced if run.shortlist else ""
-    cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more, usual=usual)
+    printing.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more, usual=usual)
 
 
 def start(run: Run) -> tuple[classify.Classifier, int]:
@@ -273,7 +273,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
-        cli.tell_missing(run.dataset, run.source)
+        printing.tell_missing(run.dataset, run.source)
     if run.running.dry_run:
         return 0
     run, code = ranked(run)

@@ -28,7 +28,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
 from diffusion.models.families import custom
-from diffusion.runs import loop, run_folder, schema, sharding, tracking
+from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
 from diffusion.utils import paths
@@ -370,13 +370,13 @@ def announce(run: Run):
         run.strategy.notice(run.source.n_levels),
         run.source.notice(),
         run_folder.unreadable_told(run.unreadable, "redone"),
-        cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual)),
+        printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual)),
     )
     folder = next(iter(run.folders.values()))
     more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
     options = run.options | {"cls": f"{len(run.label_of)} of {run.source.num_classes or len(run.dataset.classes)}"}
     about = {"weights": run.source.describe()}
-    cli.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST, usual=usual)
+    printing.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST, usual=usual)
 
 
 def start(run: Run):
@@ -414,7 +414,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
-        cli.tell_missing(run.dataset, run.source)
+        printing.tell_missing(run.dataset, run.source)
     if run.running.dry_run:
         return 0
     with cli.bad_input():

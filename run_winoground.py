@@ -31,7 +31,7 @@ from diffusion.datasets import transforms, winoground
 from diffusion.kernel import noise, scores
 from diffusion.metrics import PairScores
 from diffusion.models import clip
-from diffusion.runs import loop, run_folder, sharding, tracking
+from diffusion.runs import loop, printing, run_folder, sharding, tracking
 from diffusion.strategy import Grid
 from diffusion.utils import paths
 
@@ -195,7 +195,7 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
 
 def slow(run: Run) -> str | None:
     scorer = run.scorer
-    return cli.cpu_notice(scorer.source, scorer.model.img_size, run.running.device, scorer.price, "example")
+    return printing.cpu_notice(scorer.source, scorer.model.img_size, run.running.device, scorer.price, "example")
 
 
 def announce(run: Run):
@@ -210,7 +210,7 @@ def announce(run: Run):
         None if contrastive else slow(run),
     )
     counts = (len(run.todo), len(run.done), len(run.data))
-    cli.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
+    printing.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
 
 
 # ---------------------------------------------------------------- one example
@@ -273,7 +273,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
-        cli.tell_missing(run.data, run.scorer.source)
+        printing.tell_missing(run.data, run.scorer.source)
     if run.running.dry_run:
         return 0
     with cli.bad_input():

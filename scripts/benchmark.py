@@ -45,7 +45,7 @@ from diffusion.models.families import custom, dit
 from diffusion.models.families.base import Pipeline
 from diffusion.models.loading import hub
 from diffusion.models.speed import devices
-from diffusion.runs import loop
+from diffusion.runs import loop, printing
 from diffusion.settings import ModelOptions
 from diffusion.strategy.schedule import make_plan
 from diffusion.utils import files
@@ -454,7 +454,7 @@ def report_count(counted: dict):
     }
     if texts:
         rows["text encoders, one at a time"] = ", ".join(map(format_bytes, texts.values()))
-    cli.print_table("By its shape:", rows)
+    printing.print_table("By its shape:", rows)
 
 
 def copies_that_fit(args, weights: dict) -> int:
@@ -483,7 +483,7 @@ def speed(values) -> str:
 def report(result: dict):
     """The tables of what was timed for a person; --json has the same numbers unrounded."""
     setup = ("device", "dtype", "compiled", "batch_size", "plain_dtype", "plain_batch_size", "evaluations", "threads", "torch")
-    cli.print_table("Set-up:", {name: f"{value:,}" if type(value := result[name]) is int else value for name in setup})
+    printing.print_table("Set-up:", {name: f"{value:,}" if type(value := result[name]) is int else value for name in setup})
     speeds, compared = result["evaluations_per_s"], "plain" in result["evaluations_per_s"]
     rows = {"plain loop": speed(speeds["plain"])} if compared else {}
     rows |= {"kernel": speed(speeds["kernel"]), "network alone": speed(speeds["network"])}
@@ -497,7 +497,7 @@ def report(result: dict):
         "matrix products": f"{result['matmul_flops_per_s'] / 1e12:,.3f} TFLOP/s",
         "fraction that the kernel reaches": f"{100 * result['fraction_of_matmul']:.1f} %",
     }
-    cli.print_table(f"Median (min to max) of {len(speeds['kernel'])} alternating repeats:", rows)
+    printing.print_table(f"Median (min to max) of {len(speeds['kernel'])} alternating repeats:", rows)
 
 
 def timed(args, subject, counted: dict, with_plain: bool) -> dict:

@@ -39,7 +39,7 @@ from diffusion.datasets.readers import folders, unlabelled
 from diffusion.kernel import noise, scores
 from diffusion.metrics import calibration
 from diffusion.predict import predictions
-from diffusion.runs import loop, run_folder, schema
+from diffusion.runs import loop, printing, run_folder, schema
 from diffusion.strategy.method import Method
 from diffusion.utils import files
 
@@ -239,17 +239,17 @@ def announce(run: Run) -> None:
     redone = run_folder.unreadable_told(run.unreadable, "redone")
     others = predictions.fit_notice(run.fit, run.identity["prompts"])
     usual = run.strategy.usual(len(run.class_of))
-    slow = cli.cpu_notice(run.source, run.model.img_size, run.running.device, cli.least(run.price, usual))
+    slow = printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual))
     notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others, slow)
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
                  "memory": models.memory_message(run.source, run.model.dtype)}  # fmt: skip
-        cli.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, usual=usual)
+        printing.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, usual=usual)
         return
     for notice in filter(None, notices):
         print(f"Note: {notice}")
-    cli.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more, usual=usual)
+    printing.print_price(run.price, len(run.todo), run.strategy.AT_MOST, more=more, usual=usual)
 
 
 # ---------------------------------------------------------------- the work

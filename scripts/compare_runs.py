@@ -20,7 +20,7 @@ if __name__ == "__main__":
 from diffusion import cli, metrics
 from diffusion.analysis import figures, tables
 from diffusion.cli import parsing
-from diffusion.runs import loop, run_folder
+from diffusion.runs import loop, printing, run_folder
 from diffusion.utils import files
 
 
@@ -160,7 +160,7 @@ def main(argv=None) -> int:
             result = compare_images(tables.read_unweighted(args.careful), tables.read_unweighted(args.fast))
         if args.json:
             files.write_text(args.json, figures.to_json(result))
-    cli.print_table(f"{args.careful} and {args.fast}:", table_rows(result, of_pairs))
+    printing.print_table(f"{args.careful} and {args.fast}:", table_rows(result, of_pairs))
     return 0
 
 

@@ -37,7 +37,7 @@ from diffusion.cli import parsing
 from diffusion.kernel import scores
 from diffusion.metrics import calibration
 from diffusion.predict import page_backend, page_widgets, predictions
-from diffusion.runs import loop
+from diffusion.runs import loop, printing
 
 log = logging.getLogger("diffusion.demo")  # which session.run listens to
 HOST = "127.0.0.1"
@@ -114,8 +114,8 @@ def check_port(port: int) -> None:
 
 def slow(one: page_backend.Offer) -> str | None:
     """A line on a model that is none for a CPU, where a picture has ten labels."""
-    usual = cli.least(one.price(LABELS), one.strategy(LABELS).usual(LABELS))
-    return cli.cpu_notice(one.source, one.model.img_size, one.running.device, usual, f"picture with {LABELS} labels")
+    usual = printing.least(one.price(LABELS), one.strategy(LABELS).usual(LABELS))
+    return printing.cpu_notice(one.source, one.model.img_size, one.running.device, usual, f"picture with {LABELS} labels")
 
 
 def announce(offers: list[page_backend.Offer], port: int) -> None:

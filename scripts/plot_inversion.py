@@ -31,7 +31,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models.families import custom
 from diffusion.models.speed import devices
-from diffusion.runs import loop
+from diffusion.runs import loop, printing
 from diffusion.utils import files
 
 ROUND_TRIP = "(autoencoder alone)"  # in place of a caption
@@ -72,7 +72,7 @@ def prepare(options: dict) -> Job:
     """Checks every option. Raises ValueError or OSError."""
     files.try_file(options["out"])
     dataset = datasets.open_images(cli.data_of(options), options["dry_run"])
-    cli.require(dataset)
+    printing.require(dataset)
     if options["image"] >= len(dataset):
         raise ValueError(f"--image {options['image']}: {options['dataset']} has {len(dataset)} images, counted from 0")
     device, path = devices.resolve_device(options["device"]), options["model_path"]

@@ -29,7 +29,7 @@ from diffusion.analysis import figures, pages
 from diffusion.cli import parsing
 from diffusion.paper import reproduction, targets
 from diffusion.paper.reproduction import Row, Target
-from diffusion.runs import loop
+from diffusion.runs import loop, printing
 from diffusion.utils import commands, files
 
 LIST = "list"
@@ -68,7 +68,7 @@ class Ask:
 
     def told(self, evaluations: int) -> str:
         """`2,000 evaluations, 0.1 h`"""
-        return f"{evaluations:,} evaluations{cli.hours(evaluations, self.rate)}"
+        return f"{evaluations:,} evaluations{printing.hours(evaluations, self.rate)}"
 
 
 # ---------------------------------------------------------------- tables

@@ -36,7 +36,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.speed import devices
-from diffusion.runs import loop, run_folder, sharding
+from diffusion.runs import loop, printing, run_folder, sharding
 from diffusion.utils import files
 
 HEAD, COURSE, CHECKPOINT = "head.safetensors", "training.csv", "training.checkpoint"  # in the run folder
@@ -129,7 +129,7 @@ def prepare(options: dict) -> Job:
     check_idle(options)
     images, head = runner.open_images(*cli.scored_of(options)), settings.pick(baselines.Head, options)
     runner.refuse_torchrun()
-    cli.require(images.dataset)
+    printing.require(images.dataset)
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
     source, asked = find_features(options, images.running.device)
@@ -170,7 +170,7 @@ def open_training(options: dict, images: runner.Images):
         raise ValueError(f"--train_dir: the training images would be the test images, the {split} split in {place}: name others")
     try:
         train = datasets.open_images(replace(data, data_dir=place, split=split), images.running.dry_run)
-        cli.require(train)
+        printing.require(train)
     except (ValueError, OSError) as error:
         told = str(error).replace("--split", "--train_split").replace("--data_dir", "--train_dir")
         raise ValueError(f"training images: {told}") from None

@@ -33,7 +33,7 @@ from diffusion.baselines import early_stopping, networks, runner, synthetic_imag
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, prompts, transforms
 from diffusion.models.speed import devices
-from diffusion.runs import loop, run_folder, sharding
+from diffusion.runs import loop, printing, run_folder, sharding
 from diffusion.utils import files
 from diffusion.utils.files import fingerprint
 
@@ -303,7 +303,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         job = prepare(options)
         runner.announce(job.run)
-        cli.tell_missing(job.run.images.dataset)
+        printing.tell_missing(job.run.images.dataset)
     running = job.run.images.running
     if running.dry_run:
         return 0

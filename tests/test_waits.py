@@ -15,12 +15,12 @@ from conftest import ROOT, load_script, said
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
-from diffusion import cli, datasets, settings, strategy
+from diffusion import datasets, settings, strategy
 from diffusion.analysis import results
 from diffusion.models import random_weights
 from diffusion.models.speed import devices
 from diffusion.paper import targets
-from diffusion.runs import run_folder
+from diffusion.runs import printing, run_folder
 from diffusion.utils import files, progress
 
 TOP = {"eval_prob_adaptive.py": eval_prob_adaptive, "eval_prob_dit.py": eval_prob_dit, "run_winoground.py": run_winoground}
@@ -191,7 +191,7 @@ def test_a_large_network_is_none_for_a_cpu(main, argv, told, run_main, monkeypat
 def test_a_small_network_is_for_a_cpu(run_main):
     assert "a GPU is meant" not in run_main(eval_prob_adaptive.main, *RACE)[1]
     source = random_weights.PIPELINES["2-0"].source()
-    assert cli.cpu_notice(source, 512, "cuda:1", 100) is None and cli.cpu_notice(source, 128, "cpu", 100) is None
+    assert printing.cpu_notice(source, 512, "cuda:1", 100) is None and printing.cpu_notice(source, 128, "cpu", 100) is None
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_small_network_is_for_a_cpu(run_main):
     ],
 )
 def test_times_for_a_person(seconds, told):
-    assert cli.told_time(seconds) == told
+    assert printing.told_time(seconds) == told
 
 
 # ---------------------------------------------------------------- sets of the user's own

@@ -16,7 +16,7 @@ import numpy as np
 from diffusion import cli, datasets, settings
 from diffusion.analysis import results
 from diffusion.metrics import curves
-from diffusion.runs import loop, run_folder, schema, sharding, tracking
+from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
 from diffusion.utils import paths
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def announce(run: Run) -> None:
     counts = (len(run.todo), len(run.done), len(run.selected))
     redone = run_folder.unreadable_told(run.unreadable, "redone")
     notices = (run.images.dataset.notice, *run.method.notices, redone)
-    cli.announce(run.options, run.method.about, notices, run.folder, counts, 1)
+    printing.announce(run.options, run.method.about, notices, run.folder, counts, 1)
 
 
 def start(run: Run) -> Callable:
@@ -223,7 +223,7 @@ def main(prepare: Callable[[], Run], line: str) -> int:
     with cli.bad_input():
         run = prepare()
         announce(run)
-        cli.tell_missing(run.images.dataset)
+        printing.tell_missing(run.images.dataset)
     return 0 if run.images.running.dry_run else finish(run, line)
 
 

@@ -1,6 +1,7 @@
 """Words of a command line: a parser with errors of one line, and types that check what an option is given."""
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
@@ -75,6 +76,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         team().follow()
         sys.exit(fail(f"{self._where}{message}"))
+
+
+@contextlib.contextmanager
+def bad_input():
+    """Inside it, ValueError and OSError mean that the input is wrong: one line, exit code 2.
+
+    Of torchrun's processes rank 0 goes first: it downloads for all, and tells for all what is wrong.
+    """
+    team().follow()
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads standard output any more, which is no input
+        raise
+    except (ValueError, OSError) as error:
+        sys.exit(fail(error))
+    team().passed()
 
 
 def fail(message: object) -> int:
