@@ -27,6 +27,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
 from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs.task import Task
 from diffusion.strategy import candidate_sets
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
@@ -53,8 +54,10 @@ def parse_args(argv=None):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was asked for, and what is known before any weights are loaded."""
+class PromptTask(Task):
+    """Images and the prompts that compete for each."""
+
+    command = "eval_prob_adaptive"
 
     data: settings.Data
     selection: settings.Selection
@@ -101,11 +104,6 @@ class Run:
 
         return run_folder.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity)
 
-    @property
-    def incomplete(self) -> bool:
-        """Whether a dry run does without images or weights, so that nothing has an identity."""
-        return bool(self.dataset.missing or self.source.unfetched)
-
     @cached_property
     def identity(self) -> dict:
         """What the numbers depend on, and which images the folder is about."""
@@ -134,16 +132,7 @@ class Run:
         """Indices of the images, over all workers."""
         return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, self.bank.seed)
 
-    @cached_property
-    def unreadable(self) -> list[str]:
-        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
-        return []
-
-    @cached_property
-    def done(self) -> dict[int, run_folder.Outcome]:
-        """Outcomes of the records of `selected` that exist; the work adds to it."""
-        if self.incomplete:
-            return run_folder.unread({i: [self.record_path(i)] for i in self.selected})
+    def read_records(self) -> dict[int, run_folder.Outcome]:
         classidx, labels = self.prompts.classidx, self.dataset.labels
         wanted = schema.Wanted(range(len(classidx)), classidx, self.plan.t, partial=not self.strategy.TRIES_ALL)
         rows_of = self.proposals.rows if self.proposals else lambda index: None
@@ -151,11 +140,6 @@ class Run:
         return run_folder.load_outcomes(
             paths, lambda i, record: wanted.check(record, int(labels[i]), rows_of(i)), self.unreadable
         )
-
-    @cached_property
-    def todo(self) -> list[int]:
-        """Indices that this worker has to evaluate."""
-        return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
 
     def is_ready(self, index: int) -> bool:
         """Whether it is known who competes: an image that a shortlist's run could not read is not ranked."""
@@ -175,7 +159,7 @@ class Run:
         return run_folder.record_path(self.folder, index, len(self.dataset))
 
 
-def prepare(options: dict) -> Run:
+def prepare(options: dict) -> PromptTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running = cli.data_of(options), cli.running_of(options)
     groups = (settings.Selection, settings.Prompts, settings.Noise)
@@ -195,15 +179,15 @@ def prepare(options: dict) -> Run:
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
-    run = Run(data, selection, asked, model, bank, running, chosen, loss, weights, ablation, dataset, prompts, source, rows,
-              proposed, shortlisted)  # fmt: skip
+    asked_for = (data, selection, asked, model, bank, running, chosen, loss, weights, ablation)
+    run = PromptTask(*asked_for, dataset, prompts, source, rows, proposed, shortlisted)
     if run.incomplete:
         return run
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, n_candidates)
-    run_folder.check_config(run.folder, run.identity, run.options)
+    run.check_folders()
     return run
 
 
@@ -217,28 +201,24 @@ def choose_method(options: dict, dataset: str, n_prompts: int, n_candidates: int
     return chosen, options["loss"] or ("l2" if options["to_keep"] or options["n_samples"] else recipe.loss)
 
 
-def announce(run: Run):
+def announce(run: PromptTask):
     """Prints what will be done and its price. Raises ValueError where a shortlist's folder holds records of another run."""
     if run.shortlist and run.shortlist.todo:
         runner.announce(run.shortlist.model)
-    loop.tell_reading(run.folder)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
              "memory": models.memory_message(run.source, run.model.dtype),
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
-    counts = (len(run.todo), len(run.done), len(run.selected))
-    redone = run_folder.unreadable_told(run.unreadable, "redone")
     unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
-    slow = printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual))
-    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, redone, slow)
+    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, run.slow(run.model.img_size, usual))
     more = run.shortlist.priced if run.shortlist else ""
-    printing.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, more=more, usual=usual)
+    run.announce(about, notices, at_most=run.strategy.AT_MOST, usual=usual, more=more)
 
 
-def start(run: Run) -> tuple[classify.Classifier, int]:
+def start(run: PromptTask) -> tuple[classify.Classifier, int]:
     """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
     loop.tell_loading(run.source)
-    run_folder.make_ready(run.folder)
+    run.make_ready()
     before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
     of_table = (table.prompts, table.classidx, table.classnames, "--prompt_path or --template", table.published)
@@ -247,20 +227,15 @@ def start(run: Run) -> tuple[classify.Classifier, int]:
     load = partial(models.load, run.source, space=run.model.error_space)
     candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)
     network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
-    if loop.team().leads:
-        candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
-        what = ("eval_prob_adaptive", run_folder.CLASSIFICATION, run.identity, run.options)
-        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
-                                 "partial": run.partial or None}  # fmt: skip
-        run_folder.write_config(run.folder, run_folder.describe(*what, len(run.selected), **known))
-    else:
-        run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+    candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
+    weights = run.level_weights and run.level_weights.as_json()
+    run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=run.partial or None)
     classifier = classify.Classifier(network.denoiser, network.conditions, run.prompts.classidx, run.method, run.noise,
                                      network.batch, rows_of=run.proposals and run.proposals.rows)  # fmt: skip
     return classifier, network.in_flight
 
 
-def ranked(run: Run) -> tuple[Run, int]:
+def ranked(run: PromptTask) -> tuple[PromptTask, int]:
     """With the shortlist's rankings that a contrastive model was to make first, and the exit code of that."""
     if not (run.shortlist and run.shortlist.todo):
         return run, 0
@@ -286,17 +261,15 @@ def main(argv=None) -> int:
 
     def work(index, result, label):
         record = run.record_of(index, result, label)
-        run_folder.save_record(run.record_path(index), record)
-        run.done[index] = run_folder.outcome(record)
-        return run.done[index]
+        return run.save(index, record, run_folder.outcome(record))
 
     several = partial(classifier.several, n=in_flight)
-    ended = loop.work_through(run.running, run.dataset, todo, run.done, work, tracker.progress, several)
-    lines, in_folder = loop.accuracy_lines(run.done.values()), len(run_folder.list_records(run.folder))
+    ended = run.work_through(work, tracker, several, todo)
+    lines = loop.accuracy_lines(run.done.values())
     if run.shortlist and run.done:
         lines.append(run.shortlist.line({index: outcome.label for index, outcome in run.done.items()}))
     lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, args.command)
-    return loop.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder) or code
+    return run.close(lines, f"scripts/print_acc.py {run.folder}", ended) or code
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
 from diffusion.models.families import custom
 from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs.task import Task
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
 from diffusion.utils import paths
@@ -66,8 +67,10 @@ def parse_args(argv=None):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was asked for, and what is known before any weights are loaded."""
+class ClassTask(Task):
+    """Images and the model's classes that compete for each, in one folder or in one of each class."""
+
+    command = "eval_prob_dit"
 
     data: settings.Data
     selection: settings.Selection
@@ -132,9 +135,15 @@ class Run:
         return run_folder.continued(make, datasets.name_of(self.data), self.data.dataset, lambda: self.identity | {"cls": c})
 
     @property
-    def incomplete(self) -> bool:
-        """Whether a dry run does without images or weights, so that nothing has an identity."""
-        return bool(self.dataset.missing or self.source.unfetched)
+    def folder(self) -> Path:
+        return next(iter(self.folders.values()))
+
+    def identity_in(self, c: int | None) -> dict:
+        return self.identity | {"cls": c}
+
+    @property
+    def kind(self) -> str:
+        return run_folder.ONE_CLASS if self.per_class else run_folder.CLASSIFICATION
 
     @cached_property
     def identity(self) -> dict:
@@ -162,36 +171,26 @@ class Run:
         """Indices of the images, over all workers."""
         return sharding.select(len(self.dataset), self.selection.subset_path, self.selection.imgs_to_eval, seed=None)
 
-    @cached_property
-    def unreadable(self) -> list[str]:
-        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
-        return []
-
-    @cached_property
-    def done(self) -> dict[int, run_folder.Outcome]:
-        """Outcomes of the selected images whose every record exists and can be read; the work adds to it."""
-        if self.incomplete:
-            return run_folder.unread({i: self.record_paths(i).values() for i in self.selected})
+    def read_records(self) -> dict[int, run_folder.Outcome]:
+        """Outcomes of the selected images whose every record exists and can be read."""
         if not self.per_class:
             partial = not self.strategy.TRIES_ALL
             wanted = schema.Wanted(list(self.label_of), list(self.label_of.values()), self.plan.t, partial)
-            paths, labels = {i: self.record_paths(i)[None] for i in self.selected}, self.dataset.labels
+            paths, labels = {i: self.record_path(i) for i in self.selected}, self.dataset.labels
             return run_folder.load_outcomes(paths, lambda i, record: wanted.check(record, int(labels[i])), self.unreadable)
         whole = (i for i in self.selected if not self.missing(i))
         return {i: self.per_class_outcome(int(self.dataset.labels[i])) for i in whole}
 
-    @cached_property
-    def todo(self) -> list[int]:
-        """Indices that this worker has to evaluate."""
-        return [i for i in sharding.shard(self.selected, self.running.worker_idx, self.running.n_workers) if i not in self.done]
+    def record_path(self, index: int, c: int | None = None) -> Path:
+        """The file of an image; c: class whose folder it is in, where each has one. Names are not padded, as published."""
+        return self.folders[c] / f"{index}.pt"
 
-    def record_paths(self, index: int) -> dict[Any, Path]:
-        """Class id (None: all of them) -> the file of this image; names are not padded, as published."""
-        return {c: folder / f"{index}.pt" for c, folder in self.folders.items()}
+    def record_paths(self, index: int) -> list[Path]:
+        return [self.record_path(index, c) for c in self.folders]
 
     def missing(self, index: int) -> list[int]:
         """Classes without a readable record of this image."""
-        return [c for c, path in self.record_paths(index).items() if not self.is_whole(c, path)]
+        return [c for c in self.folders if not self.is_whole(c, self.record_path(index, c))]
 
     def is_whole(self, c: int, path: Path) -> bool:
         """Whether the file of a class exists and holds what this run keeps of an image."""
@@ -207,7 +206,7 @@ class Run:
         return run_folder.Outcome(label, None, len(self.folders) * len(self.plan.t))
 
 
-def prepare(options: dict) -> Run:
+def prepare(options: dict) -> ClassTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running, bank = cli.data_of(options), cli.running_of(options), cli.grid_noise_of(options)
     selection, chosen = settings.pick(settings.Selection, options), choose_method(options)
@@ -233,7 +232,7 @@ def prepare(options: dict) -> Run:
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
     rows = noise.grid_noise(bank.seed, bank.noise_path, n_pairs, shape, size, bank.by_position)
     kept = {name: options[name] for name in ("cls", "save_per_class", "save_errors", *SAVED, "loss", "level_weights")}
-    run = Run(data, selection, model, bank, running, chosen, weights, ablation, kept, dataset, source, label_of, rows)
+    run = ClassTask(data, selection, model, bank, running, chosen, weights, ablation, kept, dataset, source, label_of, rows)
     if run.per_class:
         cli.refuse_idle(options, ["results"], "with a folder per class, which holds errors and no prediction")
     models.check_memory(source, size, running.device, model.dtype, running.batch_size, run.price)
@@ -241,11 +240,9 @@ def prepare(options: dict) -> Run:
         return run
     if weights:
         weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
-    made_with = run_folder.noise_of(next(iter(run.folders.values())))
-    run = replace(run, noise=noise.shaped(noise.continued(rows, made_with), ablation.kind))
+    run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, len(label_of))
-    for c, folder in run.folders.items():
-        run_folder.check_config(folder, run.identity | {"cls": c}, run.options)
+    run.check_folders()
     return run
 
 
@@ -327,7 +324,7 @@ def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[
 # ---------------------------------------------------------------- one image
 
 
-def errors_of_class(run: Run, network, x0, c: int):
+def errors_of_class(run: ClassTask, network, x0, c: int):
     """One class's errors, or what was asked for instead, float32 [T,n_trials,...]; FloatingPointError when not finite."""
     import torch
 
@@ -349,7 +346,7 @@ def errors_of_class(run: Run, network, x0, c: int):
 # ---------------------------------------------------------------- the command
 
 
-def notices_of_labels(run: Run) -> list[str]:
+def notices_of_labels(run: ClassTask) -> list[str]:
     """What is to be said of the classes of the selected images."""
     labels, candidates = run.dataset.labels[run.selected].tolist(), set(run.label_of.values())
     found, n_classes = len(set(labels)), len(run.dataset.classes)
@@ -360,48 +357,34 @@ def notices_of_labels(run: Run) -> list[str]:
     return notices + ([told] if lost and len(run.label_of) > 1 else [])
 
 
-def announce(run: Run):
-    loop.tell_reading(next(iter(run.folders.values())))
-    counts = (len(run.todo), len(run.done), len(run.selected))
+def announce(run: ClassTask):
     usual = run.strategy.usual(len(run.label_of))
     notices = (
         run.dataset.notice,
         *([] if run.dataset.missing else notices_of_labels(run)),
         run.strategy.notice(run.source.n_levels),
         run.source.notice(),
-        run_folder.unreadable_told(run.unreadable, "redone"),
-        printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual)),
+        run.slow(run.model.img_size, usual),
     )
-    folder = next(iter(run.folders.values()))
-    more = f" and {len(run.folders) - 1} more" if len(run.folders) > 1 else ""
-    options = run.options | {"cls": f"{len(run.label_of)} of {run.source.num_classes or len(run.dataset.classes)}"}
-    about = {"weights": run.source.describe()}
-    printing.announce(options, about, notices, f"{folder}{more}", counts, run.price, run.strategy.AT_MOST, usual=usual)
+    shown = {"cls": f"{len(run.label_of)} of {run.source.num_classes or len(run.dataset.classes)}"}
+    run.announce({"weights": run.source.describe()}, notices, shown, at_most=run.strategy.AT_MOST, usual=usual)
 
 
-def start(run: Run):
+def start(run: ClassTask):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
     loop.tell_loading(run.source)
-    for folder in run.folders.values():
-        run_folder.make_ready(folder)
-    before, shape = run_folder.found_batch_size(next(iter(run.folders.values()))), run.source.latent_shape(run.model.img_size)
+    run.make_ready()
+    before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
     network = loop.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
-    kind = run_folder.ONE_CLASS if run.per_class else run_folder.CLASSIFICATION
-    for c, folder in run.folders.items():
-        if not loop.team().leads:
-            folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
-            continue
-        what = ("eval_prob_dit", kind, run.identity | {"cls": c}, run.options)
-        known = network.about | {"candidates": candidates, "level_weights": run.level_weights and run.level_weights.as_json(),
-                                 "partial": not run.strategy.TRIES_ALL or None}  # fmt: skip
-        run_folder.write_config(folder, run_folder.describe(*what, len(run.selected), **known))
+    weights, partial = run.level_weights and run.level_weights.as_json(), not run.strategy.TRIES_ALL or None
+    run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=partial)
     return network
 
 
-def record_of(run: Run, result, label: int) -> dict:
+def record_of(run: ClassTask, result, label: int) -> dict:
     """The record of an image over all classes."""
     classes = list(run.label_of)
     if isinstance(run.strategy, strategy.Grid) and run.source.learned_variance:
@@ -421,32 +404,29 @@ def main(argv=None) -> int:
         network = start(run)
         labels = list(run.label_of.values())
         classifier = classify.Classifier(network.denoiser, network.conditions, labels, run.method, run.noise, network.batch)
-        tracker = tracking.Tracker(run.running.tracker).start(run.options, next(iter(run.folders.values())).name)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, result, label):
         """All classes in one record."""
         record = record_of(run, result, label)
-        run_folder.save_record(run.record_paths(index)[None], record)
-        run.done[index] = run_folder.outcome(record)
-        return run.done[index]
+        return run.save(index, record, run_folder.outcome(record))
 
     def work_per_class(index, image, label):
         x0, lacking = network.denoiser.encode(image), run.missing(index)
         for c in lacking:
-            run_folder.save_record(run.record_paths(index)[c], errors_of_class(run, network, x0, c))
+            run_folder.save_record(run.record_path(index, c), errors_of_class(run, network, x0, c))
         run.done[index] = run.per_class_outcome(label)
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
     each, *through = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
-    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress, *through)
+    ended = run.work_through(each, tracker, *through)
     lines = [] if run.per_class else loop.accuracy_lines(run.done.values())
     lines += results.at_end(run.running.results, tracker, ended, run.folders.get(None), run.selected, args.command)
-    in_folder = len(set.intersection(*(set(run_folder.list_records(folder)) for folder in run.folders.values())))
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"
-    return loop.close(lines, run.done, f"scripts/{report}.py {report_arguments(run)}", ended, in_folder=in_folder)
+    return run.close(lines, f"scripts/{report}.py {report_arguments(run)}", ended)
 
 
-def report_arguments(run: Run) -> str:
+def report_arguments(run: ClassTask) -> str:
     """What scripts/print_dit_acc.py is to be called with: the run folder, or all class folders and where labels come from."""
     if not run.per_class:
         return str(run.folders[None])

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from diffusion.datasets import transforms, winoground
 from diffusion.kernel import noise, scores
 from diffusion.metrics import PairScores
 from diffusion.models import clip
-from diffusion.runs import loop, printing, run_folder, sharding, tracking
+from diffusion.runs import loop, printing, run_folder, tracking
+from diffusion.runs.task import Task
 from diffusion.strategy import Grid
 from diffusion.utils import paths
 
@@ -118,45 +119,69 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was asked for, and what is known before any weights are loaded."""
+class PairTask(Task):
+    """Examples of two images and two captions, and the model that matches them."""
+
+    command, UNIT, kind = "run_winoground", "example", run_folder.PAIRS
 
     running: settings.Running
     scorer: Diffusion | Contrastive
+    chosen: dict  # options that say which examples and model
+    parts: tuple  # settings that the model is made of
     score_mode: str
-    options: dict  # all of them, resolved
-    data: Any
+    dataset: Any  # winoground.Pairs
     folder: Path
-    identity: dict  # what the numbers depend on; empty where a dry run does without examples or weights
-    done: dict[int, Any]  # example id -> outcome of its record
-    unreadable: list[str]  # names of files in the place of records that are none of this run's, which are redone
-    todo: list[int]  # positions in data.examples, of this worker
+
+    @property
+    def source(self):
+        return self.scorer.source
+
+    @property
+    def price(self) -> int:
+        return self.scorer.price
+
+    @cached_property
+    def identity(self) -> dict:
+        named = {name: self.chosen[name] for name in ("dataset", "model", "randomize_noise")}
+        return named | self.scorer.identity() | {"images": self.dataset.fingerprint()}
+
+    @property
+    def options(self) -> dict:
+        named = {name: self.chosen[name] for name in ("dataset", "data_dir", "model")}
+        return named | settings.options_of(*self.parts, self.running) | {"score_mode": self.score_mode}
+
+    @property
+    def examples(self) -> list:
+        return self.dataset.examples
+
+    @property
+    def selected(self) -> range:
+        return range(len(self.dataset))
+
+    def key(self, index: int) -> int:
+        return self.examples[index].id
+
+    def record_path(self, index: int) -> Path:
+        return self.folder / f"{self.key(index)}.pt"
+
+    def read_records(self) -> dict[int, run_folder.PairOutcome]:
+        places = {self.key(i): self.record_path(i) for i in self.selected}
+        return run_folder.load_pair_outcomes(places, self.scorer.record_shape, self.unreadable)
 
 
-def prepare(options: dict) -> Run:
+def prepare(options: dict) -> PairTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     running = cli.running_of(options)
-    scorer, used = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
-    data = winoground.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
-    incomplete = bool(data.missing or scorer.source.unfetched)
+    scorer, parts = (find_diffusion if options["model"] == "sd" else find_contrastive)(options, running)
+    dataset = winoground.open_pairs(options["dataset"], options["data_dir"], running.dry_run)
     ending = "_randnoise" if options["randomize_noise"] else ""
     folder = run_folder.dataset_folder(paths.log_dir(), options["dataset"], running.extra) / (scorer.folder() + ending)
     if isinstance(scorer, Diffusion):
         scorer = replace(scorer, noise=noise.continued(scorer.noise, run_folder.noise_of(folder)))
-    asked = {name: options[name] for name in ("dataset", "data_dir", "model")}
-    resolved = asked | settings.options_of(*used, running) | {"score_mode": options["score_mode"]}
-    unreadable, places = [], {e.id: folder / f"{e.id}.pt" for e in data.examples}
-    if incomplete:
-        identity, done = {}, run_folder.unread({i: [path] for i, path in places.items()})
-    else:
-        identity = {name: options[name] for name in ("dataset", "model", "randomize_noise")}
-        identity |= scorer.identity() | {"images": data.fingerprint()}
-        run_folder.check_config(folder, identity, resolved)
-        loop.tell_reading(folder)
-        done = run_folder.load_pair_outcomes(places, scorer.record_shape, unreadable)
-    mine = sharding.shard(range(len(data)), running.worker_idx, running.n_workers)
-    todo = [i for i in mine if data.examples[i].id not in done]
-    return Run(running, scorer, options["score_mode"], resolved, data, folder, identity, done, unreadable, todo)
+    run = PairTask(running, scorer, options, parts, options["score_mode"], dataset, folder)
+    if not run.incomplete:
+        run.check_folders()
+    return run
 
 
 def find_diffusion(options: dict, running) -> tuple[Diffusion, tuple]:
@@ -193,37 +218,30 @@ def find_contrastive(options: dict, running) -> tuple[Contrastive, tuple]:
     return Contrastive(source, model), (model,)
 
 
-def slow(run: Run) -> str | None:
-    scorer = run.scorer
-    return printing.cpu_notice(scorer.source, scorer.model.img_size, run.running.device, scorer.price, "example")
-
-
-def announce(run: Run):
-    about, contrastive = {"weights": run.scorer.source.describe()}, isinstance(run.scorer, Contrastive)
-    about |= {} if contrastive else {"memory": models.memory_message(run.scorer.source, run.scorer.model.dtype)}
-    captions = [caption for example in run.data.examples for caption in example.captions]
+def announce(run: PairTask):
+    about, contrastive = {"weights": run.source.describe()}, isinstance(run.scorer, Contrastive)
+    about |= {} if contrastive else {"memory": models.memory_message(run.source, run.scorer.model.dtype)}
+    captions = [caption for example in run.examples for caption in example.captions]
     notices = (
-        run.data.notice,
-        run.scorer.source.unused_additions(captions) if run.identity else None,
+        run.dataset.notice,
+        None if run.incomplete else run.source.unused_additions(captions),
         "contrastive model: encoding one image or one caption counts as one evaluation" if contrastive else None,
-        run_folder.unreadable_told(run.unreadable, "redone"),
-        None if contrastive else slow(run),
+        None if contrastive else run.slow(run.scorer.model.img_size),
     )
-    counts = (len(run.todo), len(run.done), len(run.data))
-    printing.announce(run.options, about, notices, run.folder, counts, run.scorer.price, unit="example")
+    run.announce(about, notices)
 
 
 # ---------------------------------------------------------------- one example
 
 
-def tell_captions(run: Run) -> None:
+def tell_captions(run: PairTask) -> None:
     """Captions that are cut, or that the model cannot tell apart. Raises ValueError where it can tell none apart."""
-    captions, names = zip(*((example.captions, example.id) for example in run.data.examples), strict=True)
-    for notice in models.check_captions(run.scorer.source, captions, names):
+    captions, names = zip(*((example.captions, example.id) for example in run.examples), strict=True)
+    for notice in models.check_captions(run.source, captions, names):
         print(f"Note: {notice}", flush=True)
 
 
-def diffusion_matcher(run: Run):
+def diffusion_matcher(run: PairTask):
     """Loads the model; returns (images, captions) -> record of raw errors, float32 [T,n_trials] a pair, and what config.json
     says of it."""
     import torch
@@ -233,11 +251,11 @@ def diffusion_matcher(run: Run):
     scorer = run.scorer
     shape = scorer.source.latent_shape(scorer.model.img_size)
     tell_captions(run)
-    captions = list(dict.fromkeys(caption for example in run.data.examples for caption in example.captions))
+    captions = list(dict.fromkeys(caption for example in run.examples for caption in example.captions))
     row_of, before = {caption: row for row, caption in enumerate(captions)}, run_folder.found_batch_size(run.folder)
     load = partial(models.load, scorer.source, space=scorer.model.error_space)
     network = loop.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
-    run.data.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
+    run.dataset.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
     bank = scorer.noise(0, scorer.plan, shape)
 
@@ -250,13 +268,13 @@ def diffusion_matcher(run: Run):
     return match, network.about
 
 
-def contrastive_matcher(run: Run):
+def contrastive_matcher(run: PairTask):
     """The same of CLIP or OpenCLIP, whose record holds logits."""
     import torch
 
     tell_captions(run)
-    model = run.scorer.source.load(run.running.device)
-    run.data.transform = model.preprocess
+    model = run.source.load(run.running.device)
+    run.dataset.transform = model.preprocess
 
     def match(images, captions):
         logits = model.logits(model.embed_images(torch.stack(images)), model.embed_texts(list(captions)))
@@ -273,32 +291,25 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run = prepare(vars(args))
         announce(run)
-        printing.tell_missing(run.data, run.scorer.source)
+        printing.tell_missing(run.dataset, run.source)
     if run.running.dry_run:
         return 0
     with cli.bad_input():
-        loop.tell_loading(run.scorer.source)
-        run_folder.make_ready(run.folder)
+        loop.tell_loading(run.source)
+        run.make_ready()
         match, more = (diffusion_matcher if isinstance(run.scorer, Diffusion) else contrastive_matcher)(run)
-        if loop.team().leads:
-            config = run_folder.describe("run_winoground", run_folder.PAIRS, run.identity, run.options, len(run.data), **more)
-            run_folder.write_config(run.folder, config)
-        else:
-            run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+        run.write_config(**more)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
     def work(index, images, example):
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
-        outcome = run_folder.pair_outcome(record)
-        run_folder.save_record(run.folder / f"{example.id}.pt", record)
-        run.done[example.id] = outcome
-        return outcome
+        return run.save(index, record, run_folder.pair_outcome(record))
 
-    ended = loop.work_through(run.running, run.data, run.todo, run.done, work, tracker.progress)
-    lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.data.examples, run.score_mode)
-    ids = [example.id for example in run.data.examples]
+    ended = run.work_through(work, tracker)
+    lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.examples, run.score_mode)
+    ids = [example.id for example in run.examples]
     lines += results.at_end(run.running.results, tracker, ended, run.folder, ids, args.command, run.score_mode)
-    return loop.close(lines, run.done, f"scripts/print_winoground.py {run.folder}", ended, unit="example")
+    return run.close(lines, f"scripts/print_winoground.py {run.folder}", ended)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from diffusion.kernel import noise, scores
 from diffusion.metrics import calibration
 from diffusion.predict import predictions
 from diffusion.runs import loop, printing, run_folder, schema
+from diffusion.runs.task import Task
 from diffusion.strategy.method import Method
 from diffusion.utils import files
 
@@ -82,8 +83,10 @@ def parse_args(argv=None):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was asked for, and what is known before any weights are loaded."""
+class PictureTask(Task):
+    """Pictures without labels, and the prompts that compete for each; one record of each content, where any are kept."""
+
+    command = "classify"
 
     asked: settings.Prompts
     model: settings.TextToImage
@@ -141,24 +144,25 @@ class Run:
         """The key of every picture's content."""
         return [predictions.content_key(path) for path in self.paths]
 
-    def record_path(self, key: str) -> Path:
-        return self.folder / f"sha256_{key}.pt"
+    @property
+    def selected(self) -> range:
+        return range(len(self.paths))
 
-    @cached_property
-    def unreadable(self) -> list[str]:
-        """Names of records that are none of this run's, which are redone; filled by `done`."""
-        return []
+    def key(self, index: int) -> str | None:
+        return self.keys[index]
 
-    @cached_property
-    def done(self) -> dict[str, predictions.Prediction]:
-        """Predictions of the contents that are known; the work adds to it."""
+    def record_path(self, index: int) -> Path:
+        return self.folder / f"sha256_{self.key(index)}.pt"
+
+    def read_records(self) -> dict[str, predictions.Prediction]:
+        """Predictions of the contents that are known."""
         wanted = schema.Wanted(range(len(self.class_of)), self.class_of, self.plan.t, not self.strategy.TRIES_ALL)
 
         def convert(key, record):
             wanted.check(record, predictions.NO_LABEL)
             return self.predict(predictions.result_of(record, self.class_of))
 
-        places = {key: self.record_path(key) for key in self.keys if key} if self.out else {}
+        places = {self.key(i): self.record_path(i) for i in self.selected if self.key(i)} if self.out else {}
         return run_folder.load_classifications(places, convert, self.unreadable)
 
     def predict(self, result: classify.Result) -> predictions.Prediction:
@@ -206,7 +210,7 @@ def open_pictures(places: list[str]) -> tuple[list[str | Member], str | None, da
     return paths, ignored, dataset
 
 
-def prepare(options: dict) -> Run:
+def prepare(options: dict) -> PictureTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})
     strategy.from_options(options["strategy"], options)  # its own mistakes first
@@ -220,32 +224,27 @@ def prepare(options: dict) -> Run:
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     asked = settings.Prompts(options["prompts"], options["template"])
     bank = settings.Noise(options["seed"])
-    run = Run(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
+    run = PictureTask(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
               options["out"], options["map"])  # fmt: skip
     chosen.check_run(run.identity, len(table.prompts))
     if fit:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
         files.try_file(run.out)
-        run_folder.check_config(run.folder, run.identity, run.options, "name another file with -o")
+        run.check_folders("name another file with -o")
     return run
 
 
-def announce(run: Run) -> None:
+def announce(run: PictureTask) -> None:
     """Prints what will be done and its price; for pictures of which nothing is kept, the price alone."""
-    if run.folder:
-        loop.tell_reading(run.folder)
-    counts = (len(run.todo), sum(key in run.done for key in run.keys), len(run.keys))
-    redone = run_folder.unreadable_told(run.unreadable, "redone")
     others = predictions.fit_notice(run.fit, run.identity["prompts"])
     usual = run.strategy.usual(len(run.class_of))
-    slow = printing.cpu_notice(run.source, run.model.img_size, run.running.device, printing.least(run.price, usual))
-    notices = (run.ignored, redone, run.strategy.notice(run.source.n_levels), others, slow)
+    notices = (run.ignored, run.strategy.notice(run.source.n_levels), others, run.slow(run.model.img_size, usual))
     more = f", and {2 * len(run.plan.t):,} for the map" if run.map else ""
     if run.folder:
         about = {"prompts": f'{len(run.class_of)}, such as "{run.table.prompts[0]}"', "weights": run.source.describe(),
                  "memory": models.memory_message(run.source, run.model.dtype)}  # fmt: skip
-        printing.announce(run.options, about, notices, run.folder, counts, run.price, run.strategy.AT_MOST, usual=usual)
+        run.announce(about, notices, at_most=run.strategy.AT_MOST, usual=usual)
         return
     for notice in filter(None, notices):
         print(f"Note: {notice}")
@@ -255,16 +254,16 @@ def announce(run: Run) -> None:
 # ---------------------------------------------------------------- the work
 
 
-def make_ready(run: Run) -> None:
+def make_ready(run: PictureTask) -> None:
     """Raises OSError where a result could not be written in the end."""
     tables = [run.out, run.out.with_suffix(".parquet")] if run.out else []
     for path in (*tables, *filter(None, [run.map])):
         files.try_file(path)
     if run.folder:
-        run_folder.make_ready(run.folder)
+        run.make_ready()
 
 
-def start(run: Run) -> classify.Classifier:
+def start(run: PictureTask) -> classify.Classifier:
     """Loads the weights, embeds the prompts and writes config.json where there are records."""
     loop.tell_loading(run.source)
     table, shape = run.table, run.source.latent_shape(run.model.img_size)
@@ -274,16 +273,14 @@ def start(run: Run) -> classify.Classifier:
     load = partial(models.load, run.source, space=run.model.error_space)
     before = run_folder.found_batch_size(run.folder) if run.folder else None
     network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
-    if run.folder and loop.team().leads:
-        what = ("classify", run_folder.CLASSIFICATION, run.identity, run.options, len(run.keys))
+    if run.folder:
         candidates = {"labels": run.class_of, "names": names}
-        known = network.about | {"candidates": candidates, "partial": not run.strategy.TRIES_ALL or None}
-        run_folder.write_config(run.folder, run_folder.describe(*what, **known))
+        run.write_config(**network.about, candidates=candidates, partial=not run.strategy.TRIES_ALL or None)
     method, bank = Method(run.strategy, run.loss), noise.Seeded(run.bank.seed)
     return classify.Classifier(network.denoiser, network.conditions, run.class_of, method, bank, network.batch)
 
 
-def draw_map(run: Run, classifier: classify.Classifier) -> str:
+def draw_map(run: PictureTask, classifier: classify.Classifier) -> str:
     """Writes --map, of the first two labels of the only picture; says what is in it."""
     first, second = run.predicted[0].candidates[:2]
     image = run.dataset[0][0]
@@ -311,7 +308,7 @@ def table_lines(path: str | Member, prediction: predictions.Prediction, calibrat
     return lines + ([f"  and {left} more"] if left else [])
 
 
-def write_tables(run: Run) -> str:
+def write_tables(run: PictureTask) -> str:
     """The CSV and the Parquet file of all pictures that are done; says where."""
     found = zip(run.paths, run.predicted, strict=True)
     rows = [predictions.as_row(path, one, run.labels, run.fit is not None) for path, one in found if one]
@@ -321,7 +318,7 @@ def write_tables(run: Run) -> str:
     return f"Predictions of {len(rows)} pictures: {run.out} and {other}"
 
 
-def results(run: Run, ended, classifier) -> list[str]:
+def results(run: PictureTask, ended, classifier) -> list[str]:
     """Writes the files that were asked for; the lines that are printed."""
     if not run.done:
         return []
@@ -333,13 +330,13 @@ def results(run: Run, ended, classifier) -> list[str]:
     return lines + ([draw_map(run, classifier)] if run.map else [])
 
 
-def json_text(run: Run, places: list[str]) -> str:
+def json_text(run: PictureTask, places: list[str]) -> str:
     """One list of a single file; else a list of lists, null for a picture that failed."""
     lists = [predictions.as_json(one) if one else None for one in run.predicted]
     return json.dumps(lists[0] if run.paths == places and len(places) == 1 else lists)
 
 
-def classify_all(args) -> tuple[int, Run]:
+def classify_all(args) -> tuple[int, PictureTask]:
     """The exit code, and the run with what it has found."""
     with cli.bad_input():
         run = prepare(vars(args))
@@ -351,16 +348,14 @@ def classify_all(args) -> tuple[int, Run]:
         classifier = start(run) if run.todo or run.map else None
 
     def work(index, image, _):
-        key = run.keys[index]
-        result = classifier(image, predictions.noise_index(key))
+        result = classifier(image, predictions.noise_index(run.key(index)))
+        prediction = run.predict(result)
         if run.folder:
-            run_folder.save_record(
-                run.record_path(key), run_folder.record_of(result, range(len(run.class_of)), predictions.NO_LABEL)
-            )
-        run.done[key] = run.predict(result)
-        return run.done[key]
+            return run.save(index, run_folder.record_of(result, range(len(run.class_of)), predictions.NO_LABEL), prediction)
+        run.done[run.key(index)] = prediction
+        return prediction
 
-    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, work)
+    ended = run.work_through(work)
     lines = results(run, ended, classifier) if loop.team().leads else []
     return loop.close(lines, run.done, None, ended), run
 

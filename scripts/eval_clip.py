@@ -48,12 +48,12 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def prepare(options: dict) -> runner.Run:
+def prepare(options: dict) -> runner.ScoreTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     images, model = runner.open_images(*cli.scored_of(options)), settings.pick(settings.Contrastive, options)
     table, ending = find_prompts(options, images.data.dataset, images.dataset)
     where = "--templates" if ending else "--prompt_path or --template"
-    return runner.Run(images, contrastive.method(model, table, ending, where))
+    return runner.ScoreTask(images, contrastive.scorer(model, table, ending, where))
 
 
 def find_prompts(options: dict, name: str, dataset) -> tuple[prompts.PromptTable, str]:

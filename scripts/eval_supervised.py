@@ -42,13 +42,13 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def prepare(options: dict) -> runner.Run:
+def prepare(options: dict) -> runner.ScoreTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     images, model = runner.open_images(*cli.scored_of(options)), settings.pick(baselines.Supervised, options)
     network = supervised.find(model.model, model.weights)
     label_of = outputs(images, network)
     labels = sorted(set(label_of.values()))
-    method = runner.Method(
+    scorer = runner.Scorer(
         command="eval_supervised",
         name=f"{network.LIBRARY}_{network.name}_{Path(network.file).stem if network.file else network.tag}",
         settings=(model,),
@@ -61,7 +61,7 @@ def prepare(options: dict) -> runner.Run:
         load=partial(load, network, label_of, labels),
         task="supervised_classification",
     )  # fmt: skip
-    return runner.Run(images, method)
+    return runner.ScoreTask(images, scorer)
 
 
 def outputs(images: runner.Images, network) -> dict[int, int]:

@@ -85,7 +85,7 @@ class Job:
     caches: of the features of training images and of test images
     """
 
-    run: runner.Run
+    run: runner.ScoreTask
     train: Any
     rows: np.ndarray
     validation: np.ndarray
@@ -99,7 +99,7 @@ class Job:
     def extract(self) -> Callable:
         """The features of an image, as in sd_features.extractor; weights are loaded when it is first asked for."""
         loop.tell_loading(self.source)
-        asked, device = self.features, self.run.images.running.device
+        asked, device = self.features, self.run.running.device
         return sd_features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
 
     def taken(self, cache: sd_features.Cache, index: int, image):
@@ -136,7 +136,7 @@ def prepare(options: dict) -> Job:
     how = settings.pick(early_stopping.Epochs, options)
     caches = caches_of(options, images, train, training, asked, source)
     learned = training.identity() | head.identity() | (how.identity() if head.head != "linear" else {"seed": how.seed})
-    method = runner.Method(
+    scorer = runner.Scorer(
         command="sd_features",
         name=folder_of(asked, head, training),
         settings=(asked, head, training) + ((how,) if head.head != "linear" else ()),
@@ -148,8 +148,9 @@ def prepare(options: dict) -> Job:
         load=None,
         task="supervised_classification",
     )
-    job = Job(runner.Run(images, method), train, rows, validation, caches, source, asked, head, how)
-    return replace(job, run=runner.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
+    job = Job(runner.ScoreTask(images, scorer), train, rows, validation, caches, source, asked, head, how)
+    scorer = replace(scorer, notices=notices_of(job), load=lambda device: load(job, device))
+    return replace(job, run=runner.ScoreTask(images, scorer))
 
 
 def check_idle(options: dict) -> None:
@@ -252,7 +253,7 @@ def begin(job: Job) -> None:
 
 def take_features(job: Job) -> loop.Ended:
     """Extracts features of this worker's share of the training images, for the cache."""
-    running, cache = job.run.images.running, job.caches[0]
+    running, cache = job.run.running, job.caches[0]
     todo = cache.missing(sharding.shard(job.wanted, running.worker_idx, running.n_workers))
     job.train.transform = transform_of(job.features)
 
@@ -302,7 +303,7 @@ def fit_network(job: Job):
     """The same."""
     import torch
 
-    device, cache = job.run.images.running.device, job.caches[0]
+    device, cache = job.run.running.device, job.caches[0]
     labels, shape = torch.from_numpy(job.train.labels), cache.read(job.validation[0]).shape
     torch.manual_seed(job.how.seed)
     model = heads.build(job.head.head, shape, len(job.train.classes)).to(device)
@@ -358,7 +359,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         job = prepare(options)
         runner.announce(job.run)
-    running = job.run.images.running
+    running = job.run.running
     if running.dry_run:
         return 0
     with cli.bad_input():

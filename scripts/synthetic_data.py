@@ -86,7 +86,7 @@ def parse_args(argv=None):
 class Job:
     """The run, and what leads to it: the images that are drawn, where they are kept, and how a network learns from them."""
 
-    run: runner.Run
+    run: runner.ScoreTask
     drawing: synthetic_images.Drawing
     pictures: synthetic_images.Pictures
     source: Any
@@ -100,7 +100,7 @@ class Job:
         loop.tell_loading(self.source)
         asked = self.drawn
         return synthetic_images.drawer(
-            self.source, self.run.images.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance
+            self.source, self.run.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance
         )
 
     @property
@@ -129,7 +129,7 @@ def prepare(options: dict) -> Job:
     pictures = synthetic_images.Pictures(options["out"] or images.folder(name, lambda: identity), identity)
     pictures.check()
     files.try_writing(pictures.folder)
-    method = runner.Method(
+    scorer = runner.Scorer(
         command="synthetic_data",
         name=f"{name}_{what.per_class}each_{network.network}_{network.size}",
         settings=(drawn, network, how),
@@ -140,8 +140,9 @@ def prepare(options: dict) -> Job:
         notices=(),
         load=None,
     )
-    job = Job(runner.Run(images, method), what, pictures, source, drawn, network, how)
-    return replace(job, run=runner.Run(images, replace(method, notices=notices_of(job), load=lambda device: load(job, device))))
+    job = Job(runner.ScoreTask(images, scorer), what, pictures, source, drawn, network, how)
+    scorer = replace(scorer, notices=notices_of(job), load=lambda device: load(job, device))
+    return replace(job, run=runner.ScoreTask(images, scorer))
 
 
 def find_model(options: dict, device: str) -> tuple[Any, baselines.Drawn]:
@@ -201,7 +202,7 @@ class ToDraw:
 
 def draw(job: Job) -> loop.Ended:
     """This worker's share of what is missing, in whole batches, as an image comes out alike only with its neighbours."""
-    running, what = job.run.images.running, job.drawing
+    running, what = job.run.running, job.drawing
     firsts = [image for image in what.images if what.batch_of(image)[0] == image]
     mine = set(sharding.shard(firsts, running.worker_idx, running.n_workers))
     images = [image for image in job.missing(what.images) if what.batch_of(image)[0] in mine]
@@ -258,7 +259,7 @@ def train(job: Job) -> None:
 
     from diffusion.datasets import loader
 
-    device, workers = job.run.images.running.device, loader.processes(job.run.images.running.device)
+    device, workers = job.run.running.device, loader.processes(job.run.running.device)
     images = job.drawing.images
     parts = early_stopping.held_back(np.array([row for row, _ in images]), VALIDATION, job.how.seed)
     training, validation = ([images[i] for i in part] for part in parts)
@@ -303,8 +304,8 @@ def main(argv=None) -> int:
     with cli.bad_input():
         job = prepare(options)
         runner.announce(job.run)
-        printing.tell_missing(job.run.images.dataset)
-    running = job.run.images.running
+        printing.tell_missing(job.run.dataset)
+    running = job.run.running
     if running.dry_run:
         return 0
     every, drawing_first = job.drawing.images, options["draw_only"] or not job.network_file.is_file()

@@ -178,7 +178,7 @@ def test_trying_leaves_nothing(tmp_path):
 HEX = "0123456789abcdef" * 2
 WRITER = """
 import sys, time
-from diffusion import files
+from diffusion.utils import files
 def fill(file):
     file.write(b'x')
     file.flush()

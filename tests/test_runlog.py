@@ -92,11 +92,11 @@ def test_a_failing_save_leaves_the_old_record(tmp_path):
 def test_kill_in_the_middle_of_saves(tmp_path):
     """kill -9 processes that overwrite three big records for ever, forked from one that has imported torch: each is whole."""
     code = (
-        "import os, sys, torch; from pathlib import Path; from diffusion import runlog\n"
+        "import os, sys, torch; from pathlib import Path; from diffusion.runs import run_folder\n"
         "def overwrite():\n"
         "    part = {'t': torch.zeros(300000), 'pred_errors': torch.zeros(300000)}\n"
         "    big = {'errors': {0: part}, 'pred': 1, 'label': 1}\n"
-        "    while True:\n        for i in range(3): runlog.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
+        "    while True:\n        for i in range(3): run_folder.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
         "for _ in range(3):\n"
         "    child = os.fork() or overwrite()\n"
         "    print(child, flush=True); os.waitpid(child, 0); print('ended', flush=True)\n"

@@ -13,8 +13,8 @@ from diffusion.utils.files import fingerprint
 log = logging.getLogger(__name__)
 
 
-def method(model: settings.Contrastive, table: PromptTable, ending="", where="--prompt_path or --template") -> runner.Method:
-    """What `scored` asks of it; reads no weights. ending: of the run folder's name; where: flags of the prompts.
+def scorer(model: settings.Contrastive, table: PromptTable, ending="", where="--prompt_path or --template") -> runner.Scorer:
+    """What a runner asks of a contrastive model; reads no weights. ending: of the run folder's name; where: flags of the prompts.
 
     Raises ValueError for a model that is not known, or not there.
     """
@@ -22,7 +22,7 @@ def method(model: settings.Contrastive, table: PromptTable, ending="", where="--
     classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
     told = f'{len(table.prompts)} of {len(classes)} classes, such as "{table.prompts[0]}"'
     hashes = {"prompts": fingerprint(table.prompts, table.classidx), "weights": source.identity()}
-    return runner.Method(
+    return runner.Scorer(
         command="eval_clip",
         name=f"{model.model}_{model.version.replace('/', '_')}{ending}",
         settings=(model,),
@@ -39,10 +39,10 @@ def load(source: clip.ClipSource, table: PromptTable, classes: Sequence[int], wh
     """Loads the weights and embeds the classes: (transform, image [3,H,W] -> logits float32 [K]). where: flags of the prompts."""
     if notice := models.check_prompts(source, table.prompts, table.classidx, table.classnames, where, table.published):
         print(f"Note: {notice}", flush=True)
-    scorer = source.load(device)
+    network = source.load(device)
     log.info("Embedding %s prompts ...", f"{len(table.prompts):,}")
-    embedded = class_embeddings(scorer.embed_texts(table.prompts), table.classidx, classes)
-    return scorer.preprocess, lambda image: scorer.logits(scorer.embed_images(image[None]), embedded)[0].float().cpu()
+    embedded = class_embeddings(network.embed_texts(table.prompts), table.classidx, classes)
+    return network.preprocess, lambda image: network.logits(network.embed_images(image[None]), embedded)[0].float().cpu()
 
 
 def class_embeddings(rows, classidx: Sequence[int], classes: Sequence[int]):

@@ -1,7 +1,7 @@
 """A classifier that gives every class one score per image, evaluated on a data set: what its commands share.
 
 Records and folders are those of eval_prob_adaptive.py, with minus the score as the one error of a class, at level 0, so that all
-scripts that read runs read these. A command supplies a `Method`, made in its `prepare`, and calls `main`.
+scripts that read runs read these. A command supplies a `Scorer`, made in its `prepare`, and calls `main`.
 """
 
 import logging
@@ -17,6 +17,7 @@ from diffusion import cli, datasets, settings
 from diffusion.analysis import results
 from diffusion.metrics import curves
 from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs.task import Task
 from diffusion.utils import paths
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Method:
+class Scorer:
     """What gives the scores, known before any weights are loaded.
 
     command: name of the script, for config.json
@@ -75,46 +76,55 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Images and a method: what is evaluated, and where its records are."""
+class ScoreTask(Task):
+    """Images, and what gives every class one score for each."""
 
     images: Images
-    method: Method
+    scorer: Scorer
+
+    price = 1
+
+    @property
+    def command(self) -> str:
+        return self.scorer.command
+
+    @property
+    def running(self) -> settings.Running:
+        return self.images.running
+
+    @property
+    def dataset(self) -> Any:
+        return self.images.dataset
+
+    @property
+    def incomplete(self) -> bool:
+        """Weights are looked for where a scorer is made, so only images can be missing."""
+        return bool(self.dataset.missing)
 
     @cached_property
     def folder(self) -> Path:
-        return self.images.folder(self.method.name, lambda: self.identity)
+        return self.images.folder(self.scorer.name, lambda: self.identity)
 
     @cached_property
     def identity(self) -> dict:
-        dataset = self.images.dataset
+        dataset = self.dataset
         of_images = {
             "images": dataset.fingerprint(),
             "subset": sharding.subset_identity(self.images.selection.subset_path, len(dataset)),
         }
-        return self.images.data.identity() | self.method.identity | of_images
+        return self.images.data.identity() | self.scorer.identity | of_images
 
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        return settings.options_of(self.images.data, self.images.selection, *self.method.settings, self.images.running)
+        return settings.options_of(self.images.data, self.images.selection, *self.scorer.settings, self.images.running)
 
     @property
     def selected(self) -> list[int]:
-        """Indices of the images, over all workers."""
         return self.images.selected
 
-    @cached_property
-    def unreadable(self) -> list[str]:
-        """Names of files in the place of records that are none of this run's, which are redone; filled by `done`."""
-        return []
-
-    @cached_property
-    def done(self) -> dict[int, results.Ranked]:
-        """Outcomes of the records of `selected` that exist; the work adds to it."""
-        if self.images.dataset.missing:
-            return run_folder.unread({i: [self.record_path(i)] for i in self.selected})
-        classes, labels = self.method.labels, self.images.dataset.labels
+    def read_records(self) -> dict[int, results.Ranked]:
+        classes, labels = self.scorer.labels, self.dataset.labels
         wanted = schema.Wanted(range(len(classes)), classes, np.zeros(1, int))
 
         def convert(index, record):
@@ -124,14 +134,8 @@ class Run:
         places = {i: self.record_path(i) for i in self.selected}
         return run_folder.load_classifications(places, convert, self.unreadable)
 
-    @cached_property
-    def todo(self) -> list[int]:
-        """Indices that this worker has to evaluate."""
-        running = self.images.running
-        return [i for i in sharding.shard(self.selected, running.worker_idx, running.n_workers) if i not in self.done]
-
     def record_path(self, index: int) -> Path:
-        return run_folder.record_path(self.folder, index, len(self.images.dataset))
+        return run_folder.record_path(self.folder, index, len(self.dataset))
 
 
 def open_images(data: settings.Data, selection: settings.Selection, running: settings.Running, seed: int) -> Images:
@@ -145,34 +149,26 @@ def refuse_torchrun() -> None:
         raise ValueError("torchrun cannot share this command's stages: start it by itself, with --n_workers and --worker_idx")
 
 
-def announce(run: Run) -> None:
+def announce(run: ScoreTask) -> None:
     """Prints what will be done. Raises ValueError where the folder holds records of another run."""
-    if not run.images.dataset.missing:
-        run_folder.check_config(run.folder, run.identity, run.options)
-    loop.tell_reading(run.folder)
-    counts = (len(run.todo), len(run.done), len(run.selected))
-    redone = run_folder.unreadable_told(run.unreadable, "redone")
-    notices = (run.images.dataset.notice, *run.method.notices, redone)
-    printing.announce(run.options, run.method.about, notices, run.folder, counts, 1)
+    if not run.incomplete:
+        run.check_folders()
+    run.announce(run.scorer.about, (run.dataset.notice, *run.scorer.notices))
 
 
-def start(run: Run) -> Callable:
+def start(run: ScoreTask) -> Callable:
     """Loads the weights and writes config.json; returns image [3,H,W] -> scores float32 [K]."""
-    log.info("Loading PyTorch and the weights: %s ...", run.method.about["weights"])
-    run_folder.make_ready(run.folder)
-    run.images.dataset.transform, score = run.method.load(run.images.running.device)
+    log.info("Loading PyTorch and the weights: %s ...", run.scorer.about["weights"])
+    run.make_ready()
+    run.dataset.transform, score = run.scorer.load(run.running.device)
     begin(run)
     return score
 
 
-def begin(run: Run) -> None:
+def begin(run: ScoreTask) -> None:
     """Makes the folder and its config.json."""
-    if loop.team().leads:
-        candidates = {"labels": list(run.method.labels), "names": list(run.method.names)}
-        what = (run.method.command, run_folder.CLASSIFICATION, run.identity, run.options, len(run.selected))
-        run_folder.write_config(run.folder, run_folder.describe(*what, candidates=candidates, task=run.method.task))
-    else:
-        run.folder.mkdir(parents=True, exist_ok=True)  # on a network file system it may not be seen here yet
+    candidates = {"labels": list(run.scorer.labels), "names": list(run.scorer.names)}
+    run.write_config(candidates=candidates, task=run.scorer.task)
 
 
 def record_of(scores, classes: Sequence[int], label: int) -> dict:
@@ -198,38 +194,34 @@ def accuracy_lines(outcomes: Collection[results.Ranked]) -> list[str]:
     return [f"{names[name]}: {estimate}" for name, estimate in results.accuracies(outcomes).items()] if outcomes else []
 
 
-def evaluate(run: Run, score: Callable, tracker, line: str, through: Callable) -> int:
+def evaluate(run: ScoreTask, score: Callable, tracker, line: str, through: Callable) -> int:
     """Goes through the images and prints the closing lines; returns the exit code. line: the command as it was typed.
 
-    through: as of session.work_through; what it makes of an image is what is scored
+    through: as of loop.work_through; what it makes of an image is what is scored
     """
 
     def work(index, image, label):
-        record = record_of(score(image), run.method.labels, label)
-        run_folder.save_record(run.record_path(index), record)
-        run.done[index] = ranked(record, run.method.labels)
-        return run.done[index]
+        record = record_of(score(image), run.scorer.labels, label)
+        return run.save(index, record, ranked(record, run.scorer.labels))
 
-    running = run.images.running
-    ended = loop.work_through(running, run.images.dataset, run.todo, run.done, work, tracker.progress, through)
-    lines, in_folder = accuracy_lines(run.done.values()), len(run_folder.list_records(run.folder))
-    lines += results.at_end(running.results, tracker, ended, run.folder, run.selected, line)
-    return loop.close(lines, run.done, f"scripts/print_acc.py {run.folder}", ended, in_folder=in_folder)
+    ended = run.work_through(work, tracker, through)
+    lines = accuracy_lines(run.done.values())
+    lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, line)
+    return run.close(lines, f"scripts/print_acc.py {run.folder}", ended)
 
 
-def main(prepare: Callable[[], Run], line: str) -> int:
-    """A whole command: prepare() -> Run, which raises ValueError or OSError for bad input. line: the command as it was typed.
-    Returns the exit code."""
+def main(prepare: Callable[[], ScoreTask], line: str) -> int:
+    """The exit code of a whole command. prepare raises ValueError or OSError for bad input; line: the command as it was typed."""
     with cli.bad_input():
         run = prepare()
         announce(run)
-        printing.tell_missing(run.images.dataset)
-    return 0 if run.images.running.dry_run else finish(run, line)
+        printing.tell_missing(run.dataset)
+    return 0 if run.running.dry_run else finish(run, line)
 
 
-def finish(run: Run, line: str, through: Callable = loop.in_turn) -> int:
+def finish(run: ScoreTask, line: str, through: Callable = loop.in_turn) -> int:
     """Loads the weights and goes through the images; the rest is as of `evaluate`."""
     with cli.bad_input():
         score = start(run)
-        tracker = tracking.Tracker(run.images.running.tracker).start(run.options, run.folder.name)
+        tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
     return evaluate(run, score, tracker, line, through)

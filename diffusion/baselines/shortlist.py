@@ -46,7 +46,7 @@ class Shortlist:
     images: runner.Images
     class_of: Sequence[int]
     own: Proposals | None = None
-    model: runner.Run | None = None
+    model: runner.ScoreTask | None = None
 
     @property
     def size(self) -> int:
@@ -141,10 +141,10 @@ def find(asked: settings.Shortlist, images: runner.Images, table: PromptTable, o
         return found
     model = model_run(asked, images, table)
     if not images.dataset.missing:
-        run_folder.check_config(model.folder, model.identity, model.options)
+        model.check_folders()
     if model.todo:
         runner.refuse_torchrun()
-    config = {"identity": model.identity, "candidates": {"labels": model.method.labels, "names": model.method.names}}
+    config = {"identity": model.identity, "candidates": {"labels": model.scorer.labels, "names": model.scorer.names}}
     return Shortlist(asked, model.folder, config, images, table.classidx, own, model)
 
 
@@ -157,16 +157,16 @@ def checked_size(asked: settings.Shortlist, n: int) -> int:
     return asked.shortlist_size or min(USUAL, n)
 
 
-def model_run(asked: settings.Shortlist, images: runner.Images, table: PromptTable) -> runner.Run:
+def model_run(asked: settings.Shortlist, images: runner.Images, table: PromptTable) -> runner.ScoreTask:
     """That of scripts/eval_clip.py with these images and prompts. Raises ValueError for a model that is not known."""
     names = ("device", "extra", "n_workers", "worker_idx", "dry_run")
     running = settings.Running(**{name: getattr(images.running, name) for name in names})
     try:
-        method = contrastive.method(asked.model, table)
+        scorer = contrastive.scorer(asked.model, table)
     except ValueError as error:
         raise ValueError(f"--shortlist {asked.shortlist}: {error}") from None
     # whose transform is another
-    return runner.Run(replace(images, running=running, dataset=copy.copy(images.dataset)), method)
+    return runner.ScoreTask(replace(images, running=running, dataset=copy.copy(images.dataset)), scorer)
 
 
 def _config_of(place: str, images: runner.Images) -> dict:

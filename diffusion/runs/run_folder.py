@@ -122,8 +122,11 @@ BEHIND = {
 }
 
 
+ELSEWHERE = "start a new run folder with --extra"
+
+
 def check_config(folder: Path, identity: dict, options: Mapping = MappingProxyType({}),
-                 elsewhere="start a new run folder with --extra") -> None:  # fmt: skip
+                 elsewhere: str = ELSEWHERE) -> None:  # fmt: skip
     """Raises ValueError, naming what differs, when records in this folder were made with other settings than `identity`.
 
     identity: every option and hash that the numbers depend on, as JSON values; options: all, resolved, which tell in words what
