@@ -264,7 +264,7 @@ def main(argv=None) -> int:
         return run.save(index, record, run_folder.outcome(record))
 
     several = partial(classifier.several, n=in_flight)
-    ended = run.work_through(work, tracker, several, todo)
+    ended = loop.work_through(run.running, run.dataset, todo, run.done, work, tracker.progress, several)
     lines = loop.accuracy_lines(run.done.values())
     if run.shortlist and run.done:
         lines.append(run.shortlist.line({index: outcome.label for index, outcome in run.done.items()}))

@@ -419,7 +419,7 @@ def main(argv=None) -> int:
         return run.done[index]._replace(evaluations=len(lacking) * len(run.plan.t))
 
     each, *through = (work_per_class,) if run.per_class else (work, partial(classifier.several, n=network.in_flight))
-    ended = run.work_through(each, tracker, *through)
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, each, tracker.progress, *through)
     lines = [] if run.per_class else loop.accuracy_lines(run.done.values())
     lines += results.at_end(run.running.results, tracker, ended, run.folders.get(None), run.selected, args.command)
     report = "print_dit_acc" if run.source.learned_variance else "print_acc"

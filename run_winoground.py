@@ -305,7 +305,7 @@ def main(argv=None) -> int:
         record = dict(zip(PairScores._fields, match(images, example.captions), strict=True))
         return run.save(index, record, run_folder.pair_outcome(record))
 
-    ended = run.work_through(work, tracker)
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress)
     lines = winoground.lines({i: o.scores for i, o in run.done.items()}, run.examples, run.score_mode)
     ids = [example.id for example in run.examples]
     lines += results.at_end(run.running.results, tracker, ended, run.folder, ids, args.command, run.score_mode)

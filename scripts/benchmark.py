@@ -296,7 +296,7 @@ def network_only(denoiser, x0, conditions, t, noise, size):
 
     x_t, t = noise.to(x0.device), t.to(x0.device)
     for rows, pairs in blocks.blocks(len(conditions), len(t), size):
-        denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows])
+        denoiser.predict_latents(x_t[pairs], t[pairs], conditions[rows], None)
 
 
 # ---------------------------------------------------------------- measuring

@@ -355,7 +355,7 @@ def classify_all(args) -> tuple[int, PictureTask]:
         run.done[run.key(index)] = prediction
         return prediction
 
-    ended = run.work_through(work)
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, work)
     lines = results(run, ended, classifier) if loop.team().leads else []
     return loop.close(lines, run.done, None, ended), run
 

@@ -110,7 +110,7 @@ def compute(picture, index: int, texts: list[str], timestep: int) -> Arrays:
     noise, t = classifier.noise(index, plan, x0.shape, slice(s, s + 1)), torch.from_numpy(plan.t[[s]])
     x_t = denoiser.levels.add_noise(x0, noise, t)
     with torch.inference_mode():
-        predictions = denoiser.predict_block(x_t, t, classifier.conditions)
+        predictions = denoiser.predict_latents(x_t, t, classifier.conditions, None)
     implied = denoiser.levels.conversion("epsilon", "x0")(predictions, x_t, t)
     errors = [float(result.errors[row][s]) for row in range(len(texts))]
     pictures = [decode(latent) for latent in implied]

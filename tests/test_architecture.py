@@ -200,7 +200,7 @@ def test_the_trip_of_one_image_is_the_one_in_design_md(tmp_path):
     trip = [line.split() for line in done.stdout.splitlines() if line.startswith("frame ")]
     assert [(name, file) for _, name, file in trip] == re.findall(r"^\d+\. `(\S+)` in `(\S+)`", DESIGN, re.M)
     names, files = [name for _, name, _ in trip], {file for *_, file in trip}
-    assert len(names) == len(set(names)) <= 12 and len(files) <= 8
+    assert len(names) == len(set(names)) <= 10 and len(files) <= 7
 
 
 def namespaces(source):

@@ -32,9 +32,9 @@ def test_a_shared_block_is_the_plain_network(path, dtype):
     assert fast.shared and plain.shared is None
     x_t, t, conds = block(fast)
     with torch.inference_mode():
-        expected = plain.predict_block(x_t, t, conds).float()
+        expected = plain.predict_latents(x_t, t, conds, None).float()
         torch.testing.assert_close(
-            fast.predict_block(x_t, t, conds).float(), expected, rtol=0, atol=1e-4 if dtype == "float32" else 0.1
+            fast.predict_latents(x_t, t, conds, None).float(), expected, rtol=0, atol=1e-4 if dtype == "float32" else 0.1
         )
         alone = fast.predict(x_t[1:2], t[1:2], conds[2:]).float()  # one condition a latent, after a block
     torch.testing.assert_close(alone[0], expected[2 * 4 + 1], rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
@@ -54,7 +54,7 @@ def test_the_fast_network_is_as_accurate_as_the_plain_one():
         cond = denoiser.embed(["a photo of a cat."])
         with torch.inference_mode():
             exact = double(x.double(), t, encoder_hidden_states=cond.sequence.expand(50, -1, -1).double(), return_dict=False)[0]
-            ours = denoiser.predict_block(x, t, cond).double()
+            ours = denoiser.predict_latents(x, t, cond, None).double()
         expected, found = ((output - noise).square().mean((1, 2, 3)) for output in (exact, ours))
         worst[plain] = ((found - expected) / expected).abs().max().item()
     assert worst[False] < 3 * worst[True] < 3e-6
@@ -92,7 +92,7 @@ def test_a_block_that_fails_leaves_the_network_as_it_was():
     x_t, t, conds = block(plain)
     with torch.inference_mode():
         with pytest.raises(RuntimeError):
-            fast.predict_block(x_t, t, Conditions(conds.sequence[..., :-1]))
+            fast.predict_latents(x_t, t, Conditions(conds.sequence[..., :-1]), None)
         torch.testing.assert_close(fast.predict(x_t[:3], t[:3], conds), plain.predict(x_t[:3], t[:3], conds), rtol=0, atol=1e-4)
 
 

@@ -243,4 +243,6 @@ def test_a_denoiser_can_be_changed_in_part():
     x, t, cond = torch.randn(2, 4, 8, 8), torch.tensor([3, 800]), denoiser.embed(["a", "b", "c"])
     plain = dataclasses.replace(denoiser, shared=None)
     with torch.inference_mode():
-        torch.testing.assert_close(denoiser.predict_block(x, t, cond), plain.predict_block(x, t, cond), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            denoiser.predict_latents(x, t, cond, None), plain.predict_latents(x, t, cond, None), rtol=0, atol=1e-4
+        )

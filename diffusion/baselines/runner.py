@@ -204,7 +204,7 @@ def evaluate(run: ScoreTask, score: Callable, tracker, line: str, through: Calla
         record = record_of(score(image), run.scorer.labels, label)
         return run.save(index, record, ranked(record, run.scorer.labels))
 
-    ended = run.work_through(work, tracker, through)
+    ended = loop.work_through(run.running, run.dataset, run.todo, run.done, work, tracker.progress, through)
     lines = accuracy_lines(run.done.values())
     lines += results.at_end(run.running.results, tracker, ended, run.folder, run.selected, line)
     return run.close(lines, f"scripts/print_acc.py {run.folder}", ended)

@@ -59,7 +59,7 @@ class Cells:
 
 
 def cell_errors(
-    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_cells
+    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_latents
     requested: Sequence[Cells],  # of one image each
     conditions,  # Conditions of all candidates, of which only rows are taken
     score_of,  # callable(x0 [B,C,h,w]) -> a score for `kernel.errors`, of cells that have these clean latents
@@ -76,18 +76,20 @@ def cell_errors(
 
     from diffusion.kernel import blocks
 
-    def score_cells(_, which):
-        parts = list(_parts(requested, which))
-        x0, t, noise, latent, rows = _joined(parts)
-        x_t, target = denoiser.levels.add_noise(x0, noise, t), denoiser.levels.target(denoiser.space, x0, noise, t)
-        output = denoiser.predict_cells(x_t, t, latent, conditions[rows]).float()
-        if guidance:
-            output = blocks.guided(output, _by_pair(parts), guidance, x_t.shape[1])
-        return score_of(x0[latent])(target[latent], output, x_t[latent], t[latent])[None]
-
-    with torch.inference_mode():
-        errors = blocks.in_calls(1, sum(map(len, requested)), score_cells, batch)[0].cpu()
-    return list(errors.split([len(part) for part in requested]))
+    n, errors = [len(part) for part in requested], None
+    calls = blocks.Calls(1, sum(n), batch)
+    for _, which in calls:
+        with calls.attempt(), torch.inference_mode():
+            parts = list(_parts(requested, which))
+            x0, t, noise, latent, rows = _joined(parts)
+            x_t, target = denoiser.levels.add_noise(x0, noise, t), denoiser.levels.target(denoiser.space, x0, noise, t)
+            output = denoiser.predict_latents(x_t, t, conditions[rows], latent).float()  # [B,C,h,w]
+            if guidance:
+                output = blocks.guided(output, _by_pair(parts), guidance, x_t.shape[1])
+            new = score_of(x0[latent])(target[latent], output, x_t[latent], t[latent])
+            errors = new.new_empty(sum(n), *new.shape[1:]) if errors is None else errors
+            errors[which] = new
+    return list(errors.cpu().split(n))
 
 
 def _parts(requested: Sequence[Cells], which: slice) -> Iterator[Cells]:

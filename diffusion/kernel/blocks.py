@@ -2,7 +2,8 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,7 +27,7 @@ class Batch:
 
 @torch.inference_mode()
 def errors(
-    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_block
+    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_latents
     x0,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; every candidate is tried on all M images
     conditions,  # Conditions of K candidates, of which only rows are taken
     t,  # [S] int64  levels, 0 .. T-1
@@ -50,41 +51,46 @@ def errors(
     target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
     n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
     unconditional = {}  # pair -> prediction under the empty condition, whose blocks come first
-
-    def score_block(rows, pairs):
-        output = denoiser.predict_block(x_t[pairs], t[pairs], conditions[rows]).float()
-        if guidance:
-            cells = [(unconditional, pair, row) for row in range(rows.start, rows.stop) for pair in range(len(t))[pairs]]
-            output = guided(output, cells, guidance, x_t.shape[1])
-        n = rows.stop - rows.start
-        scores = score(target[pairs].repeat(n, 1, 1, 1), output, x_t[pairs].repeat(n, 1, 1, 1), t[pairs].repeat(n))
-        return scores.unflatten(0, (n, -1))
-
-    values = checked(in_calls(len(conditions), len(t), score_block, batch))
+    calls, values = Calls(len(conditions), len(t), batch), None
+    for rows, pairs in calls:
+        with calls.attempt():
+            output = denoiser.predict_latents(x_t[pairs], t[pairs], conditions[rows], None).float()  # [R*P,C,h,w]
+            if guidance:
+                cells = [(unconditional, pair, row) for row in range(rows.start, rows.stop) for pair in range(len(t))[pairs]]
+                output = guided(output, cells, guidance, x_t.shape[1])
+            n = rows.stop - rows.start
+            new = score(target[pairs].repeat(n, 1, 1, 1), output, x_t[pairs].repeat(n, 1, 1, 1), t[pairs].repeat(n))
+            values = new.new_empty(len(conditions), len(t), *new.shape[1:]) if values is None else values
+            values[rows, pairs] = new.unflatten(0, (n, -1))
+    values = checked(values)
     return (values if x0.dim() == 3 else values.unflatten(1, (n_images, -1))).cpu()
 
 
-def in_calls(n_rows: int, n_pairs: int, score_block: Callable, batch: Batch):
-    """score_block(rows, pairs) -> [R,P,...] of all n_rows x n_pairs, call by call: [n_rows,n_pairs,...], on the device.
+class Calls:
+    """The calls of the network for n_rows x n_pairs evaluations, as blocks (rows, pairs) that fit into a batch.
 
-    A call that does not fit into memory is done again in halves, and all later ones are smaller. Raises
-    torch.OutOfMemoryError where one evaluation does not fit.
+    A call that does not fit into memory, inside `attempt`, is done again in halves, and all later ones are smaller.
     """
-    todo, values = deque(blocks(n_rows, n_pairs, batch.size)), None
-    while todo:
-        rows, pairs = todo.popleft()
+
+    def __init__(self, n_rows: int, n_pairs: int, batch: Batch):
+        self.todo, self.batch = deque(blocks(n_rows, n_pairs, batch.size)), batch
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        while self.todo:
+            self.block = self.todo.popleft()
+            if cells(*self.block) > self.batch.size:
+                self.todo.extendleft(reversed(halves(*self.block)))
+            else:
+                yield self.block
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Raises torch.OutOfMemoryError where one evaluation does not fit."""
         try:
-            if cells(rows, pairs) > batch.size:
-                todo.extendleft(reversed(halves(rows, pairs)))
-                continue
-            new = score_block(rows, pairs)
+            yield
         except torch.OutOfMemoryError:
-            batch.halve()
-            todo.appendleft((rows, pairs))
-            continue
-        values = new.new_empty(n_rows, n_pairs, *new.shape[2:]) if values is None else values
-        values[rows, pairs] = new
-    return values
+            self.batch.halve()
+            self.todo.appendleft(self.block)
 
 
 def checked(values):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -247,36 +247,15 @@ class Denoiser:
     terms: Terms | None = None
     shared: Shared | None = None
 
-    def predict_block(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """The predictions for R conditions on each of P latents.
+    @property
+    def predict_latents(self) -> Shared:
+        """The predictions for several conditions on each of P latents, by `shared` where there is one.
 
-        Args:
-            x_t: float32 [P,C,h,w].
-            t: int64 [P].
-            conditions: R rows.
-
-        Returns:
-            [R*P,...] as of `predict`, evaluation r * P + p.
+        A function of x_t float32 [P,C,h,w], t int64 [P], conditions, and latent:
+            None: R conditions on every latent -> [R*P,...] as of `predict`, evaluation r * P + p.
+            int64 [B]: condition b on latent[b] -> [B,...].
         """
-        if self.shared:
-            return self.shared(x_t, t, conditions, None)
-        return one_by_one(self.predict, x_t, t, conditions, None)
-
-    def predict_cells(self, x_t: Tensor, t: Tensor, latent: Tensor, conditions: Conditions) -> Tensor:
-        """The predictions for B conditions, each on one of P latents.
-
-        Args:
-            x_t: float32 [P,C,h,w].
-            t: int64 [P].
-            latent: int64 [B], which of the latents belongs to each condition.
-            conditions: B rows.
-
-        Returns:
-            [B,...] as of `predict`.
-        """
-        if self.shared:
-            return self.shared(x_t, t, conditions, latent)
-        return one_by_one(self.predict, x_t, t, conditions, latent)
+        return self.shared or partial(one_by_one, self.predict)
 
 
 def one_by_one(predict: Predict, x_t: Tensor, t: Tensor, conditions: Conditions, latent: Tensor | None) -> Tensor:

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 from diffusion import metrics
@@ -129,9 +128,9 @@ def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: 
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
         x_t, t = _zeros(max(2, size // len(rows)), latent_shape, device)
-        denoiser.predict_block(x_t, t, rows)
+        denoiser.predict_latents(x_t, t, rows, None)
         if cells:
-            denoiser.predict_cells(x_t, t, torch.arange(len(t), device=device), conditions[[0] * len(t)])
+            denoiser.predict_latents(x_t, t, conditions[[0] * len(t)], torch.arange(len(t), device=device))
 
 
 # ---------------------------------------------------------------- while it works
@@ -225,50 +224,52 @@ def work_through(running, dataset, todo: list[int], done: dict, work, told=lambd
     """
     share, before = team().share(todo), set(done)
     most = -(-len(share) // team().size)  # nobody holds images back that others could take
-    with StopBetweenImages() as stop:
-        tally, seen, failures, unwritten = _work(running, dataset, share, done, work, partial(through, most=most), stop, told)
-        new = {key: outcome for key, outcome in done.items() if key not in before}
-        ends = team().gather((seen, failures, stop.signal, new, unwritten), lambda: stop.signal)
-    if not team().leads:
-        return Ended(tally, {}, stop.signal)
-    return _whole_run(dataset, share, tally, ends, done)
-
-
-def _work(running, dataset, share, done: dict, work, through, stop, told) -> tuple[Tally, list[int], dict, str | None]:
-    """This process's part: the tally, the indices that it has finished, the failures among them, and what was not written."""
-    tally, seen, failures = Tally(done.values() if running.load_stats else ()), [], {}
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
+    with StopBetweenImages() as stop:
+        with progress(len(share)) as bar:
+            part = _Part(dataset, share, bar, told, Tally(done.values() if running.load_stats else ()))
+            with closing(through(part.readable(images, stop), most=most)) as ended:
+                for index, call, label in ended:
+                    try:
+                        part.tally.add(work(index, call(), label))
+                    except FloatingPointError as error:
+                        part.end(index, f"{error}: try --dtype bfloat16")
+                    except OSError as error:
+                        part.unwritten = files.one_line(error)
+                        break
+                    else:
+                        part.end(index)
+        new = {key: outcome for key, outcome in done.items() if key not in before}
+        ends = team().gather((part.seen, part.failures, stop.signal, new, part.unwritten), lambda: stop.signal)
+    if not team().leads:
+        return Ended(part.tally, {}, stop.signal)
+    return _whole_run(dataset, share, part.tally, ends, done)
 
-    def end(index, problem=None):
+
+class _Part:
+    """This process's part of a run: its tally, the indices that it has finished, failures, what was not written."""
+
+    def __init__(self, dataset, share, bar, told, tally: Tally):
+        self.dataset, self.share, self.bar, self.told, self.tally = dataset, share, bar, told, tally
+        self.seen, self.failures, self.unwritten = [], {}, None
+
+    def end(self, index: int, problem: str | None = None) -> None:
         if problem:
-            failures[dataset.name(index)] = problem
-        seen.append(index)
-        bar.set_postfix(tally.postfix(), refresh=False)
-        bar.update(share.finish() - bar.n)
-        told(tally)
+            self.failures[self.dataset.name(index)] = problem
+        self.seen.append(index)
+        self.bar.set_postfix(self.tally.postfix(), refresh=False)
+        self.bar.update(self.share.finish() - self.bar.n)
+        self.told(self.tally)
 
-    with progress(len(share)) as bar, closing(through(_readable(images, end, stop))) as ended:
-        for index, call, label in ended:
-            try:
-                tally.add(work(index, call(), label))
-            except FloatingPointError as error:
-                end(index, f"{error}: try --dtype bfloat16")
-            except OSError as error:
-                return tally, seen, failures, files.one_line(error)
+    def readable(self, images, stop: StopBetweenImages) -> Iterator[tuple]:
+        """(index, image, label) of those that could be read, until a signal asks for no more; the others end here."""
+        for index, image, label, problem in images:
+            if problem:
+                self.end(index, problem)
             else:
-                end(index)
-    return tally, seen, failures, None
-
-
-def _readable(images, end, stop):
-    """(index, image, label) of those that could be read, until a signal asks for no more; the others end here."""
-    for index, image, label, problem in images:
-        if problem:
-            end(index, problem)
-        else:
-            yield index, image, label
-        if stop.signal:
-            return
+                yield index, image, label
+            if stop.signal:
+                return
 
 
 def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> Ended:

@@ -1,7 +1,7 @@
 """A run as it was asked for, whichever command it is of: its folder, its records, what is left to do, how it begins and ends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -150,11 +150,6 @@ class Task(ABC):
         run_folder.save_record(self.record_path(index), record)
         self.done[self.key(index)] = outcome
         return outcome
-
-    def work_through(self, work: Callable, tracker=None, through: Callable = loop.in_turn, todo: list[int] | None = None):
-        """Goes through the images that are to do; returns a loop.Ended. Arguments as in `loop.work_through`."""
-        told = tracker.progress if tracker else lambda tally: None
-        return loop.work_through(self.running, self.dataset, self.todo if todo is None else todo, self.done, work, told, through)
 
     def close(self, lines: list[str], report: str | None, ended: loop.Ended) -> int:
         """Prints the closing lines; returns the exit code. report: arguments of the script that reads the folder again"""
