@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import hostile
 import pytest
 from conftest import ROOT, load_script
 
@@ -258,6 +259,17 @@ def test_help_imports_nothing_heavy(command, help_of):
     *text, last = help_of[command].splitlines()
     assert last == "exit code and heavy imports: 0 []"
     assert re.search("python (scripts/|eval|run)", "\n".join(text))  # an example to copy
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_what_most_runs_need_and_help_all_the_rest(command, help_of, capsys):
+    """At most 30 options, besides -h and --help_all."""
+    some, every = set(re.findall(r"^  (?:-\w, )?(--\w[\w-]*)", help_of[command], re.M)), hostile.all_options(Path(command).stem)
+    assert len(some - {"--help", "--help_all"}) <= 30
+    with pytest.raises(SystemExit):
+        hostile.parser_of(Path(command).stem).parse_args(["--help_all"])
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^  .*{option}\b", shown, re.M) for option in every)
 
 
 TINY = ["--device", "cpu", "--dry_run"]

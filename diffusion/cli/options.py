@@ -7,7 +7,7 @@ from diffusion.cli.parsing import at_least, how_many, limit, name_part, positive
 from diffusion.datasets import transforms
 from diffusion.models.speed import devices
 from diffusion.runs import tracking
-from diffusion.strategy import STRATEGIES, option_names
+from diffusion.strategy import STRATEGIES
 
 # ---------------------------------------------------------------- option groups
 
@@ -140,9 +140,8 @@ def add_noise_options(group):
 def add_strategy_options(parser, default: str | None = "stages", told="stages"):
     """--strategy, and the options of every strategy in the table."""
     group = parser.add_argument_group("strategy")
-    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help="stages: as published; race: a "
-                       "candidate is dropped as soon as it is significantly worse than the best; race_calibrated: as soon as it "
-                       f"lies further above the best than a fit says (default: {told})")  # fmt: skip
+    each = "; ".join(f"{name}: {cls.about()}" for name, cls in STRATEGIES.items())
+    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help=f"{each} (default: {told})")
     added = set()
     for strategy in STRATEGIES.values():
         for field in fields(strategy):
@@ -152,15 +151,17 @@ def add_strategy_options(parser, default: str | None = "stages", told="stages"):
 
 
 def _add_option(group, strategy, field):
-    about, owners = field.metadata, [s for s in STRATEGIES.values() if field.name in option_names(s)]
-    default = f" (default: {field.default})" if field.default not in ((), "", None) else ""
-    only = f"{strategy.NAME}: {about['help']}{default}"
+    about = field.metadata
+    defaults = {s.NAME: f.default for s in STRATEGIES.values() for f in fields(s) if f.name == field.name}
+    each = [name if value in ((), "", None) else f"{name} {value}" for name, value in defaults.items()]
+    same = len(set(defaults.values())) == 1 and field.default not in ((), "", None)
+    told = f"{', '.join(defaults)}; default: {field.default}" if same else ", ".join(each)
     group.add_argument(
         f"--{field.name}",
         type=about["type"] if about["least"] is None else at_least(about["least"]),
         nargs="+" if about["several"] else None,
         metavar=about["metavar"],
-        help=about["help"] if len(owners) > 1 else only,
+        help=f"{about['help']} ({told})",
     )
 
 

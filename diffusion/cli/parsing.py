@@ -13,15 +13,37 @@ from diffusion.utils.distributed import team
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 
 
+MOST_SHOWN = 30  # options in --help; of a command with more, those of RARE are in --help_all only
+RARE = {  # what they are about -> names
+    "images": "config_name image_column label_column streaming limit",
+    "model": "error_space levels config text_encoders embedding vae_path pretrained compile",
+    "method": "noise_path randomize_noise noise level_weights guidance crop_errors interpolation shortlist shortlist_size",
+    "records": "spatial save_eps save_eps_and_var save_vb save_errors",
+    "strategy": "n_trials min_samples round_size max_samples race_fit representatives width caution tree",
+    "training": "val_share lr patience",
+    "run": "options images_in_flight load_stats tracker rate",
+}
+_RARE = {name for names in RARE.values() for name in names.split()}
+
+
+class _HelpAll(argparse._HelpAction):
+    """Prints the help with all options."""
+
+    def __call__(self, parser, *_):
+        parser.print_help_all()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with the module docstring as it stands, errors of one line, and no empty value for any option.
 
     The namespace also holds `given`, the names of the options that stood in the command or in the file of --options, and
-    `command`, both as one line for a shell.
+    `command`, both as one line for a shell. --help shows MOST_SHOWN options, --help_all those of RARE too.
     """
 
     def __init__(self, doc: str):
         super().__init__(commands.prog(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--help_all", action=_HelpAll, help="show all options, also those that few runs need")
         self._given = set()
         self._where = ""  # an error lies, other than in the command line
 
@@ -34,7 +56,14 @@ class Parser(argparse.ArgumentParser):
         return namespace, rest
 
     def format_help(self):
-        return commands.typed(super().format_help())
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        hidden = [action for action in shown if action.dest in _RARE] if len(shown) > MOST_SHOWN + 2 else []
+        with _without_help([*hidden, *([] if hidden else [self._option_string_actions["--help_all"]])]):
+            return commands.typed(super().format_help())
+
+    def print_help_all(self):
+        with _without_help([self._option_string_actions["--help_all"]]):
+            print(commands.typed(super().format_help()), end="")
 
     def _words_of_file(self, words: list[str]) -> list[str]:
         """The words of --options FILE, in front of the command line, whose options override it. All of the file is checked."""
@@ -76,6 +105,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         team().follow()
         sys.exit(fail(f"{self._where}{message}"))
+
+
+@contextlib.contextmanager
+def _without_help(actions: list[argparse.Action]):
+    """Inside it, help leaves these options out."""
+    texts = [action.help for action in actions]
+    for action in actions:
+        action.help = argparse.SUPPRESS
+    try:
+        yield
+    finally:
+        for action, text in zip(actions, texts, strict=True):
+            action.help = text
 
 
 @contextlib.contextmanager

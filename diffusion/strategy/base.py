@@ -62,6 +62,12 @@ class Strategy(ABC):
     MEASURED: ClassVar[Mapping[int, int]] = MappingProxyType({})
     NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
 
+    @classmethod
+    def about(cls) -> str:
+        """What `--help` says of it: the first sentence of the class's docstring."""
+        first = " ".join((cls.__doc__ or "").split(".")[0].split())
+        return first[:1].lower() + first[1:]
+
     @abstractmethod
     def plan(self, n_levels: int) -> Plan:
         """All pairs in order of evaluation."""

@@ -21,9 +21,9 @@ SHIPPED = {"imagenet": ("imagenet", "imagenetv2", "imagenetA"), "objectnet": ("o
 
 @dataclass(frozen=True)
 class OpenRace(Strategy):
-    """A race (`racing.run_open_race`, `racing.LevelRule`) that candidates enter by what is expected of them.
+    """A race (`run_open_race`, `race.LevelRule`) that candidates enter by what is expected of them.
 
-    guide: of all K candidates, guides.Guide; there once the strategy is `informed`
+    guide: of all K candidates, surrogates.Guide; there once the strategy is `informed`
     """
 
     representatives: int = option(48, "candidates that are tried first, spread among all", least=3)
@@ -32,7 +32,7 @@ class OpenRace(Strategy):
     alpha: float = option(0.2, "most chance to drop the best of those that entered", "ALPHA", type=float)
     min_samples: int = option(3, "(timestep, noise) pairs of the first round", least=2)
     max_samples: int = option(250, "most timesteps", least=2)
-    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+    n_trials: int = option(1, "noises per timestep", least=1)
     guide: Any = None
 
     AT_MOST: ClassVar = True
@@ -84,7 +84,8 @@ class OpenRace(Strategy):
 
 @dataclass(frozen=True)
 class SurrogateRace(OpenRace):
-    """What is expected of a candidate: a linear function of its embedding, learned image by image from those that were tried."""
+    """A race that candidates enter by a linear function of their embeddings. It is learned image by image from those that were
+    tried."""
 
     NAME: ClassVar = "surrogate"
     MEASURED: ClassVar = {10: 109, 60: 588, 250: 1_099, 1_000: 1_624}
@@ -95,7 +96,7 @@ class SurrogateRace(OpenRace):
 
 @dataclass(frozen=True)
 class TreeRace(OpenRace):
-    """What is expected of a candidate: what the nearest one of a tree has that was tried."""
+    """A race that candidates enter by their neighbours in a tree. Of one is expected what the nearest that was tried has."""
 
     tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
 

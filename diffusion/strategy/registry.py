@@ -18,11 +18,11 @@ __all__ = ["Outcome", "Strategy", "Usual", "option", "option_names", "round_numb
 
 @dataclass(frozen=True)
 class Stages(Strategy):
-    """The paper's adaptive strategy: after each stage the k candidates with the lowest mean error so far go on (algorithm 2)."""
+    """As published, after each stage the candidates with the lowest mean errors go on. The paper's algorithm 2."""
 
     to_keep: tuple[int, ...] = option((), "candidates that survive each stage, the last 1", "K", several=True)
     n_samples: tuple[int, ...] = option((), "timesteps evaluated by the end of each stage", several=True)
-    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+    n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "stages"
     KEEPS_GRID: ClassVar = True
@@ -71,13 +71,13 @@ class Stages(Strategy):
 
 @dataclass(frozen=True)
 class Race(Strategy):
-    """After every round candidates are dropped by paired tests against the best one (`racing.run_race`, `racing.LevelRule`)."""
+    """A candidate is dropped as soon as it is significantly worse than the best. Paired tests of `race.LevelRule`."""
 
     alpha: float = option(0.2, "most chance to drop the winner in a whole race", "ALPHA", type=float)
     min_samples: int = option(2, "(timestep, noise) pairs that all see before the first is dropped", least=2)
     round_size: int = option(1, "pairs per later round, at least", least=1)
     max_samples: int = option(250, "most timesteps", least=2)
-    n_trials: int = option(1, "noises per timestep (default: 1)", least=1)
+    n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "race"
     AT_MOST: ClassVar = True
@@ -134,10 +134,11 @@ class FirstRace(Race):
 
 @dataclass(frozen=True)
 class CalibratedRace(Strategy):
-    """A race whose gaps between candidates were fitted on a run that kept all errors (`racing.GapRule`); labels play no part."""
+    """A candidate is dropped as soon as it lies further above the best than a fit says. `race.GapRule`, fitted on a run that kept
+    all errors; labels play no part."""
 
     race_fit: str = option("", "what scripts/fit_race.py wrote on a run of this model", "FILE", type=str)
-    fit: Any = None  # its content, racing.GapFit
+    fit: Any = None  # its content, race.GapFit
 
     NAME: ClassVar = "race_calibrated"
     AT_MOST: ClassVar = True

@@ -101,8 +101,8 @@ Guide = LinearGuide | TreeGuide
 
 @dataclass(frozen=True)
 class Entrance:
-    """Who enters a race (`racing.run_open_race`): those whose expected error, less `caution` standard deviations, is below that
-    of the best, the most promising first, `width` at a time."""
+    """Who enters an open race: those whose expected error, less `caution` standard deviations, is below that of the best,
+    the most promising first, `width` at a time."""
 
     guide: Guide
     width: int
