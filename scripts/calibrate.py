@@ -7,7 +7,7 @@
 fitted on another run's images, such as validation images:
   python scripts/calibrate.py RUN --fitted_on VALIDATION_RUN
 a fit for images that the run has not seen, which `diffusion.classify` takes:
-  python scripts/calibrate.py RUN --fit fit.json
+  python scripts/calibrate.py RUN --write_fit fit.json
 
 errors: a softmax of minus each candidate's gap, its error less the predicted one's, over a temperature. The temperature, and how
 much a gap's standard error flattens it, are fitted on the other half of the images, or on all images of --fitted_on. A candidate
@@ -54,8 +54,10 @@ def parse_args(argv=None):
                         "the probabilities are fitted to (default: two halves of RUN, each fitted on the other)")  # fmt: skip
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write index, label, pred, probability, margin (gap of the "
                         "second best class) and evaluations of every image")  # fmt: skip
-    parser.add_argument("--fit", type=Path, metavar="FILE", help="write temperature and weight as JSON, fitted on ALL images "
+    renamed = parser.add_argument("--write_fit", type=Path, metavar="FILE",
+                        help="write temperature and weight as JSON, fitted on ALL images "
                         "of the run: for new images of the same model and settings, not for these")  # fmt: skip
+    parser.rename("--fit", renamed)
     parser.add_argument("-o", "--out", type=figures.picture_file, metavar="FILE", help="draw reliability diagrams (.png or .svg)")
     return parser.parse_args(argv)
 
@@ -168,8 +170,8 @@ def main(argv=None) -> int:
             write_csv(args.csv, images, next(c for c in confidences if c.name == args.confidence))
         if args.out:
             draw(args.out, confidences, images.right)
-        if args.fit:
-            confidence.fit_of(images, run.class_of, run.config["identity"]).write(args.fit)
+        if args.write_fit:
+            confidence.fit_of(images, run.class_of, run.config["identity"]).write(args.write_fit)
     print_run(run, images)
     for c in confidences:
         print(f"  {c.name:12}{c.fits}")

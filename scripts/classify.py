@@ -7,8 +7,8 @@ a table of a folder, of WebDataset shards or of a CSV of paths, which the same c
   python scripts/classify.py my_pictures --labels cat dog -o predictions.csv
   python scripts/classify.py list.csv --classes names.txt -o predictions.csv
 
-Labels are ranked by probability. --fit takes a fit that scripts/calibrate.py RUN --fit wrote on a run of the same model, size,
-loss and strategy; without it probabilities are uncalibrated: the softmax of the mean errors as they are, which is nearly flat.
+Labels are ranked by probability. --fit takes a fit that scripts/calibrate.py RUN --write_fit wrote on a run of the same model,
+size, loss and strategy; without it probabilities are uncalibrated: the softmax of the mean errors as they are, nearly flat.
 A picture's noise depends on --seed and on the bytes of its file, so its result does not depend on what else is classified.
 """
 
@@ -68,8 +68,10 @@ def parse_args(argv=None):
     group = parser.add_argument_group("results")
     group.add_argument("-o", "--out", type=csv_file, metavar="FILE.csv", help="write a table of all pictures, and FILE.parquet "
                        "beside it; FILE.records/ keeps what is done")  # fmt: skip
-    group.add_argument("--json", action="store_true", help="print the form of transformers' zero-shot-image-classification, and "
+    renamed = group.add_argument("--print_json", action="store_true",
+                        help="print the form of transformers' zero-shot-image-classification, and "
                        "everything else on standard error")  # fmt: skip
+    parser.rename("--json", renamed)
     group.add_argument("--map", type=figures.picture_file, metavar="FILE", help="of one picture: draw where its first two labels "
                        "disagree (.png or .svg); costs the full plan of both once more")  # fmt: skip
     cli.add_sd_options(parser)
@@ -362,9 +364,9 @@ def classify_all(args) -> tuple[int, PictureTask]:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
-    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+    with contextlib.redirect_stdout(sys.stderr) if args.print_json else contextlib.nullcontext():
         code, run = classify_all(args)
-    if args.json and not args.dry_run and loop.team().leads:
+    if args.print_json and not args.dry_run and loop.team().leads:
         print(json_text(run, args.pictures))
     return code
 

@@ -4,7 +4,7 @@
 the paper's figure 6, a run on each set (or a known accuracy: percent/number of images) beside the published points:
   python scripts/plot_robustness.py --benchmark imagenetA --in_dist data/imagenet/RUN --out_dist data/imagenetA/RUN -o robust.png
 as the paper draws it, a line with a knee at ResNet-50 and exact 99.5 % intervals beside ours:
-  python scripts/plot_robustness.py --benchmark imagenetA --in_dist 77.5/50000 --out_dist 20/7500 --fit knee \
+  python scripts/plot_robustness.py --benchmark imagenetA --in_dist 77.5/50000 --out_dist 20/7500 --curve knee \
       --clopper_pearson -o robust.png
 several models, in the same order on both sides:
   python scripts/plot_robustness.py --benchmark objectnet --in_dist 77.5/50000 RUN --out_dist 32.1/18574 RUN -o robust.svg
@@ -43,8 +43,10 @@ def parse_args(argv=None):
     )
     for flag, what in (("--in_dist", "ImageNet"), ("--out_dist", "the benchmark")):
         parser.add_argument(flag, nargs="+", required=True, metavar="RUN", help=f"a model's run on {what}, or PERCENT/N")
-    parser.add_argument("--fit", choices=["line", "knee"], default="line", help="what is fitted to the published models: a line, "
+    renamed = parser.add_argument("--curve", choices=["line", "knee"], default="line",
+                        help="what is fitted to the published models: a line, "
                         "or two that meet at ResNet-50's accuracy, as the paper has it (default: line)")  # fmt: skip
+    parser.rename("--fit", renamed)
     parser.add_argument("--clopper_pearson", action="store_true", help="also the paper's intervals, exact ones of 99.5 %%, "
                         "beside Wilson's of 95 %%")  # fmt: skip
     parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
@@ -210,7 +212,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         models = robustness.published(robustness.DISCRIMINATIVE, args.benchmark)
-        line, left_out = robustness.fit_published(models, args.fit == "knee")
+        line, left_out = robustness.fit_published(models, args.curve == "knee")
         rows = user_rows(args, line) + published_rows("dit", robustness.published(robustness.DIT, args.benchmark), line)
         rows += published_rows("discriminative", models, line)
         draw(args.out, rows, line, args.benchmark)

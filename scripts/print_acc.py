@@ -28,8 +28,10 @@ def parse_args(argv=None):
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; several are merged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write index, label, pred, evaluations of every image")
-    parser.add_argument("--classes", type=parsing.at_least(0), nargs="+", metavar="LABEL", help="also the accuracy on the images "
+    renamed = parser.add_argument("--class_labels", type=parsing.at_least(0), nargs="+", metavar="LABEL",
+                        help="also the accuracy on the images "
                         "of these classes, and on all others")  # fmt: skip
+    parser.rename("--classes", renamed)
     parser.add_argument("--level_weights", metavar="FILE", help="of scripts/fit_weights.py: predictions by the errors times "
                         "these weights, whatever the run's were (default: the run's predictions)")  # fmt: skip
     return parser.parse_args(argv)
@@ -90,7 +92,7 @@ def by_classes(outcomes: dict, classes) -> dict[str, metrics.Estimate]:
     parts = {name: [o for o in outcomes.values() if (o.label in classes) == inside]
              for name, inside in (("classes " + ", ".join(map(str, classes)), True), ("the other classes", False))}  # fmt: skip
     if empty := next((name for name, part in parts.items() if not part), None):
-        raise ValueError(f"--classes: the run has no images of {empty}")
+        raise ValueError(f"--class_labels: the run has no images of {empty}")
     return {name: metrics.top1(*zip(*((o.pred, o.label) for o in part), strict=True)) for name, part in parts.items()}
 
 
@@ -108,7 +110,7 @@ def main(argv=None) -> int:
         n_expected = run_folder.images_expected(args.folders)
         outcomes, unreadable = merge(args.folders, args.level_weights)
         result = summarise(outcomes, n_expected)
-        parts = by_classes(outcomes, args.classes) if args.classes else {}
+        parts = by_classes(outcomes, args.class_labels) if args.class_labels else {}
         write_files(args, outcomes, result)
     print(f"Top 1 acc: {result['top1']}")
     print(f"Mean per class acc: {result['mean_per_class']}")

@@ -2,9 +2,9 @@
 """Train a LoRA of a Stable Diffusion on a few labelled images: for --lora of the commands.
 
 two classes that the shipped model confuses (4: coat, 6: shirt), from images that neither its training nor its test uses:
-  python scripts/train_lora.py --version tiny --dataset fashion_mnist --split validation --classes 4 6 -o coat.safetensors
+  python scripts/train_lora.py --version tiny --dataset fashion_mnist --split validation --class_labels 4 6 -o coat.safetensors
   python eval_prob_adaptive.py --version tiny --dataset fashion_mnist --strategy race --lora coat.safetensors
-  python scripts/print_acc.py RUN --classes 4 6
+  python scripts/print_acc.py RUN --class_labels 4 6
 """
 
 import sys
@@ -39,8 +39,10 @@ def parse_args(argv=None):
     group.add_argument("--model_path", help="local pipeline folder or hub id in place of the version's weights")
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group = parser.add_argument_group("training")
-    group.add_argument("--classes", type=parsing.at_least(0), nargs="+", metavar="LABEL", required=True, help="labels to learn, "
+    renamed = group.add_argument("--class_labels", type=parsing.at_least(0), nargs="+", metavar="LABEL", required=True,
+                        help="labels to learn, "
                        "two or more; their prompts are the dataset's")  # fmt: skip
+    parser.rename("--classes", renamed)
     group.add_argument("--per_class", type=parsing.at_least(1), default=32, metavar="N", help="images of each (default: 32)")
     group.add_argument("--rank", type=parsing.at_least(1), default=8, help="of the LoRA (default: 8)")
     group.add_argument("--steps", type=parsing.at_least(1), default=300, help="optimiser steps (default: 300)")
@@ -53,8 +55,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.out.suffix != ".safetensors":
         parser.error(f"--out {args.out} must end in .safetensors")
-    if len(set(args.classes)) < max(2, len(args.classes)):
-        parser.error("--classes: give two or more different labels")
+    if len(set(args.class_labels)) < max(2, len(args.class_labels)):
+        parser.error("--class_labels: give two or more different labels")
     return args
 
 
@@ -76,18 +78,18 @@ def prepare(args) -> Job:
     files.try_file(args.out)
     dataset = datasets.open_images(cli.data_of(options | {"classes": None}))  # which are labels here
     table = datasets.load_prompts(args.dataset, dataset, None, None)
-    lacking = [label for label in args.classes if label not in table.classidx]
+    lacking = [label for label in args.class_labels if label not in table.classidx]
     if lacking:
         raise ValueError(
-            f"--classes {lacking[0]} is no class of {args.dataset}: take of {min(table.classidx)}..{max(table.classidx)}"
+            f"--class_labels {lacking[0]} is no class of {args.dataset}: take of {min(table.classidx)}..{max(table.classidx)}"
         )
     source, device = models.text_to_image(args.version, args.model_path), devices.resolve_device(args.device)
     if not isinstance(source, StableDiffusion):
         raise ValueError(f"--model_path {args.model_path or args.version}: this trains Stable Diffusion's U-Net only")
     dataset.transform = transforms.sd_transform(source.default_size, "bicubic")
-    rows = [chosen(dataset.labels, label, args.per_class, args.seed) for label in args.classes]
+    rows = [chosen(dataset.labels, label, args.per_class, args.seed) for label in args.class_labels]
     target = [k for k, part in enumerate(rows) for _ in part]
-    prompts = [table.prompts[table.classidx.index(label)] for label in args.classes]
+    prompts = [table.prompts[table.classidx.index(label)] for label in args.class_labels]
     return Job(dataset, [int(i) for part in rows for i in part], target, prompts, source, device)
 
 
@@ -178,7 +180,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         job = prepare(args)
-    each = 1 if args.contrast is None else len(args.classes)
+    each = 1 if args.contrast is None else len(args.class_labels)
     print(f"{len(job.images)} images of {', '.join(job.prompts)} on {job.device}")
     print(f"Price: {args.steps * args.batch_size * each:,} network evaluations, forward and backward", flush=True)
     with cli.bad_input():

@@ -209,7 +209,7 @@ def test_a_race_is_compared_on_shared_pairs_and_offers_its_evaluations(calibrate
 def test_the_fit_is_of_all_images(calibrate):
     """Against the lowest mean of -log p(label) over all of them, found by another search."""
     records = full_records()
-    code, _, err = calibrate(write_run("run", records, dataset="fashion_mnist"), "--fit", "new/fit.json")
+    code, _, err = calibrate(write_run("run", records, dataset="fashion_mnist"), "--write_fit", "new/fit.json")
     assert code == 0, err
     fit = Fit.read("new/fit.json")
     assert (fit.n, fit.about) == (N, {"dataset": "fashion_mnist"})
@@ -226,7 +226,7 @@ def test_fitted_on_another_run(calibrate):
     """Probabilities are the softmax under the other run's own fit, evaluations its own regression; no half is fitted."""
     others = {i: r for i, r in zip(range(100, 100 + N), race_records().values(), strict=True)}
     other, run = write_run("other", others), write_run("run", race_records())
-    assert calibrate(other, "--fit", "fit.json")[0] == 0
+    assert calibrate(other, "--write_fit", "fit.json")[0] == 0
     code, out, err = calibrate(run, "--fitted_on", other, "--csv", "p.csv")
     assert code == 0 and "Fitted on the 60 images of other." in out and "half" not in out, (out, err)
     fit, images = Fit.read("fit.json"), confidence.read_images(tables.read_run(run))
@@ -348,7 +348,7 @@ def test_bad_input(calibrate):
         (("run", "--out", "r.jpeg"), "must end in .png or .svg"),
         (("run", "--out", "file/r.png"), "file"),
         (("run", "--csv", "file/p.csv"), "file"),
-        (("run", "--fit", "file/f.json"), "file"),
+        (("run", "--write_fit", "file/f.json"), "file"),
     ]:
         code, _, err = calibrate(*argv)
         assert code == 2 and err.count("\n") == 1 and re.search(told, err), (argv, err)

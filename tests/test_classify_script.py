@@ -99,7 +99,7 @@ def test_the_picture_of_the_readme(run):
 
 
 def test_json_is_transformers_form_and_all_that_stdout_holds(run, pictures, classifier):
-    code, out, err = run(pictures[0], *RUN, "--seed", 3, "--json")
+    code, out, err = run(pictures[0], *RUN, "--seed", 3, "--print_json")
     assert code == 0 and "Price: " in err and "Cost: " in err
     result = expected(classifier, pictures[0])
     [found] = [{one["label"]: one["score"] for one in lists(out)}]
@@ -119,24 +119,24 @@ def gap(result, row):
 
 def test_results_do_not_depend_on_order_names_or_neighbours(run, pictures):
     shutil.copy(pictures[1], "another name.png")
-    _, one, _ = run(pictures[1], *RUN, "--json")
-    _, all_of_them, _ = run(*pictures, "another name.png", *RUN, "--json")
-    _, reversed_, _ = run("another name.png", *pictures[::-1], *RUN, "--json")
+    _, one, _ = run(pictures[1], *RUN, "--print_json")
+    _, all_of_them, _ = run(*pictures, "another name.png", *RUN, "--print_json")
+    _, reversed_, _ = run("another name.png", *pictures[::-1], *RUN, "--print_json")
     found = lists(all_of_them)
     assert found[1] == found[3] == lists(one) and found == lists(reversed_)[::-1]
-    _, other_seed, _ = run(pictures[1], *RUN, "--seed", 1, "--json")
+    _, other_seed, _ = run(pictures[1], *RUN, "--seed", 1, "--print_json")
     assert lists(other_seed) != lists(one)
 
 
 def test_a_folder_of_one_picture_is_a_list_of_lists(run):
     save_picture(Path("one/a.png"), size=(64, 64))
-    code, out, _ = run("one", *RUN, "--json")
+    code, out, _ = run("one", *RUN, "--print_json")
     assert code == 0 and [len(one) for one in lists(out)] == [3]
 
 
 def test_a_picture_that_is_none_among_others(run, pictures):
     Path("pictures/notes.png").write_text("no picture")
-    code, out, err = run("pictures", *RUN, "--json")
+    code, out, err = run("pictures", *RUN, "--print_json")
     assert code == 1 and [one is None for one in lists(out)] == [False, False, False, True]
     assert "error: 1 images failed, all others were evaluated" in err and "pictures/notes.png" in err
     code, out, err = run(*pictures, "pictures/notes.png", *RUN)

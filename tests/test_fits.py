@@ -94,7 +94,7 @@ def fit_all(folder, place):
     limits, weights, calibration = (place / name for name in ("limits.json", "weights.json", "calibration.json"))
     assert load_script("fit_race").main([str(folder), "--target", "0.9", "-o", str(limits)]) == 0
     assert load_script("fit_weights").main([str(folder), "-o", str(weights)]) == 0
-    assert load_script("calibrate").main([str(folder), "--fit", str(calibration)]) == 0
+    assert load_script("calibrate").main([str(folder), "--write_fit", str(calibration)]) == 0
     return limits, weights, calibration
 
 

@@ -99,7 +99,7 @@ def test_clopper_pearson_is_scipys(right, n):
 
 def test_as_the_paper_draws_it(plot):
     argv = ("--benchmark", "imagenetA", "--in_dist", "77.5/50000", "--out_dist", "20/7500", "-o", "r.png")
-    code, out, err = plot(*argv, "--fit", "knee", "--clopper_pearson")
+    code, out, err = plot(*argv, "--curve", "knee", "--clopper_pearson")
     assert code == 0 and "max(0, logit(x) - logit(0.767))" in out and "exact, 99.5 %" in out, err
     with open("r.csv") as file:
         mine = next(csv.DictReader(file))

@@ -44,7 +44,7 @@ def run_folder():
 
 WRITERS = [  # script, arguments, the files that they write
     ("print_acc", ["run", "--json", "new/a.json", "--csv", "new/a.csv"], ["a.csv", "a.json"]),
-    ("calibrate", ["run", "--csv", "new/c.csv", "--fit", "new/c.json", "-o", "new/c.png"], ["c.csv", "c.json", "c.png"]),
+    ("calibrate", ["run", "--csv", "new/c.csv", "--write_fit", "new/c.json", "-o", "new/c.png"], ["c.csv", "c.json", "c.png"]),
     ("compare_runs", ["run", "run", "--json", "new/d.json"], ["d.json"]),
     ("replay", ["run", "--csv", "new/e.csv", "-o", "new/e.png"], ["e.csv", "e.png"]),
     ("plot_image", ["run", "--image", "0", "-o", "new/f.svg"], ["f.csv", "f.svg"]),

@@ -387,7 +387,7 @@ def test_they_are_continued(unlabelled, classify):
 
 
 def test_json_of_a_shard_is_a_list_of_lists(unlabelled, classify):
-    code, out, err = classify("bare/1.tar", "--classes", "names.txt", "--json")
+    code, out, err = classify("bare/1.tar", "--classes", "names.txt", "--print_json")
     assert code == 0 and [len(one) for one in json.loads(out)] == [3], err
 
 

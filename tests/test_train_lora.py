@@ -11,8 +11,8 @@ from diffusion import models
 from diffusion.kernel import blocks, scores
 from diffusion.settings import Lora, ModelOptions
 
-WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--split", "validation", "--classes", "4", "6", "--per_class", "2",
-         "--batch_size", "2"]  # fmt: skip
+WORDS = ["--version", "tiny", "--dataset", "fashion_mnist", "--split", "validation", "--class_labels", "4", "6",
+         "--per_class", "2", "--batch_size", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

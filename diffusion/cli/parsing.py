@@ -55,6 +55,10 @@ class Parser(argparse.ArgumentParser):
         namespace.given, namespace.command = frozenset(self._given), " ".join([self.prog, *map(shlex.quote, words)])
         return namespace, rest
 
+    def rename(self, old: str, action: argparse.Action) -> None:
+        """Takes the name that an option had before 0.2 too, for one version; the help shows the new one."""
+        self._option_string_actions[old] = action
+
     def format_help(self):
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         hidden = [action for action in shown if action.dest in _RARE] if len(shown) > MOST_SHOWN + 2 else []

@@ -307,7 +307,7 @@ def figure6() -> Target:
         *places[:2],
         "--out_dist",
         *places[2:],
-        "--fit",
+        "--curve",
         "knee",
         "--clopper_pearson",
     )
