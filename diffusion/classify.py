@@ -4,11 +4,12 @@ from diffusion import classify
 
 classifier = classify.text_to_image("tiny", ["a photo of a bag.", "a photo of a boot."])
 result = classifier(image)  # PIL, of any size and mode
-result.ranking, result.means, result.evaluations
+result.top(3)  # (prompt, mean error) of the best, best first
+result.ranking, result.means, result.evaluations, result.plot()
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -26,9 +27,10 @@ from diffusion.strategy.elimination import NEVER, append_errors, drive, means_of
 from diffusion.strategy.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
 from diffusion.strategy.method import Method
 from diffusion.strategy.schedule import Plan
+from diffusion.utils import drawing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a classifier found out about one image.
 
@@ -38,7 +40,7 @@ class Result:
     fell: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
     seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
-    empty: evaluations under the empty condition, of guidance
+    empty: evaluations under the empty condition, of guidance; names: label -> its name, where there are any
     """
 
     class_of: Sequence[int]
@@ -50,6 +52,12 @@ class Result:
     seconds: float | None = None
     level_weights: LevelWeights | None = None
     empty: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        (name, error), *others = self.top(2)
+        before = f" before {others[0][0]!r}" if others else ""
+        return f"<Result: {name!r}{before}, mean error {error:.6f}, {self.evaluations:,} network evaluations>"
 
     @property
     def label(self) -> int:
@@ -87,9 +95,44 @@ class Result:
         """Labels, best first; a class has the place of its best candidate."""
         return list(self.best_rows)
 
+    def name(self, label: int) -> str:
+        """What a label is called: its name, or the label itself."""
+        return self.names.get(label, str(label))
+
+    def top(self, n: int) -> list[tuple[str, float]]:
+        """(name, mean error) of the n best labels, best first; of those that were dropped by what they have seen."""
+        return [(self.name(label), float(self.means[row])) for label, row in list(self.best_rows.items())[:n]]
+
+    def plot(self, n: int = 5, axis=None):
+        """Draws how far errors of the n best labels lie above the winner's at each timestep that both have seen.
+
+        Args:
+            n: how many labels, the winner among them.
+            axis: matplotlib's, to draw on; None: a new one.
+
+        Returns:
+            The axis.
+        """
+        axis = axis or drawing.pyplot().subplots(figsize=(7, 4.2), layout="constrained")[1]
+        best = self.compared[self.winner]
+        curves = [
+            (self.name(label), *_by_level(self.t, self.compared[row] - best[: len(self.compared[row])]))
+            for label, row in list(self.best_rows.items())[:n]
+        ]
+        drawing.draw_differences(axis, curves)
+        axis.set_title(f"{self.name(self.label)}: {self.evaluations:,} network evaluations")
+        axis.legend()
+        return axis
+
     def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
         """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
         return calibration.probabilities(self.compared, self.winner, list(self.class_of), fit)
+
+
+def _by_level(t: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, ascending, and the mean of the values [n] of the first n pairs at each."""
+    levels, place = np.unique(t[: len(values)], return_inverse=True)
+    return levels, np.bincount(place, values) / np.bincount(place)
 
 
 class Round(NamedTuple):
@@ -135,6 +178,7 @@ class Classifier:
     batch: kernel.Batch, the evaluations per call of the network
     transform: PIL image -> float32 [3,H,W] in [-1,1]
     rows_of: index -> rows of the candidates that compete for the image with this index; None: all do for every image
+    names: label -> its name, which results give
 
     Raises ValueError for a strategy that cannot do with these candidates.
     """
@@ -147,6 +191,7 @@ class Classifier:
     batch: Any
     transform: Callable | None = None
     rows_of: Callable[[int], Sequence[int]] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self):
         strategy = self.method.strategy.informed(self.class_of, self.conditions.embeddings)
@@ -186,7 +231,8 @@ class Classifier:
     def _leading(self, seen: "_Seen", seconds: float) -> Result:
         """The result by these errors, whatever is to come."""
         errors, dropped = dict(seen.errors), dict(seen.dropped)
-        result = Result(self.class_of, 0, errors, self.plan.t, dropped, None, seconds, self.method.level_weights, seen.empty)
+        result = Result(self.class_of, 0, errors, self.plan.t, dropped, None, seconds, self.method.level_weights, seen.empty,
+                        self.names)  # fmt: skip
         return replace(result, winner=next(iter(result.best_rows.values())))
 
     def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:
@@ -222,7 +268,7 @@ class Classifier:
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         empty, seconds = guided * sum(values.shape[1] for values in kept), time.perf_counter() - start
         weights = self.method.level_weights
-        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, weights, empty)
+        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, weights, empty, self.names)
 
     def _elimination(self, competing: list[int]) -> Generator:
         """The strategy's elimination among these rows of the candidates."""
@@ -440,4 +486,6 @@ class Setup:
         denoiser = models.load(self.source, self.device, self.dtype, space=self.space)
         conditions = denoiser.embed(with_empty(self.candidates, self.empty, self.method.ablation))
         bank = shaped(Seeded(self.seed), self.method.ablation.kind)
-        return Classifier(denoiser, conditions, self.labels, self.method, bank, blocks.Batch(self.batch_size), self.transform)
+        names = dict(zip(reversed(self.labels), map(str, reversed(self.candidates)), strict=True))  # a label's first prompt
+        batch = blocks.Batch(self.batch_size)
+        return Classifier(denoiser, conditions, self.labels, self.method, bank, batch, self.transform, names=names)

@@ -137,7 +137,7 @@ def draw(path: Path, confidences: list[Confidence], right) -> None:
     """A column a confidence: share of right predictions against confidence, and below how many images have it."""
     import matplotlib
 
-    matplotlib.use("Agg")  # not figures.pyplot(), which takes no math: the ticks of a log axis are 10 to a power
+    matplotlib.use("Agg")  # not drawing.pyplot(), which takes no math: the ticks of a log axis are 10 to a power
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, len(confidences), figsize=(3.6 * len(confidences), 5.2), sharex=True, sharey="row",

@@ -42,7 +42,7 @@ from diffusion.predict import predictions
 from diffusion.runs import loop, printing, run_folder, schema
 from diffusion.runs.task import Task
 from diffusion.strategy.method import Method
-from diffusion.utils import files
+from diffusion.utils import drawing, files
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
@@ -287,7 +287,7 @@ def draw_map(run: PictureTask, classifier: classify.Classifier) -> str:
     first, second = run.predicted[0].candidates[:2]
     image = run.dataset[0][0]
     ours, theirs = classifier.error_maps(image, [first.row, second.row], predictions.noise_index(run.keys[0])).numpy()
-    figure, axes = figures.pyplot().subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    figure, axes = drawing.pyplot().subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     figures.draw_image(axes[0], image, Path(str(run.paths[0])).name)
     short = [textwrap.shorten(candidate.label, 24, placeholder=" ...") for candidate in (first, second)]
     title, label = "green: {}, pink: {}".format(*short), "squared error of {1} less that of {0}".format(*short)

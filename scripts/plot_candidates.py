@@ -27,6 +27,7 @@ from diffusion.analysis import figures, pages, reload, tables
 from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Race
+from diffusion.utils import drawing
 
 DRAWS = 2000  # of the bootstrap
 
@@ -182,7 +183,7 @@ def draw(path: Path, rows: list[dict], powers: dict[str, metrics.Interval]):
     """Evaluations (log) and accuracy against candidates (log), a line a strategy."""
     import numpy as np
 
-    figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, axes = drawing.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for number, name in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
         own = [row for row in rows if row["strategy"] == name]
         label = f"{name}, exponent {powers[name].value:.2f}" if name in powers else name

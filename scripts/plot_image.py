@@ -27,7 +27,7 @@ from diffusion.analysis import figures, reload
 from diffusion.cli import parsing
 from diffusion.metrics import curves
 from diffusion.runs import loop
-from diffusion.utils import files
+from diffusion.utils import drawing, files
 
 
 def parse_args(argv=None):
@@ -105,7 +105,7 @@ def draw_curves(axis, rows: list[dict], label: str):
          [row["difference"] for row in curve])
         for curve in by_class(rows)
     ]  # fmt: skip
-    figures.draw_differences(axis, drawn)
+    drawing.draw_differences(axis, drawn)
     axis.set_title("the best classes")
     axis.legend(fontsize=9)
 
@@ -114,7 +114,7 @@ def draw(path: Path, rows: list[dict], image, advantage, title: str, label: str)
     """Curves, after them the image and the map, as far as there are any."""
     pictures = [p for p in (image, advantage) if p is not None]
     widths = [2.2] + [1] * len(pictures)
-    figure, axes = figures.pyplot().subplots(
+    figure, axes = drawing.pyplot().subplots(
         1, len(widths), figsize=(7 + 3.6 * len(pictures), 4.2), width_ratios=widths, layout="constrained", squeeze=False
     )
     draw_curves(axes[0, 0], rows, label)

@@ -32,7 +32,7 @@ from diffusion.datasets import DATASETS, transforms
 from diffusion.models.families import custom
 from diffusion.models.speed import devices
 from diffusion.runs import loop, printing
-from diffusion.utils import files
+from diffusion.utils import drawing, files
 
 ROUND_TRIP = "(autoencoder alone)"  # in place of a caption
 
@@ -159,7 +159,7 @@ def work(job: Job, image):
 def draw(path: Path, image, pictures, rows: list[dict]) -> None:
     """The picture, and beside it what came back, with the errors of pixels."""
     n = 1 + len(rows)
-    figure, axes = figures.pyplot().subplots(1, n, figsize=(2.6 * n, 3.6), layout="constrained")
+    figure, axes = drawing.pyplot().subplots(1, n, figsize=(2.6 * n, 3.6), layout="constrained")
     figures.draw_image(axes[0], image, "the picture")
     for axis, picture, row in zip(axes[1:], pictures, rows, strict=True):
         title = textwrap.fill(row["caption"] + (" (inverted under)" if row["kind"] == "inverted" else ""), 24)

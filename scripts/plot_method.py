@@ -31,7 +31,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import prompts, shipped
 from diffusion.runs import loop
 from diffusion.strategy import Stages
-from diffusion.utils import commands, files
+from diffusion.utils import commands, drawing, files
 
 MODEL, TEMPLATE, TIMESTEPS = "tiny", "a photo of a {}.", 100
 
@@ -124,7 +124,7 @@ class Page:
     """A figure on which things are placed by pixels from the upper left corner."""
 
     def __init__(self, width: int, height: int):
-        self.figure = figures.pyplot().figure(figsize=(width / 100, height / 100), facecolor="white")
+        self.figure = drawing.pyplot().figure(figsize=(width / 100, height / 100), facecolor="white")
         self.width, self.height = width, height
 
     def _place(self, x: float, y: float, width: float, height: float) -> tuple[float, ...]:

@@ -31,6 +31,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
 from diffusion.metrics import robustness
 from diffusion.runs import loop
+from diffusion.utils import drawing
 
 SIDES = ("in_dist", "out_dist")
 TICKS = (0.5, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99)  # percent, of both axes
@@ -168,7 +169,7 @@ def draw(path: Path, rows: list[dict], line, benchmark: str):
     from matplotlib.ticker import FixedLocator, NullLocator
     from scipy.special import expit
 
-    figure, axis = figures.pyplot().subplots(figsize=(9, 6), layout="constrained")
+    figure, axis = drawing.pyplot().subplots(figsize=(9, 6), layout="constrained")
     axis.set(xscale="logit", yscale="logit", xlim=limits(rows, "in_dist"), ylim=limits(rows, "out_dist"))
     x = np.linspace(*axis.get_xlim(), 200)
     z, half = line.at(x)

@@ -28,6 +28,7 @@ from diffusion.cli import parsing
 from diffusion.metrics import curves
 from diffusion.runs import loop
 from diffusion.strategy import round_numbers
+from diffusion.utils import drawing
 
 COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 250, 350, 500, 750, 1000)  # timesteps, points of figure 4
 PANELS = 4  # noises of figure 2, as in the paper
@@ -86,7 +87,7 @@ def image_rows(grid, position: int, pair: tuple[int, int]) -> list[dict]:
 
 def draw_lines(rows: list[dict], x: str, lines: str | None, **axis_settings):
     """Accuracy with its band against the cells `x`, a line for each value of the cells `lines`. Returns figure and axis."""
-    figure, axis = figures.pyplot().subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axis = drawing.pyplot().subplots(figsize=(8, 4.5), layout="constrained")
     for name in dict.fromkeys(row[lines] if lines else None for row in rows):
         chosen = [row for row in rows if not lines or row[lines] == name]
         low, value, high = ([100 * getattr(row["accuracy"], end) for row in chosen] for end in ("low", "value", "high"))
@@ -127,7 +128,7 @@ def draw_image(path: Path, rows: list[dict], names: tuple[str, str], title: str)
     shown = min(n_trials, PANELS)
     t, *cells = (np.array([row[key] for row in rows]).reshape(-1, n_trials) for key in ("t", "winner", "runner_up", "difference"))
     base = (cells[0] + cells[1]).mean(1) / 2 if n_trials > 1 else 0
-    figure, axes = figures.pyplot().subplots(1, shown + 1, figsize=(max(9, 3.2 * (shown + 1)), 3.8), layout="constrained")
+    figure, axes = drawing.pyplot().subplots(1, shown + 1, figsize=(max(9, 3.2 * (shown + 1)), 3.8), layout="constrained")
     for noise, axis in enumerate(axes[:-1]):
         for name, errors in zip(names, cells, strict=False):
             axis.plot(t[:, 0], errors[:, noise] - base, linewidth=1, label=name)

@@ -21,6 +21,7 @@ from diffusion import cli
 from diffusion.analysis import figures, reload
 from diffusion.cli import parsing
 from diffusion.runs import loop, run_folder
+from diffusion.utils import drawing
 
 
 def parse_args(argv=None):
@@ -64,7 +65,7 @@ def draw(path: Path, images, captions, maps):
 
     advantage = (maps.flip(0) - maps).numpy()  # above zero where this caption's error is the lower one
     span = np.abs(advantage).max() or 1.0
-    figure = figures.pyplot().figure(figsize=(9, 9), layout="constrained")
+    figure = drawing.pyplot().figure(figsize=(9, 9), layout="constrained")
     for c, row in enumerate(figure.subfigures(2, 1)):
         row.suptitle(f"caption {c}: {captions[c]}")
         axes = row.subplots(1, 2)

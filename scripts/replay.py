@@ -31,6 +31,7 @@ from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Stages, Strategy
 from diffusion.strategy.level_weights import LevelWeights
+from diffusion.utils import drawing
 
 # those that errors alone decide; the others say so by leaving from_text as it is
 PLAYABLE = {name: cls for name, cls in STRATEGIES.items() if cls.from_text.__func__ is not Strategy.from_text.__func__}
@@ -126,7 +127,7 @@ def draw(path: Path, rows: list[dict]):
     """Accuracy and agreement against evaluations, a point a setting."""
     from matplotlib.ticker import LogLocator
 
-    figure, axes = figures.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, axes = drawing.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, name in zip(axes, ("accuracy", "agreement"), strict=True):
         for kind, marker in zip(PLAYABLE, "so^vDX", strict=False):
             chosen = [r for r in rows if r["kind"] == kind]

@@ -114,6 +114,17 @@ def test_ranking_evaluations_and_means_by_hand():
     assert result.means.tolist() == [2, 1, 0.5, 3]
 
 
+def test_names_line_and_picture_by_hand():
+    """Rows 0 and 1 are of one label; row 2 was dropped after two of four pairs, whose levels are 30 10 20 10."""
+    errors = {0: [4, 2, 3, 4], 1: [1, 2, 3, 2], 2: [5, 3]}
+    errors = {row: np.array(values, np.float32) for row, values in errors.items()}
+    result = Result([7, 7, 9], 1, errors, np.array([30, 10, 20, 10]), {0: 1, 2: 0}, names={7: "bag"})
+    assert result.top(3) == [("bag", 2.0), ("9", 4.0)]
+    assert repr(result) == "<Result: 'bag' before '9', mean error 2.000000, 10 network evaluations>"
+    thin, _ = [line for line in result.plot().lines if len(set(line.get_ydata())) > 1]
+    assert thin.get_xdata().tolist() == [10, 30] and thin.get_ydata().tolist() == [1, 4]
+
+
 def test_probabilities_are_a_softmax_of_the_gaps():
     """Without weight for standard errors: exp(-gap / temperature) of each class's best row, on the pairs that both saw."""
     result = by_hand(errors={row: np.array(e, np.float32) for row, e in enumerate([[2, 3], [1, 2], [4, 5], [1.5, 2.5]])})

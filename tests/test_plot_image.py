@@ -12,7 +12,8 @@ from PIL import Image
 
 import eval_prob_adaptive
 import eval_prob_dit
-from diffusion.analysis import figures, reload
+from diffusion.analysis import reload
+from diffusion.utils import drawing
 
 CLASSES = ["a $5 or $^_6$ bag", "boot", "coat", "dress"]
 
@@ -72,8 +73,8 @@ def test_several_prompts_of_a_class_are_one_curve(script):
 
 
 def test_running_mean_by_hand():
-    assert figures.running_mean([1, 2, 6, 3], 1).tolist() == [1.5, 3, 11 / 3, 4.5]
-    assert figures.running_mean([1, 2, 6, 3], 0).tolist() == [1, 2, 6, 3]
+    assert drawing.running_mean([1, 2, 6, 3], 1).tolist() == [1.5, 3, 11 / 3, 4.5]
+    assert drawing.running_mean([1, 2, 6, 3], 0).tolist() == [1, 2, 6, 3]
 
 
 # ---------------------------------------------------------------- image and map

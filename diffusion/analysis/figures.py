@@ -8,10 +8,9 @@ from pathlib import Path
 
 from diffusion.analysis import tables
 from diffusion.runs import run_folder
-from diffusion.utils import files
+from diffusion.utils import drawing, files
 
 FORMATS = (".png", ".svg")
-FEW = 60  # timesteps of a curve whose points can still be told apart
 
 
 def add_run_argument(parser):
@@ -55,28 +54,17 @@ def check_several(grid, folder) -> None:
         raise ValueError(f"{folder} has one timestep or one class: run it again on several (--n_samples 50, say)")
 
 
-def pyplot():
-    """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
 def save(figure, path: Path, dpi: int = 110) -> None:
     """PNG or SVG by the suffix, whole or absent; makes the folder and closes the figure."""
     files.write(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi))
-    pyplot().close(figure)
+    drawing.pyplot().close(figure)
 
 
 def svg(figure) -> str:
     """The figure as an element of a page; closes it."""
     file = io.StringIO()
     figure.savefig(file, format="svg")
-    pyplot().close(figure)
+    drawing.pyplot().close(figure)
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
@@ -117,29 +105,6 @@ def write_parquet(path: Path, rows: list[dict], about: dict | None = None) -> No
     files.write(path, lambda file: file.write(content))
 
 
-def running_mean(values, width: int):
-    """The mean over up to `width` neighbours on either side -> [n], at the ends over fewer."""
-    import numpy as np
-
-    return np.array([np.mean(values[max(0, i - width) : i + width + 1]) for i in range(len(values))])
-
-
-def draw_differences(axis, curves, colours=tuple(f"C{i}" for i in range(10))) -> None:
-    """How far errors lie above the winner's at each timestep, thin, and their running mean, thick; of few timesteps with dots.
-
-    curves: (name, timesteps, differences) of each class, ascending in t, the winner's first; colours: one each, in turn
-    """
-    for number, (name, t, difference) in enumerate(curves):
-        colour = colours[number % len(colours)]
-        if number == 0:
-            axis.axhline(0, color=colour, label=f"{name}: the winner")
-            continue
-        axis.plot(t, difference, color=colour, linewidth=0.6, alpha=0.4, marker="." if len(t) < FEW else None)
-        axis.plot(t, running_mean(difference, len(t) // 30), color=colour, linewidth=1.8, label=name)
-    axis.set(xlabel="timestep t", ylabel="error minus the winner's")
-    axis.grid(alpha=0.3)
-
-
 def draw_image(axis, image, title: str) -> None:
     """An image [3,H,W] in [-1,1]."""
     import numpy as np
@@ -170,4 +135,4 @@ def overlay(axis, image, advantage, span: float):
     shown = np.abs(advantage) / span  # the picture stays visible where the two agree
     shades = axis.imshow(advantage, "PiYG", vmin=-span, vmax=span, alpha=shown, extent=extent, interpolation="bilinear")
     axis.set(xticks=[], yticks=[])
-    return pyplot().cm.ScalarMappable(shades.norm, "PiYG")
+    return drawing.pyplot().cm.ScalarMappable(shades.norm, "PiYG")

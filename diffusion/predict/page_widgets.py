@@ -14,6 +14,7 @@ from diffusion.analysis import figures, pages
 from diffusion.classify import Round
 from diffusion.metrics import Interval, calibration, curves
 from diffusion.predict.predictions import Prediction
+from diffusion.utils import drawing
 
 MOST_ROWS = 25  # of a table
 BARS = (
@@ -70,9 +71,9 @@ def error_curves(prediction: Prediction, errors: Sequence[np.ndarray], t: np.nda
     shown = prediction.candidates[: pages.COLOURS]
     best = errors[shown[0].row]
     lines = [(c.label, *curves.difference_by_t(errors[c.row], best, t)) for c in shown]
-    with figures.pyplot().rc_context(PLAIN):
-        figure, axis = figures.pyplot().subplots(figsize=(4.6, 2.9), layout="constrained")
-        figures.draw_differences(axis, lines, LINES)
+    with drawing.pyplot().rc_context(PLAIN):
+        figure, axis = drawing.pyplot().subplots(figsize=(4.6, 2.9), layout="constrained")
+        drawing.draw_differences(axis, lines, LINES)
         drawn = _coloured(figures.svg(figure))
     legend = pages.legend([pages.Line(number, name, []) for number, (name, *_) in enumerate(lines, 1)])
     return f'<h3>Errors over timesteps</h3><div class="curves">{drawn}</div>{legend}<p class="note">{BELOW}</p>'
@@ -100,7 +101,7 @@ def error_map(image, advantage: np.ndarray, first: str, second: str) -> str:
 
 def _picture(image, advantage: np.ndarray, span: float) -> str:
     """A data URI."""
-    plt = figures.pyplot()
+    plt = drawing.pyplot()
     figure = plt.figure(figsize=(3, 3), dpi=100)
     figures.overlay(figure.add_axes((0, 0, 1, 1), frame_on=False), image, advantage, span)
     file = io.BytesIO()
