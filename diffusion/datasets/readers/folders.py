@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from diffusion.datasets.pictures import Member, open_rgb
+from diffusion.datasets.pictures import HEIC, Member, open_rgb, transparent
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif", *HEIC}
 JUNK_FOLDERS = {"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
 JUNK_FILES = {"Thumbs.db", "desktop.ini"}
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -15,25 +15,28 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 class LabelledFiles:
     """Map-style dataset of (RGB PIL image, label): `samples` is a list of (file, label), `notice` what the user is told.
 
-    `border` pixels are cut off each side; `upright` turns images as their EXIF orientation says, which the published sets were
-    read without. Raises FileNotFoundError where there are no samples.
+    `border` pixels are cut off each side; `own` pictures are read as a viewer shows them, which the published
+    sets were not. Raises FileNotFoundError where there are no samples.
     """
 
-    def __init__(self, samples: list[tuple[str | Member, int]], border=0, upright=False, notice: str | None = None):
+    def __init__(self, samples: list[tuple[str | Member, int]], border=0, own=False, notice: str | None = None):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
         self.targets = [label for _, label in samples]
         self.border = border
-        self.upright = upright
-        self.notice = notice
+        self.own = own
+        self.notice = "; ".join(filter(None, (notice, transparent(self.files()) if own else None))) or None
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def files(self) -> Iterator[str | Member]:
+        return (file for file, _ in self.samples)
+
     def __getitem__(self, index: int):
         path, label = self.samples[index]
-        image = open_rgb(path, self.upright)  # RGB before any crop or resize, as torchvision's image folders do
+        image = open_rgb(path, self.own)  # RGB before any crop or resize, as torchvision's image folders do
         if self.border:
             width, height = image.size
             image = image.crop((self.border, self.border, width - self.border, height - self.border))
@@ -59,7 +62,7 @@ def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     classes = list(classes or found)
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [(path, label_of[name]) for name, files in found.items() for path in files]
-    images = LabelledFiles(samples, upright=True, notice="; ".join(notices) or None)
+    images = LabelledFiles(samples, own=True, notice="; ".join(notices) or None)
     images.classes = classes
     return images
 
