@@ -127,7 +127,7 @@ def _names(path: str, revision: str | None) -> list[str]:
     if Path(path).is_dir():
         found = sorted(Path(path).glob("*.safetensors"))
     else:
-        known = not Path(path).is_file() and try_to_load_from_cache(path, ON_HUB, revision=revision)
+        known = revision and try_to_load_from_cache(path, ON_HUB, revision=revision)
         found = [Path(known)] if isinstance(known, str) else [Path(path)] if Path(path).suffix == ".safetensors" else []
     names = []
     for file in found:
