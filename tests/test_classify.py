@@ -2,6 +2,7 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,18 @@ def test_probabilities_are_a_softmax_of_the_gaps():
     assert list(found) == [5, 7, 9]
     for label, weight in expected.items():
         assert found[label] == pytest.approx(weight / sum(expected.values()))
+
+
+def test_two_threads_share_a_classifier(clothes):
+    """Each block of each thread has its own size."""
+    classifier = classify.text_to_image(
+        "tiny", ["a bag", "a boot", "a coat"], strategy=Grid(50), loss="l1", device="cpu", batch_size=7
+    )
+    images = [clothes.picture(i) for i in range(8)]
+    alone = [classifier(image).means for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = [result.means for result in pool.map(classifier, images)]
+    assert np.array_equal(found, alone)
 
 
 # ---------------------------------------------------------------- bad input
