@@ -77,10 +77,9 @@ def open_rgb(place: str | Path | Member, upright: bool = False):
     """The RGB image in a file; upright: turned as its EXIF orientation says. Raises nearly anything for a broken file."""
     from PIL import Image, ImageOps
 
-    inside = isinstance(place, Member)
-    if not inside and not Path(place).is_file():  # a pipe would be waited for
+    if not isinstance(place, Member) and not Path(place).is_file():  # a pipe would be waited for
         raise FileNotFoundError("there is no such file")
-    with Image.open(io.BytesIO(read_bytes(place)) if inside else place) as file:
+    with Image.open(io.BytesIO(read_bytes(place)) if isinstance(place, Member) else place) as file:
         if upright:
             ImageOps.exif_transpose(file, in_place=True)  # in place, as a copy forgets what its file was
         return fit(file).convert("RGB")

@@ -19,7 +19,11 @@ class LabelledFiles:
     read without. Raises FileNotFoundError where there are no samples.
     """
 
-    def __init__(self, samples: list[tuple[str | Member, int]], border=0, upright=False, notice: str | None = None):
+    classes: list[str]  # of a set of the user's own
+
+    def __init__(
+        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, upright: bool = False, notice: str | None = None
+    ):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
