@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -23,6 +23,10 @@ Classification = Generator["Cells", "Tensor", Found]  # yields Cells and is sent
 Evaluate = Callable[[list["Cells"]], Sequence["Tensor"]]  # cells of several images -> their errors, one piece [n,...] each
 
 
+@overload
+def width(requested: int | str | None, device: str, batch_size: int) -> int | None: ...
+@overload
+def width(requested: int | str | None, device: str, batch_size: int | str) -> int | str | None: ...
 def width(requested: int | str | None, device: str, batch_size: int | str) -> int | str | None:
     """How many images are in flight where --images_in_flight asks for so many, None: where the command has no such option.
 
@@ -30,7 +34,7 @@ def width(requested: int | str | None, device: str, batch_size: int | str) -> in
     one pair or more, and of one image a part may be evaluated already, so that these fill a call. It stays "auto" while the
     batch size is that.
     """
-    if requested != "auto":
+    if not isinstance(requested, str):
         return requested
     if not device.startswith("cuda"):
         return 1

@@ -266,8 +266,8 @@ def images_expected(folders: list[Path], ignore=()) -> int | None:
 
 def check_same(folders: list[Path], ignore=()) -> list[dict]:
     """The folders' config.json, none when one has none. Raises ValueError where settings differ that `ignore` does not name."""
-    configs = [read_config(folder) for folder in folders]
-    if None in configs:
+    configs = [config for folder in folders if (config := read_config(folder)) is not None]
+    if len(configs) < len(folders):
         return []
     first = configs[0]["identity"]
     for folder, config in zip(folders, configs, strict=True):
