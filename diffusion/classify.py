@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion import models, settings
 from diffusion.datasets import transforms
+from diffusion.datasets.pictures import picture_of
 from diffusion.kernel import batching, scores
 from diffusion.kernel.noise import Seeded, shaped
 from diffusion.metrics import calibration
@@ -203,9 +204,15 @@ class Classifier:
         return self.method.strategy.plan(len(self.denoiser.levels))
 
     def __call__(self, image, index: int = 0) -> Result:
-        """image: PIL, or what the transform makes of it, float32 [3,H,W]; index: of its noise, where every image has its own.
+        """The result for an image.
 
-        Raises FloatingPointError when an error is not finite.
+        Args:
+            image: PIL, a path, an array uint8 [H,W,3], or what the transform makes of it, float32 [3,H,W] in [-1,1].
+            index: of its noise, where every image has its own.
+
+        Raises:
+            FloatingPointError: an error is not finite.
+            OSError: a file that cannot be read. ValueError: what is no picture.
         """
         return drive(self._classification(image, index), self._errors)
 
@@ -323,8 +330,21 @@ class Classifier:
         """x0 [C,h,w] of an image, and the levels [S] of the plan."""
         import torch
 
-        image = image if torch.is_tensor(image) else self.transform(image)
+        image = checked_tensor(image) if torch.is_tensor(image) else self.transform(picture_of(image))
         return self.denoiser.encode(image), torch.from_numpy(self.plan.t)
+
+
+NO_PICTURE = "is no picture: give float32 [3,H,W] in [-1,1], or a PIL image"
+
+
+def checked_tensor(image):
+    """The image itself. Raises ValueError for a tensor that is not float [3,H,W] in [-1,1], as a transform makes it."""
+    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+        raise ValueError(f"a tensor {image.dtype} {list(image.shape)} {NO_PICTURE}")
+    low, high = (float(value) for value in image.aminmax())
+    if not -1.01 <= low <= high <= 1.01:
+        raise ValueError(f"a tensor of {low:g} to {high:g} {NO_PICTURE}")
+    return image
 
 
 def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWeights | None = None,

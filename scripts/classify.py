@@ -15,6 +15,7 @@ A picture's noise depends on --seed and on the bytes of its file, so its result 
 import argparse
 import contextlib
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -57,7 +58,7 @@ def csv_file(text: str) -> Path:
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, or folder: all pictures in it and below it; "
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="file, or folder: all pictures in it and below it; "
                         ".tar, or folder with nshards.txt: WebDataset shards; .csv: the files in its column path")  # fmt: skip
     group = parser.add_argument_group("labels")
     group.add_argument("--labels", nargs="+", metavar="LABEL", help="two or more")
@@ -81,7 +82,12 @@ def parse_args(argv=None):
     group.add_argument("--seed", type=parsing.seed, default=0, help="seed of the noise (default: 0)")
     group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
     cli.add_strategy_options(parser, default="race", told="race")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.pictures:
+        label = next(filter(os.path.isfile, args.labels or []), None)
+        taken = f"{label} was taken for a label: put PICTURE before --labels"
+        parser.error(taken if label else "give a PICTURE, or a folder of them")
+    return args
 
 
 @dataclass(frozen=True)
@@ -205,11 +211,11 @@ def find_prompts(options: dict) -> prompts.PromptTable:
 def open_pictures(places: list[str]) -> tuple[list[str | Member], str | None, datasets.ImageData]:
     """Raises ValueError or OSError where there is nothing, and for a single picture that is none."""
     paths, ignored = unlabelled.find_pictures(places)
-    raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], upright=True)
+    raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], own=True)
     dataset = datasets.ImageData(raw, None, [])
     if len(paths) == 1:
         dataset.picture(0)
-    return paths, ignored, dataset
+    return paths, "; ".join(filter(None, (ignored, dataset.notice))) or None, dataset
 
 
 def prepare(options: dict) -> PictureTask:

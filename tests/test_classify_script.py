@@ -308,6 +308,13 @@ def test_pictures_of_folders_are_sorted_and_strangers_are_told():
 
 # ---------------------------------------------------------------- bad input
 
+
+def test_a_picture_that_was_taken_for_a_label(run, pictures):
+    """Of a command whose last word is the picture: argparse gives it to --labels."""
+    code, _, err = run(*MODEL, "--labels", "bag", "boot", pictures[0])
+    assert code == 2 and err == f"error: {pictures[0]} was taken for a label: put PICTURE before --labels\n"
+
+
 BAD = [
     ([], "--labels"),
     (["--labels", "bag"], "the only label"),

@@ -1,12 +1,15 @@
 """Pictures that are not 8-bit RGB lying upright: scaled, turned, or refused one by one, wherever they come from."""
 
+import struct
+import zlib
+
 import layouts
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from diffusion.datasets import open_dataset
-from diffusion.datasets.pictures import LONGEST, fit
+from diffusion.datasets.pictures import LONGEST, fit, open_rgb, picture_of
 from diffusion.datasets.transforms import adm_transform, sd_transform
 
 RAMP = np.linspace(0, 65535, 20 * 16).astype(np.uint16).reshape(16, 20)
@@ -145,6 +148,131 @@ def test_the_published_sets_are_read_as_published(tmp_path):
     path.parent.mkdir(parents=True)
     image.save(path, exif=exif)
     assert np.array_equal(open_dataset("imagenet", "test", None, tmp_path)[0][0], image)
+
+
+# ---------------------------------------------------------------- transparent parts
+
+
+def cut_out(mode):
+    """A picture whose left half is transparent, and what a viewer with a white page shows."""
+    seen = np.asarray(layouts.picture(5)).copy()
+    alpha = np.full(seen.shape[:2], 255, np.uint8)
+    alpha[:, : seen.shape[1] // 2] = 0
+    if mode == "LA":
+        seen[:] = seen[..., :1]
+    image = Image.fromarray(np.dstack([seen, alpha]), "RGBA")
+    seen[:, : seen.shape[1] // 2] = 255
+    return image.convert(mode), seen
+
+
+@pytest.mark.parametrize("where", [folder_of, hub_of])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_of_ones_own_pictures_are_white(tmp_path, where, mode):
+    image, seen = cut_out(mode)
+    dataset = where(tmp_path, image, layouts.picture(1), **({"suffix": "png"} if where is folder_of else {}))
+    assert np.array_equal(np.asarray(dataset[0][0].convert("RGB")), seen)
+    assert np.array_equal(dataset[1][0], layouts.picture(1))
+
+
+def test_they_are_counted_and_those_of_published_sets_stay(tmp_path):
+    image, _ = cut_out("RGBA")
+    assert (
+        "1 of the first 2 pictures have transparent parts, which are put on white"
+        in folder_of(tmp_path, image, layouts.picture(1), suffix="png").notice
+    )
+    path = tmp_path / "imagenet" / "val" / "n01440764" / "x.png"
+    path.parent.mkdir(parents=True)
+    image.save(path)
+    published = open_dataset("imagenet", "test", None, tmp_path)
+    assert "transparent" not in published.notice and np.array_equal(published[0][0], image.convert("RGB"))
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "x.gif", transparency=0)
+    found = np.asarray(open_rgb(tmp_path / "x.gif", own=True))
+    assert found[0, 0].tolist() == [255] * 3 and found[1, 3].tolist() == [200, 100, 50]
+
+
+# ---------------------------------------------------------------- what Python functions are given
+
+
+def test_a_path_an_image_and_an_array_are_one_picture(tmp_path):
+    image, exif = turned(6)
+    image.save(tmp_path / "x.png", exif=exif)
+    given = [tmp_path / "x.png", str(tmp_path / "x.png"), Image.open(tmp_path / "x.png"), np.asarray(layouts.picture(4))]
+    given += [Image.open(tmp_path / "x.png").transpose(Image.Transpose.ROTATE_270)]  # turned by hand, with the tag still on it
+    assert all(np.array_equal(picture_of(one), layouts.picture(4)) for one in given)
+
+
+def test_what_is_given_is_not_changed(tmp_path):
+    image, exif = turned(6)
+    image.save(tmp_path / "x.png", exif=exif)
+    opened = Image.open(tmp_path / "x.png")
+    picture_of(opened)
+    assert np.array_equal(opened, image) and opened.getexif()[0x0112] == 6
+
+
+def test_an_array_with_alpha_and_a_deep_image():
+    image, seen = cut_out("RGBA")
+    assert np.array_equal(picture_of(np.asarray(image)), seen)
+    assert np.abs(np.asarray(picture_of(Image.fromarray(RAMP))).astype(int) - GREY).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((3, 4, 5), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros(7, np.uint8), None, 5, b"png"]
+)
+def test_what_is_no_picture(given):
+    with pytest.raises(ValueError, match=r"no picture: give .*uint8 \[H,W"):
+        picture_of(given)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text"])
+def test_files_that_cannot_be_read(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(OSError, match=r"x.png cannot be read: "):
+        picture_of(tmp_path / "x.png")
+
+
+# ---------------------------------------------------------------- what Pillow refuses
+
+
+@pytest.mark.parametrize("beside", ["text", "profile"])
+def test_metadata_of_megabytes_cost_no_picture(tmp_path, beside):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("workflow", "y" * (2 << 20), zip=True)
+    more = {"pnginfo": text} if beside == "text" else {"icc_profile": bytes(2 << 20)}
+    layouts.picture(4).save(tmp_path / "x.png", **more)
+    assert np.array_equal(open_rgb(tmp_path / "x.png"), layouts.picture(4))
+
+
+def test_too_many_pixels_are_told_with_the_limit(tmp_path):
+    """A header of 20,000 x 20,000 pixels and nothing else."""
+    header = struct.pack(">II", 20000, 20000) + bytes([8, 2, 0, 0, 0])
+    chunk = b"IHDR" + header
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + bytes(4)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^more than 178 million pixels: make it smaller first$"):
+        open_rgb(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "IMG_1.jpg"])
+def test_photos_of_phones_name_what_reads_them(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("diffusion.datasets.pictures.importlib.util.find_spec", lambda name: None)
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ValueError, match="pillow-heif"):
+        open_rgb(tmp_path / name)
 
 
 # ---------------------------------------------------------------- shapes

@@ -1,11 +1,25 @@
-"""PIL images as the transforms can take them: 8 bits a channel, of a shape that can be resized, upright where asked for."""
+"""Pictures as the transforms can take them: 8 bits a channel, of a shape that can be resized, a user's own as it is seen.
 
+The published sets are read as published: their orientation tags and alpha channels count for nothing.
+"""
+
+import importlib.util
 import io
+import itertools
+import warnings
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+ORIENTATION = 0x112  # the tag
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> PIL's Transpose that sets the picture upright
+HEIC = {".heic", ".heif"}
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")  # after `ftyp` in a file, whatever its name
+TEXT_BYTES = 64 << 20  # of a PNG's texts and colour profile, which nobody here reads: Pillow refuses pictures beyond 1 MB
+LOOKED_AT = 64  # pictures whose headers say whether they have transparent parts
 LONGEST = 100  # short sides in a long one: beyond it the resize of the short side takes more memory than an image is worth
 
 
@@ -73,13 +87,91 @@ def read_bytes(place: str | Path | Member) -> bytes:
     return content
 
 
-def open_rgb(place: str | Path | Member, upright: bool = False):
-    """The RGB image in a file; upright: turned as its EXIF orientation says. Raises nearly anything for a broken file."""
-    from PIL import Image, ImageOps
+def open_rgb(place: str | Path | Member, own: bool = False):
+    """The RGB image in a file; own: of the user, so that it is `as_seen`. Raises nearly anything for a broken file."""
+    with _opened(place) as file:
+        return (as_seen(file) if own else fit(file)).convert("RGB")
 
+
+def as_seen(image):
+    """The PIL image as a viewer shows it, in `fit`'s modes: turned as its file's orientation says, transparent parts on white.
+
+    One that was made from another keeps its tags, but whoever made it has seen to its orientation.
+    """
+    from PIL import Image, ImageFile
+
+    image.load()  # some formats turn it themselves then
+    orientation = image.getexif().get(ORIENTATION) if isinstance(image, ImageFile.ImageFile) else None
+    image = fit(image)
+    image = image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def picture_of(given):
+    """The PIL image, `as_seen`, of what the Python functions are given: PIL, a path, an array uint8 [H,W], [H,W,3] or [H,W,4].
+
+    Raises ValueError for anything else, OSError for a file that cannot be read.
+    """
+    from PIL import Image
+
+    if isinstance(given, str | Path):
+        try:
+            return open_rgb(given, own=True)
+        except Exception as error:  # for broken files Pillow raises nearly anything
+            raise OSError(f"{given} cannot be read: {error}") from error
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 or given.ndim not in (2, 3) or given.shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(f"an array {given.dtype} {list(given.shape)} is no picture: give uint8 [H,W], [H,W,3] or [H,W,4]")
+        return as_seen(Image.fromarray(given))
+    if not isinstance(given, Image.Image):
+        raise ValueError(f"{type(given).__name__} is no picture: give a PIL image, a path, or an array uint8 [H,W,3]")
+    return as_seen(given)
+
+
+def transparent(places: Iterable[str | Path | Member]) -> str | None:
+    """How many of the first pictures have transparent parts, by their headers, in words; None where none has."""
+    looked = list(itertools.islice(places, LOOKED_AT))
+    n = sum(map(_is_transparent, looked))
+    return f"{n} of the first {len(looked)} pictures have transparent parts, which are put on white" if n else None
+
+
+def _is_transparent(place: str | Path | Member) -> bool:
+    try:
+        with _opened(place) as file:
+            return bool(file.has_transparency_data)
+    except Exception:  # told when its turn comes
+        return False
+
+
+def _opened(place: str | Path | Member) -> Any:
+    """The file as a PIL image that is not decoded yet. Raises nearly anything for a broken one."""
+    image = _pillow()
     if not isinstance(place, Member) and not Path(place).is_file():  # a pipe would be waited for
         raise FileNotFoundError("there is no such file")
-    with Image.open(io.BytesIO(read_bytes(place)) if isinstance(place, Member) else place) as file:
-        if upright:
-            ImageOps.exif_transpose(file, in_place=True)  # in place, as a copy forgets what its file was
-        return fit(file).convert("RGB")
+    try:
+        return image.open(io.BytesIO(read_bytes(place)) if isinstance(place, Member) else place)
+    except image.DecompressionBombError:
+        most = 2 * image.MAX_IMAGE_PIXELS // 10**6
+        raise ValueError(f"more than {most} million pixels: make it smaller first") from None
+    except OSError:
+        start = read_bytes(place)[:12]
+        if start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS and not importlib.util.find_spec("pillow_heif"):
+            raise ValueError("HEIC photos need pillow-heif (pip install pillow-heif); or save it as JPEG") from None
+        raise
+
+
+@cache
+def _pillow() -> Any:
+    """PIL.Image, which reads HEIC where pillow-heif is installed, and pictures whatever is written beside their pixels."""
+    from PIL import Image, PngImagePlugin
+
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = TEXT_BYTES
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is refused
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return Image

@@ -1,5 +1,6 @@
 """Prompt tables and class lists: from a CSV `prompt,classname,classidx`, or from class names and a template."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ class PromptTable:
     """Three lists of one length, row by row. `classidx` is the dataset's label; several rows may share one.
 
     published: whether it ships as published, where two classes may have one prompt, as both missiles of ImageNet have
+    notice: what is to be said of its names
     """
 
     prompts: list[str]
     classnames: list[str]
     classidx: list[int]
     published: bool = False
+    notice: str | None = None
 
 
 def read_prompts(path: str | Path) -> PromptTable:
@@ -70,7 +73,7 @@ def labels_of(text: str) -> list[str]:
 def check_choice(table: PromptTable, what: str) -> None:
     """Raises ValueError where there are not two or more labels, all of them different. what: that they come from."""
     names = list(dict(zip(table.classidx, table.classnames, strict=True)).values())
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, n in Counter(names).items() if n > 1), None)
     if twice is not None:
         raise ValueError(f"{what}: {twice!r} stands there for two labels: give each a name of its own")
     if len(names) < 2:

@@ -6,14 +6,14 @@ Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion.datasets import counts, shipped
+from diffusion.datasets import counts, labels, shipped
 from diffusion.datasets.images import Expected, ImageData, RawImages, Transform
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
 from diffusion.datasets.readers import imagenet, listed
@@ -455,12 +455,31 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
         return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx, table.published)
     path = prompt_path or (shipped and PROMPTS / shipped)
     if not path:
-        return prompts_from_classes(dataset.classes, template or DATASETS[name].template)
+        names, notice = _spoken(name, dataset.classes, template)
+        table = prompts_from_classes(names, template or DATASETS[name].template)
+        return replace(table, notice=notice)
     table = read_prompts(path)
     unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))
     if unknown:
         raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
-    return table
+    if not prompt_path:
+        return table
+    try:
+        names = _spoken(name, dataset.classes, "{}")[0] if DATASETS[name].own else dataset.classes
+        return replace(table, notice=labels.disagreement(table.classnames, table.classidx, names))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _spoken(name: str, classes: Sequence[str], template: str | None) -> tuple[list[str], str | None]:
+    """`labels.spoken`, for prompts with this template; one that the user gave may take numbers."""
+    try:
+        return labels.spoken(classes, lambda: dict(zip(imagenet.imagenet_ids(), class_names("imagenet"), strict=True)))
+    except ValueError as error:
+        if template:
+            return list(classes), str(error)
+        how = "give names with --classes, prompts with --prompt_path, or a --template"
+        raise ValueError(f"--dataset {name}: {error}: {how}") from None
 
 
 def templates_of(name: str, asked: str) -> list[str]:

@@ -45,7 +45,7 @@ def read_picture(path: str | Path) -> Picture:
         with Image.open(path) as file:
             width, height = file.size
         if width * height <= MOST_PIXELS:
-            image = pictures.open_rgb(path, upright=True)
+            image = pictures.open_rgb(path, own=True)
     except (UnidentifiedImageError, FileNotFoundError):
         raise ValueError("this file is no picture that can be read: take a PNG, JPEG or WebP") from None
     except Exception as error:  # for broken files Pillow raises nearly anything

@@ -35,7 +35,7 @@ def open_csv(path: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     if empty:
         raise ValueError(f"{path}: row {empty.number} has an empty {LABEL}")
     names, labels = _labels(path, rows, [row.label or "" for row in rows], classes)
-    images = LabelledFiles([(row.picture, label) for row, label in zip(rows, labels, strict=True)], upright=True)
+    images = LabelledFiles([(row.picture, label) for row, label in zip(rows, labels, strict=True)], own=True)
     images.classes = names
     return images
 

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from diffusion.datasets.pictures import Member, open_rgb
+from diffusion.datasets.labels import number_of
+from diffusion.datasets.pictures import HEIC, Member, open_rgb, transparent
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif", *HEIC}
 JUNK_FOLDERS = {"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"}
 JUNK_FILES = {"Thumbs.db", "desktop.ini"}
 SPLITS = {"train", "test", "val", "valid", "validation"}
@@ -15,29 +16,32 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 class LabelledFiles:
     """Map-style dataset of (RGB PIL image, label): `samples` is a list of (file, label), `notice` what the user is told.
 
-    `border` pixels are cut off each side; `upright` turns images as their EXIF orientation says, which the published sets were
-    read without. Raises FileNotFoundError where there are no samples.
+    `border` pixels are cut off each side; `own` pictures are read as a viewer shows them, which the published
+    sets were not. Raises FileNotFoundError where there are no samples.
     """
 
     classes: list[str]  # of a set of the user's own
 
     def __init__(
-        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, upright: bool = False, notice: str | None = None
+        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, own: bool = False, notice: str | None = None
     ):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
         self.targets = [label for _, label in samples]
         self.border = border
-        self.upright = upright
-        self.notice = notice
+        self.own = own
+        self.notice = "; ".join(filter(None, (notice, transparent(self.files()) if own else None))) or None
 
     def __len__(self) -> int:
         return len(self.samples)
 
+    def files(self) -> Iterator[str | Member]:
+        return (file for file, _ in self.samples)
+
     def __getitem__(self, index: int):
         path, label = self.samples[index]
-        image = open_rgb(path, self.upright)  # RGB before any crop or resize, as torchvision's image folders do
+        image = open_rgb(path, self.own)  # RGB before any crop or resize, as torchvision's image folders do
         if self.border:
             width, height = image.size
             image = image.crop((self.border, self.border, width - self.border, height - self.border))
@@ -47,10 +51,11 @@ class LabelledFiles:
 def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     """A user's folder: `classes` are the names of its sub-folders, sorted, or those given, in the order of their labels.
 
-    Raises ValueError for a class without pictures, for the folder of no class, for links that lead to a folder twice, and where
-    the folders are splits; OSError where there is nothing.
+    Where names are given, folders may be called by their numbers instead. Raises ValueError for a class without pictures, for the
+    folder of no class, for links that lead to a folder twice, and where the folders are splits; OSError where there is nothing.
     """
     found, notices = read_folders(root)
+    found = _by_name(root, found, classes) if classes else found
     strangers = [name for name in found if name not in (classes or found)]
     if (strangers or not classes) and found and set(found) <= SPLITS:
         names = ", ".join(found)
@@ -63,9 +68,20 @@ def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     classes = list(classes or found)
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [(path, label_of[name]) for name, files in found.items() for path in files]
-    images = LabelledFiles(samples, upright=True, notice="; ".join(notices) or None)
+    images = LabelledFiles(samples, own=True, notice="; ".join(notices) or None)
     images.classes = classes
     return images
+
+
+def _by_name(root: Path, found: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
+    """Class -> its pictures, where all folders may be called by the numbers of classes. Raises ValueError for a number twice."""
+    numbers = {name: number_of(name) for name in found}
+    if set(found) & set(classes) or any(number is None or number >= len(classes) for number in numbers.values()):
+        return found
+    twice = next((name for name, number in numbers.items() if list(numbers.values()).count(number) > 1), None)
+    if twice:
+        raise ValueError(f"{root / twice} is the folder of a class that has another one: put its pictures there")
+    return {classes[number]: found[name] for name, number in numbers.items() if number is not None}
 
 
 def open_known(

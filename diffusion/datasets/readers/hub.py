@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion.datasets.labels import numbered, of_texts
+from diffusion.datasets.pictures import as_seen
 from diffusion.datasets.readers.folders import walk
 from diffusion.utils.files import one_line, read_json
 from diffusion.utils.progress import progress
@@ -32,7 +33,7 @@ class HubImages:
         image = self.table[int(index)][self.image_column]
         if image is None:
             raise OSError("the row holds no image")
-        return image, self.targets[index]
+        return as_seen(image), self.targets[index]
 
 
 def _pick_column(table, asked: str | None, found: list[str], flag: str) -> str:

@@ -48,7 +48,7 @@ def open_shards(root: Path, split: str, classes: Sequence[str] | None = None) ->
     samples = list(zip(found.pictures, _checked_labels(found, len(names)), strict=True))
     n, first = len(found.others), "".join(found.others[:1])
     told = f"ignored {n} members that are neither pictures nor labels, such as {first}" if n else None
-    images = LabelledFiles(samples, upright=True, notice="; ".join(filter(None, (notice, told))) or None)
+    images = LabelledFiles(samples, own=True, notice="; ".join(filter(None, (notice, told))) or None)
     images.classes = names
     return images
 
