@@ -10,9 +10,14 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Given: TypeAlias = "Image | str | Path | np.ndarray"  # what the Python functions take for a picture
 
 ORIENTATION = 0x112  # the tag
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> PIL's Transpose that sets the picture upright
@@ -110,7 +115,7 @@ def as_seen(image):
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def picture_of(given):
+def picture_of(given: object) -> "Image":
     """The PIL image, `as_seen`, of what the Python functions are given: PIL, a path, an array uint8 [H,W], [H,W,3] or [H,W,4].
 
     Raises ValueError for anything else, OSError for a file that cannot be read.

@@ -1,9 +1,11 @@
 """What every picture shares: matplotlib without a screen, and curves of errors."""
 
+from typing import Any
+
 FEW = 60  # timesteps of a curve whose points can still be told apart
 
 
-def pyplot():
+def pyplot() -> Any:  # a module
     """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
     import matplotlib
 
