@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from diffusion import metrics
 from diffusion.datasets import loader
 from diffusion.kernel import batching
+from diffusion.models.source import ModelError
 from diffusion.utils import commands, files, startup
 from diffusion.utils.distributed import lost_contact, team
 from diffusion.utils.progress import progress
@@ -363,6 +364,8 @@ def run(main) -> int:
 def _run(main) -> int:
     try:
         return main()
+    except ModelError as error:
+        return _tell(f"error: {error}: mend it and run the same command again to continue", 1)
     except RuntimeError as error:
         if lost_contact(error):
             return _tell("error: lost contact with the machine of rank 0: run the same command to continue", 1)

@@ -41,7 +41,7 @@ class Tracker:
             try:
                 self.package = importlib.import_module(self.name)
                 self.package.init(project=PROJECT, name=run, config=options)
-            except Exception as error:  # whatever is missing: a login, a disk, a network
+            except (Exception, SystemExit) as error:  # whatever is missing: a login, a disk, a network
                 raise ValueError(f"--tracker {self.name}: {files.one_line(error)}") from None
         return self
 
@@ -65,6 +65,6 @@ class Tracker:
             return
         try:
             getattr(self.package, method)(*words, **named)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.package = None
             print(f"Note: --tracker {self.name} goes no further: {files.one_line(error)}", file=sys.stderr)
