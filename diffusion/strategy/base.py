@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     fell: dict[int, int] | None = None
 
 
-Elimination = Generator[Request, npt.ArrayLike, Outcome]  # `errors = yield rows, pairs`
+Elimination = Generator[Request, npt.ArrayLike, Outcome]  # `errors = yield rows, pairs`, errors [len(rows), n]
 
 
 class Usual(NamedTuple):
