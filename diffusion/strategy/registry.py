@@ -14,7 +14,7 @@ from diffusion.strategy.schedule import Plan
 from diffusion.utils.files import fingerprint
 from diffusion.utils.paths import at_hand
 
-__all__ = ["Elimination", "Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # the door of those who add one
+__all__ = ["Elimination", "Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # of those who add one
 
 
 @dataclass(frozen=True)
