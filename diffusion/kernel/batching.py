@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusion.kernel.blocks import Batch, C, Cell, Network
+    from diffusion.kernel.blocks import Batch, C, Cell, Predictor
     from diffusion.kernel.scores import Score
 
 Key = TypeVar("Key")
@@ -76,7 +76,7 @@ class Cells:
 
 
 def cell_errors(
-    denoiser: Network[C],
+    denoiser: Predictor[C],
     requested: Sequence[Cells],  # of one image each
     conditions: C,  # Conditions of all candidates, of which only rows are taken
     score_of: Callable[[Tensor], Score],  # x0 [B,C,h,w] -> the score of cells that have these clean latents
@@ -205,9 +205,9 @@ def together(
 ) -> Iterator[tuple[Key, Callable[[], Found]]]:
     """Runs classifications, n at once, and yields (key, end) as they end: end() is what one returned, or raises what it raised.
 
-    classifications: begun when there is room. size() is how many cells a call of the network
-    has at most; evaluate(parts) -> their errors, one piece each, is given full calls, those first that have waited longest, and
-    less only where all that is requested is less.
+    classifications: begun when there is room. size() is how many cells a call of the network has at most; evaluate(parts) ->
+    their errors, one piece each, is given full calls, those first that have waited longest, and less only where all that is
+    requested is less.
     """
     waiting: list[InFlight[Key, Found]] = []  # in the order of their requests
     going: list[InFlight[Key, Found]] = []

@@ -35,7 +35,7 @@ class Rows(Protocol):
     def __getitem__(self: C, rows: slice | Sequence[int], /) -> C: ...
 
 
-class Network(Protocol[C_taken]):
+class Predictor(Protocol[C_taken]):
     """What the kernel needs of a models.denoiser.Denoiser, whatever conditions it takes."""
 
     @property
@@ -65,7 +65,7 @@ class Batch:
 
 @torch.inference_mode()
 def errors(
-    denoiser: Network[C],
+    denoiser: Predictor[C],
     x0: Tensor,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; every candidate is tried on all M images
     conditions: C,  # Conditions of K candidates, of which only rows are taken
     t: Tensor,  # [S] int64  levels, 0 .. T-1
