@@ -71,7 +71,7 @@ def _find_family(version: str, model_path: str | None, options: ModelOptions) ->
 
 def _refuse_network_alone(place: Path) -> None:
     """Raises ValueError for what a training leaves at a checkpoint: a network without the other parts of its pipeline."""
-    parts = [family.NETWORK for family in TEXT_TO_IMAGE]
+    parts = [part for family in TEXT_TO_IMAGE if (part := getattr(family, "NETWORK", None))]  # one's own need not have it
     folder = place.parent if place.name.startswith("diffusion_pytorch_model") else place
     inside = next((part for part in parts if (folder / part / "config.json").is_file()), None)
     part = inside or next((part for part in parts if folder.name.startswith(part) and (folder / "config.json").is_file()), None)
