@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from diffusion.models.denoiser import Conditions, Denoiser
 
 Candidates = list[Any]  # prompts str or class ids int, as the model's `embed` takes
+Value = TypeVar("Value")
 Label = TypeVar("Label")  # what comes with an image, and is given back with its result
 
 
@@ -394,32 +395,68 @@ def error_maps(
 
 
 def text_to_image(
-    version: str,  # 1-1 ... 2-1, tiny, or any name with model_path
-    prompts: Sequence[str],  # one candidate each
-    labels: Sequence[int] | None = None,  # label of each prompt; None: its place
+    version: str,
+    prompts: Sequence[str],
+    labels: Sequence[int] | None = None,
     *,
-    model_path: str | None = None,  # pipeline folder, hub id or single file in place of the version's weights
-    config: str | None = None,  # pipeline folder or hub id of a single file's configs; None: the version's
-    strategy: Strategy | None = None,  # None: a race with its defaults
-    loss: str = "l2",  # a name in scores.SCORES
-    level_weights: str | None = None,  # file of scripts/fit_weights.py
-    seed: int = 0,  # of the noise
-    img_size: int | None = None,  # pixels a side; None: what the model was trained on
-    interpolation: str = "bicubic",  # of the resize
-    error_space: str | None = None,  # epsilon, x0 or velocity; None: the model's own
-    levels: str = "own",  # of a flow: uniform, shift3 or logit-normal
-    text_encoders: str = "all",  # or clip: without T5, where the model can do without
-    lora: Sequence[str] = (),  # PATH or PATH@SCALE each, fused in this order
-    embedding: Sequence[str] = (),  # of textual inversion, PATH or PATH@TOKEN each
-    guidance: float = 0.0,  # W of classifier-free guidance (figure 8)
-    crop_errors: int = 0,  # border latents that are left out of errors (figure 9)
-    noise: str = "normal",  # zero, truncated:A, clipped:A or expected_norm (Table 12)
-    device: str | None = None,  # None: cuda if there is one, else cpu
-    dtype: str = "auto",  # of the network: float16 on CUDA, else float32
-    batch_size: int = 32,  # network inputs per call
+    model_path: str | None = None,
+    config: str | None = None,
+    strategy: Strategy | None = None,
+    loss: str = "l2",
+    level_weights: str | None = None,
+    seed: int = 0,
+    img_size: int | None = None,
+    interpolation: str = "bicubic",
+    error_space: str | None = None,
+    levels: str = "own",
+    text_encoders: str = "all",
+    lora: Sequence[str] = (),
+    embedding: Sequence[str] = (),
+    guidance: float = 0.0,
+    crop_errors: int = 0,
+    noise: str = "normal",
+    device: str | None = None,
+    dtype: str = "auto",
+    batch_size: int = 32,
 ) -> Classifier:
-    """A classifier by prompts. Raises ValueError or OSError for weights that are not there and settings that do not fit."""
-    _check_loss(loss, scores.SCORES)
+    """A classifier by prompts.
+
+    Args:
+        version: 1-1 ... 2-1, sdxl, tiny, ... (docs/models.md); any name with model_path.
+        prompts: one candidate each.
+        labels: of each prompt, integers from 0; None: its place.
+        model_path: pipeline folder, hub id, single file or Python file in place of the version's weights.
+        config: pipeline folder or hub id of a single file's configs; None: the version's.
+        strategy: an object of diffusion.strategy; None: a race with its defaults.
+        loss: a name in kernel.scores.SCORES.
+        level_weights: file of scripts/fit_weights.py.
+        seed: of the noise, 0 .. 2**64 - 1.
+        img_size: pixels a side; None: what the model was trained on.
+        interpolation: of the resize, of transforms.INTERPOLATIONS.
+        error_space: epsilon, x0 or velocity; None: the model's own.
+        levels: of a flow, own, uniform, shift3 or logit-normal.
+        text_encoders: all, or clip: without T5, where the model can do without.
+        lora: PATH or PATH@SCALE each, fused in this order.
+        embedding: of textual inversion, PATH or PATH@TOKEN each.
+        guidance: W of classifier-free guidance (figure 8); 0: none.
+        crop_errors: border latents that are left out of errors (figure 9).
+        noise: normal, zero, truncated:A, clipped:A or expected_norm (Table 12).
+        device: torch's name; None: cuda if there is one, else cpu.
+        dtype: of the network; auto: float16 on CUDA, else float32.
+        batch_size: network inputs per call.
+
+    Returns:
+        The classifier, with its weights loaded and its prompts embedded.
+
+    Raises:
+        ValueError: settings that do not fit each other, the model or the device.
+        OSError: weights that are not there.
+    """
+    _check_choice("loss", loss, scores.SCORES)
+    _check_choice("interpolation", interpolation, transforms.INTERPOLATIONS)
+    prompts, labels = _several("prompts", prompts, str), _labels(labels)
+    _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
+    _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     asked = settings.TextToImage(img_size=img_size, text_encoders=text_encoders, levels=levels, lora=lora, embedding=embedding,
                                  config=config).options  # fmt: skip
@@ -431,21 +468,21 @@ def text_to_image(
                                  text_encoders=text_encoders).identity()  # fmt: skip
     labels = list(range(len(prompts)) if labels is None else labels)
     method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
-    setup = Setup(source, about, list(prompts), labels, models.EMPTY_PROMPT, method, transform, seed, device,
+    setup = Setup(source, about, prompts, labels, models.EMPTY_PROMPT, method, transform, seed, device,
                   devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
     setup.check()
     return setup.load()
 
 
 def class_conditional(
-    model: str,  # tiny, or a published shape such as DiT-XL/2
-    classes: Sequence[int] | None = None,  # the candidates; None: all of the model's
-    labels: Sequence[int] | None = None,  # label of each class; None: the class itself
+    model: str,
+    classes: Sequence[int] | None = None,
+    labels: Sequence[int] | None = None,
     *,
-    model_path: str | None = None,  # checkpoint or diffusers folder
-    vae_path: str | None = None,  # VAE folder or hub id
+    model_path: str | None = None,
+    vae_path: str | None = None,
     strategy: Strategy | None = None,
-    loss: str = "l2",  # or l1, kl, vlb
+    loss: str = "l2",
     level_weights: str | None = None,
     seed: int = 0,
     img_size: int | None = None,
@@ -456,17 +493,41 @@ def class_conditional(
     dtype: str = "auto",
     batch_size: int = 32,
 ) -> Classifier:
-    """A classifier by the classes that a DiT was trained on; what is not said here is as of `text_to_image`."""
-    _check_loss(loss, scores.TERMS)
+    """A classifier by the classes that a DiT was trained on.
+
+    Args:
+        model: tiny, or a published shape such as DiT-XL/2.
+        classes: the candidates, of the model's own; None: all of them.
+        labels: of each class, integers from 0; None: the class itself.
+        model_path: checkpoint, diffusers folder or Python file; None: the published weights.
+        vae_path: VAE folder or hub id; None: the published one.
+        loss: a name in kernel.scores.TERMS: l2, l1, huber, kl or vlb.
+        strategy, level_weights, seed, img_size, guidance, crop_errors, noise, device, dtype, batch_size: as in `text_to_image`.
+
+    Returns:
+        The classifier, with its weights loaded.
+
+    Raises:
+        ValueError: a class that the model lacks, and as `text_to_image`.
+        OSError: weights that are not there.
+    """
+    _check_choice("loss", loss, scores.TERMS)
+    labels = _labels(labels)
+    _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
+    _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     source = models.class_conditional(model, model_path, img_size, vae_path, device, devices.resolve_dtype(dtype, device))
     if classes is None:
         if source.num_classes is None:
             raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
         classes = range(source.num_classes)
-    classes = list(classes)
+    classes = _several("classes", classes, int)
+    strange = next((c for c in classes if c < 0 or c >= (source.num_classes or c + 1)), None)
+    if strange is not None or len(set(classes)) < len(classes):
+        wrong = "name one twice" if strange is None else f"has {strange}, and the model's are 0..{(source.num_classes or 1) - 1}"
+        raise ValueError(f"classes {wrong}")
     transform = transforms.adm_transform(source.default_size)
-    labels = classes if labels is None else list(labels)
+    labels = classes if labels is None else labels
     about = settings.ClassConditional(img_size=source.default_size).identity()
     method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, classes, labels, source.null_class, method, transform, seed, device,
@@ -475,9 +536,40 @@ def class_conditional(
     return setup.load()
 
 
-def _check_loss(loss: str, known: Iterable[str]) -> None:
-    if loss not in known:
-        raise ValueError(f"loss {loss!r} is none of {', '.join(known)}")
+def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    if value not in list(known):
+        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+
+
+def _several(name: str, given: Iterable[Any] | None, kind: type[Value]) -> list[Value]:
+    """A list of what is given. Raises ValueError for none, and for elements of another type, or blank texts."""
+    values = None if given is None or isinstance(given, str | bytes) else list(given)
+    if not values:
+        raise ValueError(f"{name} {given!r}: give a list of two or more")
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    wrong = next((v for v in values if type(v) is not kind or (isinstance(v, str) and not v.strip())), None)
+    if wrong is not None or None in values:
+        raise ValueError(f"{name} has {wrong!r}: give a list of {'texts' if kind is str else 'integers'}")
+    return values
+
+
+def _labels(given: Iterable[Any] | None) -> list[int] | None:
+    """Raises ValueError for labels that are no integers from 0."""
+    labels = None if given is None else _several("labels", given, int)
+    if labels and min(labels) < 0:
+        raise ValueError(f"labels has {min(labels)}: they count from 0")
+    return labels
+
+
+LEAST_AND_MOST = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "img_size": (1, 2**16)}
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    """Raises ValueError for what is no integer, and for one that is too small or too large; None is the model's own size."""
+    for name, value in numbers.items():
+        low, high = LEAST_AND_MOST[name]
+        if (value is not None or name != "img_size") and (type(value) is not int or not low <= value <= high):
+            raise ValueError(f"{name} {value!r} is no integer from {low} to {high}")
 
 
 def with_empty(candidates: Candidates, empty: str | int | None, ablation: settings.Ablation) -> Candidates:

@@ -128,7 +128,7 @@ class Ablation:
             raise ValueError(f"--guidance {self.guidance:g} must be a number from 0 on")
         if type(self.crop_errors) is not int or self.crop_errors < 0:
             raise ValueError(f"--crop_errors {self.crop_errors} must be a whole number from 0 on")
-        object.__setattr__(self, "noise", str(NoiseKind.parse(self.noise)))
+        object.__setattr__(self, "noise", str(NoiseKind.parse(str(self.noise))))
 
     @property
     def kind(self) -> NoiseKind:

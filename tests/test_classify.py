@@ -158,6 +158,34 @@ def test_settings_that_do_not_fit_are_refused_before_weights_are_read(arguments,
         classify.text_to_image("tiny", ["a", "b"], **arguments)
 
 
+NUMBERS = [0.5, -1, True, "3", None, float("nan")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"prompts": p} for p in (None, "a bag", [], ["a", None], ["a", 3], ["a", b"b"], ["a", " "])),
+        *({"labels": [0, n]} for n in NUMBERS),
+        *({"labels": labels} for labels in ("01", [], [0])),
+        *({name: n} for name in ("seed", "batch_size", "img_size") for n in NUMBERS if not (n is None and name == "img_size")),
+        {"seed": 2**64}, {"img_size": 10**9}, {"interpolation": "nearest"}, {"loss": None}, {"guidance": float("nan")},
+        {"crop_errors": -1}, {"crop_errors": 0.5}, {"noise": "pink"}, {"noise": None}, {"error_space": "z"}, {"levels": "odd"},
+        {"text_encoders": "none"}, {"dtype": "float8"}, {"version": "9-9"},
+    ],
+)  # fmt: skip
+def test_what_a_command_would_refuse_python_refuses_too(arguments):
+    given = {"version": "tiny", "prompts": ["a bag", "a boot"]} | arguments
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        classify.text_to_image(given.pop("version"), given.pop("prompts"), device="cpu", **given)
+
+
+@pytest.mark.parametrize("classes", [[0, 10], [0, -1], [0, 0.5], [0, True], [0, None], ["0", "1"], [3, 3], "01", []])
+def test_classes_that_the_model_lacks(classes):
+    """Of ten; the eleventh is the one that stands for none, and could win."""
+    with pytest.raises(ValueError, match=r"^classes"):
+        classify.class_conditional("tiny", classes, device="cpu")
+
+
 def test_a_picture_may_be_a_tensor_too(clothes):
     classifier = classify.text_to_image("tiny", ["a photo of a bag.", "a photo of a boot."], strategy=Stages((1,), (2,)))
     picture = Image.fromarray(np.zeros((28, 28), np.uint8))
