@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from diffusion.models.denoiser import Conditions, Denoiser
 
 Candidates = list[Any]  # prompts str or class ids int, as the model's `embed` takes
+Value = TypeVar("Value")
 Label = TypeVar("Label")  # what comes with an image, and is given back with its result
 
 
@@ -535,15 +536,12 @@ def class_conditional(
     return setup.load()
 
 
-T = TypeVar("T")
-
-
 def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in list(known):
         raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
 
 
-def _several(name: str, given: Iterable[Any] | None, kind: type[T]) -> list[T]:
+def _several(name: str, given: Iterable[Any] | None, kind: type[Value]) -> list[Value]:
     """A list of what is given. Raises ValueError for none, and for elements of another type, or blank texts."""
     values = None if given is None or isinstance(given, str | bytes) else list(given)
     if not values:
@@ -555,7 +553,7 @@ def _several(name: str, given: Iterable[Any] | None, kind: type[T]) -> list[T]:
     return values
 
 
-def _labels(given: Sequence[int] | None) -> list[int] | None:
+def _labels(given: Iterable[Any] | None) -> list[int] | None:
     """Raises ValueError for labels that are no integers from 0."""
     labels = None if given is None else _several("labels", given, int)
     if labels and min(labels) < 0:
