@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,12 +43,15 @@ class _Raw(io.FileIO):
 def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: bool = True) -> None:
     """fill(file) writes a file beside this path, which is synced and renamed: whatever kills the process, it is whole or absent.
 
-    Raises OSError with path and cause where it cannot be written, and leaves an older file as it was.
+    Raises OSError with path and cause where it cannot be written, or is no regular file, and leaves an older one as it was.
     """
     path = Path(path)
+    if wrong := irregular(path):  # which renaming would replace: a link, a pipe, as root even a device
+        raise OSError(errno.EINVAL, wrong, str(path))
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
+    # process ids and host names repeat, in containers too; a name may fill what the file system takes
+    temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
     raw = None
     try:
         raw = _open_locked(temporary)
@@ -128,12 +132,24 @@ def try_writing(folder: Path) -> float:
             trial.unlink()
 
 
+def irregular(path: str | Path) -> str | None:
+    """What is in the place of a file and is none, in words; None for a file, and where there is nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # too long a name, a loop of links, a NUL
+        return f"cannot be a file's name ({getattr(error, 'strerror', None) or error})"
+    kinds = {stat.S_IFREG: None, stat.S_IFLNK: "is a symbolic link", stat.S_IFDIR: "is a directory", stat.S_IFIFO: "is a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "is a device or a socket")
+
+
 def try_file(path: Path) -> None:
     """Raises OSError with path and cause where `write` could not make this file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with contextlib.suppress(FileNotFoundError):
-        os.lstat(path)  # which a name that is too long does not survive
+    if wrong := irregular(path):
+        raise OSError(errno.EINVAL, wrong, str(path))
     try_writing(path.parent)
 
 
