@@ -246,7 +246,7 @@ def prepare(options: dict) -> PictureTask:
     bank = settings.Noise(options["seed"])
     run = PictureTask(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
               options["out"], options["map"])  # fmt: skip
-    chosen.check_run(run.identity, len(table.prompts))
+    chosen.check_run(run.identity, len(table.prompts), run.class_of)
     if fit:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:

@@ -76,7 +76,7 @@ def play_all(args, grid, identity: dict, embeddings) -> list[Result]:
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
                 chosen.check(grid.n_candidates, grid.n_levels)
-                chosen.check_run(identity, grid.n_candidates)
+                chosen.check_run(identity, grid.n_candidates, grid.class_of)
                 results.append(Result(name, setting, *replay.play(grid, chosen.informed(grid.class_of, embeddings))))
             except (ValueError, IndexError) as error:
                 if own[name]:

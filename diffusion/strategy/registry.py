@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -163,7 +163,7 @@ class CalibratedRace(Strategy):
         if self.fit.max_samples > n_levels:
             raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
 
-    def check_run(self, identity: dict, n_candidates: int) -> None:
+    def check_run(self, identity: dict, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         self.fit.check(identity, n_candidates, self.race_fit)
 
     def eliminate(self, class_of: list[int], plan: Plan) -> Generator:

@@ -24,6 +24,7 @@ except ImportError:  # not a Unix: what a killed process left then stays
 log = logging.getLogger(__name__)
 
 LONG_HASH = 1_000_000_000  # bytes that take a second or more to hash
+MOST_DEPTH = 200  # of lists and objects in JSON
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `write` calls a file until it is whole
 
 
@@ -92,6 +93,11 @@ def _lock(file, how: int) -> bool:
     except OSError:  # held by another process, or a file system without locks
         return False
     return True
+
+
+def lock(file) -> bool:
+    """Locks an open file until it is closed. False where another process has it, or where there are no locks."""
+    return fcntl is not None and _lock(file, fcntl.LOCK_NB)
 
 
 def remove_temporaries(folder: Path, before: float) -> None:
@@ -207,6 +213,7 @@ def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        _check_depth(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({one_line(error)})") from None
     if not isinstance(content, dict):
@@ -217,6 +224,16 @@ def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})
         if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not bool):  # True is an int, too
             raise ValueError(f"{path}: {key!r} is {json.dumps(content[key])[:60]}, not of type {kind.__name__}")
     return content
+
+
+def _check_depth(content) -> None:
+    """Raises ValueError for what is nested so deep that walking through it may fail."""
+    level = [content]
+    for _ in range(MOST_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        if not (level := [value for values in inner for value in values]):
+            return
+    raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
 
 
 def fingerprint(*parts) -> str:
