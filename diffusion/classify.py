@@ -616,7 +616,7 @@ class Setup:
         if method.level_weights:
             space = self.space or source.space
             method.level_weights.check(belonging(identity, method.loss, source.n_levels, space))
-        method.strategy.check_run(identity, n)
+        method.strategy.check_run(identity, n, self.labels)
         evaluations = method.evaluations(source.n_levels, n)
         models.check_memory(source, img_size, self.device, self.dtype, self.batch_size, evaluations)
         models.check_prompts(source, self.candidates, self.labels, self.candidates)

@@ -482,12 +482,15 @@ TEXTS = {
 OUTPUTS = {
     "file to write": {
         "directory": "@folder",
+        "a pipe": "@pipe.any",
+        "of a run": "@grid run/config.json",
         "below a file": "@text.txt/x.json",
         "long": LONG_NAME,
         "no place": "/proc/none/x",
     },
     "picture to write": {
         "directory": "@taken.png",
+        "a pipe": "@pipe.png",
         "below a file": "@text.txt/x.png",
         "long": f"{LONG_NAME}.png",
         "no place": "/proc/none/x.png",
@@ -497,6 +500,7 @@ OUTPUTS = {
     },
     ".npy to write": {
         "directory": "@taken.npy",
+        "a pipe": "@pipe.npy",
         "below a file": "@text.txt/x.npy",
         "long": f"{LONG_NAME}.npy",
         "no place": "/proc/none/x.npy",
@@ -504,6 +508,7 @@ OUTPUTS = {
     },
     ".safetensors to write": {
         "directory": "@folder",
+        "a pipe": "@pipe.safetensors",
         "below a file": "@text.txt/x.safetensors",
         "long": f"{LONG_NAME}.safetensors",
         "no place": "/proc/none/x.safetensors",
@@ -511,6 +516,7 @@ OUTPUTS = {
     },
     ".csv to write": {
         "directory": "@taken.csv",
+        "a pipe": "@pipe.csv",
         "below a file": "@text.txt/x.csv",
         "long": f"{LONG_NAME}.csv",
         "no place": "/proc/none/x.csv",
@@ -519,6 +525,7 @@ OUTPUTS = {
     },
     ".parquet to write": {
         "directory": "@taken.parquet",
+        "a pipe": "@pipe.parquet",
         "below a file": "@text.txt/x.parquet",
         "long": f"{LONG_NAME}.parquet",
         "no place": "/proc/none/x.parquet",

@@ -10,7 +10,7 @@ import numpy as np
 from diffusion import strategy
 from diffusion.datasets import prompts
 from diffusion.kernel import scores
-from diffusion.runs import run_folder
+from diffusion.runs import run_folder, schema
 from diffusion.strategy import Strategy, level_weights
 from diffusion.strategy.elimination import NEVER, means_of
 from diffusion.strategy.level_weights import LevelWeights
@@ -170,9 +170,9 @@ def each_image(
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
     asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
-    found = run_folder.list_records(folder)
+    found, law = run_folder.list_records(folder), schema.Law(config, folder)
     for index in sorted(found if only is None else found.keys() & set(only)):
-        path, record = found[index], run_folder.load_record(found[index], unreadable)
+        path, record = found[index], run_folder.load_record(found[index], unreadable, law)
         if record is None:
             continue
         keys = keys or _candidates(record)

@@ -131,7 +131,7 @@ class Offer:
         """A line to tell the user. Raises ValueError for labels that this model or this strategy cannot take."""
         n, chosen = len(table.prompts), self.strategy(len(table.prompts))
         chosen.check(n, self.source.n_levels)
-        chosen.check_run(self.identity(table), n)
+        chosen.check_run(self.identity(table), n, table.classidx)
         size, device = self.img_size, self.running.device
         models.check_memory(self.source, size, device, self.model.dtype, self.running.batch_size, self.price(n))
         return models.check_prompts(self.source, table.prompts, table.classidx, table.classnames, "labels")

@@ -308,21 +308,24 @@ def make_ready(folder: Path) -> None:
 def save_record(path: Path, record: dict) -> None:
     """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there.
 
-    Raises OSError with path and cause, also for a run folder that is gone. A folder of the record's name is renamed.
+    Raises OSError with path and cause, also for a run folder that is gone. A folder of the record's name is renamed, a link or a
+    pipe goes.
     """
     import torch
 
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.folder"))
+    elif files.irregular(path):
+        path.unlink(missing_ok=True)
     files.write(path, lambda file: torch.save(record, file), make_folder=False)
 
 
-def load_record(path: Path, unreadable: list | None = None) -> dict | None:
+def load_record(path: Path, unreadable: list | None = None, law: schema.Law | None = None) -> dict | None:
     """A record of ours or of the reference (whose `pred` is a numpy integer), or None when it is unreadable.
 
-    unreadable: where its name and the reason go; without it a warning tells.
+    unreadable: where its name and the reason go; without it a warning tells; law: of its run, None: any
     """
-    return _load(path, schema.check_classification, unreadable)
+    return _load(path, (law or schema.Law()).check, unreadable)
 
 
 def load_errors(path: Path, shape: tuple[int, ...] | None = None, unreadable: list | None = None):
@@ -336,7 +339,7 @@ def pair_scores(record: dict) -> PairScores:
     A tensor with dimensions holds errors, whose mean counts negatively; a scalar is the logit of a contrastive model.
     Raises KeyError for another kind of record, FloatingPointError for a score that is not finite.
     """
-    values = [record[name] for name in PairScores._fields]
+    values = schema.check_pairs(record, PairScores._fields)
     scores = [-float(v.double().mean()) if getattr(v, "ndim", 0) else float(v) for v in values]
     if not all(map(math.isfinite, scores)):
         raise FloatingPointError("a score is not finite")
@@ -489,11 +492,18 @@ def load_classifications(paths: dict, convert, unreadable: list | None = None) -
     convert raises ValueError for a record that is as good as unreadable.
     """
 
+    laws = {folder: law_of(folder) for folder in {path.parent for path in paths.values()}}
+
     def load(key, path):
-        return _load(path, lambda record: convert(key, schema.check_classification(record)), unreadable)
+        return _load(path, lambda record: convert(key, laws[path.parent].check(record)), unreadable)
 
     loaded = ((key, load(key, path)) for key, path in paths.items() if os.path.lexists(path))
     return {key: found for key, found in loaded if found is not None}
+
+
+def law_of(folder: Path) -> schema.Law:
+    """What the folder's config.json says of its records. Raises as `read_config`."""
+    return schema.Law(read_config(folder) or {}, folder)
 
 
 def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:

@@ -99,7 +99,7 @@ class Strategy(ABC):
         """Raises ValueError, naming the flag and the fix, for what cannot be run."""
         self.plan(n_levels)
 
-    def check_run(self, identity: Identity, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         """Raises ValueError for a run, by its identity, that this strategy was not made for."""
         return
 

@@ -44,6 +44,7 @@ class Fitted:
         names = _names(cls)
         if set(content) != set(names):
             raise ValueError(f"it does not hold {', '.join(names)}")
+        check_numbers(content)
         fit = cls(**content)
         fit.check_content()
         return fit
@@ -87,6 +88,18 @@ class Fitted:
     def where(cls, path: str | Path | None = None, flag: str | None = None) -> str:
         """The file, for a message. path: None of a fit that has none; flag: that gave it, None: FLAG."""
         return f"{flag or cls.FLAG} {path or ''}".rstrip()
+
+
+MOST = 1e30  # of any number in a file: no square of it, nor of its inverse, leaves float64
+
+
+def check_numbers(content: Any) -> None:
+    """Raises ValueError for NaN, infinity, and numbers that arithmetic in float64 cannot take."""
+    if isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            check_numbers(part)
+    elif isinstance(content, int | float) and not -MOST <= content <= MOST:
+        raise ValueError(f"{str(content)[:20]} is no number that a fit can have")
 
 
 def _names(fit: Any) -> list[str]:

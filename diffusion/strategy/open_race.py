@@ -120,7 +120,9 @@ class TreeRace(OpenRace):
     def read(self) -> surrogates.Branch:
         """Raises ValueError, one line, for a file that holds no tree."""
         try:
-            return surrogates.Branch.of(files.read_json(self.path))
+            tree = surrogates.Branch.of(files.read_json(self.path))
+            tree.check_leaves()
+            return tree
         except (OSError, ValueError) as error:
             raise ValueError(f"--tree {self.tree} is no tree: {files.one_line(error)}") from None
 
@@ -129,11 +131,13 @@ class TreeRace(OpenRace):
         if self.tree is not None:
             self.read()
 
-    def check_run(self, identity: Identity, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         dataset = identity.get("dataset")
         if self.tree in SHIPPED and dataset and dataset not in SHIPPED[self.tree]:
             raise ValueError(f"--tree {self.tree} is of {', '.join(SHIPPED[self.tree])}, not of {dataset}: leave it out, or "
                              "give a JSON file")  # fmt: skip
+        if self.tree is not None and (lacking := sorted(set(class_of) - set(self.read().leaves))):
+            raise ValueError(f"--tree {self.tree} lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
 
     def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
         return dataclasses.replace(self, guide=surrogates.TreeGuide(self._distances(class_of, embeddings)))

@@ -242,12 +242,14 @@ class GapFit(Fitted):
         for name in ("ends", "units", "variances"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         whole = (self.max_samples, self.n_trials, self.n_candidates, self.n_images, *self.ends)
-        if not all(type(value) is int and value > 0 for value in whole):
+        if not all(type(value) is int and 0 < value < 2**31 for value in whole):
             raise ValueError("its counts are not whole numbers above 0")
         if not len(self.ends) == len(self.units) == len(self.variances) > 0 or self.ends[0] < 2:
             raise ValueError("it needs as many units and variances as rounds, and two pairs in the first one")
         if self.ends[-1] != self.max_samples * self.n_trials:
             raise ValueError("its last round does not end with its grid")
+        if not (type(self.target) in (int, float) and 0 < self.target <= 1):
+            raise ValueError(f"{self.target!r} is no share of races")
         if list(self.ends) != sorted(set(self.ends)) or not all(0 <= x < np.inf for x in (*self.units, *self.variances)):
             raise ValueError("its rounds do not grow, or a limit is no number")
 

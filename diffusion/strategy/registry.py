@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -164,7 +164,7 @@ class CalibratedRace(Strategy):
         if self.fit.max_samples > n_levels:
             raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
 
-    def check_run(self, identity: Identity, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         self.fit.check(identity, n_candidates, self.race_fit)
 
     def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.strategy.elimination import Errors, Floats
+from diffusion.strategy.fits import MOST
 
 Expected = tuple[np.ndarray, np.ndarray]  # means and standard deviations, float64 [K] each
 
@@ -166,8 +167,8 @@ class Branch:
         if not (isinstance(saved, dict) and set(saved) == {"height", "parts"} and isinstance(saved["parts"], list)):
             raise ValueError('a branch is {"height": ..., "parts": [...]}')
         height = saved["height"]
-        if type(height) not in (int, float) or not 0 < height < np.inf or not saved["parts"]:
-            raise ValueError(f"a branch has the height {height!r} and {len(saved['parts'])} parts")
+        if type(height) not in (int, float) or not 1 / MOST <= height <= MOST or not saved["parts"]:
+            raise ValueError(f"a branch has the height {str(height)[:20]} and {len(saved['parts'])} parts")
         parts = tuple(part if type(part) is int else cls.of(part) for part in saved["parts"])
         if any(isinstance(part, cls) and part.height >= height for part in parts):
             raise ValueError(f"a branch of the height {height} has a part that is not lower")
@@ -177,15 +178,19 @@ class Branch:
     def leaves(self) -> list[int]:
         return [leaf for part in self.parts for leaf in (part.leaves if isinstance(part, Branch) else [part])]
 
+    def check_leaves(self) -> None:
+        """Raises ValueError for a leaf that the tree has twice."""
+        if len(set(self.leaves)) < len(self.leaves):
+            raise ValueError("it has a leaf twice")
+
     def distances(self, leaf_of: Sequence[int]) -> np.ndarray:
         """Distances between candidates, float32 [K,K]; leaf_of: the leaf of each. Two of one leaf are as far apart as two of
         the lowest branch.
 
         Raises ValueError for a leaf that the tree lacks or has twice.
         """
+        self.check_leaves()
         place = {leaf: i for i, leaf in enumerate(self.leaves)}
-        if len(place) < len(self.leaves):
-            raise ValueError("it has a leaf twice")
         if lacking := sorted(set(leaf_of) - set(place)):
             raise ValueError(f"it lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
         found = np.zeros((len(place), len(place)), np.float32)

@@ -121,7 +121,7 @@ def _refuse_others(path: str, revision: str | None) -> None:
 
 
 def _names(path: str, revision: str | None) -> list[str]:
-    """The names of all weights in the file, before any converter has seen them; none where it is no safetensors file, or damaged."""
+    """The names of all weights in the file, before any converter has seen them; none of no safetensors file, or a damaged one."""
     from huggingface_hub import try_to_load_from_cache
     from safetensors import safe_open
 
