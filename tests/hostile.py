@@ -63,6 +63,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     },
     "benchmark": {"--prompts": "2", "--timesteps": "2", "--repeats": "1"},
     "calibrate": GRID,
+    "check_device": {"--device": "cpu", "--images": "1", "--skip": ("compiled", "runs", "benchmark")},
     "classify": {"positional": "@images/a/0.png", "--labels": ("bag", "boot"), "--version": "tiny", "--dry_run": None},
     "collect": {"positional": "@results.json"},
     "compare_runs": {"positional": ("@grid run", "@grid run")},
@@ -123,7 +124,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
 }
 
 # commands whose work takes too long to be done for a row: theirs are refused before it or left out, and no good line is run
-LONG = ("benchmark", "train_tiny", "write_tiny_pairs")
+LONG = ("benchmark", "check_device", "train_tiny", "write_tiny_pairs")
 
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
 TABLE = {"--dataset": "hf", "--data_dir": "@table"}
