@@ -323,7 +323,10 @@ def main(argv=None) -> int:
         files.try_file(args.out)
     facts = about(args.device)
     printing.print_table("Device:", facts)
-    print(f"Errors of {args.images} images, {10 * N_LEVELS} network evaluations each, of {len(MODELS)} models in 6 ways:", flush=True)
+    print(
+        f"Errors of {args.images} images, {10 * N_LEVELS} network evaluations each, of {len(MODELS)} models in 6 ways:",
+        flush=True,
+    )
     parts = {"errors": check_errors, "runs": check_runs, "memory": check_memory, "benchmark": check_speed}
     skipped = set(args.skip) - ({"errors"} if "compiled" not in args.skip else set())
     checks = []

@@ -216,7 +216,7 @@ class Published:
         sizes = {}
         for encoder in self.source().encoders:
             name, config = self.texts[encoder.part]
-            cls = weights.class_named(name)
+            cls: Any = weights.class_named(name)
             with torch.device("meta"):
                 made = cls.config_class(**config)
                 n = sum(p.numel() for p in cls(getattr(made, "encoder", made)).parameters())
@@ -248,7 +248,7 @@ def _pixart(pipeline: str, with_sizes: bool) -> Published:
 
 def _prx(network: Mapping[str, Any], latent_channels: int, downscale: int) -> Published:
     texts = {"text_encoder": ("T5GemmaEncoder", {"encoder": GEMMA_2B})}
-    return Published(PRX, "PRXPipeline", PRX_TRANSFORMER | network, latent_channels, downscale, SHIFTED_FLOW, texts)
+    return Published(PRX, "PRXPipeline", {**PRX_TRANSFORMER, **network}, latent_channels, downscale, SHIFTED_FLOW, texts)
 
 
 PIPELINES = {  # by the families' VERSIONS

@@ -31,7 +31,16 @@ TASKS = {
         "plot_winoground",
         "plot_inversion",
     ),
-    "compare": ("compare_runs", "collect", "replay", "plot_candidates", "plot_robustness", "simulate_race", "benchmark", "check_device"),
+    "compare": (
+        "compare_runs",
+        "collect",
+        "replay",
+        "plot_candidates",
+        "plot_robustness",
+        "simulate_race",
+        "benchmark",
+        "check_device",
+    ),  # fmt: skip
     "calibrate": ("calibrate", "fit_weights", "fit_race"),
     "reproduce": ("reproduce", "print_laion"),
     "prepare": ("write_prompts", "write_subset", "save_noise", "write_tree", "write_tiny_pairs"),
