@@ -210,7 +210,13 @@ def announce(run: PromptTask):
              "competing": run.shortlist and run.shortlist.told}  # fmt: skip
     unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
-    notices = (run.dataset.notice, run.strategy.notice(run.source.n_levels), unused, run.slow(run.model.img_size, usual))
+    notices = (
+        run.dataset.notice,
+        run.prompts.notice,
+        run.strategy.notice(run.source.n_levels),
+        unused,
+        run.slow(run.model.img_size, usual),
+    )
     more = run.shortlist.priced if run.shortlist else ""
     run.announce(about, notices, at_most=run.strategy.AT_MOST, usual=usual, more=more)
 

@@ -2,11 +2,13 @@
 
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, TINY_SD20
 from PIL import Image
 
@@ -135,6 +137,25 @@ def test_probabilities_are_a_softmax_of_the_gaps():
         assert found[label] == pytest.approx(weight / sum(expected.values()))
 
 
+def test_threads_share_a_classifier(clothes, monkeypatch):
+    """Each block of each thread has its own size: a second thread evaluates one while the first is inside another."""
+    classifier = classify.text_to_image("tiny", ["a bag", "a boot", "a coat"], strategy=Grid(500), device="cpu", batch_size=6)
+    [image, other], found, calls = (clothes.picture(i) for i in range(2)), [], []
+    alone = classifier(image).means, classifier(other).means
+    attention = F.scaled_dot_product_attention
+
+    def interrupted(*inputs, **named):
+        calls.append(threading.current_thread())
+        if calls[-1] is threading.main_thread() and len(found) < 6:  # in the VAE, and then in the U-Net
+            thread = threading.Thread(target=lambda: found.append(classifier(other).means))
+            thread.start()
+            thread.join()
+        return attention(*inputs, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", interrupted)
+    assert np.array_equal(classifier(image).means, alone[0]) and np.array_equal(found, [alone[1]] * 6)
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -156,6 +177,34 @@ def test_settings_that_do_not_fit_are_refused_before_weights_are_read(arguments,
     monkeypatch.setattr(StableDiffusion, "load", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=told):
         classify.text_to_image("tiny", ["a", "b"], **arguments)
+
+
+NUMBERS = [0.5, -1, True, "3", None, float("nan")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"prompts": p} for p in (None, "a bag", [], ["a", None], ["a", 3], ["a", b"b"], ["a", " "])),
+        *({"labels": [0, n]} for n in NUMBERS),
+        *({"labels": labels} for labels in ("01", [], [0])),
+        *({name: n} for name in ("seed", "batch_size", "img_size") for n in NUMBERS if not (n is None and name == "img_size")),
+        {"seed": 2**64}, {"img_size": 10**9}, {"interpolation": "nearest"}, {"loss": None}, {"guidance": float("nan")},
+        {"crop_errors": -1}, {"crop_errors": 0.5}, {"noise": "pink"}, {"noise": None}, {"error_space": "z"}, {"levels": "odd"},
+        {"text_encoders": "none"}, {"dtype": "float8"}, {"version": "9-9"},
+    ],
+)  # fmt: skip
+def test_what_a_command_would_refuse_python_refuses_too(arguments):
+    given = {"version": "tiny", "prompts": ["a bag", "a boot"]} | arguments
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        classify.text_to_image(given.pop("version"), given.pop("prompts"), device="cpu", **given)
+
+
+@pytest.mark.parametrize("classes", [[0, 10], [0, -1], [0, 0.5], [0, True], [0, None], ["0", "1"], [3, 3], "01", []])
+def test_classes_that_the_model_lacks(classes):
+    """Of ten; the eleventh is the one that stands for none, and could win."""
+    with pytest.raises(ValueError, match=r"^classes"):
+        classify.class_conditional("tiny", classes, device="cpu")
 
 
 def test_a_picture_may_be_a_tensor_too(clothes):

@@ -416,3 +416,29 @@ def test_adm_transform_scales_to_plus_minus_one():
 
     x = adm_transform(4)(Image.new("L", (4, 4), 255))
     assert x.shape == (3, 4, 4) and (x == 1).all()
+
+
+# ---------------------------------------------------------------- ImageNet as it is unpacked
+
+KAGGLE = ("ImageId,PredictionString\n"
+          "ILSVRC2012_val_00000002,n02102040 1 2 3 4 n02102040 5 6 7 8\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "text"),
+    [
+        ("imagenet/ILSVRC/Data/CLS-LOC/val", "LOC_val_solution.csv", KAGGLE),
+        ("imagenet/val", "LOC_val_solution.csv", KAGGLE),
+        ("imagenet/val", "imagenet_2012_validation_synset_labels.txt", "n01440764\nn02102040\n"),
+    ],
+)
+def test_imagenet_in_one_folder(place, name, text, tmp_path):
+    for i in (1, 2):
+        layouts.save_picture(tmp_path / place / f"ILSVRC2012_val_0000000{i}.JPEG", i)
+    with pytest.raises(ValueError, match=r"no folders of classes: put LOC_val_solution.csv or imagenet_2012"):
+        open_dataset("imagenet", "test", None, tmp_path)
+    (tmp_path / "imagenet" / name).write_text(text)
+    assert open_dataset("imagenet", "test", None, tmp_path).labels.tolist() == [0, 217]  # tench, English springer
+    (tmp_path / "imagenet" / name).write_text(text.replace("n01440764", "n99999999"))
+    with pytest.raises(ValueError, match="lacks 'n99999999'"):
+        open_dataset("imagenet", "test", None, tmp_path)

@@ -156,7 +156,7 @@ def test_every_format_is_read(own, suffix):
 
 
 def test_what_is_no_picture_is_told(own):
-    for name in ("ant/notes.txt", "ant/raw.heic", "zebra/clip.mp4"):
+    for name in ("ant/notes.txt", "ant/raw.cr2", "zebra/clip.mp4"):
         (own / name).write_bytes(b"")
     layouts.save_picture(own / "loose.png")
     notice = opened(own).notice

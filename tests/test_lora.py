@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import eval_prob_adaptive
 from diffusion import models
 from diffusion.kernel import blocks, scores
-from diffusion.models.loading import hub
+from diffusion.models.loading import hub, lora
 from diffusion.runs import run_folder
 from diffusion.settings import Lora, ModelOptions
 from diffusion.utils.paths import TINY_SD
@@ -95,6 +95,54 @@ def test_a_kohya_file_is_the_same(adapted, tmp_path):
             kohya[f"{name}.alpha"] = torch.tensor(6.0)
     save_file(kohya, tmp_path / "kohya.safetensors")
     torch.testing.assert_close(errors(tmp_path / "kohya.safetensors"), errors(adapted[1]), rtol=1e-5, atol=0)
+
+
+def test_what_peft_saves_of_the_u_net_is_the_same(adapted, tmp_path):
+    """Its own names, with alpha in a config."""
+    state = load_file(adapted[1])
+    unet = {key.removeprefix("unet."): value for key, value in state.items() if key.startswith("unet.")}
+    save_file({f"base_model.model.{key}": value for key, value in unet.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 6}))
+    about = {"unet.r": 4, "unet.lora_alpha": 6, "unet.target_modules": TARGETS["unet"]}
+    save_file({f"unet.{key}": value for key, value in unet.items()}, tmp_path / "diffusers.safetensors",
+              metadata={"format": "pt", "lora_adapter_metadata": json.dumps(about)})  # fmt: skip
+    torch.testing.assert_close(errors(tmp_path), errors(tmp_path / "diffusers.safetensors"), rtol=1e-5, atol=0)
+    for odd in ({"use_dora": True}, {"use_rslora": True}, {"peft_type": "IA3"}, {"modules_to_save": ["conv_in"]}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 6} | odd))
+        lora._read.cache_clear()
+        with pytest.raises(ValueError, match="no plain LoRA"):
+            errors(tmp_path)
+
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+KOHYA = "lora_unet_" + ATTENTION.replace(".", "_")
+
+
+@pytest.mark.parametrize(
+    "name", [f"{KOHYA}.{end}" for end in ("dora_scale", "hada_w1_a", "lokr_w1", "lora_mid.weight", "diff", "diff_b", "on_input")]
+)
+def test_what_diffusers_would_leave_out_is_named(name, tmp_path):
+    state = {
+        f"{KOHYA}.lora_down.weight": torch.ones(4, 64),
+        f"{KOHYA}.lora_up.weight": torch.ones(64, 4),
+        name: torch.ones(64, 1),
+    }
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=rf"x.safetensors holds {name}: "):
+        errors(tmp_path / "x.safetensors")
+
+
+def test_a_bias_for_a_layer_without_one(tmp_path, recwarn):
+    width = load_file(TINY_SD / "unet" / "diffusion_pytorch_model.safetensors")[f"{ATTENTION}.weight"].shape
+    state = {
+        "lora_A.weight": torch.ones(4, width[1]),
+        "lora_B.weight": torch.ones(width[0], 4),
+        "lora_B.bias": torch.ones(width[0]),
+    }
+    save_file({f"unet.{ATTENTION}.{name}": value for name, value in state.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x.safetensors does not fit this unet .*bias"):
+        errors(tmp_path / "x.safetensors")
+    assert not recwarn.list
 
 
 @pytest.mark.slow

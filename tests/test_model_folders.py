@@ -19,6 +19,7 @@ from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.loading.schedulers import DDPM_SCHEDULERS
 from diffusion.models.speed import devices
 from DiT import loading
+from tests import tiny_pipelines
 
 SD_FILES = {
     "vae/config.json": ["block_out_channels"],
@@ -127,6 +128,26 @@ def test_a_part_that_is_not_there_is_named(lost):
     open_sd()  # whose vocabulary lies in two files
     shutil.rmtree(root / lost) if (root / lost).is_dir() else (root / lost).unlink()
     assert f"--model_path m has no {lost}" in told(open_sd)
+
+
+@pytest.mark.parametrize("place", ["m", "m/unet", "m/unet/diffusion_pytorch_model.safetensors"])
+def test_a_network_alone_says_where_it_belongs(place):
+    """What diffusers' training scripts leave at a checkpoint."""
+    root = copy(weights=True)
+    for other in set(root.iterdir()) - {root / "unet"}:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
+    message = f"--model_path {place} is a network alone: copy its base model's folder, with m/unet as its unet"
+    assert told(open_sd, place) == message
+
+
+def test_sdxl_saved_for_another_task_and_its_refiner():
+    tiny_pipelines.build("sdxl", "xl")
+    text_to_image = models.text_to_image("x", "xl").identity()
+    for task in ("Img2Img", "Inpaint"):
+        change(Path("xl/model_index.json"), _class_name=f"StableDiffusionXL{task}Pipeline")
+        assert models.text_to_image("x", "xl").identity() == text_to_image
+    change(Path("xl/model_index.json"), _class_name="StableDiffusionXLImg2ImgPipeline", requires_aesthetics_score=True)
+    assert "--model_path xl is SDXL's refiner" in told(open_sd, "xl")
 
 
 def test_a_damaged_tokenizer_is_named():

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import classify, models
 from diffusion.models.families import custom
+from diffusion.runs import loop
 from diffusion.strategy import Stages
 
 CLOTHES = ["--dataset", "fashion_mnist", "--imgs_to_eval", 3]
@@ -188,6 +190,38 @@ def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main):
     code, _, err = run_main(eval_prob_adaptive.main, "--model_path", "my_model.py", *CLOTHES, *GRID)
     assert (code, err.count("\n")) == (2, 1) and told in err and "my_model.py" in err, err
     assert not list(Path().rglob("*.pt")) and not list(Path().rglob("config.json"))
+
+
+LATER = {  # what the third call of predict does
+    "raise ValueError('too cold')": "line 15: predict failed (ValueError: too cold)",
+    "raise OSError(28, 'No space left')": "line 15: predict failed (OSError: ",
+    "raise StopIteration": "line 15: predict failed (StopIteration: StopIteration)",
+    "raise MemoryError": "line 15: predict failed (MemoryError: MemoryError)",
+    "import sys; sys.exit(0)": "line 15: predict failed (SystemExit: 0)",
+    "return None": "predict gives ",
+    "return x_t[:1]": "predict gives float32 [1, 1, 16, 16]",  # which would broadcast
+    "return x_t.mean((2, 3), keepdim=True)": "predict gives float32 [50, 1, 1, 1]",
+}
+
+
+@pytest.mark.parametrize("act", LATER)
+def test_faults_of_a_model_at_work_are_its_own(act, run_main):
+    """Images before it are kept, and the same command goes on when the file is mended."""
+    third = f"        calls.append(1)\n        if len(calls) == 3: {act}\n        return x_t * cond"  # the first is a try
+    path = written("calls = []\n" + GOOD.lstrip().replace("        return x_t * cond", third))
+    words = ["--model_path", path, *CLOTHES, *GRID, "--batch_size", 50]
+    code, _, err = run_main(lambda argv: loop.run(partial(eval_prob_adaptive.main, argv)), *words)
+    told = err.splitlines()[-1]
+    assert code == 1 and told.startswith(f"error: {path}") and LATER[act] in told, err
+    assert len(list(Path("data").rglob("*.pt"))) == 1
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_model(run_main):
+    act = "raise torch.OutOfMemoryError('out of memory')"
+    path = written(GOOD.replace("        return x_t * cond", f"        if len(x_t) > 20: {act}\n        return x_t * cond"))
+    with pytest.warns(UserWarning, match="going on with 16 evaluations"):
+        code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("path", ["none.py", "none.py:load", "my_model.py:save"])

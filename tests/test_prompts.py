@@ -1,11 +1,14 @@
 """Prompt CSVs: what is read, what is refused, and that the shipped ones are what the script writes."""
 
 import json
+from pathlib import Path
 
+import layouts
 import pytest
 from conftest import ROOT, load_script
 
-from diffusion.datasets import DATASETS, clip_templates
+import eval_prob_adaptive
+from diffusion.datasets import DATASETS, clip_templates, load_prompts, open_dataset
 from diffusion.datasets.prompts import prompts_from_classes, read_prompts, read_templates
 from diffusion.datasets.scenes import NOUNS
 
@@ -23,6 +26,77 @@ def write(tmp_path, text, encoding="utf-8"):
 @pytest.fixture
 def run_script(run_main):
     return lambda *argv: run_main(load_script("write_prompts").main, *argv)
+
+
+# ---------------------------------------------------------------- class names
+
+
+def own_set(*names):
+    for name in names:
+        layouts.save_picture(Path("set") / name / "x.png")
+    return open_dataset("folder", "test", None, "set")
+
+
+@pytest.mark.usefixtures("run_main")  # in a folder of its own
+@pytest.mark.parametrize(
+    ("names", "prompt", "told"),
+    [
+        (["n01440764", "n02102040"], "a photo of a tench.", "'tench'"),
+        (["001.Black_footed_Albatross", "002.Laysan_Albatross"], "a photo of a Black footed Albatross.", "numbers before"),
+        (["1-cat", "10-dog"], "a photo of a cat.", "numbers before"),
+        (["3d model", "4x4"], "a photo of a 3d model.", None),  # no numbering
+        (["1 cat", "2 cat"], "a photo of a 1 cat.", None),  # without it they would be one
+        (["1", "cat"], "a photo of a 1.", None),
+    ],
+)
+def test_what_stands_for_class_names(names, prompt, told):
+    table = load_prompts("folder", own_set(*names), None, None)
+    assert table.prompts[0] == prompt and (told in table.notice if told else table.notice is None)
+
+
+@pytest.mark.usefixtures("run_main")
+@pytest.mark.parametrize("names", [["0", "1"], ["00", "17"], ["0.0", "1.0"], ["n01440764", "n99999999"]])
+def test_names_that_are_none(names):
+    dataset = own_set(*names)
+    with pytest.raises(ValueError, match=r"^--dataset folder: .*give names with --classes, prompts with --prompt_path"):
+        load_prompts("folder", dataset, None, None)
+    assert "numbers" in load_prompts("folder", dataset, None, "the digit {}.").notice or names[1] == "n99999999"
+
+
+ORDERS = {
+    "bag,0;boot,1": (0, None),
+    "Bag,0;BOOT!,1": (0, None),
+    "handbag,0;boot,1": (0, "1 classes are called otherwise than in the data set, such as 'handbag' for 'bag'"),
+    "boot,0;bag,1": (2, "classidx 0 is called 'boot', class 1 of the data set, whose class 0 is 'bag'"),
+    "sock,0;bag,1": (2, "classidx 1 is called 'bag', class 0 of the data set"),
+}
+
+
+@pytest.mark.parametrize("rows", ORDERS)
+def test_prompts_in_another_order_than_the_classes(rows, run_main):
+    own_set("bag", "boot")
+    lines = [f"a photo of a {i}.,{row}\n" for i, row in enumerate(rows.split(";"))]
+    Path("p.csv").write_text("prompt,classname,classidx\n" + "".join(lines))
+    words = ["--version", "tiny", "--dataset", "folder", "--data_dir", "set", "--prompt_path", "p.csv", "--dry_run"]
+    code, out, err = run_main(eval_prob_adaptive.main, *words)
+    wanted, told = ORDERS[rows]
+    assert code == wanted and (told is None or told in out + err)
+    assert told or "are called" not in out
+
+
+@pytest.mark.usefixtures("run_main")
+def test_folders_called_by_numbers_are_classes_of_the_list():
+    for name in ("0", "2", "10"):
+        layouts.save_picture(Path("set") / name / "x.png")
+    Path("names.txt").write_text("\n".join(f"class {i}" for i in range(11)))
+    dataset = open_dataset("folder", "test", None, "set", classes="names.txt")
+    assert sorted(dataset.labels) == [0, 2, 10]
+    layouts.save_picture(Path("set") / "02" / "x.png")
+    with pytest.raises(ValueError, match="is the folder of a class that has another one"):
+        open_dataset("folder", "test", None, "set", classes="names.txt")
+    layouts.save_picture(Path("set") / "11" / "x.png")
+    with pytest.raises(ValueError, match="folder of no class"):
+        open_dataset("folder", "test", None, "set", classes="names.txt")
 
 
 # ---------------------------------------------------------------- reading

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 
 import pytest
 import torch
@@ -62,6 +64,20 @@ def written(state, file, beside=BESIDE):
 def test_a_file_gives_the_errors_of_its_folder(ending, state, tmp_path):
     file = written(state, tmp_path / f"x.{ending}")
     found = errors(file, 64, config=str(TINY_SD))
+    torch.testing.assert_close(found, errors(TINY_SD, 64), rtol=1e-6, atol=0)
+
+
+def test_a_trainer_s_classes_beside_the_tensors_are_not_run(state, tmp_path, monkeypatch):
+    """As Lightning leaves them; on the machine that reads the file there is no such class."""
+    name = "trainer_of_nobody.callbacks"
+    module = types.ModuleType(name)
+    module.Checkpoint = type("Checkpoint", (), {"__module__": name, "__init__": lambda self: setattr(self, "monitor", "loss")})
+    monkeypatch.setitem(sys.modules, "trainer_of_nobody", types.ModuleType("trainer_of_nobody"))
+    monkeypatch.setitem(sys.modules, name, module)
+    beside = {"callbacks": {module.Checkpoint: {"best": 1.0}}, "last": module.Checkpoint()}
+    torch.save({"state_dict": {k: v.contiguous() for k, v in state.items()}} | beside, tmp_path / "x.ckpt")
+    monkeypatch.delitem(sys.modules, name)
+    found = errors(tmp_path / "x.ckpt", 64, config=str(TINY_SD))
     torch.testing.assert_close(found, errors(TINY_SD, 64), rtol=1e-6, atol=0)
 
 

@@ -48,13 +48,12 @@ def read(folder: Path, config: dict | None, dataset: str | None) -> Columns:
     weighted = bool(config and config.get("level_weights"))
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     found, paths = Columns(), run_folder.list_records(folder).values()
-    for record in (run_folder.load_record(path, found.unreadable, schema.Law(config, folder)) for path in paths):
-        told = record and record_predictions(record, label_of, weighted)
-        if told:
+    for record in filter(None, (run_folder.load_record(path, found.unreadable, schema.Law(config, folder)) for path in paths)):
+        if told := record_predictions(record, label_of, weighted):
             found.preds.append(told)
             found.labels.append(record["label"])
             found.evaluations += run_folder.outcome(record).evaluations
-            found.n_classes = max(found.n_classes, len(record.get("classes", record.get("errors"))))
+            found.n_classes = max(found.n_classes, len(record["classes"] if "classes" in record else record["errors"]))
     found.left_out = len(paths) - len(found.preds)
     return found
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from diffusion.analysis import tables
 from diffusion.runs import run_folder
@@ -80,7 +81,7 @@ def to_json(result) -> str:
 
 
 def _cells(row: dict) -> dict:
-    cells = {}
+    cells: dict[str, Any] = {}
     for key, value in row.items():
         of_value = value.as_dict() if hasattr(value, "as_dict") else {"value": value}
         cells |= {key if name == "value" else f"{key}_{name}": cell for name, cell in of_value.items()}

@@ -30,7 +30,7 @@ def scorer(model: settings.Contrastive, table: PromptTable, ending="", where="--
         labels=classes,
         names=[names[label] for label in classes],
         about={"prompts": told, "weights": source.describe()},
-        notices=("contrastive model: encoding one image counts as one evaluation",),
+        notices=("contrastive model: encoding one image counts as one evaluation", table.notice),
         load=partial(load, source, table, classes, where),
     )
 

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str):
         super().__init__(commands.prog(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--help_all", action=_HelpAll, help="show all options, also those that few runs need")
-        self._given = set()
+        self._given: set[str] = set()
         self._where = ""  # an error lies, other than in the command line
 
     def parse_known_args(self, words=None, namespace=None):
@@ -164,7 +164,7 @@ def bad_input():
     team().passed()
 
 
-def fail(message: object) -> int:
+def fail(message: BaseException | str) -> int:
     """Prints one line for the person at the shell and returns the exit code of bad input."""
     crew = team()
     who = "" if crew.leads else f"rank {crew.rank}: "

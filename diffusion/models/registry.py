@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.models.families import custom
@@ -55,6 +56,8 @@ def text_to_image(version: str, model_path: str | None = None, options: ModelOpt
 
 def _find_family(version: str, model_path: str | None, options: ModelOptions) -> tuple[Family, str, ModelOptions]:
     """(family, folder or hub id, options with the single file). Raises ValueError as `text_to_image`."""
+    if model_path:
+        _refuse_network_alone(Path(model_path))
     if checkpoint.is_single(model_path):
         checkpoint.check(model_path)
         config = options.config or _known(version, CONFIGS)[1]
@@ -64,6 +67,18 @@ def _find_family(version: str, model_path: str | None, options: ModelOptions) ->
     if model_path:
         return family_of(model_path), model_path, options
     return *_known(version, "weights with --model_path"), options
+
+
+def _refuse_network_alone(place: Path) -> None:
+    """Raises ValueError for what a training leaves at a checkpoint: a network without the other parts of its pipeline."""
+    parts = [part for family in TEXT_TO_IMAGE if (part := getattr(family, "NETWORK", None))]  # one's own need not have it
+    folder = place.parent if place.name.startswith("diffusion_pytorch_model") else place
+    inside = next((part for part in parts if (folder / part / "config.json").is_file()), None)
+    part = inside or next((part for part in parts if folder.name.startswith(part) and (folder / "config.json").is_file()), None)
+    alone = not (folder / "model_index.json").is_file() and not (folder / "vae").is_dir()
+    if part and alone and not (folder.parent / "model_index.json").is_file():
+        network = folder / part if inside else folder
+        raise ValueError(f"--model_path {place} is a network alone: copy its base model's folder, with {network} as its {part}")
 
 
 def _known(version: str, lacking: str) -> tuple[Family, str]:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser, Levels
 
 
+class ModelError(RuntimeError):
+    """What a model in the user's own file did wrong while a run was at work, with the line of the file."""
+
+
 class Checkpoint(ABC):
     """Weights of any model, diffusion or not: what a run prints, checks and records of them without reading them."""
 

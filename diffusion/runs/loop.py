@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from diffusion import metrics
 from diffusion.datasets import loader
 from diffusion.kernel import batching
+from diffusion.models.source import ModelError
 from diffusion.utils import commands, files, startup
 from diffusion.utils.distributed import lost_contact, team
 from diffusion.utils.progress import progress
@@ -251,7 +252,9 @@ class _Part:
 
     def __init__(self, dataset, share, bar, told, tally: Tally):
         self.dataset, self.share, self.bar, self.told, self.tally = dataset, share, bar, told, tally
-        self.seen, self.failures, self.unwritten = [], {}, None
+        self.seen: list[int] = []
+        self.failures: dict[int, str] = {}
+        self.unwritten: str | None = None
 
     def end(self, index: int, problem: str | None = None) -> None:
         if problem:
@@ -274,7 +277,9 @@ class _Part:
 
 def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> Ended:
     """The end of a run from those of its processes: (indices finished, failures, signal, outcomes, not written) each."""
-    seen, failures, signals = set(), {}, []
+    seen: set[int] = set()
+    failures: dict[int, str] = {}
+    signals: list[int] = []
     unwritten = next((problem for *_, problem in ends if problem), None)
     for finished, failed, number, outcomes, _ in ends:
         seen |= set(finished)
@@ -359,6 +364,8 @@ def run(main) -> int:
 def _run(main) -> int:
     try:
         return main()
+    except ModelError as error:
+        return _tell(f"error: {error}: mend it and run the same command again to continue", 1)
     except RuntimeError as error:
         if lost_contact(error):
             return _tell("error: lost contact with the machine of rank 0: run the same command to continue", 1)

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import types
 import typing
 import uuid
 import warnings
@@ -232,7 +233,14 @@ def _option_types() -> dict:
     """Name -> type or types, of the options that are read back."""
     groups = (settings.Data, settings.Selection, settings.Prompts, settings.TextToImage, settings.ClassConditional,
               settings.GridNoise, settings.Ablation, settings.Shortlist)  # fmt: skip
-    return {name: typing.get_args(hint) or hint for group in groups for name, hint in typing.get_type_hints(group).items()}
+    return {name: _plain_types(hint) for group in groups for name, hint in typing.get_type_hints(group).items()}
+
+
+def _plain_types(hint) -> type | tuple[type, ...]:
+    """What isinstance takes for a hint: `list | None` of `list[str] | None`."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    plain = tuple(typing.get_origin(part) or part for part in (typing.get_args(hint) if is_union else (hint,)))
+    return plain if is_union else plain[0]
 
 
 def found_batch_size(folder: Path) -> int | None:
@@ -266,8 +274,8 @@ def images_expected(folders: list[Path], ignore=()) -> int | None:
 
 def check_same(folders: list[Path], ignore=()) -> list[dict]:
     """The folders' config.json, none when one has none. Raises ValueError where settings differ that `ignore` does not name."""
-    configs = [read_config(folder) for folder in folders]
-    if None in configs:
+    configs = [config for folder in folders if (config := read_config(folder)) is not None]
+    if len(configs) < len(folders):
         return []
     first = configs[0]["identity"]
     for folder, config in zip(folders, configs, strict=True):

@@ -28,7 +28,8 @@ class Tracker:
     """
 
     def __init__(self, name: str | None = None):
-        self.name, self.package, self.last = name, None, -LEAST
+        self.name, self.last = name, -LEAST
+        self.package: Any = None  # the module
 
     @property
     def listens(self) -> bool:
@@ -40,7 +41,7 @@ class Tracker:
             try:
                 self.package = importlib.import_module(self.name)
                 self.package.init(project=PROJECT, name=run, config=options)
-            except Exception as error:  # whatever is missing: a login, a disk, a network
+            except (Exception, SystemExit) as error:  # whatever is missing: a login, a disk, a network
                 raise ValueError(f"--tracker {self.name}: {files.one_line(error)}") from None
         return self
 
@@ -64,6 +65,6 @@ class Tracker:
             return
         try:
             getattr(self.package, method)(*words, **named)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.package = None
             print(f"Note: --tracker {self.name} goes no further: {files.one_line(error)}", file=sys.stderr)

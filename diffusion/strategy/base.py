@@ -9,21 +9,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from diffusion.strategy.elimination import Request
+from diffusion.settings import Identity
+from diffusion.strategy.elimination import Errors, Request
 from diffusion.strategy.schedule import Plan
+
+Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
     """What an elimination found: errors {row: float32 [n]} in order of evaluation, the winning row, and the round in which each
     other row was dropped (None where rounds mean nothing)."""
 
-    errors: dict[int, np.ndarray]
+    errors: dict[int, Errors]
     winner: int
     fell: dict[int, int] | None = None
+
+
+Elimination = Generator[Request, npt.ArrayLike, Outcome]  # `errors = yield rows, pairs`, errors [len(rows), n]
 
 
 class Usual(NamedTuple):
@@ -35,7 +42,14 @@ class Usual(NamedTuple):
     measured: int
 
 
-def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
+def option(
+    default: Value,
+    help: str,
+    metavar: str = "N",
+    type: Callable[[str], Any] = int,
+    least: int | None = None,
+    several: bool = False,
+) -> Value:
     """A field that is an option of the commands. least: the smallest allowed; several: one or more of them."""
     return dataclasses.field(
         default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
@@ -73,7 +87,7 @@ class Strategy(ABC):
         """All pairs in order of evaluation."""
 
     @abstractmethod
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator[Request, Any, Outcome]:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         """One image's elimination, a generator: `errors = yield rows, pairs` gets the errors [len(rows), n] of these rows on a
         slice of n pairs of the plan; the Outcome is returned. class_of: label of each row."""
 
@@ -85,7 +99,7 @@ class Strategy(ABC):
         """Raises ValueError, naming the flag and the fix, for what cannot be run."""
         self.plan(n_levels)
 
-    def check_run(self, identity: dict, n_candidates: int, class_of: Sequence[int] = ()) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         """Raises ValueError for a run, by its identity, that this strategy was not made for."""
         return
 
@@ -103,7 +117,7 @@ class Strategy(ABC):
         nearest = min(known, key=lambda k: abs(np.log(k / n_candidates)))
         return Usual(round(each * n_candidates), nearest, self.MEASURED[nearest])
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """What a record's numbers depend on, as JSON values."""
         return {"strategy": self.NAME} | dataclasses.asdict(self)
 
@@ -136,7 +150,7 @@ class Strategy(ABC):
         return []
 
 
-def option_names(strategy) -> list[str]:
+def option_names(strategy: Strategy | type[Strategy]) -> list[str]:
     """The options of a strategy or of its class."""
     return [field.name for field in dataclasses.fields(strategy) if field.metadata]
 

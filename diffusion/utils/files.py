@@ -19,7 +19,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # not a Unix: what a killed process left then stays
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # else it is the module
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
+from diffusion.datasets.labels import number_of
 from diffusion.datasets.pictures import HEIC, Member, open_rgb, transparent
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".avif", *HEIC}
@@ -19,7 +20,11 @@ class LabelledFiles:
     sets were not. Raises FileNotFoundError where there are no samples.
     """
 
-    def __init__(self, samples: list[tuple[str | Member, int]], border=0, own=False, notice: str | None = None):
+    classes: list[str]  # of a set of the user's own
+
+    def __init__(
+        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, own: bool = False, notice: str | None = None
+    ):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
@@ -46,10 +51,11 @@ class LabelledFiles:
 def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     """A user's folder: `classes` are the names of its sub-folders, sorted, or those given, in the order of their labels.
 
-    Raises ValueError for a class without pictures, for the folder of no class, for links that lead to a folder twice, and where
-    the folders are splits; OSError where there is nothing.
+    Where names are given, folders may be called by their numbers instead. Raises ValueError for a class without pictures, for the
+    folder of no class, for links that lead to a folder twice, and where the folders are splits; OSError where there is nothing.
     """
     found, notices = read_folders(root)
+    found = _by_name(root, found, classes) if classes else found
     strangers = [name for name in found if name not in (classes or found)]
     if (strangers or not classes) and found and set(found) <= SPLITS:
         names = ", ".join(found)
@@ -65,6 +71,17 @@ def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     images = LabelledFiles(samples, own=True, notice="; ".join(notices) or None)
     images.classes = classes
     return images
+
+
+def _by_name(root: Path, found: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
+    """Class -> its pictures, where all folders may be called by the numbers of classes. Raises ValueError for a number twice."""
+    numbers = {name: number_of(name) for name in found}
+    if set(found) & set(classes) or any(number is None or number >= len(classes) for number in numbers.values()):
+        return found
+    twice = next((name for name, number in numbers.items() if list(numbers.values()).count(number) > 1), None)
+    if twice:
+        raise ValueError(f"{root / twice} is the folder of a class that has another one: put its pictures there")
+    return {classes[number]: found[name] for name, number in numbers.items() if number is not None}
 
 
 def open_known(

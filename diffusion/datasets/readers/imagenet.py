@@ -5,12 +5,17 @@ Each builder returns a map-style dataset of (RGB PIL image, label). Raises OSErr
 
 import json
 import os
+import re
 from pathlib import Path
 
 from diffusion.datasets.prompts import read_prompts
 from diffusion.datasets.readers.folders import LabelledFiles, open_known
+from diffusion.utils.files import read_csv
 from diffusion.utils.paths import PROMPTS
 
+VAL_FOLDERS = ("val", "ILSVRC/Data/CLS-LOC/val")  # the second as Kaggle's archive has it
+FLAT = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
+KAGGLE, SYNSETS = "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt"
 OBJECTNET_CLASSES = Path(__file__).with_name("objectnet_to_imagenet.json")
 OBJECTNET_BORDER = 2  # pixels: the red frame that marks every ObjectNet picture as test data
 
@@ -33,10 +38,34 @@ def hard_classes() -> list[int]:
 
 
 def open_imagenet(root: Path) -> LabelledFiles:
-    """`imagenet/val/<WordNet id>`. Label: the id's position among ImageNet's 1000, whichever folders are there."""
-    place = root / "imagenet" / "val"
-    os.listdir(place)  # which fails before timm, and torch with it, is imported
-    return open_known(place, {name: i for i, name in enumerate(imagenet_ids())})
+    """`imagenet/val/<WordNet id>`, or all pictures in one folder, as they are unpacked, with a list of their ids beside it.
+
+    Label: the id's position among ImageNet's 1000, whichever are there. Raises ValueError for pictures without such a list.
+    """
+    places = [root / "imagenet" / part for part in VAL_FOLDERS]
+    place = next(filter(Path.is_dir, places), places[0])
+    flat = sorted(name for name in os.listdir(place) if FLAT.fullmatch(name))  # fails before timm, and torch with it, is imported
+    label_of = {name: i for i, name in enumerate(imagenet_ids())}
+    if not flat:
+        return open_known(place, label_of)
+    id_of = _ids_of_pictures([root / "imagenet", place.parent, place], place)
+    try:
+        return LabelledFiles([(str(place / name), label_of[id_of[Path(name).stem]]) for name in flat])
+    except KeyError as error:
+        raise ValueError(f"{place}: the list of its pictures' WordNet ids lacks {error}") from None
+
+
+def _ids_of_pictures(folders: list[Path], place: Path) -> dict[str, str]:
+    """Name of a picture, without its suffix -> WordNet id, by KAGGLE or by SYNSETS, which has one id a line in order of names."""
+    for folder in folders:
+        if (folder / KAGGLE).is_file():
+            rows = read_csv(folder / KAGGLE, "list of pictures", ("ImageId", "PredictionString"))
+            return {row["ImageId"]: row["PredictionString"].split(" ")[0] for _, row in rows}
+        if (folder / SYNSETS).is_file():
+            lines = (folder / SYNSETS).read_text(encoding="utf-8").split()
+            return {f"ILSVRC2012_val_{i:08d}": line for i, line in enumerate(lines, 1)}
+    how = f"put {KAGGLE} or {SYNSETS} beside it, or move them into such folders"
+    raise ValueError(f"{place} holds pictures and no folders of classes: {how}")
 
 
 def open_imagenet_v2(root: Path) -> LabelledFiles:

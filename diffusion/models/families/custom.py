@@ -11,15 +11,17 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from diffusion.models.source import Source
+from diffusion.models.source import ModelError, Source
 from diffusion.utils.files import fingerprint, hash_files, one_line
 
 if TYPE_CHECKING:  # which import torch
     from types import ModuleType
+
+    from torch import Tensor
 
     from diffusion.models.denoiser import Conditions, Denoiser, Levels
 
@@ -143,7 +145,40 @@ class CustomModel(Source):
         denoiser = self.denoiser
         if compile:
             denoiser = replace(denoiser, predict=tuning.compiled(denoiser.predict, device))
-        return replace(denoiser, embed=lambda candidates: self._embed(candidates, device))
+        shared = denoiser.shared and self._watched("shared", denoiser.shared, self._of_shared)
+        predict = self._watched("predict", denoiser.predict, lambda x_t, *_: self._of_predict(x_t))
+        encode = self._watched("encode", denoiser.encode, lambda image: self.latent_of(image.shape[-1]))
+        return replace(denoiser, encode=encode, embed=partial(self._embed, device=device), predict=predict, shared=shared)
+
+    def _watched(self, name: str, function: Callable, shape_of: Callable[..., tuple[int, ...]]) -> Callable:
+        """The function, of which every output is checked. It raises ModelError for another shape, which might broadcast to wrong
+        numbers, and for whatever the file's code raises but a lack of the GPU's memory."""
+        import torch
+
+        def call(*inputs: Any) -> Any:
+            try:
+                output = _call(self.file, name, function, *inputs)
+            except ValueError as error:
+                raise ModelError(str(error)) from None
+            wanted = shape_of(*inputs)
+            if not torch.is_tensor(output) or output.shape != wanted:
+                raise ModelError(str(_wrong(self.file, name, _kind(output), f"[{','.join(map(str, wanted))}]")))
+            return output
+
+        return call
+
+    def _of_predict(self, x_t: Tensor, n: int | None = None) -> tuple[int, ...]:
+        """The shape of predictions; n: how many, None: one for each of x_t."""
+        channels = x_t.shape[1] * (2 if self.learned_variance else 1)
+        return (len(x_t) if n is None else n, channels, *x_t.shape[2:])
+
+    def _of_shared(self, x_t: Tensor, t: Tensor, conditions: Conditions, latent: Tensor | None) -> tuple[int, ...]:
+        return self._of_predict(x_t, len(conditions) * (len(t) if latent is None else 1))
+
+    @cache  # noqa: B019 - a run has one source
+    def latent_of(self, img_size: int) -> tuple[int, int, int]:
+        """`latent_shape`, found once."""
+        return self.latent_shape(img_size)
 
     def _embed(self, candidates: Sequence[Any], device: str) -> Conditions:
         """Conditions of all candidates, after a check of them and of one evaluation with them."""
@@ -206,9 +241,13 @@ def _run(file: Path) -> ModuleType:
 
 def _call(file: Path, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of function(*arguments). Raises ValueError, with the line of the file, for whatever it raises."""
+    import torch
+
     try:
         return function(*arguments)
-    except Exception as error:  # the user's code may raise anything
+    except torch.OutOfMemoryError:  # for which the kernel has smaller calls
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and may not end the run
         lines = [frame.lineno for frame in _frames(error) if Path(frame.filename).resolve() == file.resolve()]
         where = f"{file}, line {lines[-1]}" if lines else str(file)
         raise ValueError(f"{where}: {what} failed ({type(error).__name__}: {one_line(error)[:200]})") from None

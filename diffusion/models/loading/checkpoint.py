@@ -177,11 +177,27 @@ def _read(path: str) -> dict:
     from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 
     try:
-        with hub.quiet():
+        with hub.quiet(), _stand_ins(place):
             content = load_single_file_checkpoint(path)
         return {name: tensor for name, tensor in content.items() if torch.is_tensor(tensor)}
     except Exception as error:  # a damaged file, or one that would run code, makes of itself whatever the reader runs into
         raise ValueError(f"{FLAG} {path} cannot be read as weights ({hub.cause(error)})") from None
+
+
+@contextlib.contextmanager
+def _stand_ins(place: Path) -> Iterator[None]:
+    """Inside it, a pickled file's classes of other programs, such as a trainer's callbacks, are read as empty ones of ours: what
+    lies beside its tensors is dropped, and none of it is run."""
+    import torch
+
+    names = []
+    if place.suffix != ".safetensors":
+        with contextlib.suppress(Exception):  # of a damaged file, which is told when it is read
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(place)
+    with torch.serialization.safe_globals(
+        [(type("StandIn", (), {"__setstate__": lambda self, _: None}), name) for name in names]
+    ):
+        yield
 
 
 def _filled(cls: Any, config: Mapping, state: Mapping) -> tuple[torch.nn.Module, list[str], list[str]]:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -294,13 +295,15 @@ def pretrained(cls: Any, source: str, device: str, **how: Any) -> nn.Module:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers from printing weights that are missing line by line; they are an error of one line here."""
+    """Keep libraries from telling of weights line by line: what they lack, or leave out, is an error of one line here."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)
 

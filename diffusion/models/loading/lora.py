@@ -6,19 +6,37 @@ ordinary one, so that layout, sharing and speed stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from diffusion.models.loading import hub
 from diffusion.settings import Lora
+from diffusion.utils import files
 
 if TYPE_CHECKING:  # which imports torch
     from torch import Tensor
 
+# what a weight's name ends with -> what it is, of what diffusers' converters leave out, or take for something else
+OTHERS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_w": "LoHa",
+    "lokr_w": "LoKr",
+    "oft_": "OFT",
+    "lora_mid": "a LoRA in three parts",
+    ".diff": "a difference of whole weights",
+    ".w_norm": "a difference of whole weights",
+    ".b_norm": "a difference of whole weights",
+    ".on_input": "IA3",
+}
+ON_HUB = "pytorch_lora_weights.safetensors"
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # of PEFT's save_pretrained
 FLAG = "--lora"
 NAME = "fused"  # of the adapter while it is one
 
@@ -59,7 +77,7 @@ class Adapters:
     def read(self, lora: Lora) -> tuple[dict[str, Tensor], Mapping | None, Mapping | None]:
         """(weights by diffusers' names, alphas, metadata), the latter two where the file has them."""
         revision = hub.pinned(lora.path, FLAG)
-        return _read(self.pipeline, lora.path, revision, self.layers_per_block)
+        return _read(self.pipeline, self.parts[0], lora.path, revision, self.layers_per_block)
 
     def fuse(self, part: str, model: Any) -> None:
         """Fuse the weights of this part into its model, in order. Raises ValueError where they do not fit it."""
@@ -70,8 +88,9 @@ class Adapters:
 
 
 @cache
-def _read(pipeline: str, path: str, revision: str | None, layers_per_block: int) -> tuple:
-    """The parts of `Adapters.read`. Raises ValueError for a file that is no LoRA of the pipeline."""
+def _read(pipeline: str, network: str, path: str, revision: str | None, layers_per_block: int) -> tuple:
+    """The parts of `Adapters.read`. network: folder of it, whose LoRA PEFT's files are; raises ValueError for a file that is no
+    LoRA of the pipeline, and for one of which diffusers would leave something out."""
     import diffusers
 
     cls = getattr(diffusers, pipeline)
@@ -81,14 +100,60 @@ def _read(pipeline: str, path: str, revision: str | None, layers_per_block: int)
     how: dict[str, Any] = {"return_alphas": True} if "return_alphas" in known else {}
     how |= {"unet_config": SimpleNamespace(layers_per_block=layers_per_block)} if "XL" in pipeline else {}
     try:
+        given = _of_peft(Path(path), network) if (Path(path) / PEFT_CONFIG).is_file() else path
         with hub.quiet():
-            state, *more = cls.lora_state_dict(path, return_lora_metadata=True, revision=revision, **how)
+            state, *more = cls.lora_state_dict(given, return_lora_metadata=True, revision=revision, **how)
     except Exception as error:  # of many kinds, from a missing file to keys that no converter knows
+        _refuse_others(path, revision)
         raise ValueError(f"--lora {path} cannot be read ({hub.cause(error)})") from None
+    _refuse_others(path, revision)
     if not state or not all("lora" in key for key in state):
         odd = next((key for key in state if "lora" not in key), "nothing")
         raise ValueError(f"--lora {path} holds {odd}, which is no LoRA")
     return state, more[0] if len(more) == 2 else None, more[-1]
+
+
+def _refuse_others(path: str, revision: str | None) -> None:
+    """Raises ValueError for a file with weights of another kind of adapter, of which diffusers leaves parts out."""
+    for name in _names(path, revision):
+        if other := next((kind for part, kind in OTHERS.items() if part in name), None):
+            raise ValueError(f"--lora {path} holds {name}: {other}, no plain LoRA; merge it into a model for --model_path")
+
+
+def _names(path: str, revision: str | None) -> list[str]:
+    """The names of all weights in the file, before any converter has seen them; none where it is no safetensors file, or damaged."""
+    from huggingface_hub import try_to_load_from_cache
+    from safetensors import safe_open
+
+    if Path(path).is_dir():
+        found = sorted(Path(path).glob("*.safetensors"))
+    else:
+        known = revision and try_to_load_from_cache(path, ON_HUB, revision=revision)
+        found = [Path(known)] if isinstance(known, str) else [Path(path)] if Path(path).suffix == ".safetensors" else []
+    names = []
+    for file in found:
+        with contextlib.suppress(Exception), safe_open(file, "pt") as weights:  # a damaged one is told by who reads it
+            names += weights.keys()
+    return names
+
+
+def _of_peft(folder: Path, network: str) -> dict[str, Tensor]:
+    """What PEFT's save_pretrained wrote of the network, under diffusers' names; alpha / rank is in the upper matrices.
+
+    Raises ValueError for another adapter than a plain LoRA.
+    """
+    from safetensors.torch import load_file
+
+    config = files.read_json(folder / PEFT_CONFIG, {})
+    odd = [name for name in ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(name)]
+    if config.get("peft_type", "LORA") != "LORA" or odd:
+        raise ValueError(f"{PEFT_CONFIG} says {odd[0] if odd else config['peft_type']}, and no plain LoRA")
+    state = {}
+    for name, value in load_file(folder / PEFT_FILE).items():
+        rank = value.shape[1] if ".lora_B." in name and value.dim() > 1 else 1
+        scale = config.get("lora_alpha", rank) / rank if ".lora_B." in name else 1
+        state[f"{network}.{name.removeprefix('base_model.model.')}"] = value * scale
+    return state
 
 
 def _fuse(pipeline: str, part: str, model: Any, lora: Lora, more: dict, state: dict) -> None:
@@ -114,14 +179,17 @@ def _fuse(pipeline: str, part: str, model: Any, lora: Lora, more: dict, state: d
     if lost:
         others = f"nor {len(lost) - 1} more that it changes" if lost[1:] else "which it changes"
         raise ValueError(f"--lora {lora.path}: the {part} has no {lost[0]}, {others}: it is for another model")
-    if is_text:
-        fuse_text_encoder_lora(model, lora.scale)
-        recurse_remove_peft_layers(model)
-        model._hf_peft_config_loaded = False
-        del model.peft_config
-    else:
-        model.fuse_lora(lora.scale)
-        model.unload_lora()
+    try:
+        if is_text:
+            fuse_text_encoder_lora(model, lora.scale)
+            recurse_remove_peft_layers(model)
+            model._hf_peft_config_loaded = False
+            del model.peft_config
+        else:
+            model.fuse_lora(lora.scale)
+            model.unload_lora()
+    except Exception as error:  # such as a bias for a layer that has none
+        raise ValueError(f"--lora {lora.path} does not fit this {part} ({hub.cause(error)})") from None
 
 
 def modules_of(state: Mapping, part: str) -> set[str]:
