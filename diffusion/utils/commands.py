@@ -40,7 +40,7 @@ TASKS = {
         "simulate_race",
         "benchmark",
         "check_device",
-    ),  # fmt: skip
+    ),
     "calibrate": ("calibrate", "fit_weights", "fit_race"),
     "reproduce": ("reproduce", "print_laion"),
     "prepare": ("write_prompts", "write_subset", "save_noise", "write_tree", "write_tiny_pairs"),
