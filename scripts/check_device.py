@@ -42,15 +42,15 @@ from diffusion.models.speed import devices
 from diffusion.runs import loop, printing
 from diffusion.strategy import Stages
 from diffusion.strategy.method import Method
-from diffusion.utils import commands, files, paths
+from diffusion.utils import commands, files, outputs, paths
 
 REFERENCE = paths.SHIPPED / "check_device.safetensors"
 MODELS = ("tiny", "tiny-sd3", "tiny-dit")
 N_LEVELS = 4
 MOST_IMAGES = 50
 PARTS = ("errors", "compiled", "runs", "memory", "benchmark")
-# largest difference of a root mean squared error, in units of the target's, and share of images with another prediction. Of roots,
-# as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, which has float16's digits.
+# largest difference of a root mean squared error, in units of the target's, and share of images with another prediction. Of
+# roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, which has float16's digits.
 BOUNDS = {"float32": (1e-4, 0.0), "tf32": (3e-3, 0.04), "float16": (3e-3, 0.04), "bfloat16": (2e-2, 0.1)}
 RUN = ("--version", "tiny", "--dataset", "fashion_mnist", "--strategy", "race", "--batch_size", "32")
 
@@ -72,9 +72,9 @@ def parse_args(argv=None):
     parser.add_argument("--images", type=parsing.at_least(1, MOST_IMAGES), default=MOST_IMAGES,
                         help=f"of which errors are compared, at most {MOST_IMAGES} (default: {MOST_IMAGES})")  # fmt: skip
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
-    parser.add_argument("-o", "--out", type=Path, default=Path("check_device.json"), metavar="FILE",
+    parser.add_argument("-o", "--out", type=outputs.Output(), default=Path("check_device.json"), metavar="FILE",
                         help="all numbers as JSON (default: check_device.json)")  # fmt: skip
-    parser.add_argument("--write_reference", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--write_reference", type=outputs.Output(), metavar="FILE", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -235,7 +235,7 @@ def check_memory(args) -> Iterator[Check]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, args.device)
     size, same = classifier.batch.size, found.label == expected.label
-    yield Check(name, same and size < 8192, f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'ANOTHER'} prediction",
+    yield Check(name, same and size < 8192, f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'OTHER'} prediction",
                 "give a --batch_size that fits")  # fmt: skip
 
 
@@ -260,8 +260,8 @@ def speed_of(name: str, done: subprocess.CompletedProcess, result: dict) -> Chec
         return Check(name, None, "its weights do not fit into this device's memory", "", result)
     rate = sorted(result["evaluations_per_s"]["kernel"])[len(result["evaluations_per_s"]["kernel"]) // 2]
     plain = f", {result['kernel_over_plain']:.2f} times the plain loop" if "kernel_over_plain" in result else ""
-    found = (f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, {100 * result['fraction_of_matmul']:.0f} % of "
-             "matrix products")  # fmt: skip
+    found = (f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, {100 * result['fraction_of_matmul']:.0f} % "
+             "of matrix products")  # fmt: skip
     return Check(name, True, found, "", result)
 
 

@@ -696,7 +696,6 @@ WANTED |= {
         ("--caution", "zero", "what is expected, as it is"),
     )
 }
-WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_combos", "print_dit_acc")}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:

@@ -64,6 +64,7 @@ class Strategy(ABC):
     AT_MOST: images may need fewer evaluations than the price
     KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
     TRIES_ALL: every candidate is tried on every image
+    LOWEST_WINS: of those that were dropped last, or never, the one with the lowest mean error wins
     NOTE: under a report's accuracy after so many pairs
     MEASURED: candidates -> mean evaluations of an image on the shipped text-to-image model, with the strategy's own defaults
         (docs/cost.md); of one that needs fewer than its price
@@ -73,6 +74,7 @@ class Strategy(ABC):
     AT_MOST: ClassVar = False
     KEEPS_GRID: ClassVar = False
     TRIES_ALL: ClassVar = True
+    LOWEST_WINS: ClassVar = False
     MEASURED: ClassVar[Mapping[int, int]] = MappingProxyType({})
     NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
 

@@ -97,6 +97,7 @@ class SurrogateRace(OpenRace):
     tried."""
 
     NAME: ClassVar = "surrogate"
+    LOWEST_WINS: ClassVar = True
     MEASURED: ClassVar = {10: 109, 60: 588, 250: 1_099, 1_000: 1_624}
 
     def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
@@ -110,6 +111,7 @@ class TreeRace(OpenRace):
     tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
 
     NAME: ClassVar = "tree"
+    LOWEST_WINS: ClassVar = True
     MEASURED: ClassVar = {10: 109, 60: 584, 250: 1_600, 1_000: 3_162}
 
     @property

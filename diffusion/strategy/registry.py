@@ -26,6 +26,7 @@ class Stages(Strategy):
     n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "stages"
+    LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
     NOTE: ClassVar = "If every image had stopped at the end of a stage; evaluations are means."
 
@@ -81,6 +82,7 @@ class Race(Strategy):
     n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "race"
+    LOWEST_WINS: ClassVar = True
     AT_MOST: ClassVar = True
     MEASURED: ClassVar = {10: 160, 60: 613, 250: 2_425, 1_000: 9_811}
     NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
@@ -142,6 +144,7 @@ class CalibratedRace(Strategy):
     fit: race.GapFit = None  # type: ignore[assignment]  # its content; read, or made of a dict, in __post_init__
 
     NAME: ClassVar = "race_calibrated"
+    LOWEST_WINS: ClassVar = True
     AT_MOST: ClassVar = True
     MEASURED: ClassVar = {10: 110}
     NOTE: ClassVar = Race.NOTE
@@ -195,6 +198,7 @@ class Grid(Strategy):
     n_trials: int = 1
 
     NAME: ClassVar = "grid"
+    LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
 
     def plan(self, n_levels: int) -> Plan:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from diffusion.models.families.base import Pipeline
 from diffusion.models.loading import hub
 from diffusion.models.loading.text_encoders import Encoder
+from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
 TOKENS = 256
 PIXELS = ("bottleneck_size", "resolution_embeds")  # what only networks on pixels have
@@ -34,7 +35,7 @@ class PRX(Pipeline):
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", TOKENS, masked=True, large=True),)
 
     @classmethod
-    def find(cls, source, options):
+    def find(cls, source: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline:
         """Its size in pixels is the pipeline's, as its network's config has none."""
         found = super().find(source, options)
         size = hub.read_config(source, "model_index.json").get("default_sample_size") or 512
