@@ -50,7 +50,7 @@ N_LEVELS = 4
 MOST_IMAGES = 50
 PARTS = ("errors", "compiled", "runs", "memory", "benchmark")
 # largest difference of a root mean squared error, in units of the target's, and share of images with another prediction. Of
-# roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, which has float16's digits.
+# roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32: float16's digits.
 BOUNDS = {"float32": (1e-4, 0.0), "tf32": (3e-3, 0.04), "float16": (3e-3, 0.04), "bfloat16": (2e-2, 0.1)}
 RUN = ("--version", "tiny", "--dataset", "fashion_mnist", "--strategy", "race", "--batch_size", "32")
 
