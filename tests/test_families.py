@@ -47,7 +47,8 @@ def encoded(name, pipeline, prompts) -> dict:
         sequence, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, **told)
         return {"sequence": sequence, "pooled": pooled}
     if name.startswith("flux"):
-        sequence, pooled, _ = pipeline.encode_prompt(prompts, None, device="cpu", max_sequence_length=512)
+        length = 512 if name == "flux-dev" else 256  # as its published example
+        sequence, pooled, _ = pipeline.encode_prompt(prompts, None, device="cpu", max_sequence_length=length)
         return {"sequence": sequence, "pooled": pooled}
     if name.startswith("prx"):
         sequence, mask, _, _ = pipeline.encode_prompt(prompts, **told)

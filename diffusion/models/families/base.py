@@ -87,7 +87,7 @@ class Pipeline(Source):
         network = hub.read_config(source, network_file, {"in_channels": int}, flag, layout)
         vae = hub.vae_config(source, "vae/config.json", flag, layout, shift=True)
         scheduler = hub.read_config(source, schedulers.CONFIG, {"_class_name": str}, flag, layout)
-        every = cls.encoders_of(index["_class_name"])
+        every = cls.encoders_of(index["_class_name"], network)
         here = [encoder for encoder in every if text_encoders.model_class(index, encoder.part)]
         lacking = [e.part for e in every if e not in here and e.part not in cls.OPTIONAL]
         if lacking:
@@ -103,8 +103,8 @@ class Pipeline(Source):
         return pipeline
 
     @classmethod
-    def encoders_of(cls, pipeline: str) -> tuple[text_encoders.Encoder, ...]:
-        """All text encoders of a pipeline of this class in diffusers."""
+    def encoders_of(cls, pipeline: str, network: Mapping[str, Any]) -> tuple[text_encoders.Encoder, ...]:
+        """All text encoders of a pipeline of this class in diffusers, beside a network with this config."""
         return cls.ENCODERS
 
     def check(self) -> None:
@@ -205,7 +205,7 @@ class Pipeline(Source):
         loras = Adapters(self.pipeline, (self.NETWORK, *encoders), self.options.loras, layers)
         classes = {self.NETWORK: self.NETWORK_CLASS, "vae": hub.vae_class(self.vae)} | encoders
         embeddings = Embeddings(self.pipeline, self.source, tuple(encoders), self.options.embeddings)
-        known = (self.NETWORK, "vae", *(encoder.part for encoder in self.encoders_of(self.pipeline)))
+        known = (self.NETWORK, "vae", *(encoder.part for encoder in self.encoders_of(self.pipeline, self.network)))
         file = SingleFile(self.options.file, self.pipeline, self.NETWORK, known, self.source) if self.options.file else None
         return Weights(self.source, self.revision, classes, loras, embeddings, file)
 

@@ -1,11 +1,13 @@
 """FLUX.1: a rectified flow in 16 latent channels, packed two by two; T5 for the sequence, CLIP for the pooled text."""
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 from diffusion.models.families.base import Pipeline
 from diffusion.models.loading.text_encoders import Encoder
 
+SCHNELL_TOKENS = 256
 GUIDANCE = 1.0  # that a guidance-distilled network is fed: the distribution without guidance
 
 
@@ -29,6 +31,16 @@ class Flux(Pipeline):
         Encoder("text_encoder_2", "tokenizer_2", 512, large=True),
     )
 
+    @classmethod
+    def encoders_of(cls, pipeline, network):
+        """T5 reads 512 tokens of a prompt for dev and 256 for schnell, whose network is given no guidance; padding counts."""
+        clip, t5 = cls.ENCODERS
+        return clip, t5 if network.get("guidance_embeds") else replace(t5, length=SCHNELL_TOKENS)
+
+    def identity(self) -> str:
+        tokens = "" if self.network.get("guidance_embeds") else f", {SCHNELL_TOKENS} tokens of T5"
+        return super().identity() + tokens  # runs before read 512
+
     @property
     def network_channels(self) -> int:
         return 4 * self.vae["latent_channels"]
@@ -51,7 +63,7 @@ class Flux(Pipeline):
         return math.exp(mu0 + (h * w // 4 - n0) * (mu1 - mu0) / (n1 - n0))
 
     def conditions(self, prompts, read, plain):
-        """sequence [K,512,4096], pooled [K,768]."""
+        """sequence [K,512,4096], of schnell [K,256,4096]; pooled [K,768]."""
         from diffusion.models.denoiser import Conditions
 
         (pooled,) = read("text_encoder", lambda output, mask: (output.pooler_output,))

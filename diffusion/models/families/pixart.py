@@ -27,7 +27,7 @@ class PixArt(Pipeline):
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", masked=True, large=True),)
 
     @classmethod
-    def encoders_of(cls, pipeline):
+    def encoders_of(cls, pipeline, network):
         return tuple(replace(encoder, length=TOKENS[pipeline]) for encoder in cls.ENCODERS)
 
     def check(self) -> None:
