@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,8 +50,8 @@ MODELS = ("tiny", "tiny-sd3", "tiny-dit")
 N_LEVELS = 4
 MOST_IMAGES = 50
 PARTS = ("errors", "compiled", "runs", "memory", "benchmark")
-# largest difference of a root mean squared error, in units of the target's, and share of images with another prediction. Of roots,
-# as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, which has float16's digits.
+# Largest difference of a root mean squared error, in units of the target's, and share of images with another prediction.
+# Of roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, as exact as float16.
 BOUNDS = {"float32": (1e-4, 0.0), "tf32": (3e-3, 0.04), "float16": (3e-3, 0.04), "bfloat16": (2e-2, 0.1)}
 RUN = ("--version", "tiny", "--dataset", "fashion_mnist", "--strategy", "race", "--batch_size", "32")
 
@@ -230,13 +231,13 @@ def check_memory(args) -> Iterator[Check]:
             warnings.simplefilter("ignore")
             found = classifier(image)
     except torch.OutOfMemoryError as error:
-        yield Check(name, False, files.one_line(error), "give a --batch_size that fits", None)
+        yield Check(name, False, files.one_line(error), "give a --batch_size that fits")
         return
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, args.device)
     size, same = classifier.batch.size, found.label == expected.label
-    yield Check(name, same and size < 8192, f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'ANOTHER'} prediction",
-                "give a --batch_size that fits")  # fmt: skip
+    told = f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'ANOTHER'} prediction"
+    yield Check(name, same and size < 8192, told, "give a --batch_size that fits")
 
 
 def check_speed(args) -> Iterator[Check]:
@@ -258,10 +259,10 @@ def speed_of(name: str, done: subprocess.CompletedProcess, result: dict) -> Chec
         return Check(name, False, f"exit code {done.returncode}", (done.stderr.strip().split("\n") or [""])[-1][:160])
     if "evaluations_per_s" not in result:
         return Check(name, None, "its weights do not fit into this device's memory", "", result)
-    rate = sorted(result["evaluations_per_s"]["kernel"])[len(result["evaluations_per_s"]["kernel"]) // 2]
+    rate = median(result["evaluations_per_s"]["kernel"])
     plain = f", {result['kernel_over_plain']:.2f} times the plain loop" if "kernel_over_plain" in result else ""
-    found = (f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, {100 * result['fraction_of_matmul']:.0f} % of "
-             "matrix products")  # fmt: skip
+    peak, share = result["peak_memory_mb"], 100 * result["fraction_of_matmul"]
+    found = f"{rate:,.1f} evaluations/s{plain}, {peak:,.0f} MB, {share:.0f} % of matrix products"
     return Check(name, True, found, "", result)
 
 
@@ -323,7 +324,8 @@ def main(argv=None) -> int:
         files.try_file(args.out)
     facts = about(args.device)
     printing.print_table("Device:", facts)
-    print(f"Errors of {args.images} images, {10 * N_LEVELS} network evaluations each, of {len(MODELS)} models in 6 ways:", flush=True)
+    evaluations = args.images * 10 * N_LEVELS * len(MODELS)
+    print(f"Errors of {args.images} images, {evaluations:,} network evaluations in each of up to 6 ways:", flush=True)
     parts = {"errors": check_errors, "runs": check_runs, "memory": check_memory, "benchmark": check_speed}
     skipped = set(args.skip) - ({"errors"} if "compiled" not in args.skip else set())
     checks = []
