@@ -186,7 +186,7 @@ def prepare(options: dict) -> PromptTask:
     if weights:
         weights.check(belonging(run.identity, loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
-    chosen.check_run(run.identity, n_candidates)
+    chosen.check_run(run.identity, n_candidates, prompts.classidx)
     run.check_folders()
     return run
 

@@ -241,7 +241,7 @@ def prepare(options: dict) -> ClassTask:
     if weights:
         weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
-    chosen.check_run(run.identity, len(label_of))
+    chosen.check_run(run.identity, len(label_of), list(label_of.values()))
     run.check_folders()
     return run
 

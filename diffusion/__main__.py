@@ -28,7 +28,7 @@ def list_text() -> str:
 
 
 def help_text() -> str:
-    return __doc__.replace(NAME, commands.starter).strip()
+    return (__doc__ or "").replace(NAME, commands.starter or NAME).strip()
 
 
 TEXTS = {"list": list_text, "--version": lambda: f"{NAME} {__version__}", "--help": help_text, "-h": help_text}

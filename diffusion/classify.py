@@ -12,23 +12,38 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from diffusion import models, settings
 from diffusion.datasets import transforms
-from diffusion.datasets.pictures import picture_of
+from diffusion.datasets.images import Transform
+from diffusion.datasets.pictures import Given, picture_of
 from diffusion.kernel import batching, scores
-from diffusion.kernel.noise import Seeded, shaped
+from diffusion.kernel.noise import NoiseSource, Seeded, shaped
 from diffusion.metrics import calibration
+from diffusion.models.source import Source
 from diffusion.models.speed import devices
 from diffusion.strategy import Race, Strategy
-from diffusion.strategy.elimination import NEVER, append_errors, drive, means_of, relay
+from diffusion.strategy.base import Elimination
+from diffusion.strategy.elimination import NEVER, Errors, Request, append_errors, drive, means_of, relay
 from diffusion.strategy.level_weights import LevelWeights, belonging, by_weighted_errors, weighted
 from diffusion.strategy.method import Method
 from diffusion.strategy.schedule import Plan
 from diffusion.utils import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from diffusion.kernel.blocks import Batch
+    from diffusion.models.denoiser import Conditions, Denoiser
+
+Candidates = list[Any]  # prompts str or class ids int, as the model's `embed` takes
+Value = TypeVar("Value")
+Label = TypeVar("Label")  # what comes with an image, and is given back with its result
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,10 +61,10 @@ class Result:
 
     class_of: Sequence[int]
     winner: int
-    errors: dict[int, np.ndarray]
-    t: np.ndarray
+    errors: dict[int, Errors]
+    t: npt.NDArray[np.int64]
     fell: dict[int, int] | None = None
-    terms: Any = None
+    terms: "Tensor | None" = None
     seconds: float | None = None
     level_weights: LevelWeights | None = None
     empty: int = 0
@@ -71,7 +86,7 @@ class Result:
         return sum(map(len, self.errors.values())) + self.empty
 
     @cached_property
-    def compared(self) -> list[np.ndarray]:
+    def compared(self) -> list[Errors]:
         """Errors of every row, times the level weights if there are any; none of one that was never tried."""
         rows = (self.errors.get(row, NEVER) for row in range(len(self.class_of)))
         return [weighted(self.level_weights, e, self.t[: len(e)]) for e in rows]
@@ -86,7 +101,7 @@ class Result:
         """Label -> row of its best candidate that was tried, best first: whoever was dropped later is better, then who has the
         lower mean error."""
         rows = sorted(self.errors, key=lambda row: (-len(self.errors[row]), self.means[row], row))
-        best = {}
+        best: dict[int, int] = {}
         for row in rows:
             best.setdefault(self.class_of[row], row)
         return best
@@ -104,7 +119,7 @@ class Result:
         """(name, mean error) of the n best labels, best first; of those that were dropped by what they have seen."""
         return [(self.name(label), float(self.means[row])) for label, row in list(self.best_rows.items())[:n]]
 
-    def plot(self, n: int = 5, axis=None):
+    def plot(self, n: int = 5, axis: "Axes | None" = None) -> "Axes":
         """Draws how far errors of the n best labels lie above the winner's at each timestep that both have seen.
 
         Args:
@@ -148,7 +163,7 @@ class _Seen:
     """What a call's rounds have evaluated. guided: conditions before the candidates, 0 or 1."""
 
     guided: int
-    errors: dict[int, np.ndarray] = field(default_factory=dict)
+    errors: dict[int, Errors] = field(default_factory=dict)
     dropped: dict[int, int] = field(default_factory=dict)
     rounds: int = 0
     empty: int = 0
@@ -160,7 +175,7 @@ class _Seen:
     def drop_others(self, rows: Sequence[int]) -> None:
         self.dropped |= {row: self.rounds for row in self.alive if row not in rows}
 
-    def add(self, rows: Sequence[int], new) -> None:
+    def add(self, rows: Sequence[int], new: npt.ArrayLike) -> None:
         """Errors [len(rows), n]."""
         self.errors |= {row: NEVER for row in rows if row not in self.errors}
         append_errors(self.errors, list(rows), new)
@@ -184,17 +199,17 @@ class Classifier:
     Raises ValueError for a strategy that cannot do with these candidates.
     """
 
-    denoiser: Any
-    conditions: Any
+    denoiser: "Denoiser"
+    conditions: "Conditions"
     class_of: Sequence[int]
     method: Method
-    noise: Callable
-    batch: Any
-    transform: Callable | None = None
+    noise: NoiseSource
+    batch: "Batch"
+    transform: Transform | None = None
     rows_of: Callable[[int], Sequence[int]] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         strategy = self.method.strategy.informed(self.class_of, self.conditions.embeddings)
         object.__setattr__(self, "method", replace(self.method, strategy=strategy))
 
@@ -203,7 +218,7 @@ class Classifier:
         """All pairs in order of evaluation, on the denoiser's levels."""
         return self.method.strategy.plan(len(self.denoiser.levels))
 
-    def __call__(self, image, index: int = 0) -> Result:
+    def __call__(self, image: "Given | Tensor", index: int = 0) -> Result:
         """The result for an image.
 
         Args:
@@ -216,12 +231,12 @@ class Classifier:
         """
         return drive(self._classification(image, index), self._errors)
 
-    def rounds(self, image, index: int = 0) -> Iterator[Round]:
+    def rounds(self, image: "Given | Tensor", index: int = 0) -> Iterator[Round]:
         """A call, round by round: a Round before every further request of the strategy, and one at the end, whose result is that
         of the call, bit by bit. Not iterating to the end stops it. image, index, what is raised: as in a call."""
         start, seen = time.perf_counter(), _Seen(int(self.method.ablation.guided))
 
-        def ask(cells):
+        def ask(cells: batching.Cells) -> "Generator[Round, None, Tensor]":
             rows = cells.rows[seen.guided :]
             if self.method.strategy.TRIES_ALL:  # else those that are not requested need not be dropped, as others are catching up
                 seen.drop_others(rows)
@@ -242,7 +257,9 @@ class Classifier:
                         self.names)  # fmt: skip
         return replace(result, winner=next(iter(result.best_rows.values())))
 
-    def several(self, images: Iterable[tuple], n: int, most: int = 2**31) -> Iterator[tuple]:
+    def several(
+        self, images: "Iterable[tuple[int, Given | Tensor, Label]]", n: int, most: int = 2**31
+    ) -> Iterator[tuple[int, Callable[[], Result], Label]]:
         """n images at once, but not more than `most`, which share calls of the network: (index, call, label) of (index, image,
         label) as they end, where call() is the Result, or raises what `__call__` would.
 
@@ -256,15 +273,15 @@ class Classifier:
         for (index, label), call in batching.together(begun, min(n, most), lambda: self.batch.size, self._cell_errors):
             yield index, call, label
 
-    def _classification(self, image, index: int) -> Generator:
+    def _classification(self, image: "Given | Tensor", index: int) -> batching.Classification[Result]:
         """One image: yields batching.Cells, is sent their errors [R,S,...], returns the Result."""
         start, guided = time.perf_counter(), int(self.method.ablation.guided)
         x0, t = self._given(image)
         pick = self._scoring(x0)[1]
         competing = list(self.rows_of(index)) if self.rows_of else list(range(len(self.class_of)))
-        kept = []  # all that the kernel returned
+        kept: list[Tensor] = []  # all that the kernel returned
 
-        def ask(request):
+        def ask(request: Request) -> "Generator[batching.Cells, Tensor, Tensor]":
             rows, pairs = request
             kept.append((yield self._cells(x0, t, index, [competing[row] for row in rows], pairs))[guided:])
             return pick(kept[-1], t[pairs])
@@ -277,78 +294,90 @@ class Classifier:
         weights = self.method.level_weights
         return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, weights, empty, self.names)
 
-    def _elimination(self, competing: list[int]) -> Generator:
+    def _elimination(self, competing: list[int]) -> Elimination:
         """The strategy's elimination among these rows of the candidates."""
         strategy, class_of = self.method.strategy.among(competing), [self.class_of[row] for row in competing]
         elimination, weights = strategy.eliminate(class_of, self.plan), self.method.level_weights
         return by_weighted_errors(elimination, weights, self.plan.t) if weights else elimination
 
-    def _cells(self, x0, t, index: int, rows, pairs: slice) -> batching.Cells:
+    def _cells(self, x0: "Tensor", t: "Tensor", index: int, rows: Sequence[int], pairs: slice) -> batching.Cells:
         """All candidates `rows`, with guidance the empty condition first, on all these pairs of an image."""
 
-        def noise(part):
+        def noise(part: slice) -> "Tensor":
             some = range(len(t))[pairs][part]
             return self.noise(index, self.plan, x0.shape, slice(some.start, some.stop))
 
         rows = self._rows(rows)
         return batching.Cells(x0, rows, t[pairs], noise, range(len(rows) * len(t[pairs])))
 
-    def _rows(self, candidates) -> list[int]:
+    def _rows(self, candidates: Sequence[int]) -> list[int]:
         """Rows of the conditions that the kernel is given."""
         return [*([len(self.class_of)] if self.method.ablation.guided else []), *candidates]
 
-    def _scoring(self, x0):
+    def _scoring(self, x0: "Tensor") -> tuple[scores.Score, scores.Pick]:
         return scores.scoring(self.method.loss, self.denoiser, x0, self.method.ablation.crop_errors)
 
     @property
     def _guidance(self) -> float:
         return self.method.ablation.guidance
 
-    def _errors(self, cells: batching.Cells):
+    def _errors(self, cells: batching.Cells) -> "Tensor":
         """Errors of cells of one image, in blocks: float32 [R,S,...]."""
         from diffusion.kernel import blocks
 
         score, noise, conditions = self._scoring(cells.x0)[0], cells.noise(slice(None)), self.conditions[cells.rows]
         return blocks.errors(self.denoiser, cells.x0, conditions, cells.t, noise, score, self.batch, self._guidance)
 
-    def _cell_errors(self, requested: Sequence[batching.Cells]) -> list:
+    def _cell_errors(self, requested: Sequence[batching.Cells]) -> "list[Tensor]":
         """Errors of cells of several images, one piece for each."""
 
-        def score_of(x0):
+        def score_of(x0: "Tensor") -> scores.Score:
             return self._scoring(x0)[0]
 
         return batching.cell_errors(self.denoiser, requested, self.conditions, score_of, self.batch, self._guidance)
 
-    def error_maps(self, image, rows, index: int = 0):
+    def error_maps(self, image: "Given | Tensor", rows: Sequence[int], index: int = 0) -> "Tensor":
         """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
         x0, t = self._given(image)
         noise = self.noise(index, self.plan, x0.shape)
         conditions = self.conditions[self._rows(rows)]
         return error_maps(self.denoiser, x0, conditions, t, noise, self.batch, self.method.level_weights, self.method.ablation)
 
-    def _given(self, image):
+    def _given(self, image: "Given | Tensor") -> "tuple[Tensor, Tensor]":
         """x0 [C,h,w] of an image, and the levels [S] of the plan."""
         import torch
 
-        image = checked_tensor(image) if torch.is_tensor(image) else self.transform(picture_of(image))
-        return self.denoiser.encode(image), torch.from_numpy(self.plan.t)
+        if isinstance(image, torch.Tensor):
+            given = checked_tensor(image)
+        else:
+            assert self.transform is not None, "a classifier without a transform is given tensors"
+            given = self.transform(picture_of(image))
+        return self.denoiser.encode(given), torch.from_numpy(self.plan.t)
 
 
 NO_PICTURE = "is no picture: give float32 [3,H,W] in [-1,1], or a PIL image"
 
 
-def checked_tensor(image):
+def checked_tensor(image: "Tensor") -> "Tensor":
     """The image itself. Raises ValueError for a tensor that is not float [3,H,W] in [-1,1], as a transform makes it."""
     if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
         raise ValueError(f"a tensor {image.dtype} {list(image.shape)} {NO_PICTURE}")
     low, high = (float(value) for value in image.aminmax())
-    if not -1.01 <= low <= high <= 1.01:
+    if low < -1.01 or high > 1.01:  # one that is not finite fails as errors that are not do
         raise ValueError(f"a tensor of {low:g} to {high:g} {NO_PICTURE}")
     return image
 
 
-def error_maps(denoiser, x0, conditions, t, noise, batch, level_weights: LevelWeights | None = None,
-               ablation: settings.Ablation = settings.NO_ABLATION):  # fmt: skip
+def error_maps(
+    denoiser: "Denoiser",
+    x0: "Tensor",
+    conditions: "Conditions",
+    t: "Tensor",
+    noise: "Tensor",
+    batch: "Batch",
+    level_weights: LevelWeights | None = None,
+    ablation: settings.Ablation = settings.NO_ABLATION,
+) -> "Tensor":
     """Squared errors of K candidates at every latent position, the mean over S pairs, each times its level's weight: float32
     [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`.
 
@@ -429,14 +458,14 @@ def text_to_image(
     _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
     _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
-    given = {"text_encoders": text_encoders, "levels": levels, "lora": lora, "embedding": embedding, "config": config}
-    asked = settings.TextToImage(img_size=img_size, **given).options
+    asked = settings.TextToImage(img_size=img_size, text_encoders=text_encoders, levels=levels, lora=lora, embedding=embedding,
+                                 config=config).options  # fmt: skip
     source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None
-    shown = {"img_size": img_size, "interpolation": interpolation, "error_space": space}
-    about = settings.TextToImage(**shown, levels=levels, text_encoders=text_encoders).identity()
+    about = settings.TextToImage(img_size=img_size, interpolation=interpolation, error_space=space, levels=levels,
+                                 text_encoders=text_encoders).identity()  # fmt: skip
     labels = list(range(len(prompts)) if labels is None else labels)
     method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, prompts, labels, models.EMPTY_PROMPT, method, transform, seed, device,
@@ -488,9 +517,11 @@ def class_conditional(
     _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     source = models.class_conditional(model, model_path, img_size, vae_path, device, devices.resolve_dtype(dtype, device))
-    if classes is None and source.num_classes is None:
-        raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
-    classes = list(range(source.num_classes)) if classes is None else _several("classes", classes, int)
+    if classes is None:
+        if source.num_classes is None:
+            raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
+        classes = range(source.num_classes)
+    classes = _several("classes", classes, int)
     strange = next((c for c in classes if c < 0 or c >= (source.num_classes or c + 1)), None)
     if strange is not None or len(set(classes)) < len(classes):
         wrong = "name one twice" if strange is None else f"has {strange}, and the model's are 0..{(source.num_classes or 1) - 1}"
@@ -505,24 +536,24 @@ def class_conditional(
     return setup.load()
 
 
-def _check_choice(name: str, value: object, known) -> None:
+def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in list(known):
         raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
 
 
-def _several(name: str, given, kind: type) -> list:
+def _several(name: str, given: Iterable[Any] | None, kind: type[Value]) -> list[Value]:
     """A list of what is given. Raises ValueError for none, and for elements of another type, or blank texts."""
     values = None if given is None or isinstance(given, str | bytes) else list(given)
     if not values:
         raise ValueError(f"{name} {given!r}: give a list of two or more")
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    wrong = next((v for v in values if type(v) is not kind or (kind is str and not v.strip())), None)
+    wrong = next((v for v in values if type(v) is not kind or (isinstance(v, str) and not v.strip())), None)
     if wrong is not None or None in values:
         raise ValueError(f"{name} has {wrong!r}: give a list of {'texts' if kind is str else 'integers'}")
     return values
 
 
-def _labels(given) -> list[int] | None:
+def _labels(given: Iterable[Any] | None) -> list[int] | None:
     """Raises ValueError for labels that are no integers from 0."""
     labels = None if given is None else _several("labels", given, int)
     if labels and min(labels) < 0:
@@ -541,7 +572,7 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ValueError(f"{name} {value!r} is no integer from {low} to {high}")
 
 
-def with_empty(candidates: Sequence, empty, ablation: settings.Ablation) -> list:
+def with_empty(candidates: Candidates, empty: str | int | None, ablation: settings.Ablation) -> Candidates:
     """What a model is to embed for a Classifier: with guidance also what stands for no candidate, None where it has no such.
 
     Raises ValueError in that case.
@@ -560,13 +591,13 @@ class Setup:
         None: the model's own
     """
 
-    source: Any
-    about: dict
-    candidates: list
+    source: Source
+    about: settings.Identity
+    candidates: Candidates
     labels: list[int]
-    empty: Any
+    empty: str | int | None
     method: Method
-    transform: Callable
+    transform: Transform
     seed: int
     device: str
     dtype: str
@@ -585,7 +616,7 @@ class Setup:
         if method.level_weights:
             space = self.space or source.space
             method.level_weights.check(belonging(identity, method.loss, source.n_levels, space))
-        method.strategy.check_run(identity, n)
+        method.strategy.check_run(identity, n, self.labels)
         evaluations = method.evaluations(source.n_levels, n)
         models.check_memory(source, img_size, self.device, self.dtype, self.batch_size, evaluations)
         models.check_prompts(source, self.candidates, self.labels, self.candidates)

@@ -3,23 +3,27 @@ the same objects from the options in its config.json.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-S = TypeVar("S")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
+Identity = dict[str, Any]  # what the numbers of a run depend on, by name, as JSON values
 SPACES = ("epsilon", "x0", "velocity")  # of a prediction and its errors
 LEVELS = ("own", "uniform", "shift3", "logit-normal")  # how a flow's noise levels are spread
 
 
-def pick(cls: type[S], options: Mapping[str, Any], **changes) -> S:
+def pick(cls: type[S], options: Mapping[str, Any], **changes: Any) -> S:
     """The settings of this class that options and changes name; the defaults of what is absent."""
     found = {field.name: options[field.name] for field in fields(cls) if field.name in options}
     return cls(**found | changes)
 
 
-def options_of(*settings) -> dict[str, Any]:
+def options_of(*settings: "DataclassInstance") -> dict[str, Any]:
     """All fields of several settings, in order: what is printed first and kept in config.json."""
     return {name: value for part in settings for name, value in asdict(part).items()}
 
@@ -63,7 +67,8 @@ class Embedding:
     @classmethod
     def parse(cls, text: str) -> "Embedding":
         """`PATH@TOKEN`, or PATH. Raises ValueError where one of them is empty."""
-        path, at, token = text.rpartition("@")
+        path, at, named = text.rpartition("@")
+        token: str | None = named
         if not at or Path(text).exists():
             path, token = text, None
         if not path or token == "":
@@ -117,7 +122,7 @@ class Ablation:
     crop_errors: int = 0
     noise: str = "normal"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError, naming the flag, for values that mean nothing."""
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"--guidance {self.guidance:g} must be a number from 0 on")
@@ -141,7 +146,7 @@ class Ablation:
             raise ValueError(f"--crop_errors {self.crop_errors} leaves nothing of a latent of {h} x {w}: give {(side - 1) // 2} "
                              "or less")  # fmt: skip
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """What is not the default; older runs do not know these options."""
         known = {"guidance": self.guidance, "crop_errors": self.crop_errors, "noise_kind": self.noise}
         return {name: value for name, value in known.items() if value not in (0, "normal")}
@@ -209,7 +214,7 @@ class Data:
     streaming: bool = False
     limit: int | float | None = None
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         return {"dataset": self.dataset, "split": self.split}
 
 
@@ -246,8 +251,8 @@ class TextToImage:
     error_space: str | None = None
     text_encoders: str = "all"
     levels: str = "own"
-    lora: list | None = None  # which the weights' identity holds, like the next two
-    embedding: list | None = None
+    lora: Sequence[str] | None = None  # which the weights' identity holds, like the next two
+    embedding: Sequence[str] | None = None
     config: str | None = None
 
     @property
@@ -255,7 +260,7 @@ class TextToImage:
         loras, embeddings = tuple(map(Lora.parse, self.lora or ())), tuple(map(Embedding.parse, self.embedding or ()))
         return ModelOptions(self.img_size, self.text_encoders, self.levels, loras, embeddings, self.config)
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """What is not the default of a later option is said; older runs do not know the option."""
         later = {"error_space": self.error_space} if self.error_space else {}
         later |= {"text_encoders": self.text_encoders} if self.text_encoders != "all" else {}
@@ -273,7 +278,7 @@ class ClassConditional:
     img_size: int | None = None
     dtype: str = "float32"
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         return {name: getattr(self, name) for name in ("dtype", "img_size")}
 
 

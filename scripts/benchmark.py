@@ -48,7 +48,7 @@ from diffusion.models.speed import devices
 from diffusion.runs import loop, printing
 from diffusion.settings import ModelOptions
 from diffusion.strategy.schedule import make_plan
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
 MODELS = ("tiny", *SHORT, *random_weights.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
@@ -89,7 +89,7 @@ def parse_args(argv=None):
     parser.add_argument("--repeats", type=parsing.at_least(1), default=5, help="timed runs of every loop (default: 5)")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and arithmetic, and stop")
     parser.add_argument("--serve_plain", type=Path, help=argparse.SUPPRESS)  # what PlainLoop starts its process with
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here too")
+    parser.add_argument("--json", type=outputs.Output(), metavar="FILE", help="write all numbers here too")
     return parser.parse_args(argv)
 
 

@@ -34,7 +34,7 @@ from diffusion.analysis.confidence import Confidence, Images
 from diffusion.cli import parsing
 from diffusion.metrics import calibration
 from diffusion.runs import loop, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 HALVES = "Each image's fit is on the other half of the images: halves are random, with the same share of every class (seeded)."
 NOTES = """\
@@ -52,9 +52,10 @@ def parse_args(argv=None):
     parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
     parser.add_argument("--fitted_on", type=Path, metavar="RUN", help="run of the same settings on other images, which "
                         "the probabilities are fitted to (default: two halves of RUN, each fitted on the other)")  # fmt: skip
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write index, label, pred, probability, margin (gap of the "
+    parser.add_argument("--csv", type=outputs.Output(), metavar="FILE",
+                        help="write index, label, pred, probability, margin (gap of the "
                         "second best class) and evaluations of every image")  # fmt: skip
-    renamed = parser.add_argument("--write_fit", type=Path, metavar="FILE",
+    renamed = parser.add_argument("--write_fit", type=outputs.Output(), metavar="FILE",
                         help="write temperature and weight as JSON, fitted on ALL images "
                         "of the run: for new images of the same model and settings, not for these")  # fmt: skip
     parser.rename("--fit", renamed)

@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -43,15 +42,15 @@ from diffusion.models.speed import devices
 from diffusion.runs import loop, printing
 from diffusion.strategy import Stages
 from diffusion.strategy.method import Method
-from diffusion.utils import commands, files, paths
+from diffusion.utils import commands, files, outputs, paths
 
 REFERENCE = paths.SHIPPED / "check_device.safetensors"
 MODELS = ("tiny", "tiny-sd3", "tiny-dit")
 N_LEVELS = 4
 MOST_IMAGES = 50
 PARTS = ("errors", "compiled", "runs", "memory", "benchmark")
-# Largest difference of a root mean squared error, in units of the target's, and share of images with another prediction.
-# Of roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32, as exact as float16.
+# largest difference of a root mean squared error, in units of the target's, and share of images with another prediction. Of
+# roots, as a network's rounding adds to them, however small they are. On CUDA float32 products are TF32: float16's digits.
 BOUNDS = {"float32": (1e-4, 0.0), "tf32": (3e-3, 0.04), "float16": (3e-3, 0.04), "bfloat16": (2e-2, 0.1)}
 RUN = ("--version", "tiny", "--dataset", "fashion_mnist", "--strategy", "race", "--batch_size", "32")
 
@@ -73,9 +72,9 @@ def parse_args(argv=None):
     parser.add_argument("--images", type=parsing.at_least(1, MOST_IMAGES), default=MOST_IMAGES,
                         help=f"of which errors are compared, at most {MOST_IMAGES} (default: {MOST_IMAGES})")  # fmt: skip
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
-    parser.add_argument("-o", "--out", type=Path, default=Path("check_device.json"), metavar="FILE",
+    parser.add_argument("-o", "--out", type=outputs.Output(), default=Path("check_device.json"), metavar="FILE",
                         help="all numbers as JSON (default: check_device.json)")  # fmt: skip
-    parser.add_argument("--write_reference", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--write_reference", type=outputs.Output(), metavar="FILE", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -231,13 +230,13 @@ def check_memory(args) -> Iterator[Check]:
             warnings.simplefilter("ignore")
             found = classifier(image)
     except torch.OutOfMemoryError as error:
-        yield Check(name, False, files.one_line(error), "give a --batch_size that fits")
+        yield Check(name, False, files.one_line(error), "give a --batch_size that fits", None)
         return
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, args.device)
     size, same = classifier.batch.size, found.label == expected.label
-    told = f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'ANOTHER'} prediction"
-    yield Check(name, same and size < 8192, told, "give a --batch_size that fits")
+    yield Check(name, same and size < 8192, f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'OTHER'} prediction",
+                "give a --batch_size that fits")  # fmt: skip
 
 
 def check_speed(args) -> Iterator[Check]:
@@ -259,10 +258,10 @@ def speed_of(name: str, done: subprocess.CompletedProcess, result: dict) -> Chec
         return Check(name, False, f"exit code {done.returncode}", (done.stderr.strip().split("\n") or [""])[-1][:160])
     if "evaluations_per_s" not in result:
         return Check(name, None, "its weights do not fit into this device's memory", "", result)
-    rate = median(result["evaluations_per_s"]["kernel"])
+    rate = sorted(result["evaluations_per_s"]["kernel"])[len(result["evaluations_per_s"]["kernel"]) // 2]
     plain = f", {result['kernel_over_plain']:.2f} times the plain loop" if "kernel_over_plain" in result else ""
-    peak, share = result["peak_memory_mb"], 100 * result["fraction_of_matmul"]
-    found = f"{rate:,.1f} evaluations/s{plain}, {peak:,.0f} MB, {share:.0f} % of matrix products"
+    found = (f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, {100 * result['fraction_of_matmul']:.0f} % "
+             "of matrix products")  # fmt: skip
     return Check(name, True, found, "", result)
 
 
@@ -324,8 +323,10 @@ def main(argv=None) -> int:
         files.try_file(args.out)
     facts = about(args.device)
     printing.print_table("Device:", facts)
-    evaluations = args.images * 10 * N_LEVELS * len(MODELS)
-    print(f"Errors of {args.images} images, {evaluations:,} network evaluations in each of up to 6 ways:", flush=True)
+    print(
+        f"Errors of {args.images} images, {10 * N_LEVELS} network evaluations each, of {len(MODELS)} models in 6 ways:",
+        flush=True,
+    )
     parts = {"errors": check_errors, "runs": check_runs, "memory": check_memory, "benchmark": check_speed}
     skipped = set(args.skip) - ({"errors"} if "compiled" not in args.skip else set())
     checks = []

@@ -12,7 +12,6 @@ size, loss and strategy; without it probabilities are uncalibrated: the softmax 
 A picture's noise depends on --seed and on the bytes of its file, so its result does not depend on what else is classified.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -43,17 +42,10 @@ from diffusion.predict import predictions
 from diffusion.runs import loop, printing, run_folder, schema
 from diffusion.runs.task import Task
 from diffusion.strategy.method import Method
-from diffusion.utils import drawing, files
+from diffusion.utils import drawing, files, outputs
 
 MOST_SHOWN = 10  # labels of a picture
 LABEL_FLAGS = "--labels, --classes, --template or --prompts"
-
-
-def csv_file(text: str) -> Path:
-    """An argparse type: where the table goes."""
-    if Path(text).suffix.lower() != ".csv" or not Path(text).stem:
-        raise argparse.ArgumentTypeError(f"{text} must end in .csv")
-    return Path(text)
 
 
 def parse_args(argv=None):
@@ -67,8 +59,9 @@ def parse_args(argv=None):
     group.add_argument("--prompts", metavar="FILE", help="CSV of prompt,classname,classidx in place of --labels")
     group.add_argument("--fit", type=Path, metavar="FILE", help="calibrated probabilities, by a fit of scripts/calibrate.py")
     group = parser.add_argument_group("results")
-    group.add_argument("-o", "--out", type=csv_file, metavar="FILE.csv", help="write a table of all pictures, and FILE.parquet "
-                       "beside it; FILE.records/ keeps what is done")  # fmt: skip
+    group.add_argument("-o", "--out", type=outputs.Output(".csv", beside=(".parquet",)), metavar="FILE.csv",
+                       help="write a table of all pictures, and FILE.parquet "
+                       "beside it; rows of others stay; FILE.records/ keeps what is done")  # fmt: skip
     renamed = group.add_argument("--print_json", action="store_true",
                         help="print the form of transformers' zero-shot-image-classification, and "
                        "everything else on standard error")  # fmt: skip
@@ -173,6 +166,23 @@ class PictureTask(Task):
         places = {self.key(i): self.record_path(i) for i in self.selected if self.key(i)} if self.out else {}
         return run_folder.load_classifications(places, convert, self.unreadable)
 
+    @cached_property
+    def kept(self) -> list[dict]:
+        """Rows of other pictures that the table has from before. Raises ValueError where they cannot stay."""
+        if not (self.out and self.out.exists()):
+            other = self.out and self.out.with_suffix(".parquet")
+            if other and other.exists() and not self.folder.exists():
+                raise ValueError(f"{other} is there, and no {self.out} that it was written with: name another file with -o")
+            return []
+        header, rows = predictions.read_rows(self.out, self.labels)
+        ours = {os.path.abspath(str(path)) for path in self.paths}
+        others = [row for row in rows if os.path.abspath(row["path"]) not in ours]
+        same = header == predictions.columns(self.labels, False) and not self.fit and run_folder.read_config(self.folder)
+        if others and not same:
+            why = "has rows of other pictures, whose probabilities or records are not those of this run"
+            raise ValueError(f"-o {self.out} {why}: name another file, or give all pictures")
+        return others
+
     def predict(self, result: classify.Result) -> predictions.Prediction:
         return predictions.predict(result, dict(enumerate(self.labels)), self.fit)
 
@@ -227,6 +237,8 @@ def prepare(options: dict) -> PictureTask:
     paths, ignored, dataset = open_pictures(options["pictures"])
     if options["map"] and len(paths) > 1:
         raise ValueError(f"--map {options['map']} is of one picture, and there are {len(paths)}: give one, or leave it out")
+    if options["map"]:
+        outputs.check(options["map"], [path.file if isinstance(path, Member) else path for path in paths])  # of a list, too
     chosen = cli.strategy_of(options, len(table.prompts))
     source, model = cli.checked_model(options, running, chosen, len(table.prompts))
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
@@ -234,12 +246,13 @@ def prepare(options: dict) -> PictureTask:
     bank = settings.Noise(options["seed"])
     run = PictureTask(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
               options["out"], options["map"])  # fmt: skip
-    chosen.check_run(run.identity, len(table.prompts))
+    chosen.check_run(run.identity, len(table.prompts), run.class_of)
     if fit:
         predictions.check_fit(fit, run.identity, options["fit"])
     if run.folder:
         files.try_file(run.out)
         run.check_folders("name another file with -o")
+        run.kept  # noqa: B018  read, and refused, before the work
     return run
 
 
@@ -320,10 +333,11 @@ def write_tables(run: PictureTask) -> str:
     """The CSV and the Parquet file of all pictures that are done; says where."""
     found = zip(run.paths, run.predicted, strict=True)
     rows = [predictions.as_row(path, one, run.labels, run.fit is not None) for path, one in found if one]
+    before = f", after {len(run.kept)} of before" if run.kept else ""
     other = run.out.with_suffix(".parquet")
-    figures.write_csv(run.out, rows)
-    figures.write_parquet(other, rows)
-    return f"Predictions of {len(rows)} pictures: {run.out} and {other}"
+    figures.write_csv(run.out, run.kept + rows)
+    figures.write_parquet(other, run.kept + rows)
+    return f"Predictions of {len(rows)} pictures{before}: {run.out} and {other}"
 
 
 def results(run: PictureTask, ended, classifier) -> list[str]:

@@ -8,7 +8,6 @@ every image of one run, with probabilities by a fit that scripts/calibrate.py ma
   python scripts/collect.py data/fashion_mnist/v..._l1_64 --samples samples.parquet --calibration fit.json
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -27,17 +26,10 @@ from diffusion.metrics import Interval
 from diffusion.metrics.calibration import Fit
 from diffusion.predict import predictions
 from diffusion.runs import loop, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 ABOUT, MADE = ("dataset", "split", "model", "pretrained", "task", "score_mode"), ("identity", "command", "run")
 METRICS = ("acc1", "acc5", "mean_per_class_recall", *results.PAIR_METRICS)  # first, in this order
-
-
-def parquet_file(text: str) -> Path:
-    """An argparse type: where the table of images goes."""
-    if Path(text).suffix.lower() != ".parquet" or not Path(text).stem:
-        raise argparse.ArgumentTypeError(f"{text} must end in .parquet")
-    return Path(text)
 
 
 def parse_args(argv=None):
@@ -46,8 +38,9 @@ def parse_args(argv=None):
                         "run folder without one, whose records are read")  # fmt: skip
     parser.add_argument("--format", default="csv", choices=list(FORMATS), help="csv has fractions, the others percent with "
                         "intervals (default: csv)")  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table there (default: print it)")
-    parser.add_argument("--samples", type=parquet_file, metavar="FILE.parquet", help="of one run folder, also write its images: "
+    parser.add_argument("-o", "--out", type=outputs.Output(), metavar="FILE", help="write the table there (default: print it)")
+    parser.add_argument("--samples", type=outputs.Output(".parquet"), metavar="FILE.parquet",
+                        help="of one run folder, also write its images: "
                         "label, prediction, evaluations, errors (docs/reports.md)")  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="FIT", help="a fit of scripts/calibrate.py, for probabilities in "
                         "--samples")  # fmt: skip

@@ -21,14 +21,14 @@ from diffusion import cli, metrics
 from diffusion.analysis import figures, tables
 from diffusion.cli import parsing
 from diffusion.runs import loop, printing, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("careful", type=Path, metavar="RUN", help="reference run folder")
     parser.add_argument("fast", type=Path, metavar="OTHER", help="run folder of the same images")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    parser.add_argument("--json", type=outputs.Output(), metavar="FILE", help="also write the figures")
     return parser.parse_args(argv)
 
 

@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 import time
 from html import escape
 from importlib.util import find_spec
@@ -28,7 +27,7 @@ if __name__ == "__main__":
 
     startup.be_quiet()
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from diffusion import cli, strategy
@@ -36,7 +35,7 @@ from diffusion.analysis import pages
 from diffusion.cli import parsing
 from diffusion.kernel import scores
 from diffusion.metrics import calibration
-from diffusion.predict import page_backend, page_widgets, predictions
+from diffusion.predict import page_backend, page_guard, page_widgets, predictions
 from diffusion.runs import loop, printing
 
 log = logging.getLogger("diffusion.demo")  # which session.run listens to
@@ -45,6 +44,9 @@ SHIPPED = ("tiny", "tiny-sd3")
 PART = "found"  # class of what has the style of a report
 LABELS = 10  # of a picture, where a time is told
 SESSIONS = 50  # tabs whose picture is remembered
+UPLOADS = 3  # of the largest, as many may lie in the folder or be on their way
+FORM = 1 << 16  # bytes that a form adds to an upload
+READ = 20  # pictures that are remembered: gradio gives the same file of two tabs one place
 WAITING = 20  # runs that may wait
 SIDE = 480  # pixels of the picture as the page shows it
 ABOUT = (
@@ -140,6 +142,7 @@ class Page:
     offers: dict[str, page_backend.Offer]
     template: str
     folder: Path
+    read: dict = field(default_factory=dict)  # place of an upload, which names its content -> picture
 
     def take(self, path: str | None):
         """A new picture, of which no file stays: (drop zone, picture, how it looks, message)."""
@@ -147,12 +150,21 @@ class Page:
         if path is None:
             return same, same, same, same
         try:
-            picture = page_backend.read_picture(path)
+            picture = self.read.get(path) if not Path(path).exists() else page_backend.read_picture(path)
+            if picture is None:
+                raise ValueError("the upload is gone: give the picture once more")
+            self.remember(path, picture)
         except ValueError as error:
             return None, same, same, self.refuse(error)
         finally:
             discard(Path(path), self.folder)
         return None, picture, preview(picture), ""
+
+    def remember(self, path: str, picture: page_backend.Picture) -> None:
+        """Another tab with the same file may come when it was discarded."""
+        self.read[path] = picture
+        for oldest in list(self.read)[:-READ]:
+            self.read.pop(oldest, None)
 
     def run(self, picture, labels: str, model: str, seed, with_map: bool):
         """(message, race, results) again and again."""
@@ -293,19 +305,24 @@ def open_page(offers: list[page_backend.Offer], template: str, port: int, folder
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     log.info("Loading the page ...")
     import gradio
+    from starlette.middleware import Middleware
 
+    hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
+    room = {"folder": folder, "most": page_backend.MOST_BYTES + FORM, "room": UPLOADS * page_backend.MOST_BYTES}
+    guard = Middleware(page_guard.Guard, hosts=hosts, **room)
     blocks = build(gradio, offers, template, folder)
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     blocks.launch(server_name=HOST, server_port=port, share=False, prevent_thread_lock=True, quiet=True, footer_links=[],
                   run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=theme, css=STYLE,
-                  max_file_size=page_backend.MOST_BYTES, state_session_capacity=SESSIONS)  # fmt: skip
+                  max_file_size=page_backend.MOST_BYTES, app_kwargs={"middleware": [guard]},
+                  state_session_capacity=SESSIONS)  # fmt: skip
     return blocks
 
 
 def serve(offers: list[page_backend.Offer], options: dict) -> int:
     """Until a signal comes; the exit code."""
-    with tempfile.TemporaryDirectory(prefix="demo_") as folder, loop.StopBetweenImages() as stop:
-        blocks = open_page(offers, options["template"], options["port"], Path(folder))
+    with page_guard.upload_folder() as folder, loop.StopBetweenImages() as stop:
+        blocks = open_page(offers, options["template"], options["port"], folder)
         print("The page is open. Ctrl-C ends it.", flush=True)
         while not stop.signal:
             time.sleep(0.1)

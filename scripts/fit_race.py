@@ -29,7 +29,7 @@ from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import CalibratedRace, Race, Stages
 from diffusion.strategy.race import GapFit
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
@@ -37,7 +37,7 @@ def parse_args(argv=None):
     figures.add_run_argument(parser)
     parser.add_argument("--target", type=float, default=0.997, metavar="SHARE", help="of races that the winner of the whole grid "
                         "is to survive, 0.5 to below 1 (default: 0.997)")  # fmt: skip
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the fit on all images, for --race_fit")
+    parser.add_argument("-o", "--out", type=outputs.Output(), metavar="FILE", help="write the fit on all images, for --race_fit")
     return parser.parse_args(argv)
 
 

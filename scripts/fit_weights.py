@@ -30,12 +30,14 @@ from diffusion.analysis.pages import percent_and_interval
 from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy.level_weights import LevelWeights, curve
+from diffusion.utils import outputs
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the weights as JSON, fitted on ALL images of the "
+    parser.add_argument("-o", "--out", type=outputs.Output(), metavar="FILE",
+                        help="write the weights as JSON, fitted on ALL images of the "
                         "run: for other images of the same model, loss and levels, not for these")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -27,7 +27,7 @@ from diffusion.analysis import figures, pages, reload, tables
 from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Race
-from diffusion.utils import drawing
+from diffusion.utils import drawing, outputs
 
 DRAWS = 2000  # of the bootstrap
 
@@ -36,7 +36,7 @@ def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     one = "run folders, one of each strategy and number of candidates"
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help=one)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
+    parser.add_argument("--csv", type=outputs.Output(), metavar="FILE", help="also write the table")
     parser.add_argument("-o", "--out", type=figures.picture_file, metavar="FILE", help="also draw the table's numbers")
     return parser.parse_args(argv)
 

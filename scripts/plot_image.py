@@ -27,14 +27,16 @@ from diffusion.analysis import figures, reload
 from diffusion.cli import parsing
 from diffusion.metrics import curves
 from diffusion.runs import loop
-from diffusion.utils import drawing, files
+from diffusion.utils import drawing, files, outputs
+
+PICTURE = outputs.Output(".png", ".svg", beside=(".csv", "_map.csv"))
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     figures.add_run_argument(parser)
     parser.add_argument("--image", type=parsing.at_least(0), required=True, metavar="INDEX", help="index of the image")
-    parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
+    parser.add_argument("-o", "--out", type=PICTURE, required=True, metavar="FILE", help=".png or .svg")
     parser.add_argument(
         "--top",
         type=parsing.at_least(2),

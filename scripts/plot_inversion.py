@@ -49,7 +49,7 @@ def parse_args(argv=None):
     group.add_argument("--under", nargs="+", required=True, metavar="TEXT", help="other captions under which it comes back")
     group.add_argument("--steps", type=parsing.at_least(1), default=50, metavar="N", help="of DDIM, each way (default: 50)")
     group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
-    parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
+    parser.add_argument("-o", "--out", type=figures.picture_and_table, required=True, metavar="FILE", help=".png or .svg")
     return parser.parse_args(argv)
 
 

@@ -50,7 +50,7 @@ def parse_args(argv=None):
     parser.rename("--fit", renamed)
     parser.add_argument("--clopper_pearson", action="store_true", help="also the paper's intervals, exact ones of 99.5 %%, "
                         "beside Wilson's of 95 %%")  # fmt: skip
-    parser.add_argument("-o", "--out", type=figures.picture_file, required=True, metavar="FILE", help=".png or .svg")
+    parser.add_argument("-o", "--out", type=figures.picture_and_table, required=True, metavar="FILE", help=".png or .svg")
     return parser.parse_args(argv)
 
 

@@ -20,14 +20,16 @@ from diffusion import cli, metrics
 from diffusion.analysis import figures, results, tables
 from diffusion.cli import parsing
 from diffusion.runs import loop, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder; several are merged")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write index, label, pred, evaluations of every image")
+    parser.add_argument("--json", type=outputs.Output(), metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument(
+        "--csv", type=outputs.Output(), metavar="FILE", help="also write index, label, pred, evaluations of every image"
+    )
     renamed = parser.add_argument("--class_labels", type=parsing.at_least(0), nargs="+", metavar="LABEL",
                         help="also the accuracy on the images "
                         "of these classes, and on all others")  # fmt: skip

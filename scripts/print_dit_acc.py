@@ -22,7 +22,7 @@ from diffusion.analysis import dit_columns, figures, reload
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
 from diffusion.runs import loop, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="run folder, or the parent of class folders, or these"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--json", type=outputs.Output(), metavar="FILE", help="also write the figures as JSON")
     cli.add_data_options(parser, list(DATASETS), required=False)
     return parser.parse_args(argv)
 

@@ -30,7 +30,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
 from diffusion.paper import published
 from diffusion.runs import loop
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 RESOLUTION, AESTHETIC, UNSAFE = 512, 4.5, 0.1
 OF_DATA = ("split", "data_dir", "download", "config_name", "image_column", "label_column")
@@ -41,7 +41,7 @@ def parse_args(argv=None):
     parser.add_argument("scores", type=Path, metavar="SCORES.csv", help="one row an image: index or path, aesthetic, unsafe, and "
                         "width and height where they are known")  # fmt: skip
     cli.add_data_options(parser, list(DATASETS), required=False)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
+    parser.add_argument("--csv", type=outputs.Output(), metavar="FILE", help="also write the table")
     return parser.parse_args(argv)
 
 

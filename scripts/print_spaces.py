@@ -22,6 +22,7 @@ from diffusion.analysis import figures, reload, tables
 from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import schedule
+from diffusion.utils import outputs
 
 POWER = {"l1": 1, "l2": 2}  # of the factor, in errors that are homogeneous
 
@@ -31,7 +32,7 @@ def parse_args(argv=None):
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folder that kept all errors, l1 or l2")
     parser.add_argument("--n_samples", type=parsing.at_least(1), nargs="+", metavar="N", help="levels, thinned as the published "
                         "grids are (default: all of the run)")  # fmt: skip
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
+    parser.add_argument("--csv", type=outputs.Output(), metavar="FILE", help="also write the table")
     return parser.parse_args(argv)
 
 

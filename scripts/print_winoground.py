@@ -26,7 +26,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import winoground
 from diffusion.datasets.winoground import PAIR_DATASETS, SCORE_MODE_HELP, SCORE_MODES
 from diffusion.runs import loop, run_folder
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
@@ -40,11 +40,13 @@ def parse_args(argv=None):
     parser.add_argument("--score_mode", default="conditional", choices=SCORE_MODES, help=SCORE_MODE_HELP)
     parser.add_argument(
         "--json",
-        type=Path,
+        type=outputs.Output(),
         metavar="FILE",
         help="also write scores and comparisons as JSON; a difference there is `second` less `first`",
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write every example: tags, right or wrong, four scores")
+    parser.add_argument(
+        "--csv", type=outputs.Output(), metavar="FILE", help="also write every example: tags, right or wrong, four scores"
+    )
     return parser.parse_args(argv)
 
 

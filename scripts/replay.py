@@ -31,7 +31,7 @@ from diffusion.cli import parsing
 from diffusion.runs import loop
 from diffusion.strategy import STRATEGIES, Stages, Strategy
 from diffusion.strategy.level_weights import LevelWeights
-from diffusion.utils import drawing
+from diffusion.utils import drawing, outputs
 
 # those that errors alone decide; the others say so by leaving from_text as it is
 PLAYABLE = {name: cls for name, cls in STRATEGIES.items() if cls.from_text.__func__ is not Strategy.from_text.__func__}
@@ -46,7 +46,7 @@ def parse_args(argv=None):
     parser.add_argument("--part", choices=["all", "even", "odd"], default="all", help="images by index: choose on "
                         "one half, confirm on the other (default: all)")  # fmt: skip
     cli.add_level_weights(parser)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table")
+    parser.add_argument("--csv", type=outputs.Output(), metavar="FILE", help="also write the table")
     parser.add_argument("-o", "--out", type=figures.picture_file, metavar="FILE", help="also draw accuracy against evaluations")
     return parser.parse_args(argv)
 
@@ -76,7 +76,7 @@ def play_all(args, grid, identity: dict, embeddings) -> list[Result]:
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
                 chosen.check(grid.n_candidates, grid.n_levels)
-                chosen.check_run(identity, grid.n_candidates)
+                chosen.check_run(identity, grid.n_candidates, grid.class_of)
                 results.append(Result(name, setting, *replay.play(grid, chosen.informed(grid.class_of, embeddings))))
             except (ValueError, IndexError) as error:
                 if own[name]:

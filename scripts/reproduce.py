@@ -30,7 +30,7 @@ from diffusion.cli import parsing
 from diffusion.paper import reproduction, targets
 from diffusion.paper.reproduction import Row, Target
 from diffusion.runs import loop, printing
-from diffusion.utils import commands, files
+from diffusion.utils import commands, files, outputs
 
 LIST = "list"
 WITHOUT_TABLE = ("run", "only", "out")  # what a list has no use for
@@ -44,7 +44,7 @@ def parse_args(argv=None):
     parser.add_argument("--only", metavar="TEXT", help="rows whose method or data set has this in its name")
     cli.add_rate_option(parser)
     parser.add_argument("--format", choices=list(FORMATS), default="text", help="of the table; csv has fractions (default: text)")
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table there (default: print it)")
+    parser.add_argument("-o", "--out", type=outputs.Output(), metavar="FILE", help="write the table there (default: print it)")
     group = parser.add_argument_group("what is missing")
     group.add_argument("--run", action="store_true", help="do it, one command after the other")
     group.add_argument("--imgs_to_eval", type=parsing.at_least(1), metavar="N", help="be content with N images of each run")

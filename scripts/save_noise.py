@@ -18,7 +18,7 @@ from diffusion import cli
 from diffusion.cli import parsing
 from diffusion.models.speed import devices
 from diffusion.runs import loop
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
@@ -30,7 +30,7 @@ def parse_args(argv=None):
     parser.add_argument("--channels", type=parsing.at_least(1), default=4, help="latent channels of the VAE (default: 4)")
     parser.add_argument("--downscale", type=parsing.at_least(1), default=8, help="pixels per latent element (default: 8)")
     parser.add_argument("--seed", type=parsing.seed, default=42, help="default: 42, the published one")
-    parser.add_argument("-o", "--out", metavar="FILE", help="default: noise_<img_size>.pt")
+    parser.add_argument("-o", "--out", type=outputs.Output(), metavar="FILE", help="default: noise_<img_size>.pt")
     return parser.parse_args(argv)
 
 

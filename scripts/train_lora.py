@@ -25,7 +25,7 @@ from diffusion.datasets import DATASETS, transforms
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.speed import devices
 from diffusion.runs import loop
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # of the U-Net's attention, as diffusers' own training script has them
 TEMPERATURE = 0.02  # of the contrast, in mean errors: that of one pair differs by a few hundredths between classes
@@ -51,10 +51,10 @@ def parse_args(argv=None):
     group.add_argument("--contrast", type=parsing.positive, metavar="W", help="also W times the cross-entropy of the classes by "
                        "their errors, one evaluation per class (default: the right class's error only)")  # fmt: skip
     group.add_argument("--seed", type=parsing.seed, default=0, help="of images, timesteps and noise (default: 0)")
-    group.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    group.add_argument(
+        "-o", "--out", type=outputs.Output(".safetensors"), required=True, metavar="FILE", help="the .safetensors file to write"
+    )
     args = parser.parse_args(argv)
-    if args.out.suffix != ".safetensors":
-        parser.error(f"--out {args.out} must end in .safetensors")
     if len(set(args.class_labels)) < max(2, len(args.class_labels)):
         parser.error("--class_labels: give two or more different labels")
     return args

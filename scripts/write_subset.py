@@ -19,21 +19,18 @@ from diffusion import cli, datasets
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS
 from diffusion.runs import loop
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 
 
 def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     cli.add_data_options(parser, list(DATASETS))
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .npy file to write")
+    parser.add_argument("-o", "--out", type=outputs.Output(".npy"), required=True, metavar="FILE", help="the .npy file to write")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--per_class", type=parsing.at_least(1), metavar="N", help="images of every class")
     amount.add_argument("--n", type=parsing.at_least(1), help="images in all, as many of every class as possible")
     parser.add_argument("--seed", type=parsing.at_least(0), default=0, help="another seed, another choice (default: 0)")
-    args = parser.parse_args(argv)
-    if args.out.suffix != ".npy":
-        parser.error(f"--out {args.out} must end in .npy")
-    return args
+    return parser.parse_args(argv)
 
 
 def balanced_order(labels, seed: int):

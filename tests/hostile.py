@@ -483,12 +483,15 @@ TEXTS = {
 OUTPUTS = {
     "file to write": {
         "directory": "@folder",
+        "a pipe": "@pipe.any",
+        "of a run": "@grid run/config.json",
         "below a file": "@text.txt/x.json",
         "long": LONG_NAME,
         "no place": "/proc/none/x",
     },
     "picture to write": {
         "directory": "@taken.png",
+        "a pipe": "@pipe.png",
         "below a file": "@text.txt/x.png",
         "long": f"{LONG_NAME}.png",
         "no place": "/proc/none/x.png",
@@ -498,6 +501,7 @@ OUTPUTS = {
     },
     ".npy to write": {
         "directory": "@taken.npy",
+        "a pipe": "@pipe.npy",
         "below a file": "@text.txt/x.npy",
         "long": f"{LONG_NAME}.npy",
         "no place": "/proc/none/x.npy",
@@ -505,6 +509,7 @@ OUTPUTS = {
     },
     ".safetensors to write": {
         "directory": "@folder",
+        "a pipe": "@pipe.safetensors",
         "below a file": "@text.txt/x.safetensors",
         "long": f"{LONG_NAME}.safetensors",
         "no place": "/proc/none/x.safetensors",
@@ -512,6 +517,7 @@ OUTPUTS = {
     },
     ".csv to write": {
         "directory": "@taken.csv",
+        "a pipe": "@pipe.csv",
         "below a file": "@text.txt/x.csv",
         "long": f"{LONG_NAME}.csv",
         "no place": "/proc/none/x.csv",
@@ -520,6 +526,7 @@ OUTPUTS = {
     },
     ".parquet to write": {
         "directory": "@taken.parquet",
+        "a pipe": "@pipe.parquet",
         "below a file": "@text.txt/x.parquet",
         "long": f"{LONG_NAME}.parquet",
         "no place": "/proc/none/x.parquet",
@@ -689,7 +696,6 @@ WANTED |= {
         ("--caution", "zero", "what is expected, as it is"),
     )
 }
-WANTED |= {(script, "folders", "records of nan"): "counts predictions" for script in ("print_combos", "print_dit_acc")}
 
 
 def wanted(command: str, option: str, fault: str) -> str | None:

@@ -4,6 +4,7 @@ Everything lies below one folder, the world, which `build` fills; tests/hostile.
 """
 
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -939,6 +940,8 @@ def good_files(world: Path) -> None:
     network(10)(world / "supervised.safetensors")
     weights_of()(world / "weights.json")
     (world / "folder").mkdir()
+    for suffix in ("any", "png", "npy", "csv", "parquet", "safetensors"):
+        os.mkfifo(world / f"pipe.{suffix}")
     (world / "taken.png").mkdir()
     (world / "taken.npy").mkdir()
     (world / "taken.csv").mkdir()

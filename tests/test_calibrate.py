@@ -328,8 +328,10 @@ def test_bad_input(calibrate):
     write_run("run", records)
     write_run("l2", records, loss="l2")
     write_run("l1", records, loss="l1")
-    write_run("four", {i + 100: staged([*image_errors(np.random.default_rng(i), 0), np.full(N_PAIRS, 9.0, np.float32)], i % 2, 0)
-                       for i in range(40)}, labels=(0, 1, 2, 3))  # fmt: skip
+    errors = [[*image_errors(np.random.default_rng(i), 0), np.full(N_PAIRS, 9.0, np.float32)] for i in range(40)]
+    preds = [int(np.mean(rows, axis=1).argmin()) for rows in errors]
+    write_run("four", {i + 100: staged(rows, preds[i], (preds[i] + i % 2) % 3) for i, rows in enumerate(errors)},
+              labels=(0, 1, 2, 3))  # fmt: skip
     Path("file").write_text("mine")
     for argv, told in [
         (("nowhere",), "no readable record"),

@@ -2,11 +2,13 @@
 
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, TINY_SD20
 from PIL import Image
 
@@ -133,6 +135,25 @@ def test_probabilities_are_a_softmax_of_the_gaps():
     assert list(found) == [5, 7, 9]
     for label, weight in expected.items():
         assert found[label] == pytest.approx(weight / sum(expected.values()))
+
+
+def test_threads_share_a_classifier(clothes, monkeypatch):
+    """Each block of each thread has its own size: a second thread evaluates one while the first is inside another."""
+    classifier = classify.text_to_image("tiny", ["a bag", "a boot", "a coat"], strategy=Grid(500), device="cpu", batch_size=6)
+    [image, other], found, calls = (clothes.picture(i) for i in range(2)), [], []
+    alone = classifier(image).means, classifier(other).means
+    attention = F.scaled_dot_product_attention
+
+    def interrupted(*inputs, **named):
+        calls.append(threading.current_thread())
+        if calls[-1] is threading.main_thread() and len(found) < 6:  # in the VAE, and then in the U-Net
+            thread = threading.Thread(target=lambda: found.append(classifier(other).means))
+            thread.start()
+            thread.join()
+        return attention(*inputs, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", interrupted)
+    assert np.array_equal(classifier(image).means, alone[0]) and np.array_equal(found, [alone[1]] * 6)
 
 
 # ---------------------------------------------------------------- bad input

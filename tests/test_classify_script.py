@@ -376,3 +376,51 @@ def test_other_labels_need_another_file(run, pictures):
     code, _, err = run("pictures", "--labels", "cat", "dog", *MODEL, *RULE, "-o", "t.csv")
     assert code == 2 and err.count("\n") == 1 and "prompts" in err and err.endswith("or name another file with -o\n")
     assert Path("t.csv").read_text() == before
+
+
+# ---------------------------------------------------------------- a table that is there
+
+
+def test_rows_of_other_pictures_stay(run, pictures):
+    assert run(pictures[0], *RUN, "-o", "t.csv")[0] == 0
+    [first] = table()
+    code, out, _ = run(pictures[1], *RUN, "-o", "t.csv")
+    assert code == 0 and "Predictions of 1 pictures, after 1 of before: t.csv" in out
+    assert table()[0] == first and [row["path"] for row in table()] == pictures[:2]
+    assert pandas.read_parquet("t.parquet").equals(pandas.read_csv("t.csv"))
+    assert run(f"./{pictures[0]}", *RUN, "-o", "t.csv")[0] == 0  # the same picture by another spelling
+    assert table() == [table()[0], first | {"path": f"./{pictures[0]}"}] and table()[0]["path"] == pictures[1]
+
+
+def test_rows_that_cannot_stay_are_not_lost(run, pictures):
+    """Probabilities of another fit, records that are gone: each would mix two runs in a table."""
+    run(pictures[0], *RUN, "-o", "t.csv")
+    before = Path("t.csv").read_text()
+    write_fit()
+    code, _, err = run(pictures[1], *RUN, "-o", "t.csv", "--fit", "fit.json")
+    assert code == 2 and err.count("\n") == 1 and "rows of other pictures" in err
+    shutil.rmtree("t.records")
+    code, _, err = run(pictures[1], *RUN, "-o", "t.csv")
+    assert code == 2 and "rows of other pictures" in err and Path("t.csv").read_text() == before
+    assert run(pictures[0], *RUN, "-o", "t.csv")[0] == 0  # all that is in it is made again
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "path,label\nx,y\n", "\0", '"path', "path,label,probability\n\xff"])
+def test_a_table_of_something_else_is_kept(content, run, pictures):
+    Path("t.csv").write_bytes(content.encode("latin1"))
+    code, _, err = run("pictures", *RUN, "-o", "t.csv", "--dry_run")
+    assert code == 2 and err.count("\n") == 1 and "t.csv" in err and "name another file" in err
+    assert Path("t.csv").read_bytes() == content.encode("latin1")
+
+
+def test_a_parquet_file_of_something_else_is_kept(run, pictures):
+    Path("t.parquet").write_text("mine")
+    code, _, err = run("pictures", *RUN, "-o", "t.csv", "--dry_run")
+    assert code == 2 and "t.parquet" in err and Path("t.parquet").read_text() == "mine"
+
+
+def test_a_map_onto_a_picture_of_a_list(run, pictures):
+    before = Path(pictures[0]).read_bytes()
+    Path("list.csv").write_text(f"path\n{pictures[0]}\n")
+    code, _, err = run("list.csv", *RUN, "--map", pictures[0])
+    assert code == 2 and "is an input" in err and Path(pictures[0]).read_bytes() == before

@@ -1,11 +1,14 @@
 """scripts/demo.py: the page and what is behind it - rounds, labels, uploads, messages, the queue - and the page in Chromium."""
 
+import asyncio
 import json
 import os
 import re
 import signal
 import socket
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from html import unescape
 from pathlib import Path
@@ -23,7 +26,7 @@ from diffusion.analysis import pages
 from diffusion.classify import Classifier, Result, Round
 from diffusion.datasets import prompts
 from diffusion.metrics import calibration, curves
-from diffusion.predict import page_backend, page_widgets, predictions
+from diffusion.predict import page_backend, page_guard, page_widgets, predictions
 from diffusion.predict.predictions import Candidate, Prediction
 from diffusion.strategy import Race, Stages
 
@@ -352,6 +355,77 @@ def test_an_upload_that_is_no_picture_is_deleted_too(page):
         assert page.gradio[-1] == text_of(shown) and list(Path("uploads").iterdir()) == []
 
 
+def test_a_second_tab_with_the_same_picture(page):
+    """gradio gives both one place, and the first to read it discards the file."""
+    save_picture(Path("a.png"), size=(70, 64))
+    place = put("a.png")
+    first, second = page.take(place), page.take(place)
+    assert second[1] == first[1] and second[3] == ""
+    assert "the upload is gone" in text_of(page.take("uploads/none/b.png")[3])
+
+
+def answer(guard, path="/", method="POST", **headers):
+    """The status that a request gets, 200 where it comes through."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    raw = [(name.replace("_", "-").encode(), str(value).encode()) for name, value in headers.items()]
+    asyncio.run(guard({"type": "http", "path": path, "method": method, "headers": raw}, None, send))
+    return sent[0]["status"]
+
+
+@pytest.fixture
+def guard():
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    Path("uploads").mkdir()
+    return page_guard.Guard(page, frozenset(["127.0.0.1:7860", "localhost:7860"]), Path("uploads"), 100, 250)
+
+
+OWN = {"host": "127.0.0.1:7860"}
+
+
+@pytest.mark.parametrize("host", ["evil.example:7860", "127.0.0.1", "127.0.0.1:80", "localhost.evil.example:7860", ""])
+def test_a_foreign_name_for_this_machine_is_refused(host, guard):
+    assert answer(guard, host=host) == answer(guard) == 403 and answer(guard, **OWN) == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "https://127.0.0.1:7860", "http://127.0.0.1:80", "127.0.0.1:7860"]
+)
+def test_what_a_foreign_page_sends_is_refused(origin, guard):
+    assert answer(guard, origin=origin, **OWN) == 403
+    assert answer(guard, origin="http://localhost:7860", **OWN) == 200
+
+
+def test_all_uploads_together_have_a_limit(guard):
+    upload = lambda n, **more: answer(guard, "/gradio_api/upload", content_length=n, **OWN, **more)  # noqa: E731
+    assert [upload(100), upload(101), upload("x")] == [200, 413, 413] and guard.coming == 0
+    assert answer(guard, "/gradio_api/upload", **OWN) == 413
+    for name in "ab":
+        Path("uploads", name).write_bytes(bytes(100))
+    assert [upload(50), upload(51)] == [200, 507]
+    os.utime("uploads/a", (0, 0))  # forgotten
+    assert upload(100) == 200 and [path.name for path in Path("uploads").iterdir()] == ["b"]
+
+
+def test_what_a_killed_page_left_goes_at_the_next_start(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, young = (tmp_path / f"{page_guard.PREFIX}{name}" for name in ("left", "young"))
+    for folder in (left, young):
+        folder.mkdir()
+    (left / page_guard.LOCK).touch()
+    (left / "upload.png").write_text("x")
+    with page_guard.upload_folder() as one:
+        assert not left.exists() and young.exists() and one.exists()
+        with page_guard.upload_folder() as two:  # a page that is served keeps its own
+            assert one.exists() and two != one
+    assert not one.exists()
+
+
 def test_nothing_outside_the_folder_of_uploads_is_deleted(page):
     Path("notes.png").write_text("mine")
     page.take("notes.png")
@@ -473,6 +547,9 @@ def test_only_this_machine_is_served(served):
         other.bind(("127.0.0.2", port))  # taken, were it served on all addresses
     with urllib.request.urlopen(f"{served[0]}config") as answer:
         config = json.load(answer)
+    foreign = urllib.request.Request(f"{served[0]}config", headers={"Host": f"evil.example:{port}"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(foreign)
     assert config["analytics_enabled"] is False and not config.get("is_space")
 
 

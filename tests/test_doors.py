@@ -211,6 +211,11 @@ def test_a_kind_of_model(colours, colour_flow, run_main):
             np.testing.assert_allclose(errors, squared / ((t.numpy() + 1) / 100) ** 2, rtol=2e-3, atol=1e-4)
 
 
+def test_a_kind_of_model_is_found_by_the_pipeline_of_a_folder(colour_flow, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "ColourFlowPipeline"}))
+    assert isinstance(models.text_to_image("2-0", str(tmp_path)), ColourFlow)
+
+
 def test_a_kind_of_model_in_races_reports_figures_and_pairs(colours, colour_flow, run_main, tmp_path):
     argv = ["--dataset", "colours", *colour_flow, "--template", "a {} wall", "--loss", "l2"]
     code, out, err = run_main(eval_prob_adaptive.main, *argv, "--strategy", "race", "--max_samples", 50)

@@ -49,6 +49,9 @@ def encoded(name, pipeline, prompts) -> dict:
     if name.startswith("flux"):
         sequence, pooled, _ = pipeline.encode_prompt(prompts, None, device="cpu", max_sequence_length=512)
         return {"sequence": sequence, "pooled": pooled}
+    if name.startswith("prx"):
+        sequence, mask, _, _ = pipeline.encode_prompt(prompts, **told)
+        return {"sequence": sequence, "mask": mask}
     if name == "sana":
         prefix = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
         told["complex_human_instruction"] = prefix
@@ -122,17 +125,17 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.signal, signal, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
-        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith("flux") else 1)
+        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx")) else 1)
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
 
 
 def test_latents_are_the_pipelines_own(family):
-    name, pipeline, denoiser, _ = family
+    _, pipeline, denoiser, _ = family
     image = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
         found = pipeline.vae.encode(image[None])
     config = pipeline.vae.config
-    if name == "sana":
+    if hasattr(found, "latent"):
         expected = found.latent[0] * config.scaling_factor
     else:
         expected = (found.latent_dist.mean[0] - (config.shift_factor or 0)) * config.scaling_factor
@@ -157,7 +160,9 @@ def training_loss(name, pipeline, x0, noise, t, k, conditions) -> float:
         prediction = pipeline.transformer(x_t, encoder_hidden_states=sequence, encoder_attention_mask=text["mask"],
                                           timestep=torch.tensor([t]), added_cond_kwargs=added).sample  # fmt: skip
         return (prediction.chunk(2, 1)[0] - noise).square().mean().item()
-    if name.startswith("sd3"):
+    if name.startswith("prx"):
+        prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
+    elif name.startswith("sd3"):
         prediction = pipeline.transformer(x_t, sequence, text["pooled"], 1000 * s[None]).sample
     elif name.startswith("flux"):
         c, h, w = x0.shape
@@ -316,6 +321,32 @@ def test_a_config_that_says_nothing_sensible(file, changed, expected, tmp_path):
     (tmp_path / file).write_text(json.dumps(config | changed))
     with pytest.raises(ValueError, match=expected):
         models.text_to_image("mine", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "expected"),
+    [
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "'use_dynamic_shifting' is on, and PRX has"),
+        ("scheduler/scheduler_config.json", {"use_beta_sigmas": True}, "'use_beta_sigmas' is on, and PRX has"),
+        ("transformer/config.json", {"bottleneck_size": 8}, "'bottleneck_size' is set, as of PRXPixel"),
+        ("model_index.json", {"_class_name": "PRXPixelPipeline"}, "is a PRXPixelPipeline, and the known ones are"),
+        ("model_index.json", {"default_sample_size": "large"}, "'default_sample_size' is 'large', which is no size"),
+    ],
+)  # fmt: skip
+def test_what_is_no_prx(file, changed, expected, tmp_path):
+    tiny_pipelines.build("prx", tmp_path)
+    config = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(config | changed))
+    with pytest.raises(ValueError, match=expected):
+        models.text_to_image("mine", str(tmp_path))
+
+
+def test_classes_that_prx_cleaning_makes_equal_are_refused_by_name(tmp_path):
+    tiny_pipelines.build("prx", tmp_path)
+    source = models.text_to_image("mine", str(tmp_path))
+    assert source.default_size == 16
+    with pytest.raises(ValueError, match=r"class 0 \(A300B4\) and class 1 \(E190\) are one and the same to the model"):
+        models.check_prompts(source, ["a photo of a A300B4.", "a photo of a E190."], [0, 1], ["A300B4", "E190"])
 
 
 def test_a_space_without_signal():

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import tiny_pipelines
 import torch
@@ -15,12 +16,14 @@ import eval_prob_adaptive
 import eval_prob_dit
 from diffusion import classify, models
 from diffusion.datasets.scenes import NOUNS
+from diffusion.metrics import calibration
 from diffusion.metrics.calibration import Fit
 from diffusion.predict import predictions
 from diffusion.runs import run_folder
 from diffusion.settings import ABLATIONS
 from diffusion.strategy import CalibratedRace, fits
 from diffusion.strategy.level_weights import LevelWeights
+from diffusion.strategy.open_race import TreeRace
 from diffusion.strategy.race import GapFit
 
 # ---------------------------------------------------------------- the list
@@ -218,3 +221,59 @@ def test_a_run_s_identity_holds_the_limits_as_their_file_does(name, folder):
     race = CalibratedRace(str(path))
     assert race.identity()["fit"] == json.loads(path.read_text())
     assert race.folder() == f"1trials_race_calibrated_{folder}"
+
+
+# ---------------------------------------------------------------- numbers that no fit can have
+
+HUGE = int("9" * 400)
+DEEP = json.loads('{"a":' * 300 + "1" + "}" * 300)
+
+
+def nested(depth):
+    tree = 0
+    for height in range(1, depth + 1):
+        tree = {"height": height, "parts": [tree]}
+    return tree
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, 1e-200, 1e200, 0, -1, True, "1", None, [1.0], float("nan"), float("inf")])
+def test_temperatures_that_would_divide_by_nothing(value, tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps({"temperature": value, "weight": 0.5, "n": 9, "about": {}}))
+    with pytest.raises(ValueError, match=r"--fit .*f\.json is no fit of"):
+        calibration.Fit.read(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("changed", [{"n": HUGE}, {"weight": HUGE}, {"about": {"img_size": HUGE}}, {"about": {"a": [HUGE]}},
+                                     {"about": DEEP}, {"weight": 1e-400 - 1}])  # fmt: skip
+def test_other_numbers_of_a_fit(changed, tmp_path):
+    (tmp_path / "f.json").write_text(json.dumps({"temperature": 1.0, "weight": 0.5, "n": 9, "about": {}} | changed))
+    with pytest.raises(ValueError, match=r"--fit .*f\.json is no fit of"):
+        calibration.Fit.read(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-12, 1e30])
+def test_the_smallest_and_largest_temperature_give_probabilities(temperature):
+    fit = calibration.Fit(temperature, 1.0, 9, {})
+    found = calibration.probabilities([np.ones(3), np.full(3, 1e3)], 0, [0, 1], fit)
+    assert sum(found.values()) == pytest.approx(1) and found[0] >= 0.5
+
+
+@pytest.mark.parametrize("tree", [{"height": HUGE, "parts": [0, 1]}, {"height": 1e-200, "parts": [0]},
+                                  {"height": 1, "parts": [0, 0]}, nested(400), nested(2000)])  # fmt: skip
+def test_trees_that_cannot_be(tree, tmp_path):
+    text = "1"
+    try:
+        text = json.dumps(tree)
+    except RecursionError:
+        text = '{"height":1,"parts":[' * 2000 + "0" + "]}" * 2000
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ValueError, match=r"t\.json is no tree: "):
+        TreeRace(tree=str(tmp_path / "t.json")).read()
+
+
+def test_a_tree_that_lacks_a_class_is_refused_before_there_is_a_folder(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps({"height": 2, "parts": [0, 1]}))
+    race = TreeRace(tree=str(tmp_path / "t.json"))
+    race.check_run({}, 2, [0, 1])
+    with pytest.raises(ValueError, match=r"t\.json lacks 1 of the candidates' classes, such as 5"):
+        race.check_run({}, 3, [0, 1, 5])

@@ -1,17 +1,20 @@
 """Files that load and are not this run's: records are counted, named and redone, a config.json that is wrong is refused."""
 
+import io
 import json
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, TINY_SD20, load_script
+from conftest import GOLDEN, TINY_SD20, load_script, write_run
 
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
+from diffusion.analysis import tables
 from diffusion.runs import run_folder
 
 CLOTHES = ["--dataset", "fashion_mnist"]
@@ -302,3 +305,123 @@ def test_a_folder_of_two_kinds_of_records(first, run_main):
     torch.save(torch.rand(2, 1), f"runs/DiT64x64_cls1_t500_1trials/{first}.pt")  # now no image has all four of both classes
     code, out, err = run_main(print_dit_acc.main, "runs", *CLOTHES)
     assert code == 0 and "L2: " in out and "VLB" not in out, err
+
+
+# ---------------------------------------------------------------- records that load but cannot be
+
+
+def every(name, change):
+    """The same change to the tensor of this name in every candidate of a record."""
+    return lambda record: record | {"errors": {key: one | {name: change(one[name])} for key, one in record["errors"].items()}}
+
+
+def one(name, change):
+    return lambda record: record | {"errors": record["errors"] | {0: (e := record["errors"][0]) | {name: change(e[name])}}}
+
+
+IMPOSSIBLE = {
+    "nan": one("pred_errors", lambda e: e * torch.nan),
+    "inf everywhere": every("pred_errors", lambda e: e / 0),
+    "sparse": every("pred_errors", lambda e: e.to_sparse()),
+    "meta": every("pred_errors", lambda e: e.to("meta")),
+    "with a gradient": every("pred_errors", lambda e: e.requires_grad_()),
+    "complex": every("pred_errors", lambda e: e.to(torch.complex64)),
+    "text as errors": every("pred_errors", lambda e: "0.1"),
+    "a list as errors": every("pred_errors", lambda e: e.tolist()),
+    "sparse timesteps": every("t", lambda t: t.to_sparse()),
+    "timesteps of floats": every("t", lambda t: t.float()),
+    "truth values as timesteps": every("t", lambda t: t > 0),
+    "timesteps of 10^12": every("t", lambda t: t + 10**12),
+    "timesteps below 0": every("t", lambda t: -t),
+    "timesteps past the model's": every("t", lambda t: t + 1000),
+    "pred of another": lambda record: record | {"pred": (record["pred"] + 1) % 3},
+    "pred of nobody": lambda record: record | {"pred": 3},
+    "pred as text": lambda record: record | {"pred": str(record["pred"])},
+    "pred as a float": lambda record: record | {"pred": record["pred"] + 0.5},
+    "pred true": lambda record: record | {"pred": True},
+    "label as text": lambda record: record | {"label": "0"},
+    "label of 10^30": lambda record: record | {"label": 10**30},
+    "label a tensor of two": lambda record: record | {"label": torch.zeros(2, dtype=torch.int64)},
+    "text as seconds": lambda record: record | {"seconds": "1"},
+    "nan as seconds": lambda record: record | {"seconds": float("nan")},
+    "evaluations below 0": lambda record: record | {"evaluations": -1},
+    "evaluations true": lambda record: record | {"evaluations": True},
+    "evaluations of 10^30": lambda record: record | {"evaluations": 10**30},
+    "rounds of text": lambda record: record | {"fell": {0: "1"}},
+    "keys of text": lambda record: record | {"errors": {str(key): one for key, one in record["errors"].items()}},
+}  # fmt: skip
+READERS = {"print_acc": (), "collect": (), "plot_timesteps": ("-o", "out"), "replay": (), "calibrate": (), "plot_candidates": (),
+           "print_spaces": (), "fit_race": (), "fit_weights": ()}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def impossible(tmp_path_factory):
+    """Folder of 40 images, whose record of image 7 each kind takes the place of."""
+    rng = np.random.default_rng(0)
+    errors = rng.random((40, 3, 4)).astype(np.float32)
+    return write_run(tmp_path_factory.mktemp("impossible") / "run", errors, [100, 300, 500, 700], [0] * 40, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_what_cannot_be_is_counted_by_no_reader(kind, impossible, run_main):
+    path = run_folder.list_records(impossible)[7]
+    before = path.read_bytes()
+    torch.save(IMPOSSIBLE[kind](torch.load(path, weights_only=True)), path)
+    try:
+        unreadable = []
+        assert len(run_folder.read_outcomes(impossible, unreadable)) == 39 and len(unreadable) == 1
+        found = list(tables.each_image(impossible, tables.config_of(impossible), unreadable))
+        assert len(found) == 39 and unreadable[0] == unreadable[1]
+        for script in list(READERS)[:2]:
+            code, out, err = run_main(load_script(script).main, impossible, *READERS[script])
+            assert code == 0 and f"1 unreadable record, not counted: {path.name} (" in out + err, (script, out, err)
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", READERS)
+def test_no_reader_has_a_traceback(script, impossible, run_main):
+    """Where all records cannot be, too."""
+    before = {path: path.read_bytes() for path in impossible.glob("*.pt")}
+    try:
+        for kind, change in IMPOSSIBLE.items():
+            for path, content in before.items():
+                torch.save(change(torch.load(io.BytesIO(content), weights_only=True)), path)
+            code, _, err = run_main(load_script(script).main, impossible, *READERS[script])
+            assert code == 2 and err.strip().count("\n") <= 1 and str(impossible) in err, (kind, err)
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+@pytest.mark.parametrize("value", ["3.0", None, [1.0], True, float("nan"), torch.tensor(torch.nan), torch.ones(2).to_sparse(),
+                                   torch.ones(2, device="meta"), torch.ones(2, dtype=torch.int64), torch.ones(2).requires_grad_(),
+                                   torch.ones(0)])  # fmt: skip
+def test_pairs_that_cannot_be(value, tmp_path):
+    torch.save(OF_PAIRS | {"c0_i1": value}, tmp_path / "0.pt")
+    for load in (run_folder.load_pairs, run_folder.load_pair_records):
+        unreadable = []
+        assert load(tmp_path, unreadable) == {} and unreadable[0].startswith("0.pt (")
+
+
+SHAPE = 2, 1
+
+
+@pytest.mark.parametrize("value", [torch.ones(SHAPE).to_sparse(), torch.ones(SHAPE, device="meta"), "text",
+                                   torch.ones(SHAPE).requires_grad_(), torch.ones(SHAPE, dtype=torch.complex64)])  # fmt: skip
+def test_errors_of_a_class_that_cannot_be(value, tmp_path):
+    torch.save(value, tmp_path / "0.pt")
+    unreadable = []
+    assert run_folder.load_errors(tmp_path / "0.pt", unreadable=unreadable) is None and unreadable
+
+
+def test_means_that_tie_within_rounding_may_go_either_way(tmp_path):
+    """The published code compares means in float32."""
+    folder = write_run(tmp_path / "run", np.ones((1, 2, 4), np.float32), [1, 3, 5, 7], [0], ["a", "b"])
+    path = run_folder.list_records(folder)[0]
+    record = run_folder.load_record(path)
+    record["errors"][1]["pred_errors"] += torch.tensor([3e-7, 0, 0, 0])
+    for pred in (0, 1):
+        run_folder.save_record(path, record | {"pred": pred})
+        assert run_folder.read_outcomes(folder, [])[0].pred == pred

@@ -83,7 +83,9 @@ def test_classes_of_several_prompts_rank_as_one_each(tmp_path):
         means = [[1, 9, 2, 3, 4, 5, 6], [9, 8, 1, 2, 3, 4, 5]]  # class 0 first; class 0 sixth
         folder.mkdir()
         for index, row in enumerate(means):
-            record = staged_record(range(7), {k: np.full(2, e, np.float32) for k, e in enumerate(row)}, [1, 2], class_of[2], 0)
+            record = staged_record(
+                range(7), {k: np.full(2, e, np.float32) for k, e in enumerate(row)}, [1, 2], class_of[np.argmin(row)], 0
+            )
             run_folder.save_record(folder / f"{index}.pt", record)
         config = {"identity": {}, "candidates": {"labels": class_of, "names": ["x"] * 7}}
         (folder / "config.json").write_text(json.dumps(config))
@@ -215,7 +217,9 @@ def test_a_dry_run_writes_none(run_main):
 def test_a_file_that_cannot_be_written_is_refused_before_work(command, run_main):
     Path("taken").mkdir()
     code, _, err = run_main(main_of(command), *words(COMMANDS[command]), "--results", "taken")
-    assert code == 2 and err == "error: --results taken: Is a directory: name another file\n" and not Path("data").exists()
+    assert (
+        code == 2 and err == "error: argument --results: taken is a directory: name another file\n" and not Path("data").exists()
+    )
 
 
 @pytest.mark.parametrize("cls", [["--cls", "7"], ["--save_per_class"]])

@@ -94,7 +94,7 @@ def test_kill_in_the_middle_of_saves(tmp_path):
     code = (
         "import os, sys, torch; from pathlib import Path; from diffusion.runs import run_folder\n"
         "def overwrite():\n"
-        "    part = {'t': torch.zeros(300000), 'pred_errors': torch.zeros(300000)}\n"
+        "    part = {'t': torch.zeros(300000, dtype=torch.int64), 'pred_errors': torch.zeros(300000)}\n"
         "    big = {'errors': {0: part}, 'pred': 1, 'label': 1}\n"
         "    while True:\n        for i in range(3): run_folder.save_record(Path(sys.argv[1]) / f'{i}.pt', big)\n"
         "for _ in range(3):\n"

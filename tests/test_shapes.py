@@ -22,6 +22,7 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "flux-dev": 11.9,
     "pixart-alpha": 0.61,
     "sana": 1.6,
+    "prx-512": 1.17,
 }
 LATENTS = {
     "1-5": (4, 64, 64),
@@ -30,6 +31,8 @@ LATENTS = {
     "pixart-alpha": (4, 128, 128),
     "pixart-sigma": (4, 128, 128),
     "sana": (32, 32, 32),
+    "prx-512": (16, 64, 64),
+    "prx-512-dc-ae": (32, 16, 16),
 }
 TEXTS = {  # tokens and their width, width of the pooled text
     "1-5": ((77, 768), None),
@@ -43,6 +46,8 @@ TEXTS = {  # tokens and their width, width of the pooled text
     "pixart-alpha": ((120, 4096), None),
     "pixart-sigma": ((300, 4096), None),
     "sana": ((300, 2304), None),
+    "prx-512": ((256, 2304), None),
+    "prx-512-dc-ae": ((256, 2304), None),
 }
 
 
@@ -127,7 +132,9 @@ def test_every_published_version_is_known_without_its_files(version):
     source = random_weights.expected(version)
     family, place = models.registry._known(version, "")
     assert isinstance(source, family) and source.source == place and source.unfetched == [place]
-    assert source.default_size == (512 if family is models.StableDiffusion or version == "sdxl-turbo" else 1024)
+    half = family is models.StableDiffusion or version == "sdxl-turbo"
+    said = int(version.split("-")[1]) if version.startswith("prx") else 512 if half else 1024
+    assert source.default_size == said
     assert (
         source.n_levels == 1000 and source.latent_shape(source.default_size) and models.memory_message(source, "float16") is None
     )
@@ -179,7 +186,7 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
     assert bare[name].latent_shape == LATENTS.get(name, (16, 128, 128))
     assert conditions.sequence.shape == (2, length, width)
     assert (conditions.pooled.shape if pooled else conditions.pooled) == ((2, pooled) if pooled else None)
-    assert (conditions.mask is None) == (name not in ("pixart-alpha", "pixart-sigma", "sana"))
+    assert (conditions.mask is None) == (name not in ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae"))
 
 
 def test_text_encoders_have_the_published_sizes():
@@ -195,7 +202,7 @@ def test_text_encoders_have_the_published_sizes():
 # ---------------------------------------------------------------- random weights
 
 
-@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana"])
+@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx"])
 def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -83,7 +83,7 @@ def test_no_image_is_decoded(script, root, tmp_path):
         (["--n", 3, "--split", "train"], "--split train: folder has test"),
         (["--n", 3, "--data_dir", "nowhere"], "expected <class name>"),
         (["--n", 3, "--dataset", "birds"], "--dataset: invalid choice: 'birds'"),
-        (["--n", 3, "--out", "s.txt"], "--out s.txt must end in .npy"),
+        (["--n", 3, "--out", "s.txt"], "--out: s.txt must end in .npy"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, script, root, tmp_path, capsys, monkeypatch):

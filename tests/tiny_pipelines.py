@@ -1,5 +1,7 @@
 """Random pipelines of every family, of diffusers' own classes and some thousand numbers each, as published ones are laid out."""
 
+from pathlib import Path
+
 import torch
 from diffusers import (
     AutoencoderDC,
@@ -12,6 +14,7 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    PRXPipeline,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -19,6 +22,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
@@ -30,7 +34,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    T5GemmaConfig,
+    T5GemmaModuleConfig,
 )
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from diffusion.datasets.scenes import NOUNS
 from diffusion.utils.paths import TINY_SD
@@ -208,7 +215,28 @@ def sana():
         sample_size=8,
         timestep_scale=0.5,
     )
-    autoencoder = AutoencoderDC(
+    return SanaPipeline(
+        tokenizer=word_tokenizer(end="<eos>", begin="<bos>"),
+        text_encoder=Gemma2Model(Gemma2Config(**GEMMA)),
+        vae=deep_vae(),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"),
+    )
+
+
+GEMMA = {
+    "vocab_size": N_TOKENS,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 12,
+}
+
+
+def deep_vae():
+    return AutoencoderDC(
         latent_channels=8,
         encoder_block_types=("ResBlock", "ResBlock"),
         decoder_block_types=("ResBlock", "ResBlock"),
@@ -222,21 +250,43 @@ def sana():
         downsample_block_type="Conv",
         scaling_factor=0.41407,
     )
-    gemma = Gemma2Config(
-        vocab_size=N_TOKENS,
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=12,
+
+
+class WholePRX(PRXPipeline):
+    """As published: the text encoder's config is the whole T5Gemma's."""
+
+    def save_pretrained(self, folder):
+        super().save_pretrained(folder)
+        encoder = T5GemmaModuleConfig.from_dict(self.text_encoder.config.to_dict())
+        whole = T5GemmaConfig(encoder=encoder, decoder=encoder, vocab_size=N_TOKENS, dropout_rate=0.0)
+        whole.save_pretrained(f"{folder}/text_encoder")
+        index = Path(folder, "model_index.json")
+        index.write_text(index.read_text().replace("WholePRX", "PRXPipeline"))
+
+
+def prx(deep=False):
+    transformer = PRXTransformer2DModel(
+        in_channels=8 if deep else 4,
+        patch_size=1 if deep else 2,
+        context_in_dim=24,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=2,
+        axes_dim=[4, 4],
     )
-    return SanaPipeline(
-        tokenizer=word_tokenizer(end="<eos>", begin="<bos>"),
-        text_encoder=Gemma2Model(gemma),
-        vae=autoencoder,
+    layers = {"layer_types": ["full_attention"] * 2, "query_pre_attn_scalar": 12, "pad_token_id": 0, "dropout_rate": 0.0}
+    encoder = T5GemmaModuleConfig(**GEMMA, **layers)
+    whole = T5GemmaConfig(encoder=encoder, decoder=encoder, vocab_size=N_TOKENS, dropout_rate=0.0)
+    tokenizer = word_tokenizer(end="<eos>", begin="<bos>")
+    tokenizer.model_max_length = 256
+    return WholePRX(
         transformer=transformer,
-        scheduler=DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=T5GemmaEncoder(whole.encoder),
+        tokenizer=tokenizer,
+        vae=deep_vae() if deep else vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        default_sample_size=16,
     )
 
 
@@ -250,6 +300,8 @@ BUILT = {
     "pixart-alpha": pixart,
     "pixart-sigma": lambda: pixart(PixArtSigmaPipeline),
     "sana": sana,
+    "prx": prx,
+    "prx-dc-ae": lambda: prx(deep=True),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion import datasets, metrics
-from diffusion.runs import run_folder
+from diffusion.runs import run_folder, schema
 
 
 def scores_of(means):
@@ -48,13 +48,12 @@ def read(folder: Path, config: dict | None, dataset: str | None) -> Columns:
     weighted = bool(config and config.get("level_weights"))
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
     found, paths = Columns(), run_folder.list_records(folder).values()
-    for record in (run_folder.load_record(path, found.unreadable) for path in paths):
-        told = record and record_predictions(record, label_of, weighted)
-        if told:
+    for record in (run_folder.load_record(path, found.unreadable, schema.Law(config or {}, folder)) for path in paths):
+        if record and (told := record_predictions(record, label_of, weighted)):
             found.preds.append(told)
             found.labels.append(record["label"])
             found.evaluations += run_folder.outcome(record).evaluations
-            found.n_classes = max(found.n_classes, len(record.get("classes", record.get("errors"))))
+            found.n_classes = max(found.n_classes, len(record["classes"] if "classes" in record else record["errors"]))
     found.left_out = len(paths) - len(found.preds)
     return found
 

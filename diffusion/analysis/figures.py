@@ -1,16 +1,17 @@
 """What scripts that read run folders share: a run's grid, numbers as CSV and JSON, pictures, a map laid over one."""
 
-import argparse
 import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from diffusion.analysis import tables
 from diffusion.runs import run_folder
-from diffusion.utils import drawing, files
+from diffusion.utils import drawing, files, outputs
 
-FORMATS = (".png", ".svg")
+picture_file = outputs.Output(".png", ".svg")  # that a figure can be written to
+picture_and_table = outputs.Output(".png", ".svg", beside=(".csv",))
 
 
 def add_run_argument(parser):
@@ -18,13 +19,6 @@ def add_run_argument(parser):
     parser.add_argument("folder", type=Path, metavar="RUN", help="run folder with all errors of every candidate")
     parser.add_argument("--loss", choices=["l2", "l1", "kl", "vlb"], help="of a DiT run with --save_errors (default: the run's)")
     parser.add_argument("--prompt_path", help="prompt CSV of a folder that the published code wrote")
-
-
-def picture_file(text: str) -> Path:
-    """An argparse type: a file that a figure can be written to."""
-    if Path(text).suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(FORMATS)}")
-    return Path(text)
 
 
 def read_grid(folder: Path, loss: str | None, prompt_path: str | None):
@@ -87,7 +81,7 @@ def to_json(result) -> str:
 
 
 def _cells(row: dict) -> dict:
-    cells = {}
+    cells: dict[str, Any] = {}
     for key, value in row.items():
         of_value = value.as_dict() if hasattr(value, "as_dict") else {"value": value}
         cells |= {key if name == "value" else f"{key}_{name}": cell for name, cell in of_value.items()}

@@ -28,7 +28,8 @@ def columns_of(grid: Grid, wanted) -> list[int]:
         raise ValueError(
             f"the run has no timestep {lacking[0]}: the last number of samples must be such that its grid lies in the run's"
         )
-    used, columns = Counter(), []
+    used: Counter[int] = Counter()
+    columns = []
     for t in wanted.tolist():
         columns.append(first[t] + used[t])
         used[t] += 1
@@ -41,7 +42,8 @@ def play(grid: Grid, strategy: Strategy) -> Played:
     columns = np.array(columns_of(grid, plan.t))
     preds, evaluations = [], []
     for number, image in enumerate(grid.errors[:, :, columns]):
-        competing, empty = grid.competing(number), []  # of every question of a guided run, how many pairs
+        competing = grid.competing(number)
+        empty: list[int] = []  # of every question of a guided run, how many pairs
 
         def stored(request, image=image, empty=empty):
             rows, pairs = request

@@ -20,7 +20,8 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
     not count go. Raises ValueError for a folder without a record.
     """
     folder = Path(folder)
-    config, found, about = tables.config_of(folder), [], {}
+    config, found = tables.config_of(folder), []
+    about: dict[str, list] = {}
     weights = level_weights.of_config(config, folder)
     for keys, image in tables.each_image(folder, config, [] if unreadable is None else unreadable):
         if not about:

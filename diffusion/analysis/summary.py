@@ -262,7 +262,7 @@ def mistakes(run) -> list[Mistake]:
     """The wrong predictions with the largest margins."""
     wrong = [image for image in run.images if image.pred != image.label and {image.pred, image.label} <= set(run.class_of)]
     margins = [(image, margin(image, run.class_of)) for image in wrong]
-    known = [Mistake(image.index, image.label, image.pred, *told) for image, told in margins if told[0] is not None]
+    known = [Mistake(image.index, image.label, image.pred, by, unit, n) for image, (by, unit, n) in margins if by is not None]
     return sorted(known, key=lambda mistake: (-mistake.margin, mistake.index))[:MISTAKES]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from diffusion import strategy
 from diffusion.datasets import prompts
 from diffusion.kernel import scores
-from diffusion.runs import run_folder
+from diffusion.runs import run_folder, schema
 from diffusion.strategy import Strategy, level_weights
 from diffusion.strategy.elimination import NEVER, means_of
 from diffusion.strategy.level_weights import LevelWeights
@@ -138,7 +138,8 @@ def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_p
     folder, config = Path(folder), config_of(folder)
     if prompt_path and "candidates" in config:
         raise ValueError(f"--prompt_path: {folder} names its candidates itself, in config.json: leave the option out")
-    parity, unreadable = {"all": (0, 1), "even": (0,), "odd": (1,)}[part], []
+    parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
+    unreadable: list[str] = []
     only = [index for index in run_folder.list_records(folder) if index % 2 in parity]
     found = list(each_image(folder, config, unreadable, only, loss))
     if not found:
@@ -169,9 +170,9 @@ def each_image(
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
     asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
-    found = run_folder.list_records(folder)
+    found, law = run_folder.list_records(folder), schema.Law(config, folder)
     for index in sorted(found if only is None else found.keys() & set(only)):
-        path, record = found[index], run_folder.load_record(found[index], unreadable)
+        path, record = found[index], run_folder.load_record(found[index], unreadable, law)
         if record is None:
             continue
         keys = keys or _candidates(record)
@@ -224,8 +225,8 @@ def grid_of(run: Run, own: bool = False) -> Grid:
     check_full(run, own)
     order = np.argsort(run.images[0].t, kind="stable")
     rows = np.stack([np.flatnonzero(image.counts) for image in run.images])
-    pairs = zip(run.images, rows, strict=True)
-    errors = np.stack([np.stack([image.errors[row] for row in tried])[:, order] for image, tried in pairs])
+    pairs = zip((image.errors or () for image in run.images), rows, strict=True)  # none was refused
+    errors = np.stack([np.stack([kept[row] for row in tried])[:, order] for kept, tried in pairs])
     labels = np.array([image.label for image in run.images])
     some = rows if run.config.get("partial") else None
     return Grid(errors, run.images[0].t[order], run.class_of, labels, run.n_levels, run.guided, some)
@@ -263,10 +264,10 @@ def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
         t = max((candidate["t"].numpy() for candidate in record["errors"].values()), key=len)
     else:
         t = record["t"].numpy()
-        errors = tuple(scores.pick_term(loss, record["terms"], record["t"]).numpy()) if "terms" in record else None
-        if errors is None:
+        if "terms" not in record:
             means = (record["sums"][:, scores.TERMS[loss]] / len(t)).numpy()
             return Scored(t=t, means=means, counts=np.full(len(means), len(t)), errors=None, **about)
+        errors = tuple(scores.pick_term(loss, record["terms"], record["t"]).numpy())
     return Scored(t=t, means=means_of(errors), counts=np.array([len(e) for e in errors]), errors=errors, **about)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def fit(model, passes: Callable, judge: Callable, how: Epochs, checkpoint: Path)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda epoch: 0.5 + 0.5 * math.cos(math.pi * epoch / how.epochs) if how.cosine else 1.0
     )
-    state = {"course": [], "best": None}
+    state: dict[str, Any] = {"course": [], "best": None}
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if checkpoint.exists():
         saved = loop.restore(checkpoint, parts)

@@ -85,11 +85,11 @@ class ScoreTask(Task):
     price = 1
 
     @property
-    def command(self) -> str:
+    def command(self) -> str:  # type: ignore[override]  # an attribute that nobody writes, like the two below
         return self.scorer.command
 
     @property
-    def running(self) -> settings.Running:
+    def running(self) -> settings.Running:  # type: ignore[override]
         return self.images.running
 
     @property
@@ -102,7 +102,7 @@ class ScoreTask(Task):
         return bool(self.dataset.missing)
 
     @cached_property
-    def folder(self) -> Path:
+    def folder(self) -> Path:  # type: ignore[override]
         return self.images.folder(self.scorer.name, lambda: self.identity)
 
     @cached_property

@@ -6,6 +6,7 @@ They are kept on disk, one file per image, so that extraction can be interrupted
 import errno
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def extractor(source: Pipeline, layer: str, t: int, seed: int, device: str, dtyp
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of weights from disk
-    unet = source.weights.load("unet", device, devices.torch_dtype(dtype))
+    unet: Any = source.weights.load("unet", device, devices.torch_dtype(dtype))  # diffusers', which knows its dtype
     read, encode, levels = layer_reader(unet, layer), source.weights.vae_encoder(device), source.levels().to(device)
     prompts = [""]
     conditions = source.conditions(prompts, source.reader(device, dtype)(prompts), plain=False)

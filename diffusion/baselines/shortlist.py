@@ -50,6 +50,7 @@ class Shortlist:
 
     @property
     def size(self) -> int:
+        assert self.asked.shortlist_size is not None  # as `find` chooses it
         return self.asked.shortlist_size
 
     @cached_property
@@ -105,6 +106,7 @@ class Shortlist:
 
     def made(self) -> tuple["Shortlist", int]:
         """With all rankings of this worker that can be had, and the exit code of the run that made them."""
+        assert self.model is not None  # else no ranking lacks
         code = runner.finish(self.model, "")
         return replace(self), code  # which reads the records anew
 
@@ -132,11 +134,12 @@ def find(asked: settings.Shortlist, images: runner.Images, table: PromptTable, o
     other images or classes, or lacks some that this worker is to evaluate.
     """
     size = checked_size(asked, own.size if own else len(set(table.classidx)))
-    if asked.shortlist is None:
+    place = asked.shortlist
+    if place is None:
         return None
     asked = replace(asked, shortlist_size=size)
     if asked.model is None:
-        found = Shortlist(asked, Path(asked.shortlist), _config_of(asked.shortlist, images), images, table.classidx, own)
+        found = Shortlist(asked, Path(place), _config_of(place, images), images, table.classidx, own)
         _check_whole(found)
         return found
     model = model_run(asked, images, table)
@@ -159,6 +162,7 @@ def checked_size(asked: settings.Shortlist, n: int) -> int:
 
 def model_run(asked: settings.Shortlist, images: runner.Images, table: PromptTable) -> runner.ScoreTask:
     """That of scripts/eval_clip.py with these images and prompts. Raises ValueError for a model that is not known."""
+    assert asked.model is not None
     names = ("device", "extra", "n_workers", "worker_idx", "dry_run")
     running = settings.Running(**{name: getattr(images.running, name) for name in names})
     try:

@@ -69,7 +69,7 @@ class Drawing:
     def chance(self, image: tuple[int, int]) -> tuple[str, int]:
         """(text, seed of the noise): a function of the seed, the class and the number."""
         rng, texts = np.random.default_rng([self.seed, *image]), self.texts[image[0]]
-        return texts[rng.integers(len(texts))], int(rng.integers(2**63))
+        return texts[int(rng.integers(len(texts)))], int(rng.integers(2**63))
 
 
 def drawer(source, device: str, dtype: str, img_size: int, steps: int, guidance: float) -> Callable:

@@ -8,6 +8,7 @@ from diffusion.datasets import transforms
 from diffusion.models.speed import devices
 from diffusion.runs import tracking
 from diffusion.strategy import STRATEGIES
+from diffusion.utils import outputs
 
 # ---------------------------------------------------------------- option groups
 
@@ -192,7 +193,8 @@ def add_run_options(parser, several=False):
     group.add_argument("--n_workers", type=at_least(1), help="processes that share the images (default: 1, or what SLURM says)")
     group.add_argument("--worker_idx", type=at_least(0), help="number of this process, from 0 (default: 0, or what SLURM says)")
     group.add_argument("--load_stats", action="store_true", help="count records of earlier runs in the running accuracy")
-    group.add_argument("--results", metavar="FILE.json", help="write accuracy, intervals and cost in the end, in the fields of "
+    group.add_argument("--results", type=outputs.Output(), metavar="FILE.json",
+                       help="write accuracy, intervals and cost in the end, in the fields of "
                        "CLIP_benchmark (docs/reports.md)")  # fmt: skip
     group.add_argument(
         "--tracker", choices=tracking.TRACKERS, help="log options, progress and metrics there, where it is installed"

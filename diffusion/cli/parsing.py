@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 import math
+import os
 import shlex
 import sys
+from pathlib import Path
 
 from diffusion.cli import option_file
-from diffusion.utils import commands, files
+from diffusion.utils import commands, files, outputs
 from diffusion.utils.distributed import team
 
+READ_WHOLE = ("data_dir", "train_dir", "model_path", "vae_path", "config", "weights")  # options of folders of inputs
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
 
 
@@ -44,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str):
         super().__init__(commands.prog(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--help_all", action=_HelpAll, help="show all options, also those that few runs need")
-        self._given = set()
+        self._given: set[str] = set()
         self._where = ""  # an error lies, other than in the command line
 
     def parse_known_args(self, words=None, namespace=None):
@@ -52,8 +55,25 @@ class Parser(argparse.ArgumentParser):
         words = [*self._words_of_file(words), *words]
         self._given = set()
         namespace, rest = super().parse_known_args(words, namespace)
+        self._check_outputs(namespace)
         namespace.given, namespace.command = frozenset(self._given), " ".join([self.prog, *map(shlex.quote, words)])
         return namespace, rest
+
+    def _check_outputs(self, namespace) -> None:
+        """What is written must be no input, no second output, no file of a run and no pipe, whichever command it is."""
+        given = {action: _texts(getattr(namespace, action.dest, None)) for action in self._actions}
+        kinds = {action: action.type for action in given if isinstance(action.type, outputs.Output)}
+        written = {action: given[action][0] for action in kinds if given[action]}
+        read = [text for action, texts in given.items() for text in texts if action not in written]
+        folders = [text for action, texts in given.items() for text in texts if action.dest in READ_WHOLE]
+        taken: set[str] = set()
+        for action, path in written.items():
+            try:
+                for place in kinds[action].all_of(path):
+                    outputs.check(place, read, folders, taken)
+                    taken.add(os.path.realpath(place))
+            except ValueError as error:
+                self.error(f"argument {'/'.join(action.option_strings)}: {error}")
 
     def rename(self, old: str, action: argparse.Action) -> None:
         """Takes the name that an option had before 0.2 too, for one version; the help shows the new one."""
@@ -111,6 +131,11 @@ class Parser(argparse.ArgumentParser):
         sys.exit(fail(f"{self._where}{message}"))
 
 
+def _texts(value) -> list:
+    """The words or paths in an option's value."""
+    return [part for part in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(part, (str, Path))]
+
+
 @contextlib.contextmanager
 def _without_help(actions: list[argparse.Action]):
     """Inside it, help leaves these options out."""
@@ -140,7 +165,7 @@ def bad_input():
     team().passed()
 
 
-def fail(message: object) -> int:
+def fail(message: BaseException | str) -> int:
     """Prints one line for the person at the shell and returns the exit code of bad input."""
     crew = team()
     who = "" if crew.leads else f"rank {crew.rank}: "

@@ -70,7 +70,8 @@ def running_of(options: dict) -> settings.Running:
     device = devices.resolve_device(options["device"] or devices.local_gpu(os.environ))
     batch_size = options.get("batch_size") or 32
     in_flight = batching.width(options.get("images_in_flight"), device, batch_size)
-    share = {"worker_idx": worker_idx, "n_workers": n_workers}
+    results = str(options["results"]) if options.get("results") else None
+    share = {"worker_idx": worker_idx, "n_workers": n_workers, "results": results}
     return settings.pick(settings.Running, options, device=device, batch_size=batch_size, images_in_flight=in_flight, **share)
 
 

@@ -1,11 +1,11 @@
 """Data sets by name: `open_dataset` opens one, `DATASETS` is the table."""
 
+from diffusion.datasets.images import ImageData
 from diffusion.datasets.registry import (
     DATASETS,
     MORE,
     OF_IMAGENET,
     DatasetSpec,
-    ImageData,
     class_names,
     clip_templates,
     labels_of_classes,

@@ -2,12 +2,27 @@
 
 import contextlib
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from diffusion.datasets.pictures import fit
 from diffusion.utils.files import one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Transform = Callable[["Image"], Any]  # to float32 [3,H,W] in [-1,1] for a network; what it gives is its user's matter
+
+
+class RawImages(Protocol):
+    """A map-style dataset of (PIL image, label), without a transform; of its labels and class names see `ImageData`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...  # (Image, int); libraries do not say
 
 
 class ImageData:
@@ -19,8 +34,8 @@ class ImageData:
 
     missing: str | None = None  # what is said of files that are not there, as of `Expected`
 
-    def __init__(self, raw, transform, classes: list[str]):
-        self.raw = raw
+    def __init__(self, raw: RawImages, transform: Transform | None, classes: list[str]):
+        self.raw: Any = raw  # with attributes that torchvision's datasets do not agree on
         self.transform = transform
         self.classes = classes
         self.notice: str | None = getattr(raw, "notice", None)
@@ -28,16 +43,16 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         """Raises OSError naming the index, and the file where there is one, for an image that cannot be decoded or is unfit."""
         image, label = self._decode(index)
         return (image if self.transform is None else self.transform(image)), int(label)
 
-    def picture(self, index: int):
+    def picture(self, index: int) -> "Image":
         """The PIL image with 8 bits a channel, without the transform. Raises OSError as an item does."""
         return self._decode(index)[0]
 
-    def _decode(self, index: int):
+    def _decode(self, index: int) -> "tuple[Image, int]":
         try:
             image, label = self.raw[index]
             image.load()  # some datasets hand out a file that is not decoded yet
@@ -80,7 +95,7 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
-def _file_of(raw, index: int) -> str:
+def _file_of(raw: RawImages, index: int) -> str:
     """ " (path)" for datasets that keep a list of files, else nothing."""
     for name in ("samples", "_image_files", "_images"):
         files = getattr(raw, name, None)

@@ -33,7 +33,8 @@ def load_images(dataset, indices, workers: int):
     from torch.utils.data import DataLoader
 
     ahead = 1 if workers == 1 else None
-    loaded = DataLoader(Indexed(dataset), None, sampler=indices, num_workers=workers, prefetch_factor=ahead,
+    loaded: DataLoader = DataLoader(Indexed(dataset), None,  # type: ignore[arg-type]  # a Dataset but for the class, which is torch's
+                        sampler=indices, num_workers=workers, prefetch_factor=ahead,
                         worker_init_fn=_ignore_signals)  # fmt: skip
     return (image for image in loaded if image is not None)
 

@@ -10,9 +10,14 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Given: TypeAlias = "Image | str | Path | np.ndarray"  # what the Python functions take for a picture
 
 ORIENTATION = 0x112  # the tag
 TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # its values -> PIL's Transpose that sets the picture upright
@@ -110,7 +115,7 @@ def as_seen(image):
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def picture_of(given):
+def picture_of(given: object) -> "Image":
     """The PIL image, `as_seen`, of what the Python functions are given: PIL, a path, an array uint8 [H,W], [H,W,3] or [H,W,4].
 
     Raises ValueError for anything else, OSError for a file that cannot be read.
@@ -149,11 +154,10 @@ def _is_transparent(place: str | Path | Member) -> bool:
 def _opened(place: str | Path | Member) -> Any:
     """The file as a PIL image that is not decoded yet. Raises nearly anything for a broken one."""
     image = _pillow()
-    inside = isinstance(place, Member)
-    if not inside and not Path(place).is_file():  # a pipe would be waited for
+    if not isinstance(place, Member) and not Path(place).is_file():  # a pipe would be waited for
         raise FileNotFoundError("there is no such file")
     try:
-        return image.open(io.BytesIO(read_bytes(place)) if inside else place)
+        return image.open(io.BytesIO(read_bytes(place)) if isinstance(place, Member) else place)
     except image.DecompressionBombError:
         most = 2 * image.MAX_IMAGE_PIXELS // 10**6
         raise ValueError(f"more than {most} million pixels: make it smaller first") from None
@@ -172,7 +176,7 @@ def _pillow() -> Any:
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = TEXT_BYTES
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is refused
     if importlib.util.find_spec("pillow_heif"):
-        import pillow_heif  # type: ignore[import-not-found]
+        import pillow_heif
 
         pillow_heif.register_heif_opener()
     return Image

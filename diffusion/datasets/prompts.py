@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from diffusion.datasets.labels import number_of
@@ -38,15 +37,17 @@ def read_prompts(path: str | Path) -> PromptTable:
         raise ValueError(f"{path}: no prompts, only a header")
     checked = [_check_row(path, number, *(row[name] for name in COLUMNS)) for number, row in rows]
     published = at_hand(path).resolve().parent == PROMPTS.resolve()
-    return PromptTable(*(list(column) for column in zip(*checked, strict=True)), published)
+    prompts, classnames, classidx = (list(column) for column in zip(*checked, strict=True))
+    return PromptTable(prompts, classnames, classidx, published)
 
 
 def _check_row(path: str | Path, number: int, prompt: str, classname: str, index: str) -> tuple[str, str, int]:
     if not prompt.strip():
         raise ValueError(f"{path}: row {number} has an empty prompt")
-    if number_of(index) is None:
+    label = number_of(index)
+    if label is None:
         raise ValueError(f"{path}: row {number} has classidx {index!r}; it must be an integer of at least 0")
-    return prompt, classname, number_of(index)
+    return prompt, classname, label
 
 
 def prompts_from_classes(names: Sequence[str], template: str) -> PromptTable:
@@ -115,5 +116,9 @@ def _lines(path: str | Path, called: str) -> list[str]:
 
 def joined(tables: list[PromptTable]) -> PromptTable:
     """One table with the rows of several, one after the other."""
-    columns = ([t.prompts for t in tables], [t.classnames for t in tables], [t.classidx for t in tables])
-    return PromptTable(*(list(chain.from_iterable(column)) for column in columns), all(t.published for t in tables))
+    return PromptTable(
+        [prompt for t in tables for prompt in t.prompts],
+        [name for t in tables for name in t.classnames],
+        [label for t in tables for label in t.classidx],
+        all(t.published for t in tables),
+    )

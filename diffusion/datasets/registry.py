@@ -6,7 +6,7 @@ Nothing heavy is imported, opened or downloaded before `open_dataset` is called.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.datasets import counts, labels, shipped
-from diffusion.datasets.images import Expected, ImageData
+from diffusion.datasets.images import Expected, ImageData, RawImages, Transform
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
 from diffusion.datasets.readers import imagenet, listed
 from diffusion.datasets.readers.csv import open_csv
@@ -22,10 +22,14 @@ from diffusion.datasets.readers.folders import SPLITS, open_known, open_own
 from diffusion.datasets.readers.hub import open_hub
 from diffusion.datasets.readers.idx import IdxImages, find_idx
 from diffusion.datasets.readers.webdataset import open_shards
+from diffusion.settings import Data
 from diffusion.utils.files import one_line
 from diffusion.utils.paths import PROMPTS
 
 log = logging.getLogger(__name__)
+
+Build = Callable[..., RawImages]  # (root, split, download), and options by name
+Read = Callable[[Path, str], RawImages]  # (root, split)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Recipe:
         With 20 they cost what the paper's Table 7 says: 35 of 51 s on Food, 150 of 1,000 s on ImageNet.
         """
         stages = [(k, samples) for k, samples in zip(self.to_keep, self.n_samples, strict=True) if k < n or k == 1]
-        return Recipe(*map(tuple, zip(*stages, strict=True)), self.loss)
+        return Recipe(tuple(k for k, _ in stages), tuple(samples for _, samples in stages), self.loss)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class DatasetSpec:
     own             of the user's own: --data_dir is the set itself, not a folder of all sets
     """
 
-    build: Callable[..., Any]
+    build: Build
     splits: tuple[str, ...]
     layout: str
     recipe: Recipe | None
@@ -75,7 +79,7 @@ class DatasetSpec:
 # ---------------------------------------------------------------- builders
 
 
-def _torchvision_set(name: str, root: Path, **options):
+def _torchvision_set(name: str, root: Path, **options: Any) -> Any:  # which says no types
     """torchvision's data set. Raises OSError with its complaint, whatever its class."""
     log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
     from torchvision import datasets
@@ -86,26 +90,26 @@ def _torchvision_set(name: str, root: Path, **options):
         raise OSError(one_line(error)) from error
 
 
-def _with_train_flag(name: str):
+def _with_train_flag(name: str) -> Build:
     """torchvision datasets that take train=True or False."""
     return lambda root, split, download: _torchvision_set(name, root, train=split == "train", download=download)
 
 
-def _with_split(name: str):
+def _with_split(name: str) -> Build:
     """torchvision datasets that take split="test" or "train"."""
     return lambda root, split, download: _torchvision_set(name, root, split=split, download=download)
 
 
-def _flowers(root: Path, split: str, download: bool):
-    flowers = _with_split("Flowers102")(root, split, download)
+def _flowers(root: Path, split: str, download: bool) -> RawImages:
+    flowers = _torchvision_set("Flowers102", root, split=split, download=download)
     listed.check_files(flowers._image_files, root / "flowers-102" / "setid.mat")
     return flowers
 
 
-def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
+def _fetched(torchvision: str, read: Read) -> Build:
     """Sets that torchvision only fetches; read(root, split) opens them, and checks what torchvision takes for granted."""
 
-    def build(root: Path, split: str, download: bool):
+    def build(root: Path, split: str, download: bool) -> RawImages:
         if download:
             _torchvision_set(torchvision, root, download=True)
         return read(root, split)
@@ -113,7 +117,7 @@ def _fetched(torchvision: str, read: Callable[[Path, str], Any]):
     return build
 
 
-def _idx(name: str):
+def _idx(name: str) -> Build:
     """MNIST and its kin: {train,t10k}-..."""
     return _fetched(name, lambda root, split: IdxImages(_idx_folder(root, name), "train" if split == "train" else "t10k"))
 
@@ -124,21 +128,21 @@ def _idx_folder(root: Path, name: str) -> Path:
     return root if find_idx(root, "train-labels-idx1-ubyte") and not torchvisions.is_dir() else torchvisions
 
 
-def _listed(name: str, torchvision: str, read: Callable):
+def _listed(name: str, torchvision: str, read: Callable[[Path, str, list[str]], RawImages]) -> Build:
     """Sets with lists of their images: read(root, split, class names)."""
     return _fetched(torchvision, lambda root, split: read(root, split, class_names(name)))
 
 
-def _class_folders(name: str, torchvision: str, place: str, unlabelled=frozenset()):
+def _class_folders(name: str, torchvision: str, place: str, unlabelled: Set[str] = frozenset()) -> Build:
     """Sets of class folders below `place`, all images in one split."""
 
-    def read(root: Path, split: str):
+    def read(root: Path, split: str) -> RawImages:
         return open_known(root / place, {c: i for i, c in enumerate(class_names(name))}, unlabelled=unlabelled)
 
     return _fetched(torchvision, read)
 
 
-def _fashion_mnist(root: Path, split: str, download: bool):
+def _fashion_mnist(root: Path, split: str, download: bool) -> RawImages:
     """The full set where it is, else the shipped part of the test set; the validation images ship."""
     if split == "validation":
         return shipped.Clothes(split)
@@ -149,25 +153,25 @@ def _fashion_mnist(root: Path, split: str, download: bool):
     return shipped.Clothes(split)
 
 
-def _tiny_combos(root: Path, split: str, download: bool):
+def _tiny_combos(root: Path, split: str, download: bool) -> RawImages:
     return shipped.Combos(split)
 
 
-def _tiny_scenes(root: Path, split: str, download: bool):
+def _tiny_scenes(root: Path, split: str, download: bool) -> RawImages:
     return shipped.Scenes(split)
 
 
-def _told(build: Callable) -> Callable:
+def _told(build: Build) -> Build:
     """Says that it begins, as it may list or read many files."""
 
-    def told(root: Path, *args, **options):
+    def told(root: Path, *args: Any, **options: Any) -> RawImages:
         log.info("Reading the images in %s ...", root)
         return build(root, *args, **options)
 
     return told
 
 
-def _own(build, splits, layout, *more) -> DatasetSpec:
+def _own(build: Build, splits: tuple[str, ...], layout: str, *more: str) -> DatasetSpec:
     """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
     return DatasetSpec(_told(lambda root, split, download, **options: build(root, split, **options)), splits, layout, None, None,
                        False, takes=("classes", *more), own=True)  # fmt: skip
@@ -186,11 +190,11 @@ COMBOS = Recipe((20, 5, 1), (5, 20, 50), "l1")
 IMAGENET = Recipe((500, 50, 10, 1), (50, 100, 500, 1000), "l2")
 
 
-def _torchvision(build, layout, recipe, prompts, splits=BOTH) -> DatasetSpec:
+def _torchvision(build: Build, layout: str, recipe: Recipe, prompts: str, splits: tuple[str, ...] = BOTH) -> DatasetSpec:
     return DatasetSpec(build, splits, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
 
 
-def _own_files(build, layout, recipe, prompts) -> DatasetSpec:
+def _own_files(build: Callable[[Path], RawImages], layout: str, recipe: Recipe, prompts: str) -> DatasetSpec:
     """Test sets laid out by hand: one split, no download."""
     return DatasetSpec(_told(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
 
@@ -301,11 +305,11 @@ OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose clas
 def open_dataset(
     name: str,
     split: str,
-    transform: Callable | None,
+    transform: Transform | None,
     root: str | Path,
     *,
     download: bool = False,
-    **more,
+    **more: Any,
 ) -> ImageData:
     """Open one split. `root` holds all datasets; a set of the user's own is what lies there, for "hf" it may be a hub name.
 
@@ -345,12 +349,13 @@ def _check_labels(name: str, data: ImageData) -> str | None:
     return f"images of {len(expected) - len(lacking)} of {len(expected)} classes, none of {named}: all stay candidates"
 
 
-def open_images(data, dry_run: bool = False) -> ImageData:
+def open_images(data: Data, dry_run: bool = False) -> ImageData:
     """The images that settings.Data names, without a transform. Raises as `open_dataset`.
 
     dry_run: nothing is fetched, and of a published set whose files are missing what is known of it is returned, `Expected`.
     """
     more = {name: getattr(data, name) for name in MORE}
+    assert data.data_dir is not None  # as `cli.resolve` gives it
     if not dry_run:
         return open_dataset(data.dataset, data.split, None, data.data_dir, download=data.download, **more)
     _check(data.dataset, data.split, data.download, ())
@@ -367,7 +372,7 @@ def open_images(data, dry_run: bool = False) -> ImageData:
     return found
 
 
-def name_of(data) -> str:
+def name_of(data: Data) -> str:
     """What run folders and results call the set that settings.Data names: one of the user's own by its place too, as in
     `folder_cats` of photos/cats; of a split `folder_cats_test`, of photos/cats/test."""
     spec = DATASETS.get(data.dataset)
@@ -405,8 +410,8 @@ def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, err
     return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"
 
 
-def class_names(name: str, dataset=None) -> list[str]:
-    """Class names in label order. Sets of the user's own need the opened dataset, the others ignore it."""
+def class_names(name: str, dataset: Any = None) -> list[str]:
+    """Class names in label order. Sets of the user's own need the opened dataset, an ImageData or raw; the others ignore it."""
     prompts = DATASETS[name].prompts
     if prompts is None:
         return list(dataset.classes)
@@ -431,8 +436,8 @@ def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
 
 def recipe_for(name: str, n_prompts: int) -> Recipe:
     """The dataset's recipe; for a set without one the paper's stages for few or for many classes."""
-    if DATASETS[name].recipe:
-        return DATASETS[name].recipe
+    if recipe := DATASETS[name].recipe:
+        return recipe
     return LONG if n_prompts > 40 else Recipe((min(5, n_prompts), 1), SHORT.n_samples, SHORT.loss)
 
 
@@ -448,11 +453,11 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
         table = read_prompts(PROMPTS / shipped)  # which has the rows that matter: 200 of 1000 for ImageNet-A
         names = _names_in_prompt(shipped.removesuffix("_prompts.csv"), table)
         return PromptTable(prompts_from_classes(names, template).prompts, table.classnames, table.classidx, table.published)
-    if not (prompt_path or shipped):
+    path = prompt_path or (shipped and PROMPTS / shipped)
+    if not path:
         names, notice = _spoken(name, dataset.classes, template)
         table = prompts_from_classes(names, template or DATASETS[name].template)
         return replace(table, notice=notice)
-    path = prompt_path or PROMPTS / shipped
     table = read_prompts(path)
     unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))
     if unknown:

@@ -69,6 +69,11 @@ SEEN = [pair for pair in PAIRS if pair not in HELD_OUT]
 SCENES = [(*items, relation) for relation in ("to the left of", "above") for items in permutations(SEEN, 2)]
 
 
+def _named(colour: str, noun: str) -> Item:
+    """An item of which only the phrase is asked."""
+    return Item(np.empty(0), noun, colour)
+
+
 class Scenes:
     """200 pictures of two coloured items in a stated relation, each with as many candidate captions as the split says.
 
@@ -84,7 +89,7 @@ class Scenes:
 
     def __init__(self, split: str, seed: int = 0):
         self.clothes, self.size = Clothes("test"), int(split)
-        self.classes = [pair_caption(*(Item(None, noun, colour) for colour, noun in scene[:2]), scene[2]) for scene in SCENES]
+        self.classes = [pair_caption(_named(*first), _named(*second), relation) for first, second, relation in SCENES]
         rng = np.random.default_rng(seed)
         self.targets = rng.choice(len(SCENES), self.N, replace=False)
         self.numbers, self.seeds = self._deal(rng), rng.integers(2**32, size=self.N)

@@ -145,9 +145,10 @@ def _read_line(path: Path, number: int, line: bytes) -> Example:
     except ValueError as error:  # a decoding error is one too
         raise ValueError(f"{where} is not JSON ({one_line(error)})") from None
     _check_fields(where, fields)
-    images = tuple(_find_image(path.parent / "images", fields[f"image_{k}"], where) for k in (0, 1))
+    first, second = (_find_image(path.parent / "images", fields[f"image_{k}"], where) for k in (0, 1))
+    captions = fields["caption_0"], fields["caption_1"]
     tag, secondary_tag = (str(fields.get(name) or "") for name in ("tag", "secondary_tag"))
-    return Example(fields["id"], (fields["caption_0"], fields["caption_1"]), images, tag, secondary_tag, fields["collapsed_tag"])
+    return Example(fields["id"], captions, (first, second), tag, secondary_tag, fields["collapsed_tag"])
 
 
 def _check_fields(where: str, fields) -> None:
@@ -266,8 +267,10 @@ def _write_archive(lines: Path, archives: list[Path], folder: Path) -> None:
     """Wherever in the archives the images lie, they end up in one folder."""
     for archive in archives:
         # zip's unpacking leaves out members with unsafe names; tar's has to be told
-        options = {} if archive.suffix == ".zip" else {"filter": "data"}
-        shutil.unpack_archive(archive, folder / "unpacked", **options)
+        if archive.suffix == ".zip":
+            shutil.unpack_archive(archive, folder / "unpacked")
+        else:
+            shutil.unpack_archive(archive, folder / "unpacked", filter="data")
     for path in sorted((folder / "unpacked").rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("._"):  # which macOS adds
             path.replace(folder / "images" / path.name)

@@ -3,13 +3,30 @@
 What goes into a call follows from the order of the images and from what they request, and from nothing else.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from diffusion.kernel.blocks import Batch, C, Cell, Predictor
+    from diffusion.kernel.scores import Score
+
+Key = TypeVar("Key")
+Found = TypeVar("Found")  # what a classification returns
+Classification = Generator["Cells", "Tensor", Found]  # yields Cells and is sent their errors [R,S,...]
+Evaluate = Callable[[list["Cells"]], Sequence["Tensor"]]  # cells of several images -> their errors, one piece [n,...] each
+
+
+@overload
+def width(requested: int | str | None, device: str, batch_size: int) -> int | None: ...
+@overload
+def width(requested: int | str | None, device: str, batch_size: int | str) -> int | str | None: ...
 def width(requested: int | str | None, device: str, batch_size: int | str) -> int | str | None:
     """How many images are in flight where --images_in_flight asks for so many, None: where the command has no such option.
 
@@ -17,11 +34,11 @@ def width(requested: int | str | None, device: str, batch_size: int | str) -> in
     one pair or more, and of one image a part may be evaluated already, so that these fill a call. It stays "auto" while the
     batch size is that.
     """
-    if requested != "auto":
+    if not isinstance(requested, str):
         return requested
     if not device.startswith("cuda"):
         return 1
-    return "auto" if batch_size == "auto" else batch_size // 2 + 1
+    return "auto" if isinstance(batch_size, str) else batch_size // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -33,12 +50,12 @@ class Cells:
     unconditional: pair -> prediction under the empty condition, of a pair that calls cut; all parts share it
     """
 
-    x0: Any
+    x0: Tensor
     rows: Sequence[int]
-    t: Any
-    noise: Callable
+    t: Tensor
+    noise: Callable[[slice], Tensor]
     which: range
-    unconditional: dict = field(default_factory=dict)
+    unconditional: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.which)
@@ -48,10 +65,10 @@ class Cells:
         """The pair and the row of every cell."""
         return np.divmod(np.array(self.which), len(self.rows))
 
-    def part(self, start: int, stop: int) -> "Cells":
+    def part(self, start: int, stop: int) -> Cells:
         return replace(self, which=self.which[start:stop])
 
-    def table(self, pieces: Sequence) -> Any:
+    def table(self, pieces: Sequence[Tensor]) -> Tensor:
         """Errors of all cells in order, in pieces of [n,...], as [R,S,...]."""
         import torch
 
@@ -59,13 +76,13 @@ class Cells:
 
 
 def cell_errors(
-    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_latents
+    denoiser: Predictor[C],
     requested: Sequence[Cells],  # of one image each
-    conditions,  # Conditions of all candidates, of which only rows are taken
-    score_of,  # callable(x0 [B,C,h,w]) -> a score for `kernel.errors`, of cells that have these clean latents
-    batch,  # kernel.Batch: evaluations per call of the network
-    guidance=0.0,  # as in `kernel.errors`
-) -> list:
+    conditions: C,  # Conditions of all candidates, of which only rows are taken
+    score_of: Callable[[Tensor], Score],  # x0 [B,C,h,w] -> the score of cells that have these clean latents
+    batch: Batch,
+    guidance: float = 0.0,  # as in `kernel.errors`
+) -> list[Tensor]:
     """Errors of cells of several images, which share calls of the network: float32 [n,...] for each, on the CPU.
 
     A call takes the next cells, whosever they are, and computes once what those of one pair share. Noising, errors and
@@ -76,7 +93,8 @@ def cell_errors(
 
     from diffusion.kernel import blocks
 
-    n, errors = [len(part) for part in requested], None
+    n = [len(part) for part in requested]
+    errors: Tensor | None = None  # made when a score has said its shape
     calls = blocks.Calls(1, sum(n), batch)
     for _, which in calls:
         with calls.attempt(), torch.inference_mode():
@@ -89,6 +107,7 @@ def cell_errors(
             new = score_of(x0[latent])(target[latent], output, x_t[latent], t[latent])
             errors = new.new_empty(sum(n), *new.shape[1:]) if errors is None else errors
             errors[which] = new
+    assert errors is not None  # there is a call
     return list(errors.cpu().split(n))
 
 
@@ -101,7 +120,7 @@ def _parts(requested: Sequence[Cells], which: slice) -> Iterator[Cells]:
         start += len(part)
 
 
-def _by_pair(parts: Sequence[Cells]) -> Iterator[tuple[dict, int, int]]:
+def _by_pair(parts: Sequence[Cells]) -> Iterator[Cell]:
     """The cells of a call as `kernel.guided` takes them. Forgets pairs that earlier calls ended, but not the pair that is cut,
     nor any of this call, which may be done again."""
     for part in parts:
@@ -111,43 +130,52 @@ def _by_pair(parts: Sequence[Cells]) -> Iterator[tuple[dict, int, int]]:
         yield from ((part.unconditional, int(pair), int(row)) for pair, row in zip(pairs, rows, strict=True))
 
 
-def _joined(parts: Sequence[Cells]):
+def _joined(parts: Sequence[Cells]) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int]]:
     """A call's B cells on P pairs: x0 [P,C,h,w], t [P], noise [P,C,h,w], the pair of every cell [B] and its row, a list."""
     import torch
 
-    x0, t, noise, pairs, rows = [], [], [], [], []
+    x0: list[Tensor] = []
+    t: list[Tensor] = []
+    noise: list[Tensor] = []
+    pairs: list[np.ndarray] = []
+    rows: list[int] = []
     for part in parts:
         pair, row = part.place
         seen = slice(int(pair[0]), int(pair[-1]) + 1)
-        pairs.append(pair - pair[0] + sum(map(len, t)))
+        pairs.append(pair - pair[0] + sum(len(own) for own in t))
         rows += [part.rows[r] for r in row]
         t.append(part.t[seen])
         noise.append(part.noise(seen))
         x0.append(part.x0.expand(len(t[-1]), *part.x0.shape))
-    device, pair = parts[0].x0.device, torch.from_numpy(np.concatenate(pairs))
-    noise = torch.cat(noise).to(device, torch.float32)
-    return torch.cat(x0), torch.cat(t).to(device), noise, pair.to(device), rows
+    device, latent = parts[0].x0.device, torch.from_numpy(np.concatenate(pairs))
+    return torch.cat(x0), torch.cat(t).to(device), torch.cat(noise).to(device, torch.float32), latent.to(device), rows
 
 
 # ---------------------------------------------------------------- images in flight
 
 
-class InFlight:
-    """An image in work: its classification, a generator that yields Cells and is sent their errors [R,S,...]; the cells it waits
-    for, and the pieces in which they were evaluated so far."""
+class InFlight(Generic[Key, Found]):
+    """An image in work: its classification, the cells it waits for, and the pieces in which they were evaluated so far."""
 
-    def __init__(self, key, classification: Generator):
+    cells: Cells  # from the first request on
+    result: Found  # once it has ended without a problem
+    problem: Exception | None = None
+
+    def __init__(self, key: Key, classification: Classification[Found]):
         self.key, self.classification = key, classification
-        self.cells, self.pieces, self.done = None, [], 0
-        self.problem = self.result = None
+        self.pieces: list[Tensor] = []
+        self.done = 0
 
     def advance(self) -> bool:
         """Sends the errors of its cells: whether it requests others. Else it has ended, with a result or a problem."""
         from diffusion.kernel import blocks
 
         try:
-            errors = self.cells and blocks.checked(self.cells.table(self.pieces))
-            self.cells, self.pieces, self.done = self.classification.send(errors), [], 0
+            if self.pieces:
+                self.cells = self.classification.send(blocks.checked(self.cells.table(self.pieces)))
+            else:
+                self.cells = next(self.classification)
+            self.pieces, self.done = [], 0
             return True
         except StopIteration as end:
             self.result = end.value
@@ -165,29 +193,31 @@ class InFlight:
         start, self.done = self.done, min(self.done + most, len(self.cells))
         return self.cells.part(start, self.done)
 
-    def end(self) -> Any:
+    def end(self) -> Found:
         """What the classification returned. Raises what it raised."""
         if self.problem:
             raise self.problem
         return self.result
 
 
-def together(classifications: Iterable[tuple[Any, Generator]], n: int, size: Callable[[], int], evaluate: Callable) -> Iterator:
+def together(
+    classifications: Iterable[tuple[Key, Classification[Found]]], n: int, size: Callable[[], int], evaluate: Evaluate
+) -> Iterator[tuple[Key, Callable[[], Found]]]:
     """Runs classifications, n at once, and yields (key, end) as they end: end() is what one returned, or raises what it raised.
 
-    classifications: (key, generator as in InFlight), begun when there is room. size() is how many cells a call of the network
-    has at most; evaluate(parts) -> their errors, one piece each, is given full calls, those first that have waited longest, and
-    less only where all that is requested is less.
+    classifications: begun when there is room. size() is how many cells a call of the network has at most; evaluate(parts) ->
+    their errors, one piece each, is given full calls, those first that have waited longest, and less only where all that is
+    requested is less.
     """
-    waiting: list[InFlight] = []  # in the order of their requests
-    going: list[InFlight] = []
+    waiting: list[InFlight[Key, Found]] = []  # in the order of their requests
+    going: list[InFlight[Key, Found]] = []
     classifications = iter(classifications)
     while True:
         while len(waiting) + len(going) < n and (begun := next(classifications, None)):
             going.append(InFlight(*begun))
         if not waiting + going:
             return
-        ended = []
+        ended: list[InFlight[Key, Found]] = []
         for image in going:
             (waiting if image.advance() else ended).append(image)
         going = []
@@ -198,7 +228,7 @@ def together(classifications: Iterable[tuple[Any, Generator]], n: int, size: Cal
             waiting = [image for image in waiting if image.left]
 
 
-def _evaluate_next(waiting: list[InFlight], size: int, evaluate: Callable) -> None:
+def _evaluate_next(waiting: list[InFlight[Key, Found]], size: int, evaluate: Evaluate) -> None:
     """Evaluates what fills calls."""
     requested = sum(image.left for image in waiting)
     room, parts = requested // size * size or requested, []

@@ -2,12 +2,50 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
+
+from diffusion.kernel.scores import Score
+
+Cell = tuple[dict[int, Tensor], int, int]  # (predictions under the empty condition by pair, pair, row) of an evaluation
+Block = tuple[slice, slice]  # rows, pairs
+C = TypeVar("C", bound="Rows")
+C_taken = TypeVar("C_taken", contravariant=True)
+
+
+class Law(Protocol):
+    """What the kernel calls of models.denoiser.Levels."""
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
+
+    def target(self, space: str, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor: ...
+
+
+class Rows(Protocol):
+    """What the kernel takes of models.denoiser.Conditions."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self: C, rows: slice | Sequence[int], /) -> C: ...
+
+
+class Predictor(Protocol[C_taken]):
+    """What the kernel needs of a models.denoiser.Denoiser, whatever conditions it takes."""
+
+    @property
+    def levels(self) -> Law: ...
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def predict_latents(self) -> Callable[[Tensor, Tensor, C_taken, Tensor | None], Tensor]: ...
 
 
 @dataclass
@@ -27,15 +65,15 @@ class Batch:
 
 @torch.inference_mode()
 def errors(
-    denoiser,  # models.denoiser.Denoiser: its levels, its space, and predict_latents
-    x0,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; every candidate is tried on all M images
-    conditions,  # Conditions of K candidates, of which only rows are taken
-    t,  # [S] int64  levels, 0 .. T-1
-    noise,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate and image
-    score,  # callable(target, output, x_t, t), all float32 but t -> [B] or [B,...] float32
-    batch,  # Batch: evaluations per call of the network
-    guidance=0.0,  # W of `guided`; where it is not 0, the first condition is the empty one
-):
+    denoiser: Predictor[C],
+    x0: Tensor,  # [C,h,w] or [M,C,h,w]  clean latents, already scaled; every candidate is tried on all M images
+    conditions: C,  # Conditions of K candidates, of which only rows are taken
+    t: Tensor,  # [S] int64  levels, 0 .. T-1
+    noise: Tensor,  # [S,C,h,w]  standard normal; row s belongs to t[s], the SAME for every candidate and image
+    score: Score,
+    batch: Batch,
+    guidance: float = 0.0,  # W of `guided`; where it is not 0, the first condition is the empty one
+) -> Tensor:
     """Errors of every candidate on every (timestep, noise) pair: float32 on the CPU, [K,S,...], or [K,M,S,...] (paper, eq. 5).
 
     A call of the network is a block of candidates and pairs, so that a denoiser can compute once what they share. Noising and
@@ -50,8 +88,9 @@ def errors(
     x_t = denoiser.levels.add_noise(clean, noise, t)  # [M,S,C,h,w]
     target = denoiser.levels.target(denoiser.space, clean, noise, t).expand_as(x_t).flatten(0, 1)
     n_images, x_t, t = len(x_t), x_t.flatten(0, 1), t.repeat(len(x_t))  # of M images one is no other than more pairs
-    unconditional = {}  # pair -> prediction under the empty condition, whose blocks come first
-    calls, values = Calls(len(conditions), len(t), batch), None
+    unconditional: dict[int, Tensor] = {}  # pair -> prediction under the empty condition, whose blocks come first
+    calls = Calls(len(conditions), len(t), batch)
+    values: Tensor | None = None  # made when a score has said its shape
     for rows, pairs in calls:
         with calls.attempt():
             output = denoiser.predict_latents(x_t[pairs], t[pairs], conditions[rows], None).float()  # [R*P,C,h,w]
@@ -62,6 +101,7 @@ def errors(
             new = score(target[pairs].repeat(n, 1, 1, 1), output, x_t[pairs].repeat(n, 1, 1, 1), t[pairs].repeat(n))
             values = new.new_empty(len(conditions), len(t), *new.shape[1:]) if values is None else values
             values[rows, pairs] = new.unflatten(0, (n, -1))
+    assert values is not None  # there is a call
     values = checked(values)
     return (values if x0.dim() == 3 else values.unflatten(1, (n_images, -1))).cpu()
 
@@ -75,7 +115,7 @@ class Calls:
     def __init__(self, n_rows: int, n_pairs: int, batch: Batch):
         self.todo, self.batch = deque(blocks(n_rows, n_pairs, batch.size)), batch
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+    def __iter__(self) -> Iterator[Block]:
         while self.todo:
             self.block = self.todo.popleft()
             if cells(*self.block) > self.batch.size:
@@ -93,14 +133,14 @@ class Calls:
             self.todo.appendleft(self.block)
 
 
-def checked(values):
+def checked(values: Tensor) -> Tensor:
     """The errors themselves. Raises FloatingPointError when one is not finite: no candidate may win by being NaN."""
     if not values.isfinite().all():
         raise FloatingPointError(f"{int((~values.isfinite()).sum())} of {values.numel()} errors are not finite")
     return values
 
 
-def guided(output, cells: Iterable[tuple[dict, int, int]], weight: float, channels: int):
+def guided(output: Tensor, cells: Iterable[Cell], weight: float, channels: int) -> Tensor:
     """(1 + W) output - W empty [B,C or more,h,w] in the first `channels` (figure 8); a predicted variance stays as it is.
 
     cells: (unconditional, pair, row) of each of the B evaluations; row 0 is the empty condition, whose predictions are kept in
@@ -119,17 +159,17 @@ def guided(output, cells: Iterable[tuple[dict, int, int]], weight: float, channe
 
 
 @lru_cache
-def blocks(n_rows: int, n_pairs: int, size: int) -> list[tuple[slice, slice]]:
+def blocks(n_rows: int, n_pairs: int, size: int) -> list[Block]:
     """Rectangles (rows, pairs) of at most `size` cells that cover n_rows x n_pairs, as few as any height gives, and then as
     high as can be: rows share what depends on the pair alone."""
 
-    def cut(height):
+    def cut(height: int) -> list[Block]:
         return [part for rows in even(n_rows, height) for part in _cut_pairs(rows, n_pairs, size)]
 
     return min((cut(height) for height in range(min(n_rows, size), 0, -1)), key=len)
 
 
-def _cut_pairs(rows: slice, n_pairs: int, size: int) -> list[tuple[slice, slice]]:
+def _cut_pairs(rows: slice, n_pairs: int, size: int) -> list[Block]:
     return [(rows, pairs) for pairs in even(n_pairs, size // (rows.stop - rows.start))]
 
 
@@ -143,7 +183,7 @@ def cells(rows: slice, pairs: slice) -> int:
     return (rows.stop - rows.start) * (pairs.stop - pairs.start)
 
 
-def halves(rows: slice, pairs: slice) -> list[tuple[slice, slice]]:
+def halves(rows: slice, pairs: slice) -> list[Block]:
     """A block as two, along its pairs if it has several."""
     if pairs.stop - pairs.start > 1:
         middle = (pairs.start + pairs.stop) // 2

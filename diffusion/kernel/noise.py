@@ -4,6 +4,8 @@ A source is called with an image's index, its Plan, the latents' shape [C,h,w] a
 noise [n,C,h,w]; `identity()` tells two sources apart in a record's config. torch is imported when noise is drawn or read.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import shlex
@@ -11,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -19,7 +21,18 @@ from diffusion.settings import NoiseKind
 from diffusion.strategy.schedule import Plan
 from diffusion.utils.files import fingerprint
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ALL = slice(None)  # pairs
+
+
+class NoiseSource(Protocol):
+    """What every source is."""
+
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL, /) -> Tensor: ...
+
+    def identity(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Seeded:
     seed: int
     index: int | None = None
 
-    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL) -> Tensor:
         import torch
 
         draw, index = (seeded_row, index) if self.index is None else (_kept_row, self.index)
@@ -50,7 +63,7 @@ class SeededInOrder:
     seed: int
     index: int | None = None
 
-    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL) -> Tensor:
         entropy = [self.seed, index if self.index is None else self.index]
         return _drawn(entropy, (len(plan.t), *latent_shape))[pairs]
 
@@ -62,9 +75,9 @@ class SeededInOrder:
 class Bank:
     """Noise [S,C,h,w] that all images share, row s for pair s as published."""
 
-    noise: Any
+    noise: Tensor
 
-    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL) -> Tensor:
         """Raises ValueError for another shape than the bank's."""
         shape = (len(plan.t), *latent_shape)
         if shape != tuple(self.noise.shape):
@@ -83,11 +96,11 @@ class Shaped:
     clipped: what lies outside is put on the border; expected_norm: a row [C,h,w] is scaled to the mean norm of such rows
     """
 
-    source: Any
+    source: NoiseSource
     kind: NoiseKind
 
-    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL):
-        noise, bound = self.source(index, plan, latent_shape, pairs), self.kind.bound
+    def __call__(self, index: int, plan: Plan, latent_shape: tuple[int, ...], pairs: slice = ALL) -> Tensor:
+        noise, bound = self.source(index, plan, latent_shape, pairs), self.kind.bound or math.inf  # of two kinds alone
         if self.kind.name == "zero":
             return noise.new_zeros(noise.shape)
         if self.kind.name == "truncated":
@@ -99,12 +112,12 @@ class Shaped:
         return self.source.identity()
 
 
-def shaped(source, kind: NoiseKind):
+def shaped(source: NoiseSource, kind: NoiseKind) -> NoiseSource:
     """The source itself where its noise is to stay normal."""
     return source if kind.name == "normal" else Shaped(source, kind)
 
 
-def truncated(noise, bound: float):
+def truncated(noise: Tensor, bound: float) -> Tensor:
     """Standard normal numbers as ones of that distribution on [-bound, bound], each at its quantile; float32."""
     import torch
 
@@ -113,7 +126,7 @@ def truncated(noise, bound: float):
     return torch.special.ndtri(quantile).clamp(-bound, bound).float()
 
 
-def of_expected_norm(noise):
+def of_expected_norm(noise: Tensor) -> Tensor:
     """Rows [n,C,h,w] with the norm sqrt(2) gamma((d + 1) / 2) / gamma(d / 2), the mean of the chi distribution of d = C h w."""
     import torch
 
@@ -123,13 +136,14 @@ def of_expected_norm(noise):
     return (noise.double() * (expected / norm)).float()
 
 
-def continued(source, made_with: str | None):
+def continued(source: NoiseSource, made_with: str | None) -> NoiseSource:
     """The source for a folder whose records were made with noise of this identity; None: it has none yet."""
-    in_order = isinstance(source, Seeded) and made_with == SeededInOrder.NAME
-    return SeededInOrder(source.seed, source.index) if in_order else source
+    if isinstance(source, Seeded) and made_with == SeededInOrder.NAME:
+        return SeededInOrder(source.seed, source.index)
+    return source
 
 
-def seeded_row(seed: int, index: int, t: int, trial: int, latent_shape: tuple[int, ...]):
+def seeded_row(seed: int, index: int, t: int, trial: int, latent_shape: tuple[int, ...]) -> Tensor:
     """Standard normal float32 [C,h,w], a function of these numbers alone."""
     return _drawn([seed, index, t, trial], latent_shape)
 
@@ -137,7 +151,7 @@ def seeded_row(seed: int, index: int, t: int, trial: int, latent_shape: tuple[in
 _kept_row = lru_cache(maxsize=None)(seeded_row)  # of noise that all images share: as many rows as a plan has pairs
 
 
-def _drawn(entropy: list[int], shape: tuple[int, ...]):
+def _drawn(entropy: list[int], shape: tuple[int, ...]) -> Tensor:
     """Drawn on the CPU, whatever device runs."""
     import torch
 
@@ -145,7 +159,9 @@ def _drawn(entropy: list[int], shape: tuple[int, ...]):
     return torch.randn(shape, generator=torch.Generator().manual_seed(int(state)))
 
 
-def grid_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int, rows_by_position: int | None):
+def grid_noise(
+    seed: int, path: str | None, n: int, latent_shape: tuple[int, ...], img_size: int, rows_by_position: int | None
+) -> NoiseSource:
     """The source of a grid of n pairs, the same for every image: a file's rows, row i for pair i, or seeded ones.
 
     rows_by_position: None, or a batch size: pair i of a file takes the row of its position in its batch, as the published code
@@ -157,12 +173,12 @@ def grid_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int,
     return Bank(read_noise(path, int(rows.max()) + 1, latent_shape, img_size)[rows])
 
 
-def image_noise(seed: int, path: str | None, n: int, latent_shape, img_size: int):
+def image_noise(seed: int, path: str | None, n: int, latent_shape: tuple[int, ...], img_size: int) -> NoiseSource:
     """The source of a classification: every image's own seeded noise, or the first n rows of a file. Raises ValueError so too."""
     return Bank(read_noise(path, n, latent_shape, img_size)) if path else Seeded(seed)
 
 
-def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_size: int):
+def read_noise(path: str, rows: int, latent_shape: tuple[int, ...], img_size: int) -> Tensor:
     """The first `rows` rows of a file written by scripts/save_noise.py, float32 [rows,C,h,w].
 
     Raises ValueError when the file is missing, unreadable, of another kind or shape, too short, or does not hold standard normal
@@ -191,7 +207,7 @@ def read_noise(path: str, rows: int, latent_shape: tuple[int, int, int], img_siz
     return noise
 
 
-def _kind_problem(noise) -> str | None:
+def _kind_problem(noise: object) -> str | None:
     """What a file holds that is no dense tensor of floating numbers on the CPU."""
     import torch
 
@@ -203,13 +219,13 @@ def _kind_problem(noise) -> str | None:
     return None
 
 
-def _shape_problem(noise, rows: int, latent_shape) -> str | None:
+def _shape_problem(noise: Tensor, rows: int, latent_shape: tuple[int, ...]) -> str | None:
     if noise.shape[1:] == latent_shape and len(noise) >= rows:
         return None
     return f"{list(noise.shape)}, needed is [{rows} or more, {', '.join(map(str, latent_shape))}]"
 
 
-def _value_problem(noise) -> str | None:
+def _value_problem(noise: Tensor) -> str | None:
     """What float32 noise [S,C,h,w] has that standard normal noise does not. The bounds are wide: a law of another scale is meant,
     and not chance."""
     import torch

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from diffusion.strategy.fits import Fitted
+from diffusion.strategy.fits import MOST, Fitted
 
 # ---------------------------------------------------------------- from errors to probabilities
 
@@ -33,8 +33,8 @@ class Fit(Fitted):
 
     def check_content(self) -> None:
         super().check_content()
-        if not (_is_number(self.temperature) and self.temperature > 0):
-            raise ValueError(f"a temperature of {self.temperature!r} is not above 0")
+        if not (_is_number(self.temperature) and self.temperature >= 1 / MOST):
+            raise ValueError(f"a temperature of {self.temperature!r} is not above 0, or too small to divide by")
         if not (_is_number(self.weight) and 0 <= self.weight <= 1):
             raise ValueError(f"a weight of {self.weight!r} is not in 0..1")
         if type(self.n) is not int or self.n < 1:

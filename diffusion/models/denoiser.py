@@ -26,12 +26,14 @@ class Levels:
         signal, sigma: float32 [T] on the device.
         times: [T], what the network is fed at each level; None: the index itself.
         flow: whether velocity is noise - x0 (Lipman et al. 2023), not signal noise - sigma x0 (Salimans and Ho 2022, appendix D).
+        sign: -1 where the network gives its prediction's negative, as one whose time runs from noise to image, else 1.
     """
 
     signal: Tensor
     sigma: Tensor
     times: Tensor | None = None
     flow: bool = False
+    sign: int = 1
 
     def __len__(self) -> int:
         return len(self.signal)
@@ -44,6 +46,10 @@ class Levels:
     def time(self, t: Tensor) -> Tensor:
         """What the network is fed at levels t [B]: [B]."""
         return t if self.times is None else self.times[t]
+
+    def predicted(self, output: Tensor) -> Tensor:
+        """The prediction of a network that gives this output: [B,C,h,w]."""
+        return output if self.sign == 1 else self.sign * output
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noised latents x_t.
@@ -129,10 +135,11 @@ def ddpm(alphas_cumprod: Tensor) -> Levels:
     return Levels(abar.sqrt(), (1 - abar).sqrt())
 
 
-def flow(s: Tensor, scale: float) -> Levels:
-    """The levels of a rectified flow at times s [T] in (0, 1], noise at 1; the network is fed scale * s."""
+def flow(s: Tensor, scale: float, to_image: bool = False) -> Levels:
+    """The levels of a rectified flow at times s [T] in (0, 1], noise at 1; the network is fed scale * s, or where its own time
+    runs to the image scale * (1 - s), and then gives x0 - noise."""
     s = s.float()
-    return Levels(1 - s, s, scale * s, flow=True)
+    return Levels(1 - s, s, scale * (1 - s if to_image else s), flow=True, sign=-1 if to_image else 1)
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from diffusion.models.families.base import Pipeline
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
 from diffusion.models.families.pixart import PixArt
+from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.families.sd3 import StableDiffusion3
 from diffusion.models.families.sdxl import StableDiffusionXL
-from diffusion.models.loading import hub
+from diffusion.models.loading import hub, weights
 from diffusion.models.speed import devices
 from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
@@ -107,6 +108,17 @@ SANA_TRANSFORMER = {
     "cross_attention_dim": 2240,
     "caption_channels": 2304,
     "mlp_ratio": 2.5,
+}
+PRX_TRANSFORMER = {
+    "sample_size": 64,
+    "patch_size": 2,
+    "in_channels": 16,
+    "context_in_dim": 2304,
+    "hidden_size": 1792,
+    "mlp_ratio": 3.5,
+    "num_heads": 28,
+    "depth": 16,
+    "axes_dim": [32, 32],
 }
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
@@ -200,14 +212,14 @@ class Published:
     def text_memory(self, dtype: str) -> dict[str, int]:
         """Text encoder -> bytes of its weights, as they are loaded beside a network of this dtype."""
         import torch
-        import transformers
 
         sizes = {}
         for encoder in self.source().encoders:
             name, config = self.texts[encoder.part]
-            cls = getattr(transformers, name)
+            cls: Any = weights.class_named(name)
             with torch.device("meta"):
-                n = sum(p.numel() for p in cls(cls.config_class(**config)).parameters())
+                made = cls.config_class(**config)
+                n = sum(p.numel() for p in cls(getattr(made, "encoder", made)).parameters())
             sizes[encoder.part] = n * devices.torch_dtype(encoder.dtype(dtype)).itemsize
         return sizes
 
@@ -232,6 +244,11 @@ def _flux(guidance: bool, scheduler: dict[str, Any]) -> Published:
 def _pixart(pipeline: str, with_sizes: bool) -> Published:
     network = PIXART_TRANSFORMER | {"use_additional_conditions": with_sizes}
     return Published(PixArt, pipeline, network, 4, 8, DDPM, {"text_encoder": ("T5EncoderModel", T5_XXL)})
+
+
+def _prx(network: Mapping[str, Any], latent_channels: int, downscale: int) -> Published:
+    texts = {"text_encoder": ("T5GemmaEncoder", {"encoder": GEMMA_2B})}
+    return Published(PRX, "PRXPipeline", {**PRX_TRANSFORMER, **network}, latent_channels, downscale, SHIFTED_FLOW, texts)
 
 
 PIPELINES = {  # by the families' VERSIONS
@@ -262,10 +279,14 @@ PIPELINES = {  # by the families' VERSIONS
         {"_class_name": "DPMSolverMultistepScheduler", "flow_shift": 3.0},
         {"text_encoder": ("Gemma2Model", GEMMA_2B)},
     ),
+    "prx-512": _prx({}, 16, 8),
+    "prx-512-dc-ae": _prx({"sample_size": 16, "patch_size": 1, "in_channels": 32}, 32, 32),
 }
 
 
 SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
+SAME_SHAPE |= {name: "prx-512-dc-ae" if "dc-ae" in name else "prx-512" for name in PRX.VERSIONS}
+HALF_SIZE = ("sdxl-turbo", "prx-256", "prx-256-sft")  # of the side of that shape's images
 
 
 def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline | None:
@@ -275,7 +296,7 @@ def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline 
     place = published.family.VERSIONS.get(version) if published else None
     if published is None or place is None or not hub.is_absent(place, f"{published.family.NETWORK}/config.json"):
         return None
-    if version == "sdxl-turbo":
+    if version in HALF_SIZE:
         published = replace(published, network={**published.network, "sample_size": published.network["sample_size"] // 2})
     return replace(published.source(), source=place, options=options)
 
@@ -294,6 +315,8 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "pixart-alpha": 6_510,
     "pixart-sigma": 6_634,
     "sana": 2_967,
+    "prx-512": 1_732,
+    "prx-512-dc-ae": 452,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 
@@ -395,8 +418,13 @@ def network_of(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]]) 
     import diffusers
 
     cls = getattr(diffusers, source.NETWORK_CLASS)
+
+    def build():
+        with hub.quiet():  # of PRX's size, which is not in its network's config
+            return cls.from_config(dict(source.network))
+
     return Bare(
-        build=lambda: cls.from_config(dict(source.network)),
+        build=build,
         latent_shape=source.latent_shape(source.default_size),
         call=source.call,
         conditions=lambda n, device: source.conditions([""] * n, _reader(source, text_configs, n, device), plain=True),
@@ -417,6 +445,7 @@ def _reader(source: Pipeline, text_configs: Mapping[str, Mapping[str, Any]], n: 
 
     def read(part, take):
         config = text_configs[part]
+        config = config.get("encoder", config)  # T5Gemma's is the whole model's
         width = config.get("d_model") or config["hidden_size"]
         length = {e.part: e.length for e in source.encoders}[part] or config["max_position_embeddings"]
         states = random(length, width)

@@ -14,6 +14,7 @@ from diffusion.models.families import custom
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
 from diffusion.models.families.pixart import PixArt
+from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.families.sd3 import StableDiffusion3
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana]
+TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
@@ -71,7 +72,7 @@ def _find_family(version: str, model_path: str | None, options: ModelOptions) ->
 
 def _refuse_network_alone(place: Path) -> None:
     """Raises ValueError for what a training leaves at a checkpoint: a network without the other parts of its pipeline."""
-    parts = [family.NETWORK for family in TEXT_TO_IMAGE]
+    parts = [part for family in TEXT_TO_IMAGE if (part := getattr(family, "NETWORK", None))]  # one's own need not have it
     folder = place.parent if place.name.startswith("diffusion_pytorch_model") else place
     inside = next((part for part in parts if (folder / part / "config.json").is_file()), None)
     part = inside or next((part for part in parts if folder.name.startswith(part) and (folder / "config.json").is_file()), None)

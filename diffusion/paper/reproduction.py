@@ -109,7 +109,8 @@ def accuracy(name: str) -> Callable[[Path], Found]:
 
     def read(folder: Path) -> Found:
         told = results.of_folder(folder)
-        return Found(Estimate(told["metrics"][name], *told["intervals"][name], told["n"]), told["evaluations"])
+        low, high = told["intervals"][name]
+        return Found(Estimate(told["metrics"][name], low, high, told["n"]), told["evaluations"])
 
     return read
 
@@ -153,4 +154,5 @@ def laion_share(path: Path) -> Found:
     """Reads the share in a table that print_laion.py wrote."""
     with open(path, newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["filter"] == ALL_FILTERS)
-    return Found(Estimate(*(float(row[f"share{end}"]) for end in ("", "_low", "_high")), int(row["share_n"])))
+    value, low, high = (float(row[f"share{end}"]) for end in ("", "_low", "_high"))
+    return Found(Estimate(value, low, high, int(row["share_n"])))

@@ -6,7 +6,8 @@ from pathlib import Path
 from diffusion import datasets, settings
 from diffusion.baselines.shortlist import USUAL
 from diffusion.datasets import counts
-from diffusion.datasets.prompts import read_prompts
+from diffusion.datasets.prompts import PromptTable, read_prompts
+from diffusion.datasets.registry import Recipe
 from diffusion.metrics import robustness
 from diffusion.paper import published, reproduction
 from diffusion.paper.reproduction import Row, Target, accuracy
@@ -31,12 +32,25 @@ OF_TABLE_1 = (
 CAPTIONED = "59,000 captioned images"  # what the shipped models learned from
 
 
+def prompts_of(dataset: str) -> PromptTable:
+    """Those that ship."""
+    shipped = datasets.DATASETS[dataset].prompts
+    assert shipped is not None, dataset
+    return read_prompts(paths.PROMPTS / shipped)
+
+
+def recipe_of(dataset: str) -> Recipe:
+    recipe = datasets.DATASETS[dataset].recipe
+    assert recipe is not None, dataset
+    return recipe
+
+
 def n_prompts(dataset: str) -> int:
-    return len(read_prompts(paths.PROMPTS / datasets.DATASETS[dataset].prompts).prompts)
+    return len(prompts_of(dataset).prompts)
 
 
 def n_classes(dataset: str) -> int:
-    return len(set(read_prompts(paths.PROMPTS / datasets.DATASETS[dataset].prompts).classidx))
+    return len(set(prompts_of(dataset).classidx))
 
 
 def metric(dataset: str) -> Callable:
@@ -60,7 +74,7 @@ def words(*some) -> tuple[str, ...]:
 def classifier(dataset: str, number=None, method="diffusion classifier", chosen=None, loss=None, version="2-0", ablation=PLAIN,
                read=None, n=None) -> Row:  # fmt: skip
     """By stages. chosen, loss: others than the data set's recipe; read: else by `metric`; n: fewer images than tables have."""
-    recipe = datasets.DATASETS[dataset].recipe
+    recipe = recipe_of(dataset)
     chosen, loss = chosen or Stages(recipe.to_keep, recipe.n_samples), loss or recipe.loss
     n_images, few = (n, words("--imgs_to_eval", n)) if n else images_of(dataset)
     trials = words("--n_trials", chosen.n_trials) if chosen.n_trials > 1 else ()
@@ -228,7 +242,7 @@ def table7() -> Target:
     rows = []
     for dataset, number in published.TABLE_7.items():
         size = min(USUAL, n_classes(dataset))
-        recipe = datasets.DATASETS[dataset].recipe
+        recipe = recipe_of(dataset)
         recipe = recipe.among(size) if size < n_classes(dataset) else recipe
         chosen, (n, few) = Stages(recipe.to_keep, recipe.n_samples), images_of(dataset)
         model = settings.TextToImage(img_size=512)
@@ -358,7 +372,7 @@ def tiny_features(method: str, ending: str, n: int, *options) -> Row:
 
 def table1_tiny() -> Target:
     n, per_class, few = counts.TEST_IMAGES["fashion_mnist"], 300, 10_000
-    recipe = datasets.DATASETS["fashion_mnist"].recipe
+    recipe = recipe_of("fashion_mnist")
     draw = ("--per_class", per_class, "--network", "resnet18", "--size", 32, "--batch_size", 64, "--epochs", 40)
     rows = (
         tiny_classifier(Stages(recipe.to_keep, recipe.n_samples), "diffusion classifier, stages"),

@@ -52,7 +52,9 @@ def read_picture(path: str | Path) -> Picture:
         raise ValueError(f"this picture cannot be read: {one_line(error)}") from None
     if width * height > MOST_PIXELS:
         raise ValueError(f"{width:,} x {height:,} pixels are too many: make the picture smaller than {MOST_PIXELS:,} in all")
-    return Picture(image, predictions.content_key(str(path)))
+    key = predictions.content_key(str(path))
+    assert key is not None  # it was read above
+    return Picture(image, key)
 
 
 def shipped_pictures() -> list[tuple[str, Picture, list[str]]]:
@@ -115,6 +117,11 @@ class Offer:
     def is_loaded(self) -> bool:
         return "_denoiser" in vars(self)
 
+    @property
+    def img_size(self) -> int:
+        """Pixels a side."""
+        return self.model.img_size or self.source.default_size
+
     def price(self, n: int) -> int:
         """Evaluations of a picture with n labels, at most."""
         chosen = self.strategy(n)
@@ -124,24 +131,25 @@ class Offer:
         """A line to tell the user. Raises ValueError for labels that this model or this strategy cannot take."""
         n, chosen = len(table.prompts), self.strategy(len(table.prompts))
         chosen.check(n, self.source.n_levels)
-        chosen.check_run(self.identity(table), n)
-        size, device = self.model.img_size, self.running.device
+        chosen.check_run(self.identity(table), n, table.classidx)
+        size, device = self.img_size, self.running.device
         models.check_memory(self.source, size, device, self.model.dtype, self.running.batch_size, self.price(n))
         return models.check_prompts(self.source, table.prompts, table.classidx, table.classnames, "labels")
 
     def classifier(self, table: prompts.PromptTable, seed: int) -> classify.Classifier:
         """Raises ValueError or OSError for weights that do not do."""
-        chosen, shape = self.strategy(len(table.prompts)), self.source.latent_shape(self.model.img_size)
+        chosen, shape = self.strategy(len(table.prompts)), self.source.latent_shape(self.img_size)
         price = self.price(len(table.prompts))
         network = loop.start_network(lambda *_: self._denoiser, table.prompts, shape, self.running, self.model.dtype, price)
-        transform, method = transforms.sd_transform(self.model.img_size, self.model.interpolation), Method(chosen, self.loss)
+        transform, method = transforms.sd_transform(self.img_size, self.model.interpolation), Method(chosen, self.loss)
         bank = noise.Seeded(seed)
         return classify.Classifier(network.denoiser, network.conditions, table.classidx, method, bank, network.batch, transform)
 
 
 def with_fit(offers: list[Offer], fit: Fit, template: str, path) -> list[Offer]:
     """The fit belongs to those that it was made with. Raises ValueError where that is none of them."""
-    table, taken, problem = prompts.prompts_from_classes(["a", "b"], template), [], None
+    table, taken = prompts.prompts_from_classes(["a", "b"], template), []
+    problem: ValueError | None = None
     for offer in offers:
         try:
             predictions.check_fit(fit, offer.identity(table), path)
@@ -149,7 +157,7 @@ def with_fit(offers: list[Offer], fit: Fit, template: str, path) -> list[Offer]:
         except ValueError as error:
             problem = error
             taken.append(offer)
-    if all(offer.fit is None for offer in taken):
+    if problem and all(offer.fit is None for offer in taken):
         raise problem
     return taken
 
@@ -190,4 +198,6 @@ class Trial:
         """The image [3,H,W] that the model sees, and the second label's squared error less the first one's [h,w]."""
         first, second = prediction.candidates[:2]
         ours, theirs = self._classifier.error_maps(self.picture.image, [first.row, second.row], self._index).numpy()
-        return self._classifier.transform(self.picture.image), theirs - ours
+        transform = self._classifier.transform
+        assert transform is not None  # as `Offer.classifier` gives one
+        return transform(self.picture.image), theirs - ours

@@ -3,15 +3,18 @@
 A picture's noise is a function of the seed and of a hash of the file's bytes: neither its name nor its place among others counts.
 """
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from diffusion.classify import Result
 from diffusion.datasets.pictures import Member, read_bytes
 from diffusion.metrics.calibration import UNCALIBRATED, Fit
 from diffusion.strategy import STRATEGIES, option_names
-from diffusion.utils.files import fingerprint
+from diffusion.utils.files import fingerprint, one_line
 
 NO_LABEL = -1  # in the record of a picture whose class is not known
 STRATEGY = (
@@ -97,9 +100,29 @@ def as_row(path: str | Member, prediction: Prediction, labels: Sequence[str], ca
     """path, label, its probability, evaluations, and error_<label>, the mean error, of every label, None of one that
     was never tried."""
     errors = {candidate.label: candidate.error for candidate in prediction.candidates}
+    cells = [str(path), prediction.label, prediction.candidates[0].probability, prediction.evaluations]
+    return dict(zip(columns(labels, calibrated), cells + [errors.get(label) for label in labels], strict=True))
+
+
+def columns(labels: Sequence[str], calibrated: bool) -> list[str]:
+    """Names of the cells of `as_row`."""
     name = "probability" if calibrated else "probability_uncalibrated"
-    row = {"path": str(path), "label": prediction.label, name: prediction.candidates[0].probability}
-    return row | {"evaluations": prediction.evaluations} | {f"error_{label}": errors.get(label) for label in labels}
+    return ["path", "label", name, "evaluations", *(f"error_{label}" for label in labels)]
+
+
+def read_rows(path: Path, labels: Sequence[str]) -> tuple[list[str], list[dict]]:
+    """The header and the rows of a table of `as_row`, as they were written. Raises ValueError for another file."""
+    try:
+        header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""), strict=True)
+        if header not in [columns(labels, calibrated) for calibrated in (True, False)]:
+            raise ValueError("other columns")
+        as_written = {"path": str, "label": str, "evaluations": int}
+        convert = [as_written.get(name, lambda cell: float(cell) if cell else None) for name in header]
+        cells = [[to(cell) for to, cell in zip(convert, row, strict=True)] for row in rows]
+    except (ValueError, csv.Error) as error:
+        told = f"{path} is no table of predictions of these labels ({one_line(error)}): name another file with -o"
+        raise ValueError(told) from None
+    return header, [dict(zip(header, row, strict=True)) for row in cells]
 
 
 # ---------------------------------------------------------------- a fit

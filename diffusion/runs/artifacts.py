@@ -42,7 +42,7 @@ class Store(ABC):
         """Those whose file is not there. Each folder is read once, as there may be millions of files."""
         if not self.folder.is_dir():
             return list(keys)
-        names = {}
+        names: dict[Path, set[str]] = {}
         return [key for key in keys if not self._is_there(self.path(key), names)]
 
     def _is_there(self, path: Path, names: dict[Path, set[str]]) -> bool:

@@ -252,7 +252,9 @@ class _Part:
 
     def __init__(self, dataset, share, bar, told, tally: Tally):
         self.dataset, self.share, self.bar, self.told, self.tally = dataset, share, bar, told, tally
-        self.seen, self.failures, self.unwritten = [], {}, None
+        self.seen: list[int] = []
+        self.failures: dict[int, str] = {}
+        self.unwritten: str | None = None
 
     def end(self, index: int, problem: str | None = None) -> None:
         if problem:
@@ -275,7 +277,9 @@ class _Part:
 
 def _whole_run(dataset, share, tally: Tally, ends: list, done: dict) -> Ended:
     """The end of a run from those of its processes: (indices finished, failures, signal, outcomes, not written) each."""
-    seen, failures, signals = set(), {}, []
+    seen: set[int] = set()
+    failures: dict[int, str] = {}
+    signals: list[int] = []
     unwritten = next((problem for *_, problem in ends if problem), None)
     for finished, failed, number, outcomes, _ in ends:
         seen |= set(finished)

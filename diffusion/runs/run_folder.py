@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import types
 import typing
 import uuid
 import warnings
@@ -232,7 +233,14 @@ def _option_types() -> dict:
     """Name -> type or types, of the options that are read back."""
     groups = (settings.Data, settings.Selection, settings.Prompts, settings.TextToImage, settings.ClassConditional,
               settings.GridNoise, settings.Ablation, settings.Shortlist)  # fmt: skip
-    return {name: typing.get_args(hint) or hint for group in groups for name, hint in typing.get_type_hints(group).items()}
+    return {name: _plain_types(hint) for group in groups for name, hint in typing.get_type_hints(group).items()}
+
+
+def _plain_types(hint) -> type | tuple[type, ...]:
+    """What isinstance takes for a hint: `list | None` of `list[str] | None`."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    plain = tuple(typing.get_origin(part) or part for part in (typing.get_args(hint) if is_union else (hint,)))
+    return plain if is_union else plain[0]
 
 
 def found_batch_size(folder: Path) -> int | None:
@@ -266,8 +274,8 @@ def images_expected(folders: list[Path], ignore=()) -> int | None:
 
 def check_same(folders: list[Path], ignore=()) -> list[dict]:
     """The folders' config.json, none when one has none. Raises ValueError where settings differ that `ignore` does not name."""
-    configs = [read_config(folder) for folder in folders]
-    if None in configs:
+    configs = [config for folder in folders if (config := read_config(folder)) is not None]
+    if len(configs) < len(folders):
         return []
     first = configs[0]["identity"]
     for folder, config in zip(folders, configs, strict=True):
@@ -300,21 +308,24 @@ def make_ready(folder: Path) -> None:
 def save_record(path: Path, record: dict) -> None:
     """Writes beside, syncs, renames: whatever kills the process, the record is whole or not there.
 
-    Raises OSError with path and cause, also for a run folder that is gone. A folder of the record's name is renamed.
+    Raises OSError with path and cause, also for a run folder that is gone. A folder of the record's name is renamed, a link or a
+    pipe goes.
     """
     import torch
 
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.folder"))
+    elif files.irregular(path):
+        path.unlink(missing_ok=True)
     files.write(path, lambda file: torch.save(record, file), make_folder=False)
 
 
-def load_record(path: Path, unreadable: list | None = None) -> dict | None:
+def load_record(path: Path, unreadable: list | None = None, law: schema.Law | None = None) -> dict | None:
     """A record of ours or of the reference (whose `pred` is a numpy integer), or None when it is unreadable.
 
-    unreadable: where its name and the reason go; without it a warning tells.
+    unreadable: where its name and the reason go; without it a warning tells; law: of its run, None: any
     """
-    return _load(path, schema.check_classification, unreadable)
+    return _load(path, (law or schema.Law()).check, unreadable)
 
 
 def load_errors(path: Path, shape: tuple[int, ...] | None = None, unreadable: list | None = None):
@@ -328,7 +339,7 @@ def pair_scores(record: dict) -> PairScores:
     A tensor with dimensions holds errors, whose mean counts negatively; a scalar is the logit of a contrastive model.
     Raises KeyError for another kind of record, FloatingPointError for a score that is not finite.
     """
-    values = [record[name] for name in PairScores._fields]
+    values = schema.check_pairs(record, PairScores._fields)
     scores = [-float(v.double().mean()) if getattr(v, "ndim", 0) else float(v) for v in values]
     if not all(map(math.isfinite, scores)):
         raise FloatingPointError("a score is not finite")
@@ -481,11 +492,18 @@ def load_classifications(paths: dict, convert, unreadable: list | None = None) -
     convert raises ValueError for a record that is as good as unreadable.
     """
 
+    laws = {folder: law_of(folder) for folder in {path.parent for path in paths.values()}}
+
     def load(key, path):
-        return _load(path, lambda record: convert(key, schema.check_classification(record)), unreadable)
+        return _load(path, lambda record: convert(key, laws[path.parent].check(record)), unreadable)
 
     loaded = ((key, load(key, path)) for key, path in paths.items() if os.path.lexists(path))
     return {key: found for key, found in loaded if found is not None}
+
+
+def law_of(folder: Path) -> schema.Law:
+    """What the folder's config.json says of its records. Raises as `read_config`."""
+    return schema.Law(read_config(folder) or {}, folder)
 
 
 def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:

@@ -1,8 +1,83 @@
 """What a file has to hold to be a record, or a record of this run, or a run's config.json: what loads need not be one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from diffusion.kernel import scores
+from diffusion.strategy import STRATEGIES, Grid, level_weights
+from diffusion.strategy.elimination import means_of
+
+MOST_LABEL = 2**31  # of labels, keys, rounds and evaluations
+ROUNDING = 1e-5  # of the largest mean error, by which means in float32 and float64 may order candidates differently
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a folder's config.json says that holds for each of its records; None: of a run of the reference, nothing."""
+
+    config: Mapping = field(default_factory=dict)
+    folder: Path = Path()
+
+    def __post_init__(self):
+        _ = self.config and self.weights  # which, if they are none, are no record's fault
+
+    def check(self, record: Any) -> dict:
+        """As `check_classification`, and of this run. Raises KeyError, TypeError or ValueError for anything else."""
+        record = check_classification(record)
+        if self.config:
+            if not all((t < self.n_levels).all() for t, _ in _parts(record)):
+                raise ValueError(f"it is about other timesteps than the {self.n_levels} of its model")
+            self._check_pred(record)
+        return record
+
+    @property
+    def n_levels(self) -> int:
+        return self.config.get("n_levels", 1000)
+
+    @cached_property
+    def label_of(self) -> dict[int, int]:
+        """Key of a candidate in a record -> its label; empty where nothing follows from the errors."""
+        labels = self.config.get("candidates", {}).get("labels", [])
+        keys = self.config["identity"].get("classes") or range(len(labels))
+        comparable = "prune_img_size" not in self.config["identity"] and len(keys) == len(labels)
+        return dict(zip(keys, labels, strict=True)) if comparable else {}
+
+    @cached_property
+    def weights(self) -> level_weights.LevelWeights | None:
+        return level_weights.of_config(self.config, self.folder)
+
+    def _check_pred(self, record: dict) -> None:
+        """The prediction is the class of who was dropped last, of several of whom has the lowest mean error."""
+        keys = _keys(record)
+        known = STRATEGIES | {Grid.NAME: Grid}
+        strategy = known.get(self.config["identity"].get("strategy", Grid.NAME))  # stages and grids do not say
+        if not (strategy and strategy.LOWEST_WINS and set(keys) <= self.label_of.keys()):
+            return
+        counts, means = self._compared(record)
+        last = counts == counts.max()
+        theirs = last & np.array([self.label_of[key] == record["pred"] for key in keys])
+        lowest = means[last].min()
+        if not theirs.any() or means[theirs].min() > lowest + ROUNDING * np.abs(means[last]).max():
+            raise ValueError("its prediction is not that of its errors")
+
+    def _compared(self, record: dict) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [K], float64 [K]: how many errors each candidate has, and their mean as the run compared it."""
+        loss = self.config["identity"].get("loss", "l2")
+        if "classes" not in record:
+            errors = [level_weights.weighted(self.weights, e.float().numpy(), t.numpy()) for t, e in _parts(record)]
+            return np.array([len(e) for e in errors]), means_of(errors)
+        counts = np.full(len(record["classes"]), len(record["t"]))
+        if "terms" in record:
+            terms = scores.pick_term(loss, record["terms"], record["t"]).numpy()
+            return counts, means_of([level_weights.weighted(self.weights, e, record["t"].numpy()) for e in terms])
+        return counts, record["sums"][:, scores.TERMS[loss]].double().numpy() / counts
 
 
 def check_classification(record: Any) -> dict:
@@ -12,13 +87,51 @@ def check_classification(record: Any) -> dict:
     """
     if not isinstance(record, dict):
         raise TypeError(f"holds a {type(record).__name__}, not the record of an image")
-    record = record | {"pred": int(record["pred"]), "label": int(record["label"])}
+    record = record | {name: _whole(record[name], name, -1) for name in ("pred", "label")}
     if "classes" in record:
         _check_grid(record)
     else:
         _check_errors(record["errors"])
     _check_race(record)
+    seconds = record.get("seconds")
+    if not (seconds is None or (type(seconds) in (int, float) and 0 <= seconds < math.inf)):
+        raise TypeError("seconds are no time")
     return record
+
+
+def _whole(value: Any, what: str, low: int = 0) -> int:
+    """An integer, Python's, numpy's or a tensor's without dimensions; no truth value, text or float."""
+    try:
+        number = operator.index(value)
+    except (TypeError, RuntimeError, NotImplementedError):
+        raise TypeError(f"{what} is a {type(value).__name__}, no integer") from None
+    if isinstance(value, bool) or not low <= number < MOST_LABEL:
+        raise ValueError(f"{what} is {str(value)[:20]}")
+    return number
+
+
+def _plain(values: Any, what: str, floating: bool):
+    """Values in memory, one after another. Raises TypeError for other tensors, ValueError for what is no error or timestep."""
+    import torch
+
+    if not torch.is_tensor(values) or values.layout != torch.strided or values.device.type != "cpu" or values.requires_grad:
+        raise TypeError(f"{what} are no plain tensor")
+    if values.is_floating_point() != floating or values.is_complex() or values.is_quantized or values.dtype == torch.bool:
+        raise TypeError(f"{what} are {values.dtype}")
+    return values
+
+
+def _finite(values: Any, what: str) -> None:
+    if not _plain(values, what, True).isfinite().all():
+        raise ValueError(f"{what} are not finite")
+
+
+def _check_t(t: Any) -> None:
+    """int64 [n] of levels."""
+    if _plain(t, "timesteps", False).ndim != 1 or not len(t):
+        raise ValueError(f"timesteps {list(t.shape)}")
+    if not 0 <= int(t.min()) <= int(t.max()) < level_weights.MOST_LEVELS:
+        raise ValueError("timesteps that no model has")
 
 
 def _check_errors(errors: Any) -> None:
@@ -26,29 +139,37 @@ def _check_errors(errors: Any) -> None:
     if not isinstance(errors, dict) or not errors:
         raise TypeError("no errors of candidates")
     for key, candidate in errors.items():
+        _whole(key, "a candidate")
         t, values = candidate["t"], candidate["pred_errors"]
-        if t.ndim != 1 or t.shape != values.shape or not len(t):
+        _check_t(t)
+        _finite(values, f"errors of candidate {key}")
+        if t.shape != values.shape:
             raise ValueError(f"candidate {key} has {list(values.shape)} errors at {list(t.shape)} timesteps")
-        if not values.is_floating_point():
-            raise TypeError(f"candidate {key} has errors of {values.dtype}")
 
 
 def _check_race(record: dict) -> None:
     """Evaluations, and candidate -> round in which it was dropped, where a record says so."""
     fell = record.get("fell") or {}
-    if not isinstance(fell, dict) or not set(fell) <= set(record.get("errors", ())):
+    if not isinstance(fell, dict) or not set(fell) <= set(_keys(record)):
         raise ValueError("rounds of other candidates than it has errors of")
-    if not all(type(number) is int for number in (*fell.values(), record.get("evaluations", 0))):
-        raise TypeError("rounds or evaluations are no integers")
+    for number in (*fell.values(), record.get("evaluations", 0)):
+        _whole(number, "rounds or evaluations")
+
+
+def _keys(record: dict) -> list[int]:
+    return record["classes"].tolist() if "classes" in record else list(record["errors"])
 
 
 def _check_grid(record: dict) -> None:
     """classes int64 [K], t int64 [S]; sums float64 [K,4], terms float32 [K,S,4] or both."""
-    k, s = len(record["classes"]), len(record["t"])
+    classes = _plain(record["classes"], "classes", False)
+    _check_t(record["t"])
+    k, s = len(classes) if classes.ndim == 1 else 0, len(record["t"])
     parts = {name: shape for name, shape in (("sums", (k, 4)), ("terms", (k, s, 4))) if name in record}
-    if not (parts and k and s):
+    if not (parts and k):
         raise KeyError("sums")
     for name, shape in parts.items():
+        _finite(record[name], name)
         if record[name].shape != shape:
             raise ValueError(f"{name} {list(record[name].shape)} of {k} classes and {s} timesteps")
 
@@ -66,37 +187,40 @@ class Wanted:
     def check(self, record: dict, label: int, keys: Sequence | None = None) -> None:
         """record: as `check_classification` returns it; label: the data set's; keys: of the rows that compete for it, None:
         all. Raises ValueError for one of another run."""
-        found = record["classes"].tolist() if "classes" in record else list(record["errors"])
+        found = _keys(record)
         wanted = list(self.keys if keys is None else keys)
         if record["label"] != label:
             raise ValueError(f"its label is {record['label']}, the data set's {label}")
         known = set(found) <= set(wanted) if self.partial else found == wanted
         if not known or record["pred"] not in self.class_of:
             raise ValueError("it is about other candidates")
-        parts = [(record["t"], record["sums"])] if "classes" in record else _parts(record)
-        if any(t.tolist() != self.t[: len(t)].tolist() for t, _ in parts):
+        if any(t.tolist() != self.t[: len(t)].tolist() for t, _ in _parts(record)):
             raise ValueError("it is about other timesteps")
-        if not all(values.isfinite().all() for _, values in parts):
-            raise ValueError("its errors are not finite")
 
 
 def _parts(record: dict) -> list[tuple]:
+    """(t, errors) of every candidate; of a grid one t, and no errors."""
+    if "classes" in record:
+        return [(record["t"], None)]
     return [(candidate["t"], candidate["pred_errors"]) for candidate in record["errors"].values()]
 
 
 def check_pairs(record: Any, names: Sequence[str]) -> list:
-    """What an example's record holds under these names. Raises TypeError or KeyError for another kind of record."""
+    """What an example's record holds under these names: finite errors, or the logit of a contrastive model.
+
+    Raises TypeError, ValueError or KeyError for another kind of record.
+    """
     if not isinstance(record, dict):
         raise TypeError(f"holds a {type(record).__name__}, not the record of an example")
+    for name in names:
+        if type(record[name]) not in (int, float):
+            _finite(record[name], name)
     return [record[name] for name in names]
 
 
 def check_tensor(values: Any, shape: tuple[int, ...] | None = None):
     """The float tensor of a file, float32; of this shape where that is known, and then finite. Raises TypeError or ValueError."""
-    import torch
-
-    if not torch.is_tensor(values) or not values.is_floating_point():
-        raise TypeError(f"holds {getattr(values, 'dtype', type(values).__name__)}, not errors")
+    values = _plain(values, "errors", True)
     if shape is not None and tuple(values.shape) != tuple(shape):
         raise ValueError(f"it holds {list(values.shape)}, this run {list(shape)}")
     if shape is not None and not values.isfinite().all():

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from diffusion import settings
 from diffusion.runs import loop, printing, run_folder, sharding
 from diffusion.strategy import Usual
+from diffusion.utils import outputs
 from diffusion.utils.distributed import team
 
 
@@ -108,8 +109,14 @@ class Task(ABC):
         return [index for index in mine if self.key(index) not in self.done]
 
     def check_folders(self, elsewhere: str = run_folder.ELSEWHERE) -> None:
-        """Raises ValueError where a folder holds records of another run. elsewhere: how to have another folder"""
+        """Raises ValueError where a folder holds records of another run, or --results would overwrite what this one writes.
+
+        elsewhere: how to have another folder
+        """
+        results = self.running.results
         for c, folder in self.folders.items():
+            if results and outputs.in_run(Path(results), folder):
+                raise ValueError(f"--results {results} belongs to the run in its folder: name another file")
             run_folder.check_config(folder, self.identity_in(c), self.options, elsewhere)
 
     def slow(self, img_size: int, usual: Usual | None = None) -> str | None:

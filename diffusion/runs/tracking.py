@@ -28,7 +28,8 @@ class Tracker:
     """
 
     def __init__(self, name: str | None = None):
-        self.name, self.package, self.last = name, None, -LEAST
+        self.name, self.last = name, -LEAST
+        self.package: Any = None  # the module
 
     @property
     def listens(self) -> bool:

@@ -3,6 +3,7 @@
 from diffusion.strategy.registry import (
     STRATEGIES,
     CalibratedRace,
+    Elimination,
     FirstRace,
     Grid,
     Outcome,
@@ -20,6 +21,7 @@ from diffusion.strategy.registry import (
 __all__ = [
     "STRATEGIES",
     "CalibratedRace",
+    "Elimination",
     "FirstRace",
     "Grid",
     "Outcome",

@@ -9,21 +9,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from diffusion.strategy.elimination import Request
+from diffusion.settings import Identity
+from diffusion.strategy.elimination import Errors, Request
 from diffusion.strategy.schedule import Plan
+
+Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
     """What an elimination found: errors {row: float32 [n]} in order of evaluation, the winning row, and the round in which each
     other row was dropped (None where rounds mean nothing)."""
 
-    errors: dict[int, np.ndarray]
+    errors: dict[int, Errors]
     winner: int
     fell: dict[int, int] | None = None
+
+
+Elimination = Generator[Request, npt.ArrayLike, Outcome]  # `errors = yield rows, pairs`, errors [len(rows), n]
 
 
 class Usual(NamedTuple):
@@ -35,7 +42,14 @@ class Usual(NamedTuple):
     measured: int
 
 
-def option(default, help: str, metavar: str = "N", type: Callable = int, least: int | None = None, several: bool = False):
+def option(
+    default: Value,
+    help: str,
+    metavar: str = "N",
+    type: Callable[[str], Any] = int,
+    least: int | None = None,
+    several: bool = False,
+) -> Value:
     """A field that is an option of the commands. least: the smallest allowed; several: one or more of them."""
     return dataclasses.field(
         default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
@@ -50,6 +64,7 @@ class Strategy(ABC):
     AT_MOST: images may need fewer evaluations than the price
     KEEPS_GRID: where nobody was dropped, the records are a grid of all errors
     TRIES_ALL: every candidate is tried on every image
+    LOWEST_WINS: of those that were dropped last, or never, the one with the lowest mean error wins
     NOTE: under a report's accuracy after so many pairs
     MEASURED: candidates -> mean evaluations of an image on the shipped text-to-image model, with the strategy's own defaults
         (docs/cost.md); of one that needs fewer than its price
@@ -59,6 +74,7 @@ class Strategy(ABC):
     AT_MOST: ClassVar = False
     KEEPS_GRID: ClassVar = False
     TRIES_ALL: ClassVar = True
+    LOWEST_WINS: ClassVar = False
     MEASURED: ClassVar[Mapping[int, int]] = MappingProxyType({})
     NOTE: ClassVar = "Had every image stopped after so many (timestep, noise) pairs; evaluations are the mean."
 
@@ -73,7 +89,7 @@ class Strategy(ABC):
         """All pairs in order of evaluation."""
 
     @abstractmethod
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator[Request, Any, Outcome]:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         """One image's elimination, a generator: `errors = yield rows, pairs` gets the errors [len(rows), n] of these rows on a
         slice of n pairs of the plan; the Outcome is returned. class_of: label of each row."""
 
@@ -85,7 +101,7 @@ class Strategy(ABC):
         """Raises ValueError, naming the flag and the fix, for what cannot be run."""
         self.plan(n_levels)
 
-    def check_run(self, identity: dict, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         """Raises ValueError for a run, by its identity, that this strategy was not made for."""
         return
 
@@ -103,7 +119,7 @@ class Strategy(ABC):
         nearest = min(known, key=lambda k: abs(np.log(k / n_candidates)))
         return Usual(round(each * n_candidates), nearest, self.MEASURED[nearest])
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """What a record's numbers depend on, as JSON values."""
         return {"strategy": self.NAME} | dataclasses.asdict(self)
 
@@ -136,7 +152,7 @@ class Strategy(ABC):
         return []
 
 
-def option_names(strategy) -> list[str]:
+def option_names(strategy: Strategy | type[Strategy]) -> list[str]:
     """The options of a strategy or of its class."""
     return [field.name for field in dataclasses.fields(strategy) if field.metadata]
 

@@ -3,6 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Images(Protocol):
+    """What is asked of a datasets.ImageData."""
+
+    @property
+    def n_candidates(self) -> int | None: ...
+
+    def __len__(self) -> int: ...
+
+    def candidates(self, index: int) -> Sequence[int] | np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -10,7 +24,7 @@ class Proposals:
     """labels_of: index of an image -> the labels that compete for it; size: how many these are at most; class_of: label of each
     candidate, of which a label may have several."""
 
-    labels_of: Callable[[int], Sequence[int]]
+    labels_of: Callable[[int], Sequence[int] | np.ndarray]
     size: int
     class_of: Sequence[int]
 
@@ -30,7 +44,7 @@ def most_candidates(class_of: Sequence[int], size: int) -> int:
     return sum(n for _, n in Counter(class_of).most_common(size))
 
 
-def of_dataset(dataset, class_of: Sequence[int]) -> Proposals | None:
+def of_dataset(dataset: Images, class_of: Sequence[int]) -> Proposals | None:
     """The candidates of a set whose images have their own (datasets.ImageData); None for others.
 
     Raises ValueError where no prompt is of such a candidate.

@@ -4,19 +4,28 @@ An elimination is a generator: it yields (rows, slice of pairs), is sent their e
 its outcome. It therefore runs on a table of numbers as on a network, alone or beside those of other images.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-NEVER = np.empty(0, np.float32)  # errors of a candidate that was never tried
+Errors = npt.NDArray[np.float32]  # [n] of a candidate, in order of evaluation
+Floats = npt.NDArray[np.float64]
+NEVER: Errors = np.empty(0, np.float32)  # errors of a candidate that was never tried
 
 Request = tuple[list[int], slice]  # candidates, and the (timestep, noise) pairs on which their errors are wanted
 
+Requested = TypeVar("Requested")
+Reply = TypeVar("Reply")
+Found = TypeVar("Found")
+Yielded = TypeVar("Yielded")
+Sent = TypeVar("Sent")
 
-def drive(requests: Generator, answer: Callable[[Any], Any]) -> Any:
+
+def drive(requests: Generator[Requested, Reply, Found], answer: Callable[[Requested], Reply]) -> Found:
     """What a generator of requests returns when each is answered by answer(request)."""
-    reply = None
+    reply: Any = None  # which starts a generator, whatever it is sent later
     while True:
         try:
             request = requests.send(reply)
@@ -25,9 +34,11 @@ def drive(requests: Generator, answer: Callable[[Any], Any]) -> Any:
         reply = answer(request)
 
 
-def relay(requests: Generator, answer: Callable[[Any], Generator]) -> Generator:
+def relay(
+    requests: Generator[Requested, Reply, Found], answer: Callable[[Requested], Generator[Yielded, Sent, Reply]]
+) -> Generator[Yielded, Sent, Found]:
     """`drive` where answers are generators themselves: what answer(request) yields is yielded, what it returns is sent."""
-    reply = None
+    reply: Any = None  # which starts a generator, whatever it is sent later
     while True:
         try:
             request = requests.send(reply)
@@ -36,12 +47,14 @@ def relay(requests: Generator, answer: Callable[[Any], Generator]) -> Generator:
         reply = yield from answer(request)
 
 
-def means_of(errors: Sequence[np.ndarray]) -> np.ndarray:
+def means_of(errors: Sequence[Errors]) -> Floats:
     """Mean of every candidate's errors, float64 [K], of K arrays [n]; inf of one that was never tried."""
     return np.array([own.mean(dtype=np.float64) if len(own) else np.inf for own in errors])
 
 
-def run_stages(n_candidates: int, stages: Sequence[slice], to_keep: Sequence[int]) -> Generator[Request, Any, tuple]:
+def run_stages(
+    n_candidates: int, stages: Sequence[slice], to_keep: Sequence[int]
+) -> Generator[Request, npt.ArrayLike, tuple[dict[int, Errors], int]]:
     """The paper's adaptive strategy (section 3.3, algorithm 2), as a generator of requests.
 
     stages are the slices of a Plan. After a stage a candidate's score is the mean of all its errors so far and the k lowest
@@ -58,7 +71,7 @@ def run_stages(n_candidates: int, stages: Sequence[slice], to_keep: Sequence[int
     return errors, alive[0]
 
 
-def append_errors(errors: dict[int, np.ndarray], rows: list[int], new) -> None:
+def append_errors(errors: dict[int, Errors], rows: list[int], new: npt.ArrayLike) -> None:
     """Extends each row's errors by new ones, [len(rows), n]. Raises FloatingPointError when one is not finite."""
     new = np.asarray(new, np.float32)
     if not np.isfinite(new).all():
@@ -67,6 +80,6 @@ def append_errors(errors: dict[int, np.ndarray], rows: list[int], new) -> None:
         errors[row] = np.concatenate([errors[row], values])
 
 
-def survivors(scores: dict[int, float], k: int) -> list[int]:
+def survivors(scores: Mapping[int, float], k: int) -> list[int]:
     """The k rows with the lowest scores, ascending by row; the lower row wins a tie."""
     return sorted(sorted(scores, key=lambda row: (scores[row], row))[:k])

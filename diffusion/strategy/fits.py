@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from diffusion.settings import ABLATIONS
+from diffusion.settings import ABLATIONS, Identity
 from diffusion.utils import files
 
 F = TypeVar("F", bound="Fitted")
@@ -25,7 +26,7 @@ class Fitted:
     although runs could differ in it. Any other setting that `about` does not hold had its default.
     """
 
-    about: dict
+    about: Identity
 
     FLAG: ClassVar[str]
     SCRIPT: ClassVar[str]
@@ -33,16 +34,17 @@ class Fitted:
     UNSAID: ClassVar[tuple[str, ...]] = LATER
 
     @classmethod
-    def belonging(cls, identity: Mapping) -> dict:
+    def belonging(cls, identity: Mapping[str, Any]) -> Identity:
         """The `about` of a fit on a run with this identity."""
         return {name: identity.get(name) for name in cls.BELONGS_TO}
 
     @classmethod
-    def of(cls: type[F], content: Mapping) -> F:
+    def of(cls: type[F], content: Mapping[str, Any]) -> F:
         """The fit that `as_json` gave. Raises ValueError or TypeError for anything else."""
         names = _names(cls)
         if set(content) != set(names):
             raise ValueError(f"it does not hold {', '.join(names)}")
+        check_numbers(content)
         fit = cls(**content)
         fit.check_content()
         return fit
@@ -53,7 +55,7 @@ class Fitted:
             raise ValueError(f"{self.about!r} is no identity of a run")
 
     @classmethod
-    def read(cls: type[F], path, flag: str | None = None) -> F:
+    def read(cls: type[F], path: str | Path, flag: str | None = None) -> F:
         """The fit in a file. Raises ValueError, one line, for a file that holds none. flag: that names it, None: FLAG."""
         try:
             return cls.of(files.read_json(path))
@@ -64,11 +66,13 @@ class Fitted:
         """The content of its file."""
         return {name: getattr(self, name) for name in _names(self)}
 
-    def write(self, path) -> None:
+    def write(self, path: str | Path) -> None:
         """JSON, whole or absent. Raises OSError where it cannot be written."""
         files.write_text(path, json.dumps(self.as_json(), indent=1) + "\n")
 
-    def check_settings(self, identity: Mapping, path=None, flag: str | None = None, more: Iterable[str] = ()) -> None:
+    def check_settings(
+        self, identity: Mapping[str, Any], path: str | Path | None = None, flag: str | None = None, more: Iterable[str] = ()
+    ) -> None:
         """Raises ValueError, one line, for a run whose identity differs in what the fit belongs to.
 
         path, flag: of its file, as of `where`; more: names beside BELONGS_TO
@@ -81,17 +85,29 @@ class Fitted:
             raise ValueError(f"{self.where(path, flag)} was fitted on a run of other settings: {values}; {remedy}")
 
     @classmethod
-    def where(cls, path=None, flag: str | None = None) -> str:
+    def where(cls, path: str | Path | None = None, flag: str | None = None) -> str:
         """The file, for a message. path: None of a fit that has none; flag: that gave it, None: FLAG."""
         return f"{flag or cls.FLAG} {path or ''}".rstrip()
 
 
-def _names(fit) -> list[str]:
-    """The keys of its file: the fields that are compared."""
+MOST = 1e30  # of any number in a file: no square of it, nor of its inverse, leaves float64
+
+
+def check_numbers(content: Any) -> None:
+    """Raises ValueError for NaN, infinity, and numbers that arithmetic in float64 cannot take."""
+    if isinstance(content, dict | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            check_numbers(part)
+    elif isinstance(content, int | float) and not -MOST <= content <= MOST:
+        raise ValueError(f"{str(content)[:20]} is no number that a fit can have")
+
+
+def _names(fit: Any) -> list[str]:
+    """The keys of its file: the fields that are compared. fit: a dataclass or one of its objects, and Fitted itself is none."""
     return [field.name for field in dataclasses.fields(fit) if field.compare]
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """A setting in a message; of one that is itself a fit a short hash."""
     if isinstance(value, dict):
         return files.fingerprint(value)[:8]

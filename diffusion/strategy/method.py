@@ -23,7 +23,7 @@ class Method:
         plan = self.strategy.plan(n_levels)
         return self.strategy.price(plan, n_candidates) + self.ablation.guided * len(plan.t)
 
-    def identity(self) -> dict:
+    def identity(self) -> settings.Identity:
         """What a record's numbers depend on, as JSON values, beside the loss, which some runs do not name."""
         weights = {"level_weights": self.level_weights.identity} if self.level_weights else {}
         return self.strategy.identity() | weights | self.ablation.identity()

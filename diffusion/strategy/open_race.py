@@ -1,18 +1,22 @@
 """Races for many candidates: a few are tried, and others enter as long as something speaks for them."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from diffusion.settings import Identity
 from diffusion.strategy import race, schedule, surrogates
-from diffusion.strategy.base import Outcome, Strategy, option, option_names
+from diffusion.strategy.base import Elimination, Outcome, Strategy, option, option_names
 from diffusion.strategy.schedule import Plan
 from diffusion.utils import files
 from diffusion.utils.paths import TREES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 PARTS = 48  # principal components of the embeddings that errors are taken to depend on
 # trees -> data sets with their labels
@@ -33,13 +37,13 @@ class OpenRace(Strategy):
     min_samples: int = option(3, "(timestep, noise) pairs of the first round", least=2)
     max_samples: int = option(250, "most timesteps", least=2)
     n_trials: int = option(1, "noises per timestep", least=1)
-    guide: Any = None
+    guide: surrogates.Guide | None = None
 
     AT_MOST: ClassVar = True
     TRIES_ALL: ClassVar = False
     NOTE: ClassVar = "By the first so many (timestep, noise) pairs of those that were tried in the end; evaluations are means."
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for a rule that cannot be run."""
         race.check_alpha(self.alpha)
         if not 0 <= self.caution < np.inf:
@@ -55,17 +59,22 @@ class OpenRace(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def among(self, rows: Sequence[int]) -> "OpenRace":
-        return dataclasses.replace(self, guide=self.guide.among(rows))
+    def among(self, rows: Sequence[int]) -> "Self":
+        return dataclasses.replace(self, guide=self._known.among(rows))
 
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+    @property
+    def _known(self) -> surrogates.Guide:
+        assert self.guide is not None, "a race that was not informed"
+        return self.guide
+
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         ends = schedule.growing_rounds(len(plan.t), self.min_samples, 1)
         rule = race.LevelRule(plan.t, ends, self.alpha)
-        enter = surrogates.Entrance(self.guide, self.width, self.caution)
-        first = surrogates.representatives(self.guide.distances, self.representatives)
+        enter = surrogates.Entrance(self._known, self.width, self.caution)
+        first = surrogates.representatives(self._known.distances, self.representatives)
         return Outcome(*(yield from race.run_open_race(class_of, ends, rule, first, enter)))
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         return {"strategy": self.NAME} | {name: getattr(self, name) for name in option_names(self)}
 
     def folder(self) -> str:
@@ -76,7 +85,7 @@ class OpenRace(Strategy):
         return schedule.coverage_notice(self.max_samples, n_levels)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "OpenRace":
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Self":
         """`48 32 2.5 0.2 3`: representatives, width, caution, alpha, min_samples, on all n timesteps; asks the run's model."""
         first, width, caution, alpha, least = text.split()
         return cls(int(first), int(width), float(caution), float(alpha), int(least), n, n_trials)
@@ -88,9 +97,10 @@ class SurrogateRace(OpenRace):
     tried."""
 
     NAME: ClassVar = "surrogate"
+    LOWEST_WINS: ClassVar = True
     MEASURED: ClassVar = {10: 109, 60: 588, 250: 1_099, 1_000: 1_624}
 
-    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "SurrogateRace":
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
         return dataclasses.replace(self, guide=surrogates.LinearGuide(surrogates.principal(embeddings(), PARTS)))
 
 
@@ -101,16 +111,20 @@ class TreeRace(OpenRace):
     tree: str | None = option(None, "imagenet, objectnet or a JSON file (default: clusters of embeddings)", "FILE", type=str)
 
     NAME: ClassVar = "tree"
+    LOWEST_WINS: ClassVar = True
     MEASURED: ClassVar = {10: 109, 60: 584, 250: 1_600, 1_000: 3_162}
 
     @property
     def path(self) -> Path:
+        assert self.tree is not None, "clusters of embeddings have no file"
         return TREES / f"{self.tree}.json" if self.tree in SHIPPED else Path(self.tree)
 
     def read(self) -> surrogates.Branch:
         """Raises ValueError, one line, for a file that holds no tree."""
         try:
-            return surrogates.Branch.of(files.read_json(self.path))
+            tree = surrogates.Branch.of(files.read_json(self.path))
+            tree.check_leaves()
+            return tree
         except (OSError, ValueError) as error:
             raise ValueError(f"--tree {self.tree} is no tree: {files.one_line(error)}") from None
 
@@ -119,13 +133,15 @@ class TreeRace(OpenRace):
         if self.tree is not None:
             self.read()
 
-    def check_run(self, identity: dict, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         dataset = identity.get("dataset")
         if self.tree in SHIPPED and dataset and dataset not in SHIPPED[self.tree]:
             raise ValueError(f"--tree {self.tree} is of {', '.join(SHIPPED[self.tree])}, not of {dataset}: leave it out, or "
                              "give a JSON file")  # fmt: skip
+        if self.tree is not None and (lacking := sorted(set(class_of) - set(self.read().leaves))):
+            raise ValueError(f"--tree {self.tree} lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
 
-    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "TreeRace":
+    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
         return dataclasses.replace(self, guide=surrogates.TreeGuide(self._distances(class_of, embeddings)))
 
     def _distances(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> np.ndarray:
@@ -138,7 +154,7 @@ class TreeRace(OpenRace):
         except ValueError as error:
             raise ValueError(f"--tree {self.tree}: {error}") from None
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """The tree's content, wherever it lies."""
         content = None if self.tree is None else files.fingerprint(self.path.read_text(encoding="utf-8"))
         return super().identity() | {"tree": content}
@@ -147,7 +163,7 @@ class TreeRace(OpenRace):
         return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "TreeRace":
+    def from_text(cls, text: str, n: int, n_trials: int) -> "Self":
         """`48 32 2.5 0.2 3`, as of surrogate, and perhaps a tree, without which the run's model is asked."""
-        *numbers, tree = text.split(None, 5) if len(text.split()) > 5 else (*text.split(), None)
-        return dataclasses.replace(super().from_text(" ".join(numbers), n, n_trials), tree=tree)
+        parts = text.split(None, 5)
+        return dataclasses.replace(super().from_text(" ".join(parts[:5]), n, n_trials), tree=parts[5] if parts[5:] else None)

@@ -1,16 +1,25 @@
 """The race, on tables of numbers: candidates are dropped when their error is clearly above the best one's, by two rules."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from diffusion.strategy.elimination import NEVER, append_errors, survivors
+from diffusion.settings import Identity
+from diffusion.strategy.elimination import NEVER, Errors, Floats, Request, append_errors, survivors
 from diffusion.strategy.fits import Fitted
 
+Timesteps = npt.NDArray[np.int64]
+Variance = TypeVar("Variance", float, Floats)
+Rule = Callable[[Floats], npt.NDArray[np.bool_]]  # errors [A,n] of A rows on the first n pairs -> [A], those that are dropped
+Enter = Callable[[dict[int, Floats], int], list[int]]  # (errors [n] of all rows that were tried, the row ahead) -> who enters
+Racing = Generator[Request, npt.ArrayLike, tuple[dict[int, Errors], int, dict[int, int]]]
 
-def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Callable) -> Generator:
+
+def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule) -> Racing:
     """A race, as a generator of requests (`elimination`): candidates are dropped, round by round, until one class remains or no
     pair is left.
 
@@ -31,28 +40,28 @@ def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Callable) 
             break
         append_errors(errors, alive, (yield alive, slice(seen, end)))
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
-        worse = clearly_worse(values) if len(alive) > 1 else [False]
+        worse: Iterable[bool] = clearly_worse(values) if len(alive) > 1 else [False]
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
         alive, seen = [row for row in alive if row not in fell], end
     return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
 
 
-def run_open_race(
-    class_of: list[int], ends: Sequence[int], clearly_worse: Callable, first: Sequence[int], enter: Callable
-) -> Generator:
+def run_open_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule, first: Sequence[int], enter: Enter) -> Racing:
     """A race that begins with the rows `first`, and which others enter as it goes on.
 
     enter(errors, best) is told the errors of all rows that were tried, {row: float64 [n]}, and which of those still in the race
     is ahead, and returns the rows that enter next; when there are none, nobody will any more. Who enters is first tried on the
     pairs that the others have seen. All else is as of `run_race`; rows that never entered have no errors.
     """
-    alive, errors, fell, closed = list(first), {}, {}, False
+    alive, closed = list(first), False
+    errors: dict[int, Errors] = {}
+    fell: dict[int, int] = {}
     for number, end in enumerate(ends, 1):
         if closed and len({class_of[row] for row in alive}) == 1:
             break
         yield from _catch_up(errors, alive, end)
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
-        worse = clearly_worse(values) if len(alive) > 1 else [False]
+        worse: Iterable[bool] = clearly_worse(values) if len(alive) > 1 else [False]
         best = alive[int(values.mean(1).argmin())]
         new = [] if closed else enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
         fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
@@ -66,7 +75,7 @@ def run_open_race(
     return dict(sorted(errors.items())), winner, fell
 
 
-def _catch_up(errors: dict[int, np.ndarray], rows: list[int], end: int) -> Generator:
+def _catch_up(errors: dict[int, Errors], rows: list[int], end: int) -> Generator[Request, npt.ArrayLike, None]:
     """Requests every row's errors up to so many pairs, those together that have seen as many."""
     seen = {row: len(errors.setdefault(row, NEVER)) for row in rows}
     for n in sorted(set(seen.values()) - {end}):
@@ -77,7 +86,7 @@ def _catch_up(errors: dict[int, np.ndarray], rows: list[int], end: int) -> Gener
 # ---------------------------------------------------------------- means over the whole grid, from a beginning of the order
 
 
-def cell_weights(t, n: int) -> np.ndarray:
+def cell_weights(t: Timesteps, n: int) -> Floats:
     """What the first n of all pairs stand for, float64 [n], of sum 1: each for the part of the grid that is nearest to its
     timestep, so that a beginning that leans to one side does not.
 
@@ -93,7 +102,7 @@ def cell_weights(t, n: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def neighbour_variance(values, t) -> np.ndarray:
+def neighbour_variance(values: Floats, t: Timesteps) -> Floats:
     """Variance of values [..., n] at the timesteps t [n] around a smooth curve, from differences of neighbours in t.
 
     A beginning of a spread order is a systematic sample of a curve, so what counts is not how far values spread over t (von
@@ -109,7 +118,7 @@ def neighbour_freedom(n: int) -> float:
     return 2 * (n - 1) ** 2 / (3 * n - 4)
 
 
-def drawn(own, usual, prior: float, n: int):
+def drawn(own: Variance, usual: Variance | float, prior: float, n: int) -> Variance:
     """Variances of n pairs each, drawn towards a usual one that counts as `prior` degrees of freedom (Smyth 2004)."""
     freedom = neighbour_freedom(n)
     return (prior * usual + freedom * own) / (prior + freedom)
@@ -140,7 +149,7 @@ class LevelRule:
 
     PRIOR = 8
 
-    def __call__(self, values) -> np.ndarray:
+    def __call__(self, values: Floats) -> npt.NDArray[np.bool_]:
         n, total = values.shape[1], len(self.t)
         weights = cell_weights(self.t, n)
         means = values @ weights
@@ -153,7 +162,7 @@ class LevelRule:
         error = np.sqrt((1 - n / total) * spread * (weights**2).sum())
         return means - means[best] > self._quantile(n, rivals.sum()) * error
 
-    def _moderated(self, differences, n: int) -> np.ndarray:
+    def _moderated(self, differences: Floats, n: int) -> Floats:
         own = neighbour_variance(differences, self.t[:n])
         return drawn(own, own.mean(), self.PRIOR, n)
 
@@ -167,7 +176,7 @@ class LevelRule:
 NEAREST = 3  # rivals that say how far an estimate may be off: those far from the best are no danger
 
 
-def gaps_and_spread(values, t) -> tuple[np.ndarray, float]:
+def gaps_and_spread(values: Floats, t: Timesteps) -> tuple[Floats, float]:
     """How far each of A rows lies above the best, float64 [A], and the variance of a difference from the best, the mean of
     `neighbour_variance` over the NEAREST rivals. values: [A,n], errors on the first n of the pairs whose timesteps are t [S]."""
     n = values.shape[1]
@@ -190,14 +199,14 @@ class GapRule:
 
     PRIOR = 4
 
-    def __call__(self, values) -> np.ndarray:
+    def __call__(self, values: Floats) -> npt.NDArray[np.bool_]:
         n = values.shape[1]
         gaps, spread = gaps_and_spread(values, self.t)
         units, usual = self.limits[n]
         return gaps > units * self.unit(spread, usual, n)
 
     @classmethod
-    def unit(cls, spread, usual, n: int):
+    def unit(cls, spread: Variance, usual: Variance | float, n: int) -> Variance:
         """The unit for variances on n pairs of one image and of the images of the fit."""
         return np.sqrt(drawn(spread, usual, cls.PRIOR, n))
 
@@ -222,23 +231,25 @@ class GapFit(Fitted):
     n_candidates: int
     target: float
     n_images: int
-    about: dict
+    about: Identity
 
     FLAG: ClassVar = "--race_fit"
     SCRIPT: ClassVar = "scripts/fit_race.py"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError or TypeError for a field that no fit can have; lists become tuples."""
         self.check_content()
         for name in ("ends", "units", "variances"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         whole = (self.max_samples, self.n_trials, self.n_candidates, self.n_images, *self.ends)
-        if not all(type(value) is int and value > 0 for value in whole):
+        if not all(type(value) is int and 0 < value < 2**31 for value in whole):
             raise ValueError("its counts are not whole numbers above 0")
         if not len(self.ends) == len(self.units) == len(self.variances) > 0 or self.ends[0] < 2:
             raise ValueError("it needs as many units and variances as rounds, and two pairs in the first one")
         if self.ends[-1] != self.max_samples * self.n_trials:
             raise ValueError("its last round does not end with its grid")
+        if not (type(self.target) in (int, float) and 0 < self.target <= 1):
+            raise ValueError(f"{self.target!r} is no share of races")
         if list(self.ends) != sorted(set(self.ends)) or not all(0 <= x < np.inf for x in (*self.units, *self.variances)):
             raise ValueError("its rounds do not grow, or a limit is no number")
 
@@ -247,7 +258,7 @@ class GapFit(Fitted):
         """The limits that `GapRule` takes."""
         return dict(zip(self.ends, zip(self.units, self.variances, strict=True), strict=True))
 
-    def check(self, identity: Mapping, n_candidates: int, path: str | None = None) -> None:
+    def check(self, identity: Mapping[str, Any], n_candidates: int, path: str | Path | None = None) -> None:
         """Raises ValueError as `check_settings`, and for a run with far more or far fewer candidates. path: of its file."""
         self.check_settings(identity, path, more=self.about)  # a later version's fit may say more
         if not self.n_candidates / 2 <= n_candidates <= 2 * self.n_candidates:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Generator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from diffusion.settings import Identity
 from diffusion.strategy import elimination, race, schedule
-from diffusion.strategy.base import Outcome, Strategy, Usual, option, option_names, round_numbers
+from diffusion.strategy.base import Elimination, Outcome, Strategy, Usual, option, option_names, round_numbers
 from diffusion.strategy.open_race import SurrogateRace, TreeRace
 from diffusion.strategy.schedule import Plan
 from diffusion.utils.files import fingerprint
 from diffusion.utils.paths import at_hand
 
-__all__ = ["Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # the door of those who add one
+__all__ = ["Elimination", "Outcome", "Strategy", "Usual", "option", "option_names", "round_numbers"]  # of those who add one
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Stages(Strategy):
     n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "stages"
+    LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
     NOTE: ClassVar = "If every image had stopped at the end of a stage; evaluations are means."
 
@@ -37,14 +39,14 @@ class Stages(Strategy):
     def price(self, plan: Plan, n_candidates: int) -> int:
         return schedule.count_evaluations(plan, n_candidates, self.to_keep)
 
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, self.to_keep)))
 
     def folder(self) -> str:
         keep, samples = ("_".join(map(str, numbers)) for numbers in (self.to_keep, self.n_samples))
         return f"{self.n_trials}trials_{keep}keep_{samples}samples"
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """Without the strategy's name: these folders are older than the option."""
         return {"to_keep": list(self.to_keep), "n_samples": list(self.n_samples), "n_trials": self.n_trials}
 
@@ -80,12 +82,13 @@ class Race(Strategy):
     n_trials: int = option(1, "noises per timestep", least=1)
 
     NAME: ClassVar = "race"
+    LOWEST_WINS: ClassVar = True
     AT_MOST: ClassVar = True
     MEASURED: ClassVar = {10: 160, 60: 613, 250: 2_425, 1_000: 9_811}
     NOTE: ClassVar = "If every race had ended after that many (timestep, noise) pairs; evaluations are means."
     EDITION: ClassVar = 2  # of the rule, in the identity; runs of the first do not say
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError for a rule that cannot be run."""
         race.check_alpha(self.alpha)
         if self.min_samples < 2 or self.round_size < 1:
@@ -99,11 +102,11 @@ class Race(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         ends = schedule.growing_rounds(len(plan.t), self.min_samples, self.round_size)
         return Outcome(*(yield from race.run_race(class_of, ends, race.LevelRule(plan.t, ends, self.alpha))))
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         return super().identity() | {"edition": self.EDITION}
 
     def folder(self) -> str:
@@ -138,14 +141,15 @@ class CalibratedRace(Strategy):
     all errors; labels play no part."""
 
     race_fit: str = option("", "what scripts/fit_race.py wrote on a run of this model", "FILE", type=str)
-    fit: Any = None  # its content, race.GapFit
+    fit: race.GapFit = None  # type: ignore[assignment]  # its content; read, or made of a dict, in __post_init__
 
     NAME: ClassVar = "race_calibrated"
+    LOWEST_WINS: ClassVar = True
     AT_MOST: ClassVar = True
     MEASURED: ClassVar = {10: 110}
     NOTE: ClassVar = Race.NOTE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Raises ValueError without a fit, and for a file that is none."""
         if not (self.fit or self.race_fit):
             raise ValueError(f"--strategy {self.NAME} needs --race_fit FILE, which scripts/fit_race.py writes")
@@ -163,16 +167,16 @@ class CalibratedRace(Strategy):
         if self.fit.max_samples > n_levels:
             raise ValueError(f"--race_fit {self.race_fit} is of {self.fit.max_samples} timesteps, and the model has {n_levels}")
 
-    def check_run(self, identity: dict, n_candidates: int) -> None:
+    def check_run(self, identity: Identity, n_candidates: int, class_of: Sequence[int] = ()) -> None:
         self.fit.check(identity, n_candidates, self.race_fit)
 
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         return Outcome(*(yield from race.run_race(class_of, self.fit.ends, race.GapRule(plan.t, self.fit.limits))))
 
     def folder(self) -> str:
         return f"{self.n_trials}trials_race_calibrated_{fingerprint(json.dumps(dataclasses.asdict(self.fit)))[:8]}"
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """The fit's content, wherever it lies."""
         return {"strategy": self.NAME, "fit": json.loads(json.dumps(dataclasses.asdict(self.fit)))}
 
@@ -194,19 +198,20 @@ class Grid(Strategy):
     n_trials: int = 1
 
     NAME: ClassVar = "grid"
+    LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
 
     def plan(self, n_levels: int) -> Plan:
         """Raises ValueError for an interval that does not divide n_levels."""
         return schedule.interval_plan(self.t_interval, self.n_trials, n_levels)
 
-    def eliminate(self, class_of: list[int], plan: Plan) -> Generator:
+    def eliminate(self, class_of: list[int], plan: Plan) -> Elimination:
         return Outcome(*(yield from elimination.run_stages(len(class_of), plan.stages, (1,))))
 
     def folder(self) -> str:
         return f"t{self.t_interval}_{self.n_trials}trials"
 
-    def identity(self) -> dict:
+    def identity(self) -> Identity:
         """Without a name, as of Stages."""
         return dataclasses.asdict(self)
 
@@ -214,10 +219,10 @@ class Grid(Strategy):
 # ---------------------------------------------------------------- the table
 
 # what --strategy offers
-STRATEGIES: dict[str, Any] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)}
+STRATEGIES: dict[str, type[Strategy]] = {cls.NAME: cls for cls in (Stages, Race, CalibratedRace, SurrogateRace, TreeRace)}
 
 
-def from_options(name: str, given: dict, defaults: dict | None = None) -> Strategy:
+def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Strategy:
     """The strategy of this name with the options that are not None in `given`, for others those of `defaults`, else its own.
 
     Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
@@ -227,10 +232,10 @@ def from_options(name: str, given: dict, defaults: dict | None = None) -> Strate
         for flag in option_names(other):
             if given.get(flag) is not None and flag not in own:
                 raise ValueError(f"--{flag} is for --strategy {other.NAME}: add that, or leave --{flag} out")
-    return _build(STRATEGIES[name], (defaults or {}) | {flag: value for flag, value in given.items() if value is not None})
+    return _build(STRATEGIES[name], dict(defaults or {}) | {flag: value for flag, value in given.items() if value is not None})
 
 
-def of_identity(identity: dict) -> Strategy:
+def of_identity(identity: Identity) -> Strategy:
     """The strategy of a run by its config's identity; Stages without numbers for a folder that does not say.
 
     Raises ValueError for a strategy that is not in the table.
@@ -242,7 +247,7 @@ def of_identity(identity: dict) -> Strategy:
     return _build(known[name], {flag: value for flag, value in identity.items() if value is not None})
 
 
-def _build(strategy, values: dict) -> Strategy:
+def _build(strategy: type[Strategy], values: Mapping[str, Any]) -> Strategy:
     """The strategy with those of the values that are its own; JSON's and argparse's lists become tuples."""
     own = {field.name: values[field.name] for field in dataclasses.fields(strategy) if field.name in values}
     return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in own.items()})

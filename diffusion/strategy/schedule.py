@@ -26,7 +26,7 @@ class Plan:
     @cached_property
     def trial(self) -> np.ndarray:
         """int64 [S], how many earlier pairs have the same timestep."""
-        seen = Counter()
+        seen: Counter[int] = Counter()
         return np.array([seen.update([t]) or seen[t] - 1 for t in self.t.tolist()], np.int64)
 
 

@@ -6,8 +6,12 @@ Numpy and scipy, on tables of numbers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+
+from diffusion.strategy.elimination import Errors, Floats
+from diffusion.strategy.fits import MOST
 
 Expected = tuple[np.ndarray, np.ndarray]  # means and standard deviations, float64 [K] each
 
@@ -53,7 +57,7 @@ class LinearGuide:
         return list(order[:n])
 
     @staticmethod
-    def _fit(left, scale, y, weights, penalty: float) -> tuple[float, np.ndarray]:
+    def _fit(left: Floats, scale: Floats, y: Floats, weights: Floats, penalty: float) -> tuple[float, np.ndarray]:
         """The leave-one-out error with this penalty, and what multiplies the projections of y."""
         share = scale**2 / (scale**2 + penalty)
         influence = (left**2) @ share + weights**2 / (weights**2).sum()  # the mean is fitted too
@@ -77,17 +81,17 @@ class TreeGuide:
 
     def expect(self, tried: Sequence[int], means: np.ndarray, counts: np.ndarray) -> Expected:
         """Means and standard deviations, as in LinearGuide."""
-        tried = np.array(tried)
         apart = (self.distances[np.ix_(tried, tried)] ** 2).sum()
         constant = np.sqrt(((means[:, None] - means) ** 2).sum() / apart) if apart else 0.0
-        near = self.distances[:, tried]
+        near = self.distances[:, list(tried)]
         # of several that are as near, the best one speaks for the branch
         nearest = np.lexsort((np.broadcast_to(means, near.shape), near), axis=1)[:, 0]
         return means[nearest], constant * near[np.arange(len(near)), nearest]
 
     def picked(self, order: Sequence[int], tried: Sequence[int], n: int) -> list[int]:
         """n of the untried rows, as in LinearGuide, but none to which a picked one is nearer than any that was tried."""
-        near, found = self.distances[:, list(tried)].min(1), []
+        near = self.distances[:, list(tried)].min(1)
+        found: list[int] = []
         for row in order:
             if len(found) == n:
                 break
@@ -108,7 +112,7 @@ class Entrance:
     width: int
     caution: float
 
-    def __call__(self, errors: dict[int, np.ndarray], best: int) -> list[int]:
+    def __call__(self, errors: dict[int, Floats], best: int) -> list[int]:
         tried = list(errors)
         above = np.array([(own - errors[best][: len(own)]).mean() for own in errors.values()])
         means, deviations = self.guide.expect(tried, above, np.array([len(own) for own in errors.values()]))
@@ -155,16 +159,16 @@ class Branch:
     """A branch of a tree. height: above its leaves, which are numbers; parts: branches and leaves."""
 
     height: float
-    parts: tuple
+    parts: "tuple[Branch | int, ...]"
 
     @classmethod
-    def of(cls, saved) -> "Branch":
+    def of(cls, saved: Any) -> "Branch":
         """From JSON: {"height", "parts"}. Raises ValueError for what is none."""
         if not (isinstance(saved, dict) and set(saved) == {"height", "parts"} and isinstance(saved["parts"], list)):
             raise ValueError('a branch is {"height": ..., "parts": [...]}')
         height = saved["height"]
-        if type(height) not in (int, float) or not 0 < height < np.inf or not saved["parts"]:
-            raise ValueError(f"a branch has the height {height!r} and {len(saved['parts'])} parts")
+        if type(height) not in (int, float) or not 1 / MOST <= height <= MOST or not saved["parts"]:
+            raise ValueError(f"a branch has the height {str(height)[:20]} and {len(saved['parts'])} parts")
         parts = tuple(part if type(part) is int else cls.of(part) for part in saved["parts"])
         if any(isinstance(part, cls) and part.height >= height for part in parts):
             raise ValueError(f"a branch of the height {height} has a part that is not lower")
@@ -174,15 +178,19 @@ class Branch:
     def leaves(self) -> list[int]:
         return [leaf for part in self.parts for leaf in (part.leaves if isinstance(part, Branch) else [part])]
 
+    def check_leaves(self) -> None:
+        """Raises ValueError for a leaf that the tree has twice."""
+        if len(set(self.leaves)) < len(self.leaves):
+            raise ValueError("it has a leaf twice")
+
     def distances(self, leaf_of: Sequence[int]) -> np.ndarray:
         """Distances between candidates, float32 [K,K]; leaf_of: the leaf of each. Two of one leaf are as far apart as two of
         the lowest branch.
 
         Raises ValueError for a leaf that the tree lacks or has twice.
         """
+        self.check_leaves()
         place = {leaf: i for i, leaf in enumerate(self.leaves)}
-        if len(place) < len(self.leaves):
-            raise ValueError("it has a leaf twice")
         if lacking := sorted(set(leaf_of) - set(place)):
             raise ValueError(f"it lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
         found = np.zeros((len(place), len(place)), np.float32)
@@ -193,7 +201,7 @@ class Branch:
         np.fill_diagonal(found, 0)
         return found
 
-    def _fill(self, found, start: int) -> int:
+    def _fill(self, found: Errors, start: int) -> int:
         """Writes this branch's height between its leaves, which are numbered from `start`, then its parts'; the next number."""
         stop = start + len(self.leaves)
         found[start:stop, start:stop] = self.height
@@ -202,6 +210,6 @@ class Branch:
         return stop
 
     @staticmethod
-    def _leaf(found, start: int) -> int:
+    def _leaf(found: Errors, start: int) -> int:
         found[start, start] = 0
         return start + 1

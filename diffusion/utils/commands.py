@@ -66,7 +66,9 @@ def start_of(words: tuple[str, ...]) -> list[str]:
 def line_of(name: str) -> str:
     """What a command does, in a few words: its docstring up to the first full stop, colon or question mark."""
     doc = file_of(name).read_text(encoding="utf-8").split('"""')[1]
-    return re.match(r".*?(?:\?|(?=[.:]))(?=[.:?]?\s)", doc, re.S)[0].replace("\n", " ")
+    first = re.match(r".*?(?:\?|(?=[.:]))(?=[.:?]?\s)", doc, re.S)
+    assert first, name  # tests hold every command's docstring to it
+    return first[0].replace("\n", " ")
 
 
 def prog() -> str | None:

@@ -78,7 +78,7 @@ class Team:
         self.leads = rank == 0
         self._store = None
         self.step = 0  # how many of the leader's steps this process knows to be passed
-        self.beats = {}  # rank -> its last sign of life, and when it was seen first
+        self.beats: dict[int, tuple[int, float]] = {}  # rank -> its last sign of life, and when it was seen first
 
     @property
     def store(self):

@@ -1,9 +1,11 @@
 """What every picture shares: matplotlib without a screen, and curves of errors."""
 
+from typing import Any
+
 FEW = 60  # timesteps of a curve whose points can still be told apart
 
 
-def pyplot():
+def pyplot() -> Any:  # a module
     """matplotlib's, which draws without a screen and takes a $ in a name for a $."""
     import matplotlib
 
@@ -21,7 +23,10 @@ def running_mean(values, width: int):
     return np.array([np.mean(values[max(0, i - width) : i + width + 1]) for i in range(len(values))])
 
 
-def draw_differences(axis, curves, colours=tuple(f"C{i}" for i in range(10))) -> None:
+COLOURS = tuple(f"C{i}" for i in range(10))  # matplotlib's own
+
+
+def draw_differences(axis, curves, colours=COLOURS) -> None:
     """How far errors lie above the winner's at each timestep, thin, and their running mean, thick; of few timesteps with dots.
 
     curves: (name, timesteps, differences) of each class, ascending in t, the winner's first; colours: one each, in turn

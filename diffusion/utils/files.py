@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # not a Unix: what a killed process left then stays
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # else it is the module
 
 log = logging.getLogger(__name__)
 
 LONG_HASH = 1_000_000_000  # bytes that take a second or more to hash
+MOST_DEPTH = 200  # of lists and objects in JSON
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `write` calls a file until it is whole
 
 
@@ -42,12 +44,15 @@ class _Raw(io.FileIO):
 def write(path: str | Path, fill: Callable[[BinaryIO], object], make_folder: bool = True) -> None:
     """fill(file) writes a file beside this path, which is synced and renamed: whatever kills the process, it is whole or absent.
 
-    Raises OSError with path and cause where it cannot be written, and leaves an older file as it was.
+    Raises OSError with path and cause where it cannot be written, or is no regular file, and leaves an older one as it was.
     """
     path = Path(path)
+    if wrong := irregular(path):  # which renaming would replace: a link, a pipe, as root even a device
+        raise OSError(errno.EINVAL, wrong, str(path))
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # process ids and host names repeat, in containers too
+    # process ids and host names repeat, in containers too; a name may fill what the file system takes
+    temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
     raw = None
     try:
         raw = _open_locked(temporary)
@@ -90,6 +95,11 @@ def _lock(file, how: int) -> bool:
     return True
 
 
+def lock(file) -> bool:
+    """Locks an open file until it is closed. False where another process has it, or where there are no locks."""
+    return fcntl is not None and _lock(file, fcntl.LOCK_NB)
+
+
 def remove_temporaries(folder: Path, before: float) -> None:
     """Removes what processes that were killed left of `write` in this folder.
 
@@ -128,12 +138,24 @@ def try_writing(folder: Path) -> float:
             trial.unlink()
 
 
+def irregular(path: str | Path) -> str | None:
+    """What is in the place of a file and is none, in words; None for a file, and where there is nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # too long a name, a loop of links, a NUL
+        return f"cannot be a file's name ({getattr(error, 'strerror', None) or error})"
+    kinds = {stat.S_IFREG: None, stat.S_IFLNK: "is a symbolic link", stat.S_IFDIR: "is a directory", stat.S_IFIFO: "is a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "is a device or a socket")
+
+
 def try_file(path: Path) -> None:
     """Raises OSError with path and cause where `write` could not make this file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with contextlib.suppress(FileNotFoundError):
-        os.lstat(path)  # which a name that is too long does not survive
+    if wrong := irregular(path):
+        raise OSError(errno.EINVAL, wrong, str(path))
     try_writing(path.parent)
 
 
@@ -191,6 +213,7 @@ def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        _check_depth(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({one_line(error)})") from None
     if not isinstance(content, dict):
@@ -201,6 +224,16 @@ def read_json(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})
         if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is not bool):  # True is an int, too
             raise ValueError(f"{path}: {key!r} is {json.dumps(content[key])[:60]}, not of type {kind.__name__}")
     return content
+
+
+def _check_depth(content) -> None:
+    """Raises ValueError for what is nested so deep that walking through it may fail."""
+    level = [content]
+    for _ in range(MOST_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        if not (level := [value for values in inner for value in values]):
+            return
+    raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
 
 
 def fingerprint(*parts) -> str:

@@ -30,7 +30,12 @@ def progress(total: int):
         return tqdm(total=total, unit="image", dynamic_ncols=True)
     bar = tqdm(total=total, unit="image", file=_Lines(), mininterval=NEXT, miniters=1, ncols=0, leave=False, delay=1)
     first, close = threading.Timer(FIRST, bar.refresh), bar.close
-    bar.close = lambda: (first.cancel(), close())
+
+    def close_with_timer() -> None:
+        first.cancel()
+        close()
+
+    bar.close = close_with_timer
     first.daemon = True
     first.start()
     return bar

@@ -34,23 +34,23 @@ def open_csv(path: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     empty = next((row for row in rows if not row.label), None)
     if empty:
         raise ValueError(f"{path}: row {empty.number} has an empty {LABEL}")
-    names, labels = _labels(path, rows, classes)
+    names, labels = _labels(path, rows, [row.label or "" for row in rows], classes)
     images = LabelledFiles([(row.picture, label) for row, label in zip(rows, labels, strict=True)], own=True)
     images.classes = names
     return images
 
 
-def _labels(path: Path, rows: list[Row], classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
-    """(class names, label of each row)."""
-    texts = [row.label for row in rows]
-    numbers = [number_of(text) for text in texts]
+def _labels(path: Path, rows: list[Row], texts: list[str], classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """(class names, label of each row). texts: the label of each row."""
+    numbers = [number for number in map(number_of, texts) if number is not None]
     try:
-        names = numbered(numbers) if classes is None and None not in numbers else classes
+        given = numbered(numbers) if classes is None and len(numbers) == len(rows) else classes
     except ValueError as error:
         raise ValueError(f"{path}: row {rows[numbers.index(max(numbers))].number}: {error}") from None
-    names, labels = of_texts(texts, names)
-    if None in labels:
-        row = rows[labels.index(None)]
+    names, found = of_texts(texts, given)
+    labels = [label for label in found if label is not None]
+    if len(labels) < len(found):
+        row = rows[found.index(None)]
         raise ValueError(f"{path}: row {row.number} has the label {row.label!r}, which is none of the {len(names)} classes of "
                          f"--classes, nor 0..{len(names) - 1}")  # fmt: skip
     return names, labels
@@ -68,7 +68,7 @@ def read_rows(path: Path) -> list[Row]:
     if not cells:
         raise ValueError(f"{path}: no pictures, only a header")
     rows = [Row(number, _place(path, number, row[PATH]), row[LABEL].strip() if LABEL in row else None) for number, row in cells]
-    first = {}
+    first: dict[str, Row] = {}
     for row in rows:
         if first.setdefault(row.picture, row) is not row:
             raise ValueError(f"{path}: rows {first[row.picture].number} and {row.number} have one path, {row.picture}")

@@ -20,7 +20,11 @@ class LabelledFiles:
     sets were not. Raises FileNotFoundError where there are no samples.
     """
 
-    def __init__(self, samples: list[tuple[str | Member, int]], border=0, own=False, notice: str | None = None):
+    classes: list[str]  # of a set of the user's own
+
+    def __init__(
+        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, own: bool = False, notice: str | None = None
+    ):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
@@ -77,7 +81,7 @@ def _by_name(root: Path, found: dict[str, list[str]], classes: Sequence[str]) ->
     twice = next((name for name, number in numbers.items() if list(numbers.values()).count(number) > 1), None)
     if twice:
         raise ValueError(f"{root / twice} is the folder of a class that has another one: put its pictures there")
-    return {classes[numbers[name]]: files for name, files in found.items()}
+    return {classes[number]: found[name] for name, number in numbers.items() if number is not None}
 
 
 def open_known(

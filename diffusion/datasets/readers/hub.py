@@ -70,9 +70,10 @@ def _read_labels(table, column: str, classes: Sequence[str] | None) -> tuple[lis
 
     values, feature = list(table[column]), table.features[column]
     if values and all(isinstance(value, str) and value.strip() for value in values):
-        names, labels = of_texts(values, classes)
-        if None in labels:
-            raise ValueError(f"--label_column {column}: {values[labels.index(None)]!r} is no class of --classes")
+        names, found = of_texts(values, classes)
+        labels = [label for label in found if label is not None]
+        if len(labels) < len(found):
+            raise ValueError(f"--label_column {column}: {values[found.index(None)]!r} is no class of --classes")
         return names, labels
     if not values or not all(isinstance(value, int) and value >= 0 for value in values):
         what = "rows without a label (neither a name nor an integer >= 0)" if values else "no rows"
@@ -81,8 +82,7 @@ def _read_labels(table, column: str, classes: Sequence[str] | None) -> tuple[lis
         of_numbers = numbered(values)
     except ValueError as error:
         raise ValueError(f"--label_column {column}: {error}: name another column") from None
-    names = classes or (feature.names if isinstance(feature, ClassLabel) else of_numbers)
-    return list(names), [int(value) for value in values]
+    return list(classes or (feature.names if isinstance(feature, ClassLabel) else of_numbers)), [int(value) for value in values]
 
 
 def open_hub(
@@ -107,7 +107,7 @@ def open_hub(
         table, notice = _open_saved(root, split, config_name)
     else:
         table, notice = _load(root, split, config_name, streaming), None
-    if streaming:
+    if limit is not None:  # of a stream
         table, told = _first(table, split, image_column, label_column, classes, limit)
         notice = "; ".join(filter(None, (notice, told)))
     return HubImages(table, image_column, label_column, notice, classes)
@@ -172,7 +172,8 @@ def _number(limit: int | float, n_rows: int | None, split: str) -> int:
 
 def _read_rows(stream, image: str, n: int, n_rows: int | None) -> tuple[list[dict], int]:
     """(the first n rows, the bytes of their images). Raises ValueError where they are more than memory should hold."""
-    rows, size = [], 0
+    rows: list[dict] = []
+    size = 0
     try:
         with progress(min(n, n_rows or n)) as bar:
             for row in itertools.islice(stream, n):

@@ -1,7 +1,7 @@
 """Pictures whose labels nobody knows, or asks for: files, folders, WebDataset shards, CSVs of paths."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffusion.datasets.pictures import Member
@@ -17,7 +17,8 @@ def find_pictures(places: Iterable[str]) -> tuple[list[str | Member], str | None
     shards; a .tar file; a .csv file with a column path. Raises ValueError for a place where there is nothing or that is damaged,
     for a folder with links that lead to a folder twice, and for a name that is no UTF-8; OSError for what cannot be read.
     """
-    found, notices = [], []
+    found: list[str | Member] = []
+    notices: list[str] = []
     for place in places:
         pictures, told = _pictures_of(place)
         found += pictures
@@ -25,7 +26,7 @@ def find_pictures(places: Iterable[str]) -> tuple[list[str | Member], str | None
     return found, "; ".join(notices) or None
 
 
-def _pictures_of(place: str) -> tuple[list[str | Member], str | None]:
+def _pictures_of(place: str) -> tuple[Sequence[str | Member], str | None]:
     if not os.path.exists(place):
         raise ValueError(f"{place}: there is no such picture or folder")
     suffix = os.path.splitext(place)[1].lower()

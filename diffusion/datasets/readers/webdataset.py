@@ -11,6 +11,7 @@ core, which a file beside the shards would save and could be wrong about. Remote
 import os
 import tarfile
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +70,10 @@ def _checked_labels(found: Found, n_classes: int) -> list[int]:
         raise ValueError(f"{found.pictures[0]} has no label (KEY{LABEL}), and neither has any other picture: scripts/classify.py "
                          "is for such pictures")  # fmt: skip
     labels = [None if text is None else number_of(text) for text in found.labels]
-    wrong = next((i for i, label in enumerate(labels) if label is None or label >= n_classes), None)
-    if wrong is None:
-        return labels
+    known = [label for label in labels if label is not None and label < n_classes]
+    if len(known) == len(labels):
+        return known
+    wrong = next(i for i, label in enumerate(labels) if label is None or label >= n_classes)
     text, member = found.labels[wrong], f"{_key(str(found.pictures[wrong]))[0]}{LABEL}"
     if text is None:
         raise ValueError(f"{found.pictures[wrong]} has no label: {member} is missing")
@@ -108,12 +110,15 @@ def shards_of(folder: Path, root: Path | None = None) -> tuple[list[Path], str |
 def read_shards(shards: Sequence[Path]) -> Found:
     """Raises ValueError as `open_shards`, OSError for a shard that cannot be read."""
     parts = [_read_shard(path) for path in shards]
-    return Found(*([one for part in parts for one in part[column]] for column in range(3)))
+    pictures, labels, others = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
+    return Found(pictures, labels, others)
 
 
 def _read_shard(path: Path) -> Found:
     """Raises ValueError for two members that are the picture or the label of one key, and for a label without its picture."""
-    pictures, labels, others = {}, {}, []
+    pictures: dict[str, Member] = {}
+    labels: dict[str, Member] = {}
+    others: list[str] = []
     for member in _members(path):
         key, suffix = _key(member.name)
         kind = pictures if suffix.lower() in SUFFIXES else labels if suffix == LABEL else None
@@ -147,7 +152,7 @@ def _members(path: Path) -> list[Member]:
     """Files in a tar, without junk. Raises ValueError where it is cut or damaged, which names the last member that was read."""
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"there is no file {path}")
-    found = []
+    found: list[Member] = []
     with reading(path), tarfile.open(path, "r:") as tar:
         try:
             found.extend(Member(str(path), info.name, info.offset_data, _size(info)) for info in tar if info.isreg())

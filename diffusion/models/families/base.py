@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # which import torch
     Read = Callable[[str, Callable[[Any, Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
 
 STATED = "classifier.json"
+OTHER_SPREADS = ("use_beta_sigmas", "use_karras_sigmas", "use_exponential_sigmas")  # of levels, for sampling alone
 SHARE = 0.1  # of a device's memory that the embeddings of all candidates may take; more stay on the CPU, and rows travel
 
 
@@ -64,6 +65,7 @@ class Pipeline(Source):
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     OLDER_CLASS: ClassVar[str | None] = None  # in config files from before that class name
     SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
+    TO_IMAGE: ClassVar[bool] = False  # whether a flow's network counts time from noise to image, and gives x0 - noise
     CHANNELS_LAST: ClassVar[bool] = False  # whether the network is convolutions, fastest in that memory format
     ENCODERS: ClassVar[tuple[text_encoders.Encoder, ...]]
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # text encoders that it also runs without
@@ -128,6 +130,12 @@ class Pipeline(Source):
             value = self.scheduler.get(key, 1)
             if type(value) not in (int, float) or not 0 < value < 100:
                 raise ValueError(f"{self.scheduler_file}: {key!r} is {value!r}, which is no shift")
+
+    def check_static_shift(self) -> None:
+        """Check that its levels are one shift's, whatever the image. Raises ValueError by the name of what says otherwise."""
+        for key in ("use_dynamic_shifting", *OTHER_SPREADS):
+            if self.scheduler.get(key):
+                raise ValueError(f"{self.scheduler_file}: {key!r} is on, and {type(self).__name__} has one shift for all images")
 
     # ------------------------------------------------------------ known by its configs
 
@@ -236,9 +244,9 @@ class Pipeline(Source):
     def flow_levels(self, shift: float, scale: float, last: float = 1.0) -> Levels:
         """The levels of a flow on the run's schedule (--levels); shift, scale, last: the model's own (schedulers.flow_levels)."""
         if self.options.levels == "logit-normal":
-            return schedulers.logit_normal_levels(self.n_levels, scale)
+            return schedulers.logit_normal_levels(self.n_levels, scale, self.TO_IMAGE)
         shift, last = {"own": (shift, last), "uniform": (1.0, 1.0), "shift3": (3.0, 1.0)}[self.options.levels]
-        return schedulers.flow_levels(self.n_levels, shift, scale, last)
+        return schedulers.flow_levels(self.n_levels, shift, scale, last, self.TO_IMAGE)
 
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
@@ -279,7 +287,7 @@ class Pipeline(Source):
             conditions: B rows.
 
         Returns:
-            [B,C,h,w] in the network's dtype.
+            [B,C,h,w] in the network's dtype, with the network's own sign.
         """
 
     def adapted(self, network: nn.Module, plain: bool) -> nn.Module:
@@ -358,7 +366,7 @@ class Pipeline(Source):
         def predict(x_t, t, conditions):
             module, call, _ = ready()
             output = call(module, x_t.to(module.dtype, memory_format=layout), levels.time(t), conditions.to(x_t.device))
-            return convert(output, x_t, t)
+            return convert(levels.predicted(output), x_t, t)
 
         def shared(x_t, t, conditions, latent):
             module, _, share = ready()
@@ -366,7 +374,7 @@ class Pipeline(Source):
                 return one_by_one(predict, x_t, t, conditions, latent)
             sequence = conditions.to(x_t.device).sequence
             output = share(x_t.to(module.dtype, memory_format=layout), levels.time(t), sequence, latent)
-            return convert(output, *evaluations(x_t, t, len(conditions), latent))
+            return convert(levels.predicted(output), *evaluations(x_t, t, len(conditions), latent))
 
         return Denoiser(encode, embed, predict, levels, self.SPACE, shared=None if plain else shared)
 

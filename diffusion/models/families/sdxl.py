@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-from diffusion.models.families.base import UNetPipeline
+from diffusion.models.families.base import Pipeline, UNetPipeline
 from diffusion.models.loading import hub, schedulers
 from diffusion.models.loading.text_encoders import Encoder, NoPrompt
-from diffusion.settings import ModelOptions
+from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
 CLIP = ("text_encoder", "text_encoder_2")
 
@@ -29,7 +29,7 @@ class StableDiffusionXL(UNetPipeline):
     )
 
     @classmethod
-    def find(cls, source: str, options: ModelOptions) -> "StableDiffusionXL":
+    def find(cls, source: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline:
         """A pipeline of any task that has these weights. Raises ValueError as that of the base class, and for the refiner."""
         if hub.read_config(source, "model_index.json", flag=options.flag).get("requires_aesthetics_score"):
             raise ValueError(f"{options.flag} {source} is SDXL's refiner, which needs an image too: give the base model")

@@ -6,6 +6,7 @@ ordinary one, so that layout, sharing and speed stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _refuse_others(path: str, revision: str | None) -> None:
 
 
 def _names(path: str, revision: str | None) -> list[str]:
-    """The names of all weights in the file, before any converter has seen them; none where it is no safetensors file."""
+    """The names of all weights in the file, before any converter has seen them; none of no safetensors file, or a damaged one."""
     from huggingface_hub import try_to_load_from_cache
     from safetensors import safe_open
 
@@ -131,7 +132,7 @@ def _names(path: str, revision: str | None) -> list[str]:
         found = [Path(known)] if isinstance(known, str) else [Path(path)] if Path(path).suffix == ".safetensors" else []
     names = []
     for file in found:
-        with safe_open(file, "pt") as weights:
+        with contextlib.suppress(Exception), safe_open(file, "pt") as weights:  # a damaged one is told by who reads it
             names += weights.keys()
     return names
 

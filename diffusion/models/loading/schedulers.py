@@ -78,7 +78,7 @@ def ddpm_levels(config: Mapping[str, Any]) -> "Levels":
     return ddpm(DDPMScheduler.from_config(dict(config)).alphas_cumprod)
 
 
-def flow_levels(n_levels: int, shift: float, scale: float, last: float = 1.0) -> "Levels":
+def flow_levels(n_levels: int, shift: float, scale: float, last: float = 1.0, to_image: bool = False) -> "Levels":
     """The levels of a shifted rectified flow, s = shift r / (1 + (shift - 1) r) (Esser et al. 2024, eq. 23).
 
     Args:
@@ -86,21 +86,22 @@ def flow_levels(n_levels: int, shift: float, scale: float, last: float = 1.0) ->
         shift: 1 leaves s even.
         scale: the network is fed scale * s.
         last: r is even in (0, last].
+        to_image: as in `denoiser.flow`.
     """
     import torch
 
     from diffusion.models.denoiser import flow
 
     r = torch.arange(1, n_levels + 1, dtype=torch.float64) / n_levels * last
-    return flow(shift * r / (1 + (shift - 1) * r), scale)
+    return flow(shift * r / (1 + (shift - 1) * r), scale, to_image)
 
 
-def logit_normal_levels(n_levels: int, scale: float) -> "Levels":
+def logit_normal_levels(n_levels: int, scale: float, to_image: bool = False) -> "Levels":
     """The levels of a rectified flow at the quantiles (r - 1/2) / n_levels of the logit-normal distribution (Esser et al. 2024,
-    eq. 19); the network is fed scale * s."""
+    eq. 19); the network is fed scale * s, and to_image is as in `denoiser.flow`."""
     import torch
 
     from diffusion.models.denoiser import flow
 
     even = (torch.arange(n_levels, dtype=torch.float64) + 0.5) / n_levels
-    return flow(torch.special.ndtri(even).sigmoid(), scale)
+    return flow(torch.special.ndtri(even).sigmoid(), scale, to_image)

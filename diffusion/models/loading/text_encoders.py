@@ -17,7 +17,13 @@ from diffusion.models.speed import devices
 if TYPE_CHECKING:  # which imports torch
     from torch import Tensor
 
-KNOWN = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "Gemma2Model")  # classes of text encoders
+KNOWN = (
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "T5EncoderModel",
+    "Gemma2Model",
+    "T5GemmaEncoder",
+)  # classes of text encoders
 
 
 class NoPrompt(str):

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+T5GEMMA = "T5GemmaEncoder"
+
+
 @dataclass(frozen=True)
 class Weights:
     """The weights of a pipeline's parts.
@@ -91,9 +94,17 @@ class Weights:
         if part in self.in_file:
             model = self.file.load(part, cls, self._config(part), device, dtype)
         else:
-            model = hub.pretrained(cls, self.source, device, subfolder=part, revision=self.revision, torch_dtype=dtype)
+            where = {"subfolder": part, "revision": self.revision}
+            config = {"config": self._encoder_config(**where)} if self.classes[part] == T5GEMMA else {}
+            model = hub.pretrained(cls, self.source, device, **where, torch_dtype=dtype, **config)
         self.loras.fuse(part, model)
         return model
+
+    def _encoder_config(self, **where: Any) -> Any:
+        """The encoder's part of the config of a whole T5Gemma, which is what its folder has."""
+        from transformers import T5GemmaConfig
+
+        return T5GemmaConfig.from_pretrained(self.source, **where).encoder
 
     def _config(self, part: str) -> dict:
         return hub.read_config(self.source, f"{part}/config.json", flag="--config")
@@ -122,4 +133,8 @@ def class_named(name: str) -> type:
     import diffusers
     import transformers
 
+    if name == T5GEMMA:  # which is not among transformers' names, and whose reader in diffusers looks for the config elsewhere
+        from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+        return T5GemmaEncoder
     return getattr(diffusers, name, None) or getattr(transformers, name)

@@ -5,6 +5,7 @@ depends on the condition: conv_in, blocks without cross-attention, the next ResN
 of the text depend on nothing else. Of a list of cells, one condition and one of P latents each, only the former is shared.
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -69,8 +70,8 @@ def is_standard(unet) -> bool:
     return set(readers) <= set(READERS) and all(unet.config.get(name) == value for name, value in STANDARD.items())
 
 
-class Block:
-    """The size of the block in work.
+class Block(threading.local):
+    """The size of the block in work, of each thread its own.
 
     Attributes:
         rows: conditions; one for a call of the U-Net itself.
