@@ -360,7 +360,7 @@ NO_PICTURE = "is no picture: give float32 [3,H,W] in [-1,1], or a PIL image"
 
 def checked_tensor(image: "Tensor") -> "Tensor":
     """The image itself. Raises ValueError for a tensor that is not float [3,H,W] in [-1,1], as a transform makes it."""
-    if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+    if image.ndim != 3 or not image.is_floating_point():
         raise ValueError(f"a tensor {image.dtype} {list(image.shape)} {NO_PICTURE}")
     low, high = (float(value) for value in image.aminmax())
     if low < -1.01 or high > 1.01:  # one that is not finite fails as errors that are not do

@@ -14,16 +14,16 @@ def script():
 
 
 @pytest.mark.slow
-def test_a_cpu_passes_whole(script, tmp_path, capsys):
+def test_a_cpu_passes(script, tmp_path, capsys):
+    """Without what is compiled and timed, which takes minutes: test_hardware and test_benchmark do both."""
     out = tmp_path / "found.json"
-    assert script.main(["--device", "cpu", "--images", "5", "-o", str(out)]) == 0
+    assert script.main(["--device", "cpu", "--images", "3", "--skip", "compiled", "benchmark", "-o", str(out)]) == 0
     found = json.loads(out.read_text())
     lines = capsys.readouterr().out.splitlines()
     assert found["passed"] and found["verdict"] == lines[-1] and "1 left out" in lines[-1]
     rows = {check["name"]: check for check in found["checks"]}
-    assert len(rows) == 18 + 2 + 1 + 1
+    assert len(rows) == 15 + 2 + 1
     assert all(check["ok"] for name, check in rows.items() if name != "out of memory on purpose")
-    assert rows["speed of tiny, float32"]["numbers"]["kernel_over_plain"] > 0
 
 
 @pytest.mark.slow
