@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does this device compute what a CPU does? What to run first on a new GPU: about five minutes, offline, on the shipped models.
+"""Does this device compute what a CPU does? What to run first on a new GPU: offline, on the shipped models.
 
     python scripts/check_device.py --device cuda
     python scripts/check_device.py --device cpu --images 10 --skip compiled benchmark

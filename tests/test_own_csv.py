@@ -104,6 +104,7 @@ def test_a_name_that_is_a_number_goes_before_the_number():
         ("file,label\n0.png,a\n", "column path missing"),
         ("path;label\n0.png;a\n", "column path missing"),
         ("path,path\n0.png,1.png\n", "column path twice"),
+        ("path,label,label\n0.png,bee,ant\n", "column label twice"),
         ("path\n0.png\n", "the column label is missing; pictures without labels are for scripts/classify.py"),
         ("path,label\n0.png,\n1.png, \n", "the column label is empty; pictures without labels are for scripts/classify.py"),
         ("path,label\n0.png,a\n1.png,\n", "row 3 has an empty label"),

@@ -166,3 +166,10 @@ def test_a_broken_config_is_one_line(tmp_path):
 def test_fingerprints_tell_contents_apart():
     assert fingerprint(["a", "b"]) == fingerprint(["a", "b"])
     assert len({fingerprint(["ab"]), fingerprint(["a", "b"]), fingerprint(b"ab")}) == 3
+
+
+def test_only_plain_numbers_name_records(tmp_path):
+    """`²` is a digit to Python's isdigit, and none to int."""
+    for name in ("1", "007", "²1", "x", "-3", "1.5"):
+        (tmp_path / f"{name}.pt").touch()
+    assert list(run_folder.list_records(tmp_path)) == [1, 7]

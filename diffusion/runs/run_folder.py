@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from diffusion import __version__, settings
+from diffusion.datasets.labels import number_of
 from diffusion.metrics import PairScores, pair_correct
 from diffusion.runs import schema
 from diffusion.utils import files
@@ -516,7 +517,8 @@ def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:
 
 def list_records(folder: Path) -> dict[int, Path]:
     """index -> path of every record in the folder, ascending."""
-    return {int(p.stem): p for p in sorted((p for p in Path(folder).glob("*.pt") if p.stem.isdigit()), key=lambda p: int(p.stem))}
+    found = {number_of(path.stem): path for path in sorted(Path(folder).glob("*.pt"))}
+    return {index: found[index] for index in sorted(index for index in found if index is not None)}
 
 
 def _numpy_scalar_parts():

@@ -176,11 +176,13 @@ def write_csv(path: str | Path, rows) -> None:
     write_text(path, csv_text(rows))
 
 
-def read_csv(path: str | Path, what: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def read_csv(
+    path: str | Path, what: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
     """(number, column -> cell) of every row of a CSV file (UTF-8, with a header) that is not blank; the header is row 1.
 
-    what: how messages call the file; columns: which the header must have, beside any others. Raises ValueError with one line that
-    names the file, and the row where there is one.
+    what: how messages call the file; columns: which the header must have, beside any others; optional: those of them that are
+    read where they are there. Raises ValueError with one line that names the file, and the row where there is one.
     """
     must = f"the header must hold {','.join(columns)}"
     try:
@@ -194,7 +196,8 @@ def read_csv(path: str | Path, what: str, columns: Sequence[str]) -> list[tuple[
     if not lines:
         raise ValueError(f"{path}: empty file; {must}")
     header = [name.strip() for name in lines[0][1]]
-    missing, twice = ([name for name in columns if test(header.count(name))] for test in ((0).__eq__, (1).__lt__))
+    missing = [name for name in columns if name not in header]
+    twice = [name for name in (*columns, *optional) if header.count(name) > 1]
     if missing or twice:
         raise ValueError(f"{path}: column {', '.join(missing or twice)} {'missing' if missing else 'twice'}; {must}")
     uneven = next(((number, row) for number, row in lines if len(row) != len(header)), None)

@@ -64,7 +64,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
-    cells = read_csv(path, "CSV of pictures", [PATH])
+    cells = read_csv(path, "CSV of pictures", [PATH], [LABEL])
     if not cells:
         raise ValueError(f"{path}: no pictures, only a header")
     rows = [Row(number, _place(path, number, row[PATH]), row[LABEL].strip() if LABEL in row else None) for number, row in cells]
