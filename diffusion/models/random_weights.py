@@ -200,7 +200,7 @@ class Published:
             network={"_class_name": self.family.NETWORK_CLASS, **self.network},
             vae={"latent_channels": self.latent_channels, "downscale": self.downscale, "block_out_channels": KL_VAE},
             scheduler=self.scheduler,
-            encoders=self.family.encoders_of(self.pipeline),
+            encoders=self.family.encoders_of(self.pipeline, self.network),
             options=ModelOptions(img_size),
         )
 
@@ -276,7 +276,7 @@ PIPELINES = {  # by the families' VERSIONS
         SANA_TRANSFORMER,
         32,
         32,
-        {"_class_name": "DPMSolverMultistepScheduler", "flow_shift": 3.0},
+        {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 3.0},
         {"text_encoder": ("Gemma2Model", GEMMA_2B)},
     ),
     "prx-512": _prx({}, 16, 8),
@@ -311,7 +311,7 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "sd3.5-medium": 11_250,
     "sd3.5-large": 31_121,
     "flux-dev": 74_385,
-    "flux-schnell": 74_385,
+    "flux-schnell": 69_467,
     "pixart-alpha": 6_510,
     "pixart-sigma": 6_634,
     "sana": 2_967,
