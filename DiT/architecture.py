@@ -12,6 +12,13 @@ PUBLISHED_SIZES = (256, 512)  # at these image sizes in pixels
 VAE_FACTOR = 8  # image pixels per latent element
 CONFIG_KEYS = ("input_size", "depth", "hidden_size", "patch_size", "num_heads", "num_classes")
 SHIFT_KEY = "frequency_shift"  # argument of `DiT`, and entry of a config.json of either format
+# keys of a DiTTransformer2DModel's config that say what every DiT is; another value would be another network
+DIFFUSERS_FIXED = {
+    "norm_type": "ada_norm_zero",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_elementwise_affine": False,
+}
 DIFFUSERS_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PRECISIONS = ("fp32", "bf16", "fp16")  # diffusers' variants that are the same weights, the best first
 LARGEST = {"depth": 1000, "": 10**6}  # of a size in a config.json: more is a mistake that arithmetic would not survive
@@ -116,6 +123,9 @@ def stated_shift(raw):
 
 def diffusers_config(raw):
     """The config of a DiTTransformer2DModel, or of the Transformer2DModel that older conversions name, as ours."""
+    other = next((key for key, value in DIFFUSERS_FIXED.items() if raw.get(key, value) != value), None)
+    if other:
+        raise ValueError(f"{other!r} is {raw[other]!r}, and that of a DiT is {DIFFUSERS_FIXED[other]!r}")
     heads = raw["num_attention_heads"]
     return {
         "input_size": raw["sample_size"],

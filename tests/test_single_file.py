@@ -168,6 +168,7 @@ def test_names_and_shapes_of_flux(tmp_path, monkeypatch):
     (tmp_path / "vae" / "config.json").write_text(json.dumps(vae))
     shapes = original_layouts.flux_shapes(24, 16)
     monkeypatch.setattr(checkpoint, "_read", lambda path: {k: torch.empty(v, device="meta") for k, v in shapes.items()})
+    monkeypatch.setattr(checkpoint, "_metadata", lambda path: {})
     source = models.text_to_image("none", "flux.safetensors", ModelOptions(config=str(tmp_path)))
     assert source.weights.in_file == ["transformer"]
     shapes["single_blocks.0.another.weight"] = (3,)

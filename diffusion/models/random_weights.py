@@ -276,7 +276,7 @@ PIPELINES = {  # by the families' VERSIONS
         SANA_TRANSFORMER,
         32,
         32,
-        {"_class_name": "DPMSolverMultistepScheduler", "flow_shift": 3.0},
+        {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 3.0},
         {"text_encoder": ("Gemma2Model", GEMMA_2B)},
     ),
     "prx-512": _prx({}, 16, 8),

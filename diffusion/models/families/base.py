@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # which import torch
     Read = Callable[[str, Callable[[Any, Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
 
 STATED = "classifier.json"
-OTHER_SPREADS = ("use_beta_sigmas", "use_karras_sigmas", "use_exponential_sigmas")  # of levels, for sampling alone
 SHARE = 0.1  # of a device's memory that the embeddings of all candidates may take; more stay on the CPU, and rows travel
 
 
@@ -65,7 +64,11 @@ class Pipeline(Source):
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     OLDER_CLASS: ClassVar[str | None] = None  # in config files from before that class name
     SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
+    DYNAMIC: ClassVar[bool] = False  # whether a flow's shift may grow with the image
     TO_IMAGE: ClassVar[bool] = False  # whether a flow's network counts time from noise to image, and gives x0 - noise
+    # keys of its network's config by which it would want more inputs, or others, than `call` gives it -> what they may be
+    INPUTS: ClassVar[dict[str, tuple]] = {}
+    OUTPUTS: ClassVar[tuple[int, ...]] = (1,)  # channels that the network may give, in multiples of those that it takes
     CHANNELS_LAST: ClassVar[bool] = False  # whether the network is convolutions, fastest in that memory format
     ENCODERS: ClassVar[tuple[text_encoders.Encoder, ...]]
     OPTIONAL: ClassVar[tuple[str, ...]] = ()  # text encoders that it also runs without
@@ -118,6 +121,9 @@ class Pipeline(Source):
             raise ValueError(f"{where} is of a {name}, and a {self.pipeline} has a {self.NETWORK_CLASS}")
         known = ("in_channels", "patch_size", "sample_size", "pos_embed_max_size", "block_out_channels", "joint_attention_dim")
         hub.check_sizes(where, **{key: self.network[key] for key in known if self.network.get(key) is not None})
+        hub.check_known(where, self.network, self.INPUTS)
+        n = self.network["in_channels"]
+        hub.check_known(where, self.network, {"out_channels": (None, *(factor * n for factor in self.OUTPUTS))})
         self._check_scheduler()
         if self.network["in_channels"] != self.network_channels:
             latents = f"vae/config.json has latents of {self.vae['latent_channels']} channels"
@@ -130,12 +136,11 @@ class Pipeline(Source):
             value = self.scheduler.get(key, 1)
             if type(value) not in (int, float) or not 0 < value < 100:
                 raise ValueError(f"{self.scheduler_file}: {key!r} is {value!r}, which is no shift")
-
-    def check_static_shift(self) -> None:
-        """Check that its levels are one shift's, whatever the image. Raises ValueError by the name of what says otherwise."""
-        for key in ("use_dynamic_shifting", *OTHER_SPREADS):
-            if self.scheduler.get(key):
-                raise ValueError(f"{self.scheduler_file}: {key!r} is on, and {type(self).__name__} has one shift for all images")
+        if self.FLOW:
+            schedulers.check_flow(self.scheduler_file, self.scheduler, self.options.levels == "own", self.DYNAMIC)
+        else:
+            schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
+        self.prediction  # noqa: B018 - raises
 
     # ------------------------------------------------------------ known by its configs
 
@@ -152,7 +157,8 @@ class Pipeline(Source):
     @property
     def prediction(self) -> str:
         """What the network predicts, of settings.SPACES."""
-        return self.SPACE
+        stated = self.scheduler.get("prediction_type", "epsilon")
+        return self.SPACE if self.FLOW else schedulers.prediction_of(stated, self.scheduler_file)
 
     @property
     def space(self) -> str:
@@ -247,6 +253,11 @@ class Pipeline(Source):
             return schedulers.logit_normal_levels(self.n_levels, scale, self.TO_IMAGE)
         shift, last = {"own": (shift, last), "uniform": (1.0, 1.0), "shift3": (3.0, 1.0)}[self.options.levels]
         return schedulers.flow_levels(self.n_levels, shift, scale, last, self.TO_IMAGE)
+
+    def static_levels(self, scale: float) -> Levels:
+        """`flow_levels` of the one shift that the scheduler states."""
+        last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
+        return self.flow_levels(self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0)), scale, last)
 
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
@@ -389,16 +400,15 @@ class UNetPipeline(Pipeline):
     NETWORK_CLASS: ClassVar[str] = "UNet2DConditionModel"
     SPACE: ClassVar[str] = "epsilon"
     SINGLE_FILE: ClassVar[bool] = True
+    INPUTS: ClassVar[dict[str, tuple]] = dict.fromkeys(
+        ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim"), (None,)
+    )
     CHANNELS_LAST: ClassVar[bool] = True
 
     @property
     def patch(self) -> int:
         """What the U-Net divides the latent's side by on its way down."""
         return 2 ** (len(self.network["block_out_channels"]) - 1)
-
-    @property
-    def prediction(self) -> str:
-        return schedulers.prediction_of(self.scheduler.get("prediction_type", "epsilon"), self.scheduler_file)
 
     def levels(self) -> Levels:
         return schedulers.ddpm_levels(self.scheduler)

@@ -29,6 +29,7 @@ LAW = {  # of the published networks, in diffusers' words
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
     "prediction_type": "epsilon",
+    "use_flow_sigmas": False,
 }
 
 
@@ -186,7 +187,8 @@ def check_scheduler(transformer: Path) -> None:
     path = transformer.parent / "scheduler" / "scheduler_config.json"
     if transformer.name != "transformer" or not path.is_file():
         return
-    stated = {"prediction_type": "epsilon", "trained_betas": None, "rescale_betas_zero_snr": False} | read_json(path)
+    off = {"trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False}
+    stated = {"prediction_type": "epsilon"} | off | read_json(path)
     other = next((key for key, value in LAW.items() if stated.get(key) != value), None)
     if other:
         raise ValueError(f"{path}: {other!r} is {stated.get(other)!r}, and the levels of a DiT are those of {LAW[other]!r}")

@@ -7,7 +7,7 @@ from typing import ClassVar
 from diffusion.models.families.base import Pipeline
 from diffusion.models.loading.text_encoders import Encoder
 
-SCHNELL_TOKENS = 256
+TOKENS, TOKENS_OF_SCHNELL = 512, 256  # of T5, as Black Forest Labs' own code has them
 GUIDANCE = 1.0  # that a guidance-distilled network is fed: the distribution without guidance
 
 
@@ -25,21 +25,22 @@ class Flux(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "FluxTransformer2DModel"
+    DYNAMIC: ClassVar[bool] = True
     SINGLE_FILE: ClassVar[bool] = True
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
-        Encoder("text_encoder_2", "tokenizer_2", 512, large=True),
+        Encoder("text_encoder_2", "tokenizer_2", TOKENS, large=True),
     )
 
     @classmethod
     def encoders_of(cls, pipeline, network):
-        """T5 reads 512 tokens of a prompt for dev and 256 for schnell, whose network is given no guidance; padding counts."""
+        """T5 pads to what the network was trained with, as padding is attended to."""
         clip, t5 = cls.ENCODERS
-        return clip, t5 if network.get("guidance_embeds") else replace(t5, length=SCHNELL_TOKENS)
+        return clip, t5 if network.get("guidance_embeds") else replace(t5, length=TOKENS_OF_SCHNELL)
 
-    def identity(self) -> str:
-        tokens = "" if self.network.get("guidance_embeds") else f", {SCHNELL_TOKENS} tokens of T5"
-        return super().identity() + tokens  # runs before read 512
+    def identity(self):
+        length = self.encoders[-1].length
+        return super().identity() + (f", {length} tokens" if length != TOKENS else "")  # runs of before had as many for schnell
 
     @property
     def network_channels(self) -> int:
@@ -50,20 +51,18 @@ class Flux(Pipeline):
         return 2
 
     def levels(self):
-        return self.flow_levels(self._shift(), 1.0)
+        return self.flow_levels(self._shift(), 1.0) if self.scheduler.get("use_dynamic_shifting") else self.static_levels(1.0)
 
     def _shift(self) -> float:
-        """The scheduler's shift; a dynamic one is exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""
+        """The shift of this image size, exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""
         config = self.scheduler
-        if not config.get("use_dynamic_shifting"):
-            return config.get("shift", 1.0)
         n0, n1 = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
         mu0, mu1 = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         _, h, w = self.latent_shape(self.default_size)
         return math.exp(mu0 + (h * w // 4 - n0) * (mu1 - mu0) / (n1 - n0))
 
     def conditions(self, prompts, read, plain):
-        """sequence [K,512,4096], of schnell [K,256,4096]; pooled [K,768]."""
+        """sequence [K,512,4096], of schnell [K,256,4096], pooled [K,768]."""
         from diffusion.models.denoiser import Conditions
 
         (pooled,) = read("text_encoder", lambda output, mask: (output.pooler_output,))

@@ -24,15 +24,12 @@ class PixArt(Pipeline):
     NETWORK_CLASS: ClassVar[str] = "PixArtTransformer2DModel"
     OLDER_CLASS: ClassVar[str | None] = "Transformer2DModel"  # diffusers before 0.29, with which PixArt was published
     SPACE: ClassVar[str] = "epsilon"
+    OUTPUTS: ClassVar[tuple[int, ...]] = (1, 2)
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", masked=True, large=True),)
 
     @classmethod
     def encoders_of(cls, pipeline, network):
         return tuple(replace(encoder, length=TOKENS[pipeline]) for encoder in cls.ENCODERS)
-
-    def check(self) -> None:
-        super().check()
-        schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
 
     def written(self, prompts):
         return [prompt.lower().strip() for prompt in prompts]

@@ -44,7 +44,6 @@ class PRX(Pipeline):
 
     def check(self) -> None:
         super().check()
-        self.check_static_shift()
         odd = next((key for key in PIXELS if self.network.get(key)), None)
         if odd:
             raise ValueError(
@@ -52,7 +51,7 @@ class PRX(Pipeline):
             )
 
     def levels(self):
-        return self.flow_levels(self.scheduler.get("shift", 1.0), 1.0)
+        return self.static_levels(1.0)
 
     def written(self, prompts):
         from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor

@@ -21,12 +21,11 @@ class Sana(Pipeline):
     PIPELINES: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
     FLOW: ClassVar[bool] = True
     NETWORK_CLASS: ClassVar[str] = "SanaTransformer2DModel"
+    INPUTS: ClassVar[dict[str, tuple]] = {"guidance_embeds": (None,)}  # of Sana Sprint
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (Encoder("text_encoder", "tokenizer", TOKENS, masked=True, large=True),)
 
     def levels(self):
-        last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
-        shift = self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0))
-        return self.flow_levels(shift, self.n_levels * self.network.get("timestep_scale", 1.0), last)
+        return self.static_levels(self.n_levels * self.network.get("timestep_scale", 1.0))
 
     def written(self, prompts):
         return ["" if isinstance(prompt, NoPrompt) else _instruction() + prompt.lower().strip() for prompt in prompts]

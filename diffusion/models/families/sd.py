@@ -26,8 +26,6 @@ NEEDED: dict[str, dict[str, type]] = {  # keys without which nothing is known, a
     TEXT: {"hidden_size": int},
     schedulers.CONFIG: {"_class_name": str, "num_train_timesteps": int},
 }
-# keys of a U-Net that wants more than latent, level and text
-MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim")
 PIPELINE, TEXT_ENCODER = "StableDiffusionPipeline", "text_encoder"
 LAYOUT = "a pipeline folder with vae, unet, text_encoder, tokenizer, scheduler"
 
@@ -121,7 +119,7 @@ def check_network(where: str, unet: dict, text: dict, latent_channels: int) -> N
     size = unet.get("sample_size")
     if isinstance(size, int):
         hub.check_sizes(f"{where}: {UNET}", sample_size=size)
-    wrong = [f"{UNET} has {key!r}" for key in MORE_INPUTS if unet.get(key)]
+    wrong = [f"{UNET} has {key!r}" for key in (*UNetPipeline.INPUTS, "addition_embed_type") if unet.get(key)]
     if (unet["in_channels"], unet.get("out_channels", latent_channels)) != (latent_channels, latent_channels):
         wrong.append(f"vae/config.json and {UNET} differ in channels")
     if unet["cross_attention_dim"] != text["hidden_size"]:

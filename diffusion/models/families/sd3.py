@@ -39,7 +39,7 @@ class StableDiffusion3(Pipeline):
         return len(self.encoders) == len(self.ENCODERS)
 
     def levels(self):
-        return self.flow_levels(self.scheduler.get("shift", 1.0), self.n_levels)
+        return self.static_levels(self.n_levels)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,77+256,4096] and pooled [K,2048] of the published models. Without T5 its tokens are zeros, of which one

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from diffusion.models.families.base import Pipeline, UNetPipeline
-from diffusion.models.loading import hub, schedulers
+from diffusion.models.loading import hub
 from diffusion.models.loading.text_encoders import Encoder, NoPrompt
 from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 
@@ -23,6 +23,7 @@ class StableDiffusionXL(UNetPipeline):
         "sdxl-turbo": "stabilityai/sdxl-turbo",
     }
     PIPELINES: ClassVar[tuple[str, ...]] = tuple(f"StableDiffusionXL{kind}Pipeline" for kind in ("", "Img2Img", "Inpaint"))
+    INPUTS: ClassVar[dict[str, tuple]] = UNetPipeline.INPUTS | {"addition_embed_type": ("text_time",)}
     ENCODERS: ClassVar[tuple[Encoder, ...]] = (
         Encoder("text_encoder", "tokenizer"),
         Encoder("text_encoder_2", "tokenizer_2"),
@@ -34,13 +35,6 @@ class StableDiffusionXL(UNetPipeline):
         if hub.read_config(source, "model_index.json", flag=options.flag).get("requires_aesthetics_score"):
             raise ValueError(f"{options.flag} {source} is SDXL's refiner, which needs an image too: give the base model")
         return super().find(source, options)
-
-    def check(self) -> None:
-        super().check()
-        schedulers.check_ddpm(self.scheduler_file, {"num_train_timesteps": 1000} | dict(self.scheduler))
-        self.prediction  # noqa: B018 - raises
-        if self.network.get("addition_embed_type") != "text_time":
-            raise ValueError(f"{self.where}: unet/config.json is of no SDXL: 'addition_embed_type' is not 'text_time'")
 
     def conditions(self, prompts, read, plain):
         """sequence [K,77,2048], pooled [K,1280]."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from diffusion.models.loading import hub
+from diffusion.models.loading import hub, schedulers
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,20 @@ OTHERS = {  # what names begin with -> part; T5's place is another in every pipe
 T5_PARTS = {"StableDiffusion3Pipeline": "text_encoder_3", "FluxPipeline": "text_encoder_2"}
 # what training leaves beside the weights that are used: its average, its schedule, its loss, CLIP's temperature
 BESIDE = re.compile(r"model_ema\..*|denoiser\..*|first_stage_model\.loss\..*|(.*\.)?(logit_scale|position_ids)|[^.]+")
+
+
+# tensors that are no weights, whose name says what a U-Net's scheduler has to have; that of EDM is no DDPM's
+MARKS: dict[str, tuple[str, object]] = {
+    "v_pred": ("prediction_type", "v_prediction"),
+    "ztsnr": ("rescale_betas_zero_snr", True),
+    "edm_mean": ("sigma_data", 0.5),
+}
+STATED = {
+    "epsilon": "epsilon",
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+}  # modelspec.prediction_type -> diffusers' name
+CLIP_LAYER = "modelspec.encoder_layer"  # which of CLIP's states from the end was trained with
 
 
 def is_single(model_path: str | None) -> TypeGuard[str]:
@@ -125,6 +139,7 @@ class SingleFile:
         """
         import torch
 
+        self._check_stated()
         for part, cls in classes.items():
             config, names = config_of(part), self.parts[part].items()
             with self._named_errors(part):
@@ -132,6 +147,22 @@ class SingleFile:
             if strange or lacking:
                 wrong = f"holds {_some(strange)}, unknown to" if strange else f"lacks {_some(lacking)} of"
                 raise ValueError(f"{FLAG} {self.path} {wrong} the {part} of {CONFIG} {self.source}: give its own configs")
+
+    def _check_stated(self) -> None:
+        """Raises ValueError where the file says of itself what its configs contradict."""
+        scheduler = {"prediction_type": "epsilon"} | hub.read_config(self.source, schedulers.CONFIG, flag=CONFIG)
+        said = {name: MARKS[name] for name in _read(self.path) if name in MARKS}
+        metadata = _metadata(self.path)
+        kind = STATED.get(metadata.get("modelspec.prediction_type", ""))
+        said |= {"modelspec.prediction_type": ("prediction_type", kind)} if kind and self.network == "unet" else {}
+        for name, (key, value) in said.items():
+            if scheduler.get(key) != value:
+                its_own = f"{CONFIG} {self.source}: {schedulers.CONFIG} says {scheduler.get(key)!r}: give its own configs"
+                raise ValueError(f"{FLAG} {self.path} has {name}, which wants {key!r} to be {value!r}; {its_own}")
+        layer = metadata.get(CLIP_LAYER, "1")
+        if self.pipeline == "StableDiffusionPipeline" and layer not in ("1", "-1"):
+            last = f"the last one is read: save it as a folder whose text_encoder/config.json has {layer} - 1 layers less"
+            raise ValueError(f"{FLAG} {self.path}: {CLIP_LAYER} is {layer}, of CLIP's layers from the end, and {last}")
 
     def load(self, part: str, cls: Any, config: Mapping, device: str, dtype: torch.dtype) -> torch.nn.Module:
         """A part's model in eval mode and without gradients.
@@ -182,6 +213,16 @@ def _read(path: str) -> dict:
         return {name: tensor for name, tensor in content.items() if torch.is_tensor(tensor)}
     except Exception as error:  # a damaged file, or one that would run code, makes of itself whatever the reader runs into
         raise ValueError(f"{FLAG} {path} cannot be read as weights ({hub.cause(error)})") from None
+
+
+def _metadata(path: str) -> Mapping[str, str]:
+    """What a safetensors file says of itself; nothing of a pickled one."""
+    from safetensors import safe_open
+
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 @contextlib.contextmanager

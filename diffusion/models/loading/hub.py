@@ -63,6 +63,25 @@ def check_sizes(where: str, **sizes) -> None:
             raise ValueError(f"{where}: {name!r} is {value!r}, which is no size")
 
 
+def check_known(where: str, config: Mapping[str, Any], known: Mapping[str, tuple]) -> None:
+    """Check that a config says nothing that would be left out.
+
+    Args:
+        where: the file, for the error.
+        config: its JSON.
+        known: key -> the values that are honoured; None: no value, or one that switches the key off.
+
+    Raises:
+        ValueError: it does, by the key and its value.
+    """
+    for key, values in known.items():
+        value = config.get(key) or None
+        if value not in list(values):  # a list, in which anything can be looked for
+            others = [repr(one) for one in values if one is not None]
+            allowed = f"{' or '.join(others)} is" if others else "models without it are"
+            raise ValueError(f"{where}: {key!r} is {config.get(key)!r}, and {allowed} what can be used here")
+
+
 def fetch(source: str, name: str, flag: str = "--model_path", layout: str = "a model's folder") -> Path:
     """The place of a model's file, which is downloaded where the hub's cache lacks it.
 
@@ -205,6 +224,7 @@ def vae_config(source: str, name: str, flag: str = "--model_path", layout: str =
     where, blocks = f"{flag} {source}: {name}", "encoder_block_out_channels" if dc else "block_out_channels"
     config = {"latent_channels": 4, "in_channels": 3} | read_config(source, name, {blocks: list}, flag, layout)
     check_sizes(where, **{key: config[key] for key in (blocks, "latent_channels", "in_channels")})
+    check_known(where, config, {"_class_name": (None, "AutoencoderKL", "AutoencoderDC")})
     odd = [key for key in ("latents_mean", "latents_std") if config.get(key) not in (None, 0)]
     odd += [] if shift or config.get("shift_factor") in (None, 0) else ["shift_factor"]
     if config["in_channels"] != 3 or odd:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffusion.models.loading import hub
+
 if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Levels
 
@@ -15,6 +17,12 @@ DDPM_SCHEDULERS = (
     *("DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSinglestepScheduler"),
     *("DPMSolverSDEScheduler", "UniPCMultistepScheduler", "SASolverScheduler", "LCMScheduler", "TCDScheduler"),
     "RePaintScheduler",
+)
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+# keys of a flow's scheduler that spread its levels otherwise than by a shift
+OTHER_SPREADS = (
+    *("use_beta_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas", "invert_sigmas", "shift_terminal"),
+    *("sigma_min", "sigma_max"),
 )
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 MOST_LEVELS = 100_000  # a hundred times the usual; more is a mistake
@@ -33,9 +41,12 @@ def check_ddpm(where: str, config: Mapping[str, Any]) -> None:
     """
     kind, n_levels, betas = config["_class_name"], config["num_train_timesteps"], config.get("trained_betas")
     if kind not in DDPM_SCHEDULERS or config.get("use_flow_sigmas"):
+        kind += " with 'use_flow_sigmas'" if config.get("use_flow_sigmas") else ""
         raise ValueError(f"{where}: {kind} is no scheduler of a discrete DDPM, whose noise levels are all that can be used here")
     if not 2 <= n_levels <= MOST_LEVELS:
         raise ValueError(f"{where}: 'num_train_timesteps' is {n_levels}, and has to be in 2..{MOST_LEVELS}")
+    if config.get("prediction_type") == "v_prediction":  # else diffusers does not look at it
+        hub.check_known(where, config, {"timestep_type": (None, "discrete")})
     if betas is not None:
         if not isinstance(betas, list) or len(betas) != n_levels or not all(map(_is_beta, betas)):
             raise ValueError(f"{where}: 'trained_betas' are not {n_levels} numbers between 0 and 1")
@@ -46,6 +57,27 @@ def check_ddpm(where: str, config: Mapping[str, Any]) -> None:
     if config.get("beta_schedule") not in BETA_SCHEDULES or config["beta_start"] > config["beta_end"]:
         raise ValueError(f"{where}: 'beta_schedule' is {config.get('beta_schedule')!r} from {config['beta_start']} to "
                          f"{config['beta_end']}, and has to rise by one of {', '.join(BETA_SCHEDULES)}")  # fmt: skip
+
+
+def check_flow(where: str, config: Mapping[str, Any], own: bool, dynamic: bool) -> None:
+    """Check that a scheduler's config states a rectified flow, whose levels are those of a shift.
+
+    Args:
+        where, config: as in `check_ddpm`.
+        own: whether its levels are used, and not others' (--levels).
+        dynamic: whether the shift may grow with the image.
+
+    Raises:
+        ValueError: it states something else.
+    """
+    kind = config["_class_name"]
+    if kind not in FLOW_SCHEDULERS and not (kind in DDPM_SCHEDULERS and config.get("use_flow_sigmas")):
+        kind += " without 'use_flow_sigmas'" if kind in DDPM_SCHEDULERS else ""
+        raise ValueError(f"{where}: {kind} is no scheduler of a rectified flow, which is all that can be used here")
+    hub.check_known(where, config, {"prediction_type": (None, "flow_prediction")})
+    if own:
+        moving = {"time_shift_type": (None, "exponential")} if dynamic else {"use_dynamic_shifting": (None,)}
+        hub.check_known(where, config, dict.fromkeys(OTHER_SPREADS, (None,)) | moving)
 
 
 def _is_beta(value: object) -> bool:
