@@ -345,6 +345,7 @@ NAMED = {
     "fit": "fit",
     ("classify", "out"): ".csv to write",
     ("collect", "out"): "file to write",
+    ("check_device", "out"): "file to write",
     ("reproduce", "out"): "file to write",
     "only": "version",
     ("collect", "calibration"): "fit",
