@@ -23,7 +23,7 @@ from diffusion.datasets.images import Transform
 from diffusion.datasets.pictures import Given, picture_of
 from diffusion.kernel import batching, scores
 from diffusion.kernel.noise import NoiseSource, Seeded, shaped
-from diffusion.metrics import calibration
+from diffusion.metrics import calibration, curves
 from diffusion.models.source import Source
 from diffusion.models.speed import devices
 from diffusion.strategy import Race, Strategy
@@ -131,11 +131,9 @@ class Result:
         """
         axis = axis or drawing.pyplot().subplots(figsize=(7, 4.2), layout="constrained")[1]
         best = self.compared[self.winner]
-        curves = [
-            (self.name(label), *_by_level(self.t, self.compared[row] - best[: len(self.compared[row])]))
-            for label, row in list(self.best_rows.items())[:n]
-        ]
-        drawing.draw_differences(axis, curves)
+        shown = list(self.best_rows.items())[:n]
+        lines = [(self.name(label), *curves.difference_by_t(self.compared[row], best, self.t)) for label, row in shown]
+        drawing.draw_differences(axis, lines)
         axis.set_title(f"{self.name(self.label)}: {self.evaluations:,} network evaluations")
         axis.legend()
         return axis
@@ -143,12 +141,6 @@ class Result:
     def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
         """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
         return calibration.probabilities(self.compared, self.winner, list(self.class_of), fit)
-
-
-def _by_level(t: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Levels, ascending, and the mean of the values [n] of the first n pairs at each."""
-    levels, place = np.unique(t[: len(values)], return_inverse=True)
-    return levels, np.bincount(place, values) / np.bincount(place)
 
 
 class Round(NamedTuple):

@@ -54,7 +54,7 @@ def read(place: Path) -> list[dict]:
     """The results of one word. Raises ValueError or OSError for a place without any, and for a file that holds something else."""
     if not place.is_dir():
         return [results.read(place)]
-    inside = [path for path in sorted(place.glob("*.json")) if path.name != run_folder.CONFIG]
+    inside = [path for path in sorted(place.glob("*.json")) if path.name != outputs.CONFIG]
     return [results.read(path) for path in inside] or [of_run(place)]
 
 

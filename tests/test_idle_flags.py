@@ -9,7 +9,7 @@ from conftest import load_script, write_run
 
 import eval_prob_dit
 import run_winoground
-from diffusion.runs import run_folder
+from diffusion.utils import outputs
 
 CONTRASTIVE = ["--model", "openclip", "--version", "tiny", "--dataset", "tiny_pairs"]
 OF_A_GRID = [  # beside those of tests/hostile.py
@@ -107,6 +107,6 @@ def test_flags_of_class_folders_with_records_of_all_classes(flag, run, run_main)
 
 def test_another_dataset_than_the_runs(run, run_main):
     """It would map classes to the labels of another set."""
-    config = json.loads((run / run_folder.CONFIG).read_text())
-    (run / run_folder.CONFIG).write_text(json.dumps(config | {"identity": {"dataset": "imagenet"}}))
+    config = json.loads((run / outputs.CONFIG).read_text())
+    (run / outputs.CONFIG).write_text(json.dumps(config | {"identity": {"dataset": "imagenet"}}))
     refused("print_dit_acc", run_main, "--dataset objectnet", run, "--dataset", "objectnet")

@@ -47,8 +47,9 @@ def read(folder: Path, config: dict | None, dataset: str | None) -> Columns:
     """The columns of a folder with records of all classes; one record in memory at a time."""
     weighted = bool(config and config.get("level_weights"))
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
-    found, paths = Columns(), run_folder.list_records(folder).values()
-    for record in (run_folder.load_record(path, found.unreadable, schema.Law(config or {}, folder)) for path in paths):
+    rules, found, paths = schema.Rules(config or {}, folder), Columns(), run_folder.list_records(folder).values()
+    for path in paths:
+        record = run_folder.load_record(path, found.unreadable, rules)
         if record and (told := record_predictions(record, label_of, weighted)):
             found.preds.append(told)
             found.labels.append(record["label"])

@@ -170,9 +170,9 @@ def each_image(
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
     asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
-    found, law = run_folder.list_records(folder), schema.Law(config, folder)
+    found, rules = run_folder.list_records(folder), schema.Rules(config, folder)
     for index in sorted(found if only is None else found.keys() & set(only)):
-        path, record = found[index], run_folder.load_record(found[index], unreadable, law)
+        path, record = found[index], run_folder.load_record(found[index], unreadable, rules)
         if record is None:
             continue
         keys = keys or _candidates(record)

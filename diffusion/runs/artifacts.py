@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from diffusion.runs import run_folder
+from diffusion.utils import outputs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Store(ABC):
         """Raises ValueError for a folder of other files, or of such that nothing is known of; OSError where it is unreadable."""
         elsewhere = f"name another place with {self.flag}"
         if run_folder.read_config(self.folder) is None and any(self.folder.glob(self.pattern)):
-            raise ValueError(f"{self.folder} holds {self.pattern} without a {run_folder.CONFIG}: {elsewhere}")
+            raise ValueError(f"{self.folder} holds {self.pattern} without a {outputs.CONFIG}: {elsewhere}")
         run_folder.check_config(self.folder, self.identity, elsewhere=elsewhere)
 
     def begin(self, command: str, options: dict, expected: int) -> None:

@@ -19,10 +19,9 @@ from diffusion import __version__, settings
 from diffusion.datasets.labels import number_of
 from diffusion.metrics import PairScores, pair_correct
 from diffusion.runs import schema
-from diffusion.utils import files
+from diffusion.utils import files, outputs
 from diffusion.utils.paths import CLONE, ROOT
 
-CONFIG = "config.json"
 CLASS_FOLDER = re.compile(r"(DiT\d+x\d+_cls)(\d+)(_.*)")  # of one class of a DiT
 CLASSIFICATION, ONE_CLASS, PAIRS = "classification", "one class", "pairs"  # kinds of record
 STORE = "store"  # of no records, but what runs work from: diffusion/runs/artifacts.py
@@ -93,14 +92,14 @@ def config_path(folder: Path) -> Path:
     path = Path(os.path.abspath(folder))
     level = next((n for n, name in enumerate(reversed(path.parts[-2:])) if CLASS_FOLDER.fullmatch(name)), None)
     if level is None or level + 1 >= len(path.parents):
-        return Path(folder) / CONFIG
+        return Path(folder) / outputs.CONFIG
     root = path.parents[level + 1]
-    return root / ".configs" / path.relative_to(root) / CONFIG
+    return root / ".configs" / path.relative_to(root) / outputs.CONFIG
 
 
 def _find_config(folder: Path) -> Path | None:
     """None for a run of the reference, and for a folder that is gone; before, class folders held their own."""
-    places = (config_path(folder), Path(folder) / CONFIG)
+    places = (config_path(folder), Path(folder) / outputs.CONFIG)
     return next((path for path in places if os.path.lexists(path)), None) if Path(folder).is_dir() else None
 
 
@@ -137,7 +136,7 @@ def check_config(folder: Path, identity: dict, options: Mapping = MappingProxyTy
     config = read_config(folder)
     if config is None:
         if any(folder.glob("*.pt")):
-            raise ValueError(f"{folder} holds records without a {CONFIG}, so another program made them: {elsewhere}")
+            raise ValueError(f"{folder} holds records without a {outputs.CONFIG}, so another program made them: {elsewhere}")
         return
     saved, identity = config["identity"], json.loads(json.dumps(identity))  # which makes lists of tuples
     then, now = config.get("options", {}), json.loads(json.dumps(dict(options)))
@@ -202,8 +201,8 @@ def write_config(folder: Path, config: dict) -> None:
         config = config | saved | {"images_expected": max(saved.get("images_expected", 0), config["images_expected"])}
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(config_path(folder), json.dumps(config, indent=1) + "\n")
-    if config_path(folder) != folder / CONFIG:
-        (folder / CONFIG).unlink(missing_ok=True)  # where it was before
+    if config_path(folder) != folder / outputs.CONFIG:
+        (folder / outputs.CONFIG).unlink(missing_ok=True)  # where it was before
 
 
 def read_config(folder: Path) -> dict | None:
@@ -321,12 +320,12 @@ def save_record(path: Path, record: dict) -> None:
     files.write(path, lambda file: torch.save(record, file), make_folder=False)
 
 
-def load_record(path: Path, unreadable: list | None = None, law: schema.Law | None = None) -> dict | None:
+def load_record(path: Path, unreadable: list | None = None, rules: schema.Rules | None = None) -> dict | None:
     """A record of ours or of the reference (whose `pred` is a numpy integer), or None when it is unreadable.
 
-    unreadable: where its name and the reason go; without it a warning tells; law: of its run, None: any
+    unreadable: where its name and the reason go; without it a warning tells; rules: of its run, None: of any
     """
-    return _load(path, (law or schema.Law()).check, unreadable)
+    return _load(path, (rules or schema.Rules()).check, unreadable)
 
 
 def load_errors(path: Path, shape: tuple[int, ...] | None = None, unreadable: list | None = None):
@@ -492,19 +491,18 @@ def load_classifications(paths: dict, convert, unreadable: list | None = None) -
 
     convert raises ValueError for a record that is as good as unreadable.
     """
-
-    laws = {folder: law_of(folder) for folder in {path.parent for path in paths.values()}}
+    rules = {folder: rules_of(folder) for folder in {path.parent for path in paths.values()}}
 
     def load(key, path):
-        return _load(path, lambda record: convert(key, laws[path.parent].check(record)), unreadable)
+        return _load(path, lambda record: convert(key, rules[path.parent].check(record)), unreadable)
 
     loaded = ((key, load(key, path)) for key, path in paths.items() if os.path.lexists(path))
     return {key: found for key, found in loaded if found is not None}
 
 
-def law_of(folder: Path) -> schema.Law:
+def rules_of(folder: Path) -> schema.Rules:
     """What the folder's config.json says of its records. Raises as `read_config`."""
-    return schema.Law(read_config(folder) or {}, folder)
+    return schema.Rules(read_config(folder) or {}, folder)
 
 
 def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:

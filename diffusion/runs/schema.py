@@ -19,8 +19,8 @@ ROUNDING = 1e-5  # of the largest mean error, by which means in float32 and floa
 
 
 @dataclass(frozen=True)
-class Law:
-    """What a folder's config.json says that holds for each of its records; None: of a run of the reference, nothing."""
+class Rules:
+    """What a folder's config.json says that holds for each of its records; {} of a run of the reference, which has none."""
 
     config: Mapping = field(default_factory=dict)
     folder: Path = Path()
@@ -103,7 +103,7 @@ def _whole(value: Any, what: str, low: int = 0) -> int:
     """An integer, Python's, numpy's or a tensor's without dimensions; no truth value, text or float."""
     try:
         number = operator.index(value)
-    except (TypeError, RuntimeError, NotImplementedError):
+    except (TypeError, RuntimeError):
         raise TypeError(f"{what} is a {type(value).__name__}, no integer") from None
     if isinstance(value, bool) or not low <= number < MOST_LABEL:
         raise ValueError(f"{what} is {str(value)[:20]}")
