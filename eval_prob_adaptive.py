@@ -61,7 +61,7 @@ class PromptTask(Task):
 
     data: settings.Data
     selection: settings.Selection
-    asked: settings.Prompts
+    prompt_settings: settings.Prompts
     model: settings.TextToImage
     bank: settings.Noise
     running: settings.Running
@@ -122,8 +122,9 @@ class PromptTask(Task):
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        chosen = self.shortlist.asked if self.shortlist else settings.Shortlist()
-        parts = (self.data, self.selection, self.model, self.asked, self.bank, self.ablation, chosen, self.strategy, self.running)
+        chosen = self.shortlist.requested if self.shortlist else settings.Shortlist()
+        parts = (self.data, self.selection, self.model, self.prompt_settings, self.bank)
+        parts += (self.ablation, chosen, self.strategy, self.running)
         method = {"loss": self.loss, "level_weights": self.level_weights and self.level_weights.path}
         return settings.options_of(*parts) | method | {"strategy": self.strategy.NAME}
 
@@ -163,11 +164,11 @@ def prepare(options: dict) -> PromptTask:
     """Checks every option against the others and the files, cheap things first. Raises ValueError or OSError."""
     data, running = cli.data_of(options), cli.running_of(options)
     groups = (settings.Selection, settings.Prompts, settings.Noise)
-    selection, asked, bank = (settings.pick(group, options) for group in groups)
+    selection, prompt_settings, bank = (settings.pick(group, options) for group in groups)
     strategy.from_options(options["strategy"], options)  # its own mistakes first
     weights, ablation = cli.level_weights_of(options), cli.ablation_of(options)
     dataset = datasets.open_images(data, running.dry_run)
-    prompts = datasets.load_prompts(data.dataset, dataset, asked.prompt_path, asked.template)
+    prompts = datasets.load_prompts(data.dataset, dataset, prompt_settings.prompt_path, prompt_settings.template)
     proposed = candidate_sets.of_dataset(dataset, prompts.classidx)
     images = runner.Images(data, selection, running, dataset, bank.seed)
     shortlisted = shortlist.find(settings.pick(settings.Shortlist, options), images, prompts, proposed)
@@ -179,8 +180,8 @@ def prepare(options: dict) -> PromptTask:
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)
     rows = noise.image_noise(bank.seed, bank.noise_path, n_pairs, shape, model.img_size)
-    asked_for = (data, selection, asked, model, bank, running, chosen, loss, weights, ablation)
-    run = PromptTask(*asked_for, dataset, prompts, source, rows, proposed, shortlisted)
+    parts = (data, selection, prompt_settings, model, bank, running, chosen, loss, weights, ablation)
+    run = PromptTask(*parts, dataset, prompts, source, rows, proposed, shortlisted)
     if run.incomplete:
         return run
     if weights:
@@ -194,7 +195,7 @@ def prepare(options: dict) -> PromptTask:
 def choose_method(options: dict, dataset: str, n_prompts: int, n_candidates: int):
     """The strategy and the loss; what the recipe says of options that were not given. n_candidates: most of an image."""
     recipe = datasets.recipe_for(dataset, n_candidates)
-    recipe = recipe.among(n_candidates) if n_candidates < n_prompts else recipe
+    recipe = recipe.restrict(n_candidates) if n_candidates < n_prompts else recipe
     defaults = {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples}
     chosen = strategy.from_options(options["strategy"], options, defaults)
     # the published default is l2; a recipe's own loss goes with its own stages only
@@ -207,7 +208,7 @@ def announce(run: PromptTask):
         runner.announce(run.shortlist.model)
     about = {"prompts": f'{len(run.prompts.prompts)}, such as "{run.prompts.prompts[0]}"', "weights": run.source.describe(),
              "memory": models.memory_message(run.source, run.model.dtype),
-             "competing": run.shortlist and run.shortlist.told}  # fmt: skip
+             "competing": run.shortlist and run.shortlist.described}  # fmt: skip
     unused = None if run.incomplete else run.source.unused_additions(run.prompts.prompts)
     usual = run.strategy.usual(run.n_candidates)
     notices = (
@@ -225,7 +226,7 @@ def start(run: PromptTask) -> tuple[classify.Classifier, int]:
     """Loads the weights, embeds the prompts and writes config.json; the second is how many images are in flight."""
     loop.tell_loading(run.source)
     run.make_ready()
-    before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
+    before, shape = run_folder.known_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     table = run.prompts
     of_table = (table.prompts, table.classidx, table.classnames, "--prompt_path or --template", table.published)
     if notice := models.check_prompts(run.source, *of_table):

@@ -349,12 +349,12 @@ def errors_of_class(run: ClassTask, network, x0, c: int):
 def notices_of_labels(run: ClassTask) -> list[str]:
     """What is to be said of the classes of the selected images."""
     labels, candidates = run.dataset.labels[run.selected].tolist(), set(run.label_of.values())
-    found, n_classes = len(set(labels)), len(run.dataset.classes)
-    partial = run.options["imgs_to_eval"] and found < n_classes
-    notices = [f"the first {len(labels)} images cover {found} of {n_classes} classes"] if partial else []
+    n_present, n_classes = len(set(labels)), len(run.dataset.classes)
+    partial = run.options["imgs_to_eval"] and n_present < n_classes
+    notices = [f"the first {len(labels)} images cover {n_present} of {n_classes} classes"] if partial else []
     lost = sum(label not in candidates for label in labels)
-    told = f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong"
-    return notices + ([told] if lost and len(run.label_of) > 1 else [])
+    message = f"{lost} of {len(labels)} images belong to none of the chosen classes and count as wrong"
+    return notices + ([message] if lost and len(run.label_of) > 1 else [])
 
 
 def announce(run: ClassTask):
@@ -374,7 +374,7 @@ def start(run: ClassTask):
     """Loads the weights, embeds the classes and writes config.json into every folder."""
     loop.tell_loading(run.source)
     run.make_ready()
-    before, shape = run_folder.found_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
+    before, shape = run_folder.known_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
     network = loop.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
     labels = list(run.label_of.values())

@@ -252,7 +252,7 @@ def diffusion_matcher(run: PairTask):
     shape = scorer.source.latent_shape(scorer.model.img_size)
     tell_captions(run)
     captions = list(dict.fromkeys(caption for example in run.examples for caption in example.captions))
-    row_of, before = {caption: row for row, caption in enumerate(captions)}, run_folder.found_batch_size(run.folder)
+    row_of, before = {caption: row for row, caption in enumerate(captions)}, run_folder.known_batch_size(run.folder)
     load = partial(models.load, scorer.source, space=scorer.model.error_space)
     network = loop.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
     run.dataset.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)

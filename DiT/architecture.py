@@ -63,13 +63,13 @@ def only_variant(folder):
     Raises ValueError for several variants of which none is a precision: these may be different weights.
     """
     stem, formats = DIFFUSERS_FILES[0].partition(".")[0], [name.rpartition(".")[2] for name in DIFFUSERS_FILES]
-    found = {(path.suffixes[0][1:], path.suffix[1:]): path for path in sorted(folder.glob(f"{stem}.*.*"))}
-    found = {key: path for key, path in found.items() if key[1] in formats and len(path.suffixes) == 2 and path.is_file()}
-    kinds = {variant for variant, _ in found}
+    variants = {(path.suffixes[0][1:], path.suffix[1:]): path for path in sorted(folder.glob(f"{stem}.*.*"))}
+    variants = {key: path for key, path in variants.items() if key[1] in formats and len(path.suffixes) == 2 and path.is_file()}
+    kinds = {variant for variant, _ in variants}
     variant = next((name for name in PRECISIONS if name in kinds), None) or (kinds.pop() if len(kinds) == 1 else None)
     if kinds and variant is None:
         raise ValueError(f"{folder}: several variants ({', '.join(sorted(kinds))}) and no {DIFFUSERS_FILES[0]}: keep one of them")
-    return next((found[variant, form] for form in formats if (variant, form) in found), None)
+    return next((variants[variant, form] for form in formats if (variant, form) in variants), None)
 
 
 def default_size(path):
@@ -138,9 +138,9 @@ def diffusers_config(raw):
     }
 
 
-def wrong_size(file, has, asked):
+def wrong_size(file, has, requested):
     """The complaint about latents of another side."""
-    return f"{file}: made for {has * VAE_FACTOR} px images, not for {asked * VAE_FACTOR} px ones"
+    return f"{file}: made for {has * VAE_FACTOR} px images, not for {requested * VAE_FACTOR} px ones"
 
 
 def brief(error):

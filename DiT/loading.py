@@ -165,11 +165,11 @@ def build(config, state, file):
 
 def check_size(config, state, file):
     """Raises ValueError that states the image sizes when pos_embed [1,N,D] has another number of tokens than asked."""
-    found = list(state["pos_embed"].shape) if "pos_embed" in state else []
+    shape = list(state["pos_embed"].shape) if "pos_embed" in state else []
     tokens = (config["input_size"] // config["patch_size"]) ** 2
-    if len(found) == 3 and found[1] != tokens and found[2] == config["hidden_size"]:
-        input_size = math.isqrt(found[1]) * config["patch_size"]
-        raise ValueError(f"{wrong_size(file, input_size, config['input_size'])} (pos_embed is {found})")
+    if len(shape) == 3 and shape[1] != tokens and shape[2] == config["hidden_size"]:
+        input_size = math.isqrt(shape[1]) * config["patch_size"]
+        raise ValueError(f"{wrong_size(file, input_size, config['input_size'])} (pos_embed is {shape})")
 
 
 def check_tensors(model, state, file):

@@ -175,13 +175,13 @@ class DiT(nn.Module):
 
     def embedders(self):
         """[(timestep embedder, label embedder)], of every block or one pair of all."""
-        own = [(pair["t_embedder"], pair["y_embedder"]) for pair in self.block_embedders.values()]
-        return [(self.t_embedder, self.y_embedder), *own]
+        extra = [(pair["t_embedder"], pair["y_embedder"]) for pair in self.block_embedders.values()]
+        return [(self.t_embedder, self.y_embedder), *extra]
 
     def conditions(self, t, y):
         """t [B], y [B] -> the condition [B,D] of each block, computed once where they share it."""
-        found = [t_embedder(t) + y_embedder(y) for t_embedder, y_embedder in self.embedders()]
-        return found if self.block_embedders else found * len(self.blocks)
+        embedded = [t_embedder(t) + y_embedder(y) for t_embedder, y_embedder in self.embedders()]
+        return embedded if self.block_embedders else embedded * len(self.blocks)
 
     def forward(self, x, t, y):
         """Noise prediction and variance weight of noisy latents.

@@ -38,14 +38,14 @@ def answer(words: list[str]) -> int:
     """Prints one of TEXTS, or says that there is no such command; the exit code."""
     from diffusion.cli import parsing
 
-    asked, *more = words or ["--help"]
-    if asked not in TEXTS:
-        close = difflib.get_close_matches(asked, [*commands.NAMES, *TEXTS])
-        told = f"did you mean {' or '.join(close)}? " if close else ""
-        return parsing.fail(f"there is no command {asked!r}: {told}`{commands.starter} list` shows all")
+    requested, *more = words or ["--help"]
+    if requested not in TEXTS:
+        close = difflib.get_close_matches(requested, [*commands.NAMES, *TEXTS])
+        message = f"did you mean {' or '.join(close)}? " if close else ""
+        return parsing.fail(f"there is no command {requested!r}: {message}`{commands.starter} list` shows all")
     if more:
-        return parsing.fail(f"{asked} takes nothing else: leave out {shlex.join(more)}")
-    print(TEXTS[asked]())
+        return parsing.fail(f"{requested} takes nothing else: leave out {shlex.join(more)}")
+    print(TEXTS[requested]())
     return 0
 
 

@@ -53,7 +53,7 @@ class Result:
     class_of: label of each of the K candidates; winner: the row that won
     errors: row -> float32 [n], in order of evaluation; a candidate that was dropped has fewer, one that was never tried none
     t: int64 [S], the levels of all pairs in that order, of which a candidate has seen the beginning
-    fell: row -> round in which it was dropped, None where rounds mean nothing
+    dropped: row -> round in which it was dropped, None where rounds mean nothing
     terms: float32 [K,S,4] mse, l1, kl, nll of every evaluation of a DiT whose candidates all saw everything, else None
     seconds: of wall clock; level_weights: by which errors are multiplied before they are compared
     empty: evaluations under the empty condition, of guidance; names: label -> its name, where there are any
@@ -63,7 +63,7 @@ class Result:
     winner: int
     errors: dict[int, Errors]
     t: npt.NDArray[np.int64]
-    fell: dict[int, int] | None = None
+    dropped: dict[int, int] | None = None
     terms: "Tensor | None" = None
     seconds: float | None = None
     level_weights: LevelWeights | None = None
@@ -202,7 +202,7 @@ class Classifier:
     names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        strategy = self.method.strategy.informed(self.class_of, self.conditions.embeddings)
+        strategy = self.method.strategy.bind(self.class_of, self.conditions.embeddings)
         object.__setattr__(self, "method", replace(self.method, strategy=strategy))
 
     @cached_property
@@ -239,7 +239,7 @@ class Classifier:
             return errors
 
         result = yield from relay(self._classification(image, index), ask)
-        alive = [result.winner] if result.fell is None else [row for row in seen.errors if row not in result.fell]
+        alive = [result.winner] if result.dropped is None else [row for row in seen.errors if row not in result.dropped]
         yield Round(alive, result)
 
     def _leading(self, seen: "_Seen", seconds: float) -> Result:
@@ -278,17 +278,17 @@ class Classifier:
             kept.append((yield self._cells(x0, t, index, [competing[row] for row in rows], pairs))[guided:])
             return pick(kept[-1], t[pairs])
 
-        errors, winner, fell = yield from relay(self._elimination(competing), ask)
-        errors = {competing[row]: own for row, own in errors.items() if len(own)}
-        fell = None if fell is None else {competing[row]: number for row, number in fell.items()}
+        errors, winner, dropped = yield from relay(self._elimination(competing), ask)
+        errors = {competing[row]: row_errors for row, row_errors in errors.items() if len(row_errors)}
+        dropped = None if dropped is None else {competing[row]: number for row, number in dropped.items()}
         terms = kept[0] if self.denoiser.terms and kept[0].shape[:2] == (len(self.class_of), len(t)) else None
         empty, seconds = guided * sum(values.shape[1] for values in kept), time.perf_counter() - start
         weights = self.method.level_weights
-        return Result(self.class_of, competing[winner], errors, self.plan.t, fell, terms, seconds, weights, empty, self.names)
+        return Result(self.class_of, competing[winner], errors, self.plan.t, dropped, terms, seconds, weights, empty, self.names)
 
     def _elimination(self, competing: list[int]) -> Elimination:
         """The strategy's elimination among these rows of the candidates."""
-        strategy, class_of = self.method.strategy.among(competing), [self.class_of[row] for row in competing]
+        strategy, class_of = self.method.strategy.restrict(competing), [self.class_of[row] for row in competing]
         elimination, weights = strategy.eliminate(class_of, self.plan), self.method.level_weights
         return by_weighted_errors(elimination, weights, self.plan.t) if weights else elimination
 
@@ -450,9 +450,10 @@ def text_to_image(
     _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
     _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
-    asked = settings.TextToImage(img_size=img_size, text_encoders=text_encoders, levels=levels, lora=lora, embedding=embedding,
-                                 config=config).options  # fmt: skip
-    source = models.text_to_image(version, model_path, asked, device, devices.resolve_dtype(dtype, device))
+    requested = settings.TextToImage(
+        img_size=img_size, text_encoders=text_encoders, levels=levels, lora=lora, embedding=embedding, config=config
+    ).options
+    source = models.text_to_image(version, model_path, requested, device, devices.resolve_dtype(dtype, device))
     img_size = img_size or source.default_size
     transform = transforms.sd_transform(img_size, interpolation)
     space = error_space if error_space != source.space else None

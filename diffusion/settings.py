@@ -19,8 +19,8 @@ LEVELS = ("own", "uniform", "shift3", "logit-normal")  # how a flow's noise leve
 
 def pick(cls: type[S], options: Mapping[str, Any], **changes: Any) -> S:
     """The settings of this class that options and changes name; the defaults of what is absent."""
-    found = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-    return cls(**found | changes)
+    values = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+    return cls(**values | changes)
 
 
 def options_of(*settings: "DataclassInstance") -> dict[str, Any]:

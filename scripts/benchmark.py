@@ -148,9 +148,9 @@ def pipeline_subject(args, source: Pipeline, configs: dict, load: Callable, text
 
 def dit_subject(args) -> Subject:
     if args.model == "tiny-dit":
-        found = models.class_conditional("tiny")
-        config = files.read_json(found.file.parent / "config.json")
-        size, source, classes = found.default_size, found.describe(), found.num_classes
+        checkpoint = models.class_conditional("tiny")
+        config = files.read_json(checkpoint.file.parent / "config.json")
+        size, source, classes = checkpoint.default_size, checkpoint.describe(), checkpoint.num_classes
     else:
         from DiT.architecture import SHAPES
 
@@ -158,7 +158,7 @@ def dit_subject(args) -> Subject:
         config = SHAPES["DiT-XL/2"] | {"input_size": size // 8}
     shape = (4, size // 8, size // 8)
     bare = partial(bare_dit, config, shape)
-    load = found.load if args.model == "tiny-dit" else partial(random_dit, bare)
+    load = checkpoint.load if args.model == "tiny-dit" else partial(random_dit, bare)
     return Subject(source, size, shape, 1000, load, bare, [i % classes for i in range(args.prompts)])
 
 
@@ -172,7 +172,7 @@ def bare_dit(config: dict, latent_shape) -> random_weights.Bare:
         return Conditions(ids=torch.zeros(n, dtype=torch.int64, device=device))
 
     return random_weights.Bare(
-        lambda: DiT(**config), latent_shape, lambda module, x_t, t, told: module(x_t, t, told.ids), conditions
+        lambda: DiT(**config), latent_shape, lambda module, x_t, t, conditioning: module(x_t, t, conditioning.ids), conditions
     )
 
 
@@ -376,14 +376,14 @@ def warm_up(loops: dict, device: str) -> dict:
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    found = {"kernel": loops["kernel"]()}
+    errors = {"kernel": loops["kernel"]()}
     about = {"peak_memory_mb": peak_memory_mb(device)}
     loops["network"]()
     if "plain" in loops:
-        found["plain"] = loops["plain"].errors
-        difference = (found["kernel"] - found["plain"]).abs() / found["plain"].abs()
+        errors["plain"] = loops["plain"].errors
+        difference = (errors["kernel"] - errors["plain"]).abs() / errors["plain"].abs()
         about |= {"mean_relative_difference": difference.mean().item(), "max_relative_difference": difference.max().item()}
-    if not all(errors.isfinite().all() for errors in found.values()):
+    if not all(errors.isfinite().all() for errors in errors.values()):
         raise FloatingPointError("the errors are not finite: try --dtype bfloat16")
     return about
 
@@ -427,16 +427,16 @@ def count(args, subject) -> dict:
     Raises ValueError for a network of --model_path that cannot be built.
     """
     try:
-        found = subject.bare().count()
+        counts = subject.bare().count()
     except Exception as error:  # of a config file diffusers makes whatever it can
         if not args.model_path:
             raise
         raise ValueError(f"--model_path {args.model_path}: its network cannot be built ({hub.cause(error)})") from None
-    n_numbers = found.pop("numbers")
+    n_numbers = counts.pop("numbers")
     about = {"model": f"{args.model}: {subject.source}", "img_size": args.img_size, "latent_shape": subject.latent_shape}
     return {
         **about,
-        **found,
+        **counts,
         "weights_bytes": {name: n_numbers * devices.torch_dtype(name).itemsize for name in devices.DTYPES},
         "text_encoder_bytes": subject.text_memory(args.dtype) if subject.text_memory else {},
     }

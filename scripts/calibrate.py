@@ -116,7 +116,7 @@ def print_run(run: tables.Run, images: Images) -> None:
     if fewer:
         print(f"{100 * fewer:.0f}% of all candidates were dropped early; the gaps to them are taken as unbiased and normal")
     if run.unreadable:
-        print(run_folder.unreadable_told(run.unreadable, "not counted"))
+        print(run_folder.unreadable_message(run.unreadable, "not counted"))
     print(f"Top-1 accuracy: {metrics.top1(images.preds, images.labels)}")
 
 

@@ -57,11 +57,11 @@ RUN = ("--version", "tiny", "--dataset", "fashion_mnist", "--strategy", "race", 
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. ok: None where it was left out; found: what was measured, for a person; advice: where it failed."""
+    """One row of the table. ok: None where it was left out; result: what was measured, for a person; advice: where it failed."""
 
     name: str
     ok: bool | None
-    found: str
+    result: str
     advice: str = ""
     numbers: dict | None = None
 
@@ -105,10 +105,10 @@ def errors_of(model: str, n: int, dtype: str, running: settings.Running):
     data = Clothes("test")
     step = len(data) // MOST_IMAGES
     images = ((i, *data[i * step]) for i in range(n))
-    begin, found = time.perf_counter(), {}
+    begin, by_index = time.perf_counter(), {}
     for index, call, _ in classifier.several(images, in_flight):
-        found[index] = np.stack([errors[:, 0] if errors.ndim > 1 else errors for _, errors in sorted(call().errors.items())])
-    return torch.from_numpy(np.stack([found[i] for i in range(n)]).astype("float32")), time.perf_counter() - begin
+        by_index[index] = np.stack([errors[:, 0] if errors.ndim > 1 else errors for _, errors in sorted(call().errors.items())])
+    return torch.from_numpy(np.stack([by_index[i] for i in range(n)]).astype("float32")), time.perf_counter() - begin
 
 
 def compared(name: str, dtype: str, ours, reference, seconds: float) -> Check:
@@ -117,10 +117,10 @@ def compared(name: str, dtype: str, ours, reference, seconds: float) -> Check:
     largest = (ours.sqrt() - reference.sqrt()).abs().max().item()
     other = (ours.mean(2).argmin(1) != reference.mean(2).argmin(1)).sum().item()
     ok = largest <= most and other <= flips * len(ours)  # NaN is not
-    found = f"root errors differ by at most {largest:.1e} (bound {most:.0e}), {other} of {len(ours)} predictions differ"
+    finding = f"root errors differ by at most {largest:.1e} (bound {most:.0e}), {other} of {len(ours)} predictions differ"
     advice = "this format or path is wrong on this device: take another --dtype, leave out what the row names, and report it"
     numbers = {"largest_difference_of_roots": largest, "bound": most, "other_predictions": other, "n": len(ours)}
-    return Check(name, ok, found, advice, numbers | {"evaluations_per_s": ours.numel() / seconds})
+    return Check(name, ok, finding, advice, numbers | {"evaluations_per_s": ours.numel() / seconds})
 
 
 def check_errors(args) -> Iterator[Check]:
@@ -228,13 +228,13 @@ def check_memory(args) -> Iterator[Check]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = classifier(image)
+            result = classifier(image)
     except torch.OutOfMemoryError as error:
         yield Check(name, False, files.one_line(error), "give a --batch_size that fits", None)
         return
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, args.device)
-    size, same = classifier.batch.size, found.label == expected.label
+    size, same = classifier.batch.size, result.label == expected.label
     yield Check(name, same and size < 8192, f"a batch of 8,192 was halved to {size:,}, {'same' if same else 'OTHER'} prediction",
                 "give a --batch_size that fits")  # fmt: skip
 
@@ -260,9 +260,9 @@ def speed_of(name: str, done: subprocess.CompletedProcess, result: dict) -> Chec
         return Check(name, None, "its weights do not fit into this device's memory", "", result)
     rate = sorted(result["evaluations_per_s"]["kernel"])[len(result["evaluations_per_s"]["kernel"]) // 2]
     plain = f", {result['kernel_over_plain']:.2f} times the plain loop" if "kernel_over_plain" in result else ""
-    found = (f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, {100 * result['fraction_of_matmul']:.0f} % "
-             "of matrix products")  # fmt: skip
-    return Check(name, True, found, "", result)
+    finding = f"{rate:,.1f} evaluations/s{plain}, {result['peak_memory_mb']:,.0f} MB, "
+    finding += f"{100 * result['fraction_of_matmul']:.0f} % of matrix products"
+    return Check(name, True, finding, "", result)
 
 
 # ---------------------------------------------------------------- the command
@@ -273,13 +273,13 @@ def about(device: str) -> dict:
     import diffusers
     import torch
 
-    found = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "diffusers": diffusers.__version__}
     if not device.startswith("cuda"):
-        return {"device": device} | found
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(asked, capture_output=True, text=True).stdout.split() if shutil.which("nvidia-smi") else []
+        return {"device": device} | versions
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.split() if shutil.which("nvidia-smi") else []
     cards = {"device": torch.cuda.get_device_name(device), "cards": torch.cuda.device_count()}
-    return cards | {"driver": driver[0] if driver else None, "cuda": torch.version.cuda} | found
+    return cards | {"driver": driver[0] if driver else None, "cuda": torch.version.cuda} | versions
 
 
 def attempt(title: str, work: Callable[..., Iterator[Check]], args) -> Iterator[Check]:
@@ -293,13 +293,13 @@ def attempt(title: str, work: Callable[..., Iterator[Check]], args) -> Iterator[
 def write_reference(out: Path) -> None:
     from safetensors.torch import save
 
-    found = {model: errors_of(model, MOST_IMAGES, "float32", settings.Running())[0] for model in MODELS}
-    files.write(out, lambda file: file.write(save(found)))
+    reference = {model: errors_of(model, MOST_IMAGES, "float32", settings.Running())[0] for model in MODELS}
+    files.write(out, lambda file: file.write(save(reference)))
 
 
 def print_check(check: Check) -> None:
     word = {True: "ok", False: "FAILED", None: "left out"}[check.ok]
-    print(f"{word:9} {check.name:30} {check.found}", flush=True)
+    print(f"{word:9} {check.name:30} {check.batch_size}", flush=True)
     if check.ok is False and check.advice:
         print(f"{'':9} {check.advice}", flush=True)
 
@@ -334,9 +334,9 @@ def main(argv=None) -> int:
         for check in () if part in skipped else attempt(part, work, args):
             checks.append(check)
             print_check(check)
-    told, failed = verdict(checks), any(check.ok is False for check in checks)
-    print(told)
-    result = facts | {"verdict": told, "passed": not failed, "checks": [asdict(check) for check in checks]}
+    line, failed = verdict(checks), any(check.ok is False for check in checks)
+    print(line)
+    result = facts | {"verdict": line, "passed": not failed, "checks": [asdict(check) for check in checks]}
     with cli.bad_input():
         files.write_text(args.out, json.dumps(result, indent=1) + "\n")
     return int(failed)

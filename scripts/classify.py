@@ -74,7 +74,7 @@ def parse_args(argv=None):
     cli.add_resize_options(group)
     group.add_argument("--seed", type=parsing.seed, default=0, help="seed of the noise (default: 0)")
     group.add_argument("--dry_run", action="store_true", help="print the price, and stop")
-    cli.add_strategy_options(parser, default="race", told="race")
+    cli.add_strategy_options(parser, default="race", default_text="race")
     args = parser.parse_args(argv)
     if not args.pictures:
         label = next(filter(os.path.isfile, args.labels or []), None)
@@ -89,7 +89,7 @@ class PictureTask(Task):
 
     command = "classify"
 
-    asked: settings.Prompts
+    prompt_settings: settings.Prompts
     model: settings.TextToImage
     bank: settings.Noise
     running: settings.Running
@@ -137,7 +137,7 @@ class PictureTask(Task):
     @property
     def options(self) -> dict:
         """All of them, resolved."""
-        parts = settings.options_of(self.model, self.asked, self.bank, self.strategy, self.running)
+        parts = settings.options_of(self.model, self.prompt_settings, self.bank, self.strategy, self.running)
         return parts | {"loss": self.loss, "strategy": self.strategy.NAME}
 
     @cached_property
@@ -221,7 +221,7 @@ def find_prompts(options: dict) -> prompts.PromptTable:
 def open_pictures(places: list[str]) -> tuple[list[str | Member], str | None, datasets.ImageData]:
     """Raises ValueError or OSError where there is nothing, and for a single picture that is none."""
     paths, ignored = unlabelled.find_pictures(places)
-    raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], own=True)
+    raw = folders.LabelledFiles([(path, predictions.NO_LABEL) for path in paths], custom=True)
     dataset = datasets.ImageData(raw, None, [])
     if len(paths) == 1:
         dataset.picture(0)
@@ -242,9 +242,9 @@ def prepare(options: dict) -> PictureTask:
     chosen = cli.strategy_of(options, len(table.prompts))
     source, model = cli.checked_model(options, running, chosen, len(table.prompts))
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
-    asked = settings.Prompts(options["prompts"], options["template"])
+    prompt_settings = settings.Prompts(options["prompts"], options["template"])
     bank = settings.Noise(options["seed"])
-    run = PictureTask(asked, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
+    run = PictureTask(prompt_settings, model, bank, running, chosen, options["loss"], paths, ignored, dataset, table, source, fit,
               options["out"], options["map"])  # fmt: skip
     chosen.check_run(run.identity, len(table.prompts), run.class_of)
     if fit:
@@ -292,7 +292,7 @@ def start(run: PictureTask) -> classify.Classifier:
     if notice := models.check_prompts(run.source, table.prompts, run.class_of, names, LABEL_FLAGS):
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
-    before = run_folder.found_batch_size(run.folder) if run.folder else None
+    before = run_folder.known_batch_size(run.folder) if run.folder else None
     network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
     if run.folder:
         candidates = {"labels": run.class_of, "names": names}
@@ -331,8 +331,8 @@ def table_lines(path: str | Member, prediction: predictions.Prediction, calibrat
 
 def write_tables(run: PictureTask) -> str:
     """The CSV and the Parquet file of all pictures that are done; says where."""
-    found = zip(run.paths, run.predicted, strict=True)
-    rows = [predictions.as_row(path, one, run.labels, run.fit is not None) for path, one in found if one]
+    predicted = zip(run.paths, run.predicted, strict=True)
+    rows = [predictions.as_row(path, one, run.labels, run.fit is not None) for path, one in predicted if one]
     before = f", after {len(run.kept)} of before" if run.kept else ""
     other = run.out.with_suffix(".parquet")
     figures.write_csv(run.out, run.kept + rows)
@@ -347,7 +347,7 @@ def results(run: PictureTask, ended, classifier) -> list[str]:
     lines = []
     for path, prediction in zip(run.paths, run.predicted, strict=True):
         lines += table_lines(path, prediction, run.fit is not None) if prediction and not run.out else []
-    lines += [predictions.probabilities_told(run.fit)]
+    lines += [predictions.probabilities_text(run.fit)]
     lines += [write_tables(run)] if run.out and not ended.unwritten else []
     return lines + ([draw_map(run, classifier)] if run.map else [])
 

@@ -61,10 +61,10 @@ def read(place: Path) -> list[dict]:
 def of_run(folder: Path) -> dict:
     """What --results would have written; tells on stderr of records that do not count."""
     unreadable = []
-    found = results.of_folder(folder, unreadable=unreadable)
-    if told := run_folder.unreadable_told(unreadable, "not counted"):
-        print(f"Note: {folder}: {told}", file=sys.stderr)
-    return found
+    result = results.of_folder(folder, unreadable=unreadable)
+    if message := run_folder.unreadable_message(unreadable, "not counted"):
+        print(f"Note: {folder}: {message}", file=sys.stderr)
+    return result
 
 
 # ---------------------------------------------------------------- the images of one run
@@ -95,20 +95,20 @@ def read_fit(folder: Path, path: Path | None) -> Fit | None:
 # ---------------------------------------------------------------- the table
 
 
-def metrics_of(found: list[dict]) -> list[str]:
+def metrics_of(entries: list[dict]) -> list[str]:
     """Names of all that have a value anywhere."""
-    there = [name for one in found for name, value in one["metrics"].items() if value is not None and not math.isnan(value)]
+    there = [name for one in entries for name, value in one["metrics"].items() if value is not None and not math.isnan(value)]
     return [name for name in dict.fromkeys((*METRICS, *there)) if name in there]
 
 
-def rows_of(found: list[dict]) -> list[dict]:
+def rows_of(entries: list[dict]) -> list[dict]:
     """A row a result, with the same columns in each."""
-    names = metrics_of(found)
+    names = metrics_of(entries)
     return [
         {column: one.get(column) for column in ABOUT}
         | {name: interval(one, name) for name in names}
         | {column: one.get(column) for column in (*results.COUNTS, *MADE)}
-        for one in found
+        for one in entries
     ]
 
 
@@ -118,9 +118,9 @@ def interval(one: dict, name: str) -> Interval:
     return Interval(None if value is None or math.isnan(value) else value, low, high)
 
 
-def text_table(found: list[dict]) -> pages.Table:
+def text_table(entries: list[dict]) -> pages.Table:
     """Percent with intervals, without hashes and command lines, and without columns that are empty throughout."""
-    shown = [{column: text(cell) for column, cell in short(row).items()} for row in rows_of(found)]
+    shown = [{column: text(cell) for column, cell in short(row).items()} for row in rows_of(entries)]
     columns = [column for column in shown[0] if any(row[column] for row in shown)]
     return pages.Table("", columns, [[row[column] for column in columns] for row in shown])
 
@@ -140,9 +140,9 @@ def text(cell) -> str:
 
 
 FORMATS = {
-    "csv": lambda found: files.csv_text(figures.flat_rows(rows_of(found))),
-    "markdown": lambda found: "\n".join(pages.markdown_lines(text_table(found))) + "\n",
-    "latex": lambda found: pages.latex(text_table(found)),
+    "csv": lambda entries: files.csv_text(figures.flat_rows(rows_of(entries))),
+    "markdown": lambda entries: "\n".join(pages.markdown_lines(text_table(entries))) + "\n",
+    "latex": lambda entries: pages.latex(text_table(entries)),
 }
 
 
@@ -154,10 +154,10 @@ def main(argv=None) -> int:
         if args.out:
             files.try_file(args.out)
         table = FORMATS[args.format]([one for place in args.places for one in read(place)])
-        told = [write_samples(args)] if args.samples else []
+        more = [write_samples(args)] if args.samples else []
         if args.out:
             files.write_text(args.out, table)
-    lines = [f"Table: {args.out}" if args.out else table.rstrip("\n"), *told]
+    lines = [f"Table: {args.out}" if args.out else table.rstrip("\n"), *more]
     print("\n".join(lines))
     return 0
 

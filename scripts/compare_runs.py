@@ -47,15 +47,15 @@ def relative_differences(pairs):
     """The relative difference of every error that both have at the same timestep: float64 [n], empty without any."""
     import numpy as np
 
-    found = [np.empty(0)]
+    parts = [np.empty(0)]
     for one, other in pairs:
         n = min(len(one.t), len(other.t))
         if one.errors is None or other.errors is None or (one.t[:n] != other.t[:n]).any():
             continue  # sums, or another order of evaluation, which a bank and runs of before take their noise by
         for a, b in zip(one.errors, other.errors, strict=True):
             n = min(len(a), len(b))
-            found.append(relative(a[:n], b[:n]))
-    return np.concatenate(found)
+            parts.append(relative(a[:n], b[:n]))
+    return np.concatenate(parts)
 
 
 def relative(careful, fast):
@@ -94,8 +94,8 @@ def figures_of(right, rights_other, agree, spent, same, differences) -> dict:
 
 
 def tell_unreadable(names: list[str]) -> None:
-    if told := run_folder.unreadable_told(names, "not compared"):
-        print(f"Note: {told}", file=sys.stderr)
+    if message := run_folder.unreadable_message(names, "not compared"):
+        print(f"Note: {message}", file=sys.stderr)
 
 
 def compare_images(careful, fast) -> dict:

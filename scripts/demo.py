@@ -68,7 +68,7 @@ def parse_args(argv=None):
     group.add_argument("--fit", type=Path, metavar="FILE", help="calibrated probabilities, by a fit of scripts/calibrate.py")
     group.add_argument("--loss", choices=list(scores.SCORES), default="l2", help="error of a prediction (default: l2)")
     cli.add_resize_options(group)
-    cli.add_strategy_options(parser, default="race", told="race")
+    cli.add_strategy_options(parser, default="race", default_text="race")
     return parser.parse_args(argv)
 
 
@@ -83,8 +83,8 @@ def prepare(options: dict) -> list[page_backend.Offer]:
     page_backend.read_labels("a, b", options["template"])
     fit = calibration.Fit.read(options["fit"]) if options["fit"] else None
     running = cli.running_of(options | {"worker_idx": 0, "n_workers": 1})  # which imports PyTorch where there may be a GPU
-    own = {"version", "model_path"} & options["given"]
-    offers = [offer(options | {"version": version}, running) for version in ([options["version"]] if own else SHIPPED)]
+    named = {"version", "model_path"} & options["given"]
+    offers = [offer(options | {"version": version}, running) for version in ([options["version"]] if named else SHIPPED)]
     return page_backend.with_fit(offers, fit, options["template"], options["fit"]) if fit else offers
 
 
@@ -195,15 +195,15 @@ class Page:
             spent = f"{standing.result.evaluations:,} of at most {price:,} evaluations"
             yield message(f"Round {number}: {left}, {spent}, {standing.result.seconds:.1f} s"), shown, ""
         result, prediction = standing.result, trial.prediction(standing.result)
-        told = f"Best: {prediction.label}. {number} rounds, {result.evaluations:,} evaluations, {result.seconds:.1f} s"
-        probable = [predictions.probabilities_told(trial.offer.fit), trial.fit_notice]
-        found = page_widgets.ranking(prediction, "; ".join(filter(None, probable)))
-        found += page_widgets.error_curves(prediction, result.compared, result.t)
+        status = f"Best: {prediction.label}. {number} rounds, {result.evaluations:,} evaluations, {result.seconds:.1f} s"
+        probable = [predictions.probabilities_text(trial.offer.fit), trial.fit_notice]
+        html = page_widgets.ranking(prediction, "; ".join(filter(None, probable)))
+        html += page_widgets.error_curves(prediction, result.compared, result.t)
         if with_map:
-            yield message(f"{told}. Drawing the map ..."), shown, wrapped(found)
+            yield message(f"{status}. Drawing the map ..."), shown, wrapped(html)
             image, advantage = trial.disagreement(prediction)
-            found += page_widgets.error_map(image, advantage, *(c.label for c in prediction.candidates[:2]))
-        yield message(told), shown, wrapped(found)
+            html += page_widgets.error_map(image, advantage, *(c.label for c in prediction.candidates[:2]))
+        yield message(status), shown, wrapped(html)
 
     def refuse(self, error: Exception) -> str:
         """The message, in its place and as a note that pops up."""
@@ -281,7 +281,7 @@ def build(gradio, offers: list[page_backend.Offer], template: str, folder: Path)
                     stop = gradio.Button("Stop", elem_id="stop")
             with gradio.Column(scale=3, min_width=300):
                 status = gradio.HTML(message("Press Classify."), elem_id="status")
-                race, found = gradio.HTML(elem_id="race"), gradio.HTML(elem_id="found")
+                race, result_box = gradio.HTML(elem_id="race"), gradio.HTML(elem_id="found")
         at_once = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "undocumented"}
         drop.input(page.take, drop, [drop, picture, seen, status], **at_once)
 
@@ -290,7 +290,7 @@ def build(gradio, offers: list[page_backend.Offer], template: str, folder: Path)
             return one, preview(one), "\n".join(labels)
 
         choice.click(pick, choice, [picture, seen, typed], **at_once)
-        running = start.click(page.run, [picture, typed, model, seed, with_map], [status, race, found], concurrency_limit=1,
+        running = start.click(page.run, [picture, typed, model, seed, with_map], [status, race, result_box], concurrency_limit=1,
                               show_progress="minimal", show_progress_on=status, api_visibility="undocumented")  # fmt: skip
         start.click(None, js=TO_RESULTS)
         stop.click(lambda: message("Stopped."), None, status, cancels=[running], **at_once)

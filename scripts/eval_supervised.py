@@ -66,11 +66,11 @@ def prepare(options: dict) -> runner.ScoreTask:
 
 def outputs(images: runner.Images, network) -> dict[int, int]:
     """Output of the network -> label, of those that count. Raises ValueError for a network of other classes than the set's."""
-    name, n, found = images.data.dataset, len(images.dataset.classes), network.n_outputs
-    if found == supervised.N_IMAGENET and name in datasets.OF_IMAGENET:
+    name, n, n_outputs = images.data.dataset, len(images.dataset.classes), network.n_outputs
+    if n_outputs == supervised.N_IMAGENET and name in datasets.OF_IMAGENET:
         return datasets.labels_of_classes(name, n)
-    if found != n:
-        raise ValueError(f"--dataset {name} has {n:,} classes, and {network.describe()} {found:,} outputs: "
+    if n_outputs != n:
+        raise ValueError(f"--dataset {name} has {n:,} classes, and {network.describe()} {n_outputs:,} outputs: "
                          f"give --weights that were trained on it, or one of {', '.join(datasets.OF_IMAGENET)}")  # fmt: skip
     return {i: i for i in range(n)}
 

@@ -65,13 +65,13 @@ def halves(run: tables.Run, data: Labelled):
 # ---------------------------------------------------------------- what comes out
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     print(f"{'':11}{'accuracy (95 %)':28}NLL")
-    for name, scores in (("unweighted", found.plain), ("weighted", found.weighted)):
+    for name, scores in (("unweighted", comparison.plain), ("weighted", comparison.weighted)):
         print(f"{name:11}{percent_and_interval(scores.accuracy):28}{scores.nll:.4f}")
-    points, nll = found.difference, found.nll_difference
+    points, nll = comparison.difference, comparison.nll_difference
     print(f"Weighted less unweighted: {100 * points.value:+.2f} points (95% interval {100 * points.low:+.1f} to "
-          f"{100 * points.high:+.1f}), McNemar p = {found.mcnemar.p_value:.2g}")  # fmt: skip
+          f"{100 * points.high:+.1f}), McNemar p = {comparison.mcnemar.p_value:.2g}")  # fmt: skip
     print(f"  NLL {nll.value:+.4f} (95% interval {nll.low:+.4f} to {nll.high:+.4f})")
 
 
@@ -88,7 +88,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         run, grid = read(args)
         data = Labelled.of(grid)
-        found = level_fit.compare(data, halves(run, data))
+        comparison = level_fit.compare(data, halves(run, data))
         whole = level_fit.fit_weights(data)
         if args.out:
             LevelWeights(whole.coefficients, len(grid.labels), run.belonging).write(args.out)
@@ -96,8 +96,8 @@ def main(argv=None) -> int:
         f"{len(grid.labels)} images, {len(grid.class_of)} candidates of {len(set(grid.class_of))} classes, {len(grid.t)} pairs"
     )
     print(f"{sizes}, loss {run.loss}; fitted on halves, each for the other")
-    print_comparison(found)
-    print_weights({"first half": found.halves[1], "second half": found.halves[0], "all images": whole}, grid.n_levels)
+    print_comparison(comparison)
+    print_weights({"first half": comparison.halves[1], "second half": comparison.halves[0], "all images": whole}, grid.n_levels)
     if args.out:
         print(f"Written, fitted on all {len(grid.labels)} images: {args.out}")
     return 0

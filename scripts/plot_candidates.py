@@ -149,7 +149,7 @@ def exponents(points: list[Point]) -> dict[str, metrics.Interval]:
     """Strategy -> exponent, of those with two numbers of candidates or more."""
     names = dict.fromkeys(point.strategy for point in points)
     of_each = {name: [point for point in points if point.strategy == name] for name in names}
-    return {name: exponent(own) for name, own in of_each.items() if len(own) > 1}
+    return {name: exponent(rows) for name, rows in of_each.items() if len(rows) > 1}
 
 
 def rows_of(points: list[Point]) -> list[dict]:
@@ -174,9 +174,9 @@ def table(rows: list[dict]) -> pages.Table:
 
 def cells(row: dict) -> list:
     spent, same = row["evaluations"], row.get("agreement")
-    told = f"{spent.value:,.0f} ({spent.low:,.0f} to {spent.high:,.0f})"
+    cost = f"{spent.value:,.0f} ({spent.low:,.0f} to {spent.high:,.0f})"
     compared = ["", ""] if same is None else [row["share"], f"{pages.percent_and_interval(same)}, n = {same.n}"]
-    return [row["strategy"], row["candidates"], row["accuracy"].n, told, row["accuracy"], *compared]
+    return [row["strategy"], row["candidates"], row["accuracy"].n, cost, row["accuracy"], *compared]
 
 
 def draw(path: Path, rows: list[dict], powers: dict[str, metrics.Interval]):
@@ -185,11 +185,12 @@ def draw(path: Path, rows: list[dict], powers: dict[str, metrics.Interval]):
 
     figure, axes = drawing.pyplot().subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for number, name in enumerate(dict.fromkeys(row["strategy"] for row in rows)):
-        own = [row for row in rows if row["strategy"] == name]
+        points = [row for row in rows if row["strategy"] == name]
         label = f"{name}, exponent {powers[name].value:.2f}" if name in powers else name
         for axis, key, scale in ((axes[0], "evaluations", 1), (axes[1], "accuracy", 100)):
-            y, low, high = (scale * np.array([getattr(row[key], end) for row in own]) for end in ("value", "low", "high"))
-            x = np.array([row["candidates"] for row in own]) * (1 if axis is axes[0] else 1.06**number)  # intervals side by side
+            y, low, high = (scale * np.array([getattr(row[key], end) for row in points]) for end in ("value", "low", "high"))
+            beside = 1 if axis is axes[0] else 1.06**number  # intervals side by side
+            x = np.array([row["candidates"] for row in points]) * beside
             errors = np.maximum(0, (y - low, high - y))  # rounding can leave -1e-16
             axis.errorbar(x, y, yerr=errors, marker="so^vDX"[number % 6], capsize=2, alpha=0.8, label=label)
     for axis, about in zip(axes, ("network evaluations per image", "accuracy, %"), strict=True):

@@ -136,9 +136,9 @@ def print_table(rows: list[dict]):
     print(f"  {'':24}{'mean error':>12}{'minus winner':>13}{'std. error':>12}{'below winner at':>18}")
     for curve in by_class(rows):
         errors, difference = (np.array([row[key] for row in curve]) for key in ("error", "difference"))
-        spread = difference.std(ddof=1) / len(difference) ** 0.5
+        standard_error = difference.std(ddof=1) / len(difference) ** 0.5
         below = f"{(difference < 0).sum()} of {len(difference)} t"
-        print(f"  {curve[0]['class']:24}{errors.mean():12.6f}{difference.mean():13.6f}{spread:12.6f}{below:>18}")
+        print(f"  {curve[0]['class']:24}{errors.mean():12.6f}{difference.mean():13.6f}{standard_error:12.6f}{below:>18}")
 
 
 def main(argv=None) -> int:

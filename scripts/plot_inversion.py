@@ -142,9 +142,9 @@ def work(job: Job, image):
     conditions, decode = denoiser.embed(job.captions), job.source.weights.vae_decoder(job.device)
     x0 = denoiser.encode(image)
     with loop.progress(job.price) as bar:
-        found = there_and_back(denoiser, x0, conditions, job.steps, bar.update)
-    pictures = torch.stack([decode(latent).cpu() for latent in (x0, *found)])
-    errors = [0.0, *(found - x0).square().mean((1, 2, 3)).tolist()]
+        latents = there_and_back(denoiser, x0, conditions, job.steps, bar.update)
+    pictures = torch.stack([decode(latent).cpu() for latent in (x0, *latents)])
+    errors = [0.0, *(latents - x0).square().mean((1, 2, 3)).tolist()]
     of_pixels = ((pictures - image) / 2).square().mean((1, 2, 3)).tolist()
     rows = zip([ROUND_TRIP, *job.captions], errors, of_pixels, strict=True)
     kinds = ["autoencoder", "inverted", *["other"] * (len(job.captions) - 1)]

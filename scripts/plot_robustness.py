@@ -67,7 +67,7 @@ def estimate_of(flag: str, text: str, benchmark: str):
     run = tables.read_run(text)
     figures.tell_unreadable(run)
     dataset = run.config["identity"].get("dataset", benchmark)
-    if dataset not in (benchmark, *(name for name, spec in DATASETS.items() if spec.own)):
+    if dataset not in (benchmark, *(name for name, spec in DATASETS.items() if spec.custom)):
         print(f"Note: {text} is a run on {dataset}, and is drawn as one on {benchmark}", file=sys.stderr)
     return metrics.top1([image.pred for image in run.images], [image.label for image in run.images])
 
@@ -99,9 +99,9 @@ def user_rows(args, line) -> list[dict]:
 def exact_intervals(row: dict) -> dict:
     """The paper's intervals of both accuracies."""
     sides = {side: row[side] for side in SIDES}
-    found = {side: metrics.clopper_pearson(x.value, x.n) for side, x in sides.items()}
+    intervals = {side: metrics.clopper_pearson(x.value, x.n) for side, x in sides.items()}
     return {
-        f"{side}_exact_{end}": value for side, ends in found.items() for end, value in zip(("low", "high"), ends, strict=True)
+        f"{side}_exact_{end}": value for side, ends in intervals.items() for end, value in zip(("low", "high"), ends, strict=True)
     }
 
 

@@ -44,10 +44,10 @@ def read(folder: Path, unreadable: list[str]) -> dict[int, results.Ranked]:
     config = run_folder.read_config(folder) or {"identity": {}}
     if "prune_img_size" in config["identity"]:  # errors of two image sizes rank no classes
         return {index: results.Ranked(*outcome, None) for index, outcome in run_folder.read_outcomes(folder, unreadable).items()}
-    found = dict(results.each_ranked(folder, config, unreadable))
-    if not found:
+    images = dict(results.each_ranked(folder, config, unreadable))
+    if not images:
         raise ValueError(tables.NO_RECORD.format(folder))
-    return found
+    return images
 
 
 def read_weighted(folder: Path, weights: str, unreadable: list[str]) -> dict[int, results.Ranked]:
@@ -78,11 +78,11 @@ def merge(folders, weights: str | None = None) -> tuple[dict[int, results.Ranked
 
 def summarise(outcomes: dict[int, results.Ranked], n_expected: int | None) -> dict:
     """What --json holds; top5 is None where not every image's record ranks five classes."""
-    found = results.accuracies(outcomes.values())
+    accuracies = results.accuracies(outcomes.values())
     return {
-        "top1": found["acc1"],
-        "top5": found.get("acc5"),
-        "mean_per_class": found["mean_per_class_recall"],
+        "top1": accuracies["acc1"],
+        "top5": accuracies.get("acc5"),
+        "mean_per_class": accuracies["mean_per_class_recall"],
         "n": len(outcomes),
         "n_expected": n_expected,
         "evaluations_per_image": sum(outcome.evaluations for outcome in outcomes.values()) / len(outcomes),
@@ -121,8 +121,8 @@ def main(argv=None) -> int:
     for name, estimate in parts.items():
         print(f"Top 1 acc of {name}: {estimate}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
-    if told := run_folder.unreadable_told(unreadable, "not counted"):
-        print(told)
+    if message := run_folder.unreadable_message(unreadable, "not counted"):
+        print(message)
     print(f"Cost: {result['evaluations_per_image']:,.0f} evaluations per image")
     return 0
 

@@ -42,8 +42,8 @@ def read(folder: Path) -> dict[int, run_folder.Outcome]:
         raise ValueError(f"{folder} is a run on {dataset or 'an unknown data set'}: give a run on tiny_combos")
     unreadable = []
     outcomes = run_folder.read_outcomes(folder, unreadable)
-    if told := run_folder.unreadable_told(unreadable, "not counted"):
-        print(f"{folder}: {told}")
+    if message := run_folder.unreadable_message(unreadable, "not counted"):
+        print(f"{folder}: {message}")
     return outcomes
 
 
@@ -63,8 +63,8 @@ def line(name: str, faults: dict) -> str:
     if not faults:
         return f"{name}: no images"
     wrong = Counter(faults.values())
-    told = ", ".join(f"{kind} {wrong[kind]}" for kind in ("colour", "item", "both"))
-    return f"{name}: {metrics.proportion([f is None for f in faults.values()])}; wrong: {told}"
+    counts = ", ".join(f"{kind} {wrong[kind]}" for kind in ("colour", "item", "both"))
+    return f"{name}: {metrics.proportion([f is None for f in faults.values()])}; wrong: {counts}"
 
 
 def compared(name: str, first: dict, second: dict) -> str:
@@ -72,8 +72,8 @@ def compared(name: str, first: dict, second: dict) -> str:
     shared = sorted(first.keys() & second.keys())
     right = [[part[i] is None for i in shared] for part in (first, second)]
     test = metrics.mcnemar(*right)
-    told = f"only the first is right on {test.only_first}, only the second on {test.only_second} of {len(shared)}"
-    return f"{name}: {told}, p = {test.p_value:.2g}"
+    message = f"only the first is right on {test.only_first}, only the second on {test.only_second} of {len(shared)}"
+    return f"{name}: {message}, p = {test.p_value:.2g}"
 
 
 def main(argv=None) -> int:

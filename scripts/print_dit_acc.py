@@ -109,8 +109,8 @@ def read_classes(args, folders: dict[int, Path]) -> tuple[list, list, dict]:
     print(f"Found {len(names)} shared files across all {len(folders)} subdirs.", flush=True)
     rows = [label_of[c] for c in folders]
     unreadable = []
-    found = ((int(Path(name).stem), class_means(folders.values(), name, unreadable)) for name in names)
-    read = [(dit_columns.predictions(means, rows), int(dataset.labels[i])) for i, means in found if means is not None]
+    averaged = ((int(Path(name).stem), class_means(folders.values(), name, unreadable)) for name in names)
+    read = [(dit_columns.predictions(means, rows), int(dataset.labels[i])) for i, means in averaged if means is not None]
     about = {"classes": len(folders), "n_expected": expected, "left_out": len(names) - len(read), "unreadable": unreadable}
     return [preds for preds, _ in read], [label for _, label in read], about
 
@@ -128,10 +128,10 @@ def read_records(args, folder: Path) -> tuple[list, list, dict]:
     if past and args.dataset not in (None, past):
         raise ValueError(f"--dataset {args.dataset}: {folder} is a run on {past}: leave the option out")
     cli.refuse_idle(vars(args), FOR_CLASS_FOLDERS, "with records of all classes, which hold their labels")
-    found = dit_columns.read(folder, config, args.dataset or past)
-    about = {"classes": found.n_classes, "n_expected": config and config.get("images_expected"), "left_out": found.left_out}
-    about |= {"unreadable": found.unreadable, "evaluations_per_image": found.evaluations / max(1, len(found.preds))}
-    return found.preds, found.labels, about
+    columns = dit_columns.read(folder, config, args.dataset or past)
+    about = {"classes": columns.n_classes, "n_expected": config and config.get("images_expected"), "left_out": columns.left_out}
+    about |= {"unreadable": columns.unreadable, "evaluations_per_image": columns.evaluations / max(1, len(columns.preds))}
+    return columns.preds, columns.labels, about
 
 
 # ---------------------------------------------------------------- the command
@@ -166,8 +166,8 @@ def main(argv=None) -> int:
     print(f"Images: {len(preds)} of {about['n_expected'] or 'an unknown number'}, {about['classes']} classes")
     if any(estimate.n < len(preds) for estimate in result.values()):
         print("Note: the folder holds two kinds of records; each accuracy is over the n images that have its numbers")
-    if told := run_folder.unreadable_told(about["unreadable"], "not counted"):
-        print(told)
+    if message := run_folder.unreadable_message(about["unreadable"], "not counted"):
+        print(message)
     if about["left_out"]:
         print(f"Left out: {about['left_out']} images with records that cannot be read or hold values that are not finite")
     if "evaluations_per_image" in about:

@@ -81,12 +81,12 @@ def read_scores(path: Path) -> list[Scores]:
     lacking = [column for column in needed if column not in header]
     if lacking or not rows:
         raise ValueError(f"{path}: {'column ' + ', '.join(lacking) + ' missing' if lacking else 'no rows, only a header'}")
-    found = [scores_of(f"{path}: row {number}", row, name, sized) for number, row in enumerate(rows, 2)]
-    names = [one.name for one in found]
+    scores = [scores_of(f"{path}: row {number}", row, name, sized) for number, row in enumerate(rows, 2)]
+    names = [one.name for one in scores]
     twice = next((n for n in names if names.count(n) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise ValueError(f"{path}: {name} {twice} stands there twice")
-    return found
+    return scores
 
 
 def scores_of(where: str, row: dict, name: str, sized: bool) -> Scores:
@@ -113,21 +113,21 @@ def scores_of(where: str, row: dict, name: str, sized: bool) -> Scores:
 # ---------------------------------------------------------------- sizes
 
 
-def sizes_of(args, found: list[Scores]) -> list[tuple[float, float]]:
+def sizes_of(args, scores: list[Scores]) -> list[tuple[float, float]]:
     """The size of every image: those of the CSV, else of its files, else of the data set. Raises ValueError or OSError."""
-    if found[0].size or isinstance(found[0].name, str):
-        cli.refuse_idle(vars(args), OF_DATA, f"where {args.scores} {'has width and height' if found[0].size else 'names files'}")
-        return [one.size or size_in(args.scores.parent / one.name) for one in found]
+    if scores[0].size or isinstance(scores[0].name, str):
+        cli.refuse_idle(vars(args), OF_DATA, f"where {args.scores} {'has width and height' if scores[0].size else 'names files'}")
+        return [one.size or size_in(args.scores.parent / one.name) for one in scores]
     if not args.dataset:
         raise ValueError(f"{args.scores} has no width and height: name the images' data set with --dataset, or add the columns")
     dataset = datasets.open_images(cli.data_of(vars(args)))
     if dataset.notice:
         print(f"Note: {dataset.notice}")
-    outside = next((one.name for one in found if one.name >= len(dataset)), None)
+    outside = next((one.name for one in scores if one.name >= len(dataset)), None)
     if outside is not None:
         raise ValueError(f"{args.scores}: index {outside} is outside of {args.dataset}, which has {len(dataset)} images")
-    with loop.progress(len(found)) as bar:
-        return [measured(dataset, one.name, bar) for one in found]
+    with loop.progress(len(scores)) as bar:
+        return [measured(dataset, one.name, bar) for one in scores]
 
 
 def measured(dataset, index: int, bar) -> tuple[int, int]:
@@ -146,9 +146,9 @@ def size_in(path: Path) -> tuple[int, int]:
 # ---------------------------------------------------------------- what comes out
 
 
-def table(found: list[Scores], sizes, dataset: str | None) -> list[dict]:
+def table(scores: list[Scores], sizes, dataset: str | None) -> list[dict]:
     """One row a filter: the share that passes, with its interval, and the published one, in percent."""
-    passed = [one.passes(size) for one, size in zip(found, sizes, strict=True)]
+    passed = [one.passes(size) for one, size in zip(scores, sizes, strict=True)]
     rows = [{"filter": name, "share": metrics.proportion([one[name] for one in passed])} for name in passed[0]]
     rows[-1]["published"] = published.TABLE_2.get(dataset)
     return rows
@@ -167,8 +167,8 @@ def main(argv=None) -> int:
     with cli.bad_input():
         if args.csv:
             files.try_file(args.csv)
-        found = read_scores(args.scores)
-        rows = table(found, sizes_of(args, found), args.dataset)
+        scores = read_scores(args.scores)
+        rows = table(scores, sizes_of(args, scores), args.dataset)
         if args.csv:
             figures.write_csv(args.csv, rows)
     print_rows(rows)

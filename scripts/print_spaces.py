@@ -53,8 +53,8 @@ def factors(past, power: int) -> dict:
     source = reload.open_source(past)
     if (levels := source.levels()) is None:
         raise ValueError(f"{past.folder}: the levels of {source.describe()} are not known without its weights")
-    own = past.config["error_space"]
-    return {space: (levels.error_factor(own, space) ** power).numpy() for space in settings.SPACES}
+    recorded = past.config["error_space"]
+    return {space: (levels.error_factor(recorded, space) ** power).numpy() for space in settings.SPACES}
 
 
 def accuracy(grid, factor) -> metrics.Estimate:

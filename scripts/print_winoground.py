@@ -149,8 +149,8 @@ def comparison_lines(table: dict, first: str, second: str) -> list[str]:
 def print_run(run: Run, scores: dict) -> None:
     print(f"Run folder: {run.folder}")
     print(f"Examples: {len(run.pairs)} of {run.n_expected or 'an unknown number'}")
-    if told := run_folder.unreadable_told(run.unreadable, "not counted"):
-        print(told)
+    if message := run_folder.unreadable_message(run.unreadable, "not counted"):
+        print(message)
     print("\n".join(winoground.score_lines(scores)))
 
 
@@ -176,8 +176,8 @@ def write_files(args, runs: list[Run], data, scores: list[dict], comparisons: li
             for run, table in zip(runs, scores, strict=True)
         ]
         others = zip(runs[1:], comparisons, strict=True)
-        told = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in others]
-        result = {"score_mode": args.score_mode, "runs": about, "comparisons": told}
+        comparisons = [{"first": str(runs[0].folder), "second": str(run.folder), "scores": table} for run, table in others]
+        result = {"score_mode": args.score_mode, "runs": about, "comparisons": comparisons}
         files.write_text(args.json, figures.to_json(result))
     if args.csv:
         files.write_csv(args.csv, csv_rows(runs, data))

@@ -65,21 +65,21 @@ class Result:
 
 
 def play_all(args, grid, identity: dict, embeddings) -> list[Result]:
-    """The full grid first, then the settings. identity: of the run; embeddings: as of `Strategy.informed`. Raises ValueError for
+    """The full grid first, then the settings. identity: of the run; embeddings: as of `Strategy.bind`. Raises ValueError for
     a setting that cannot be played, or that was made for another run."""
     n = len(set(grid.t.tolist()))
-    own = {name: getattr(args, name) for name in PLAYABLE}
+    given = {name: getattr(args, name) for name in PLAYABLE}
     full = Stages((1,), (n,), grid.n_trials)
     results = [Result(full.NAME, f"1 / {n}", *replay.play(grid, full))]
     for name, strategy in PLAYABLE.items():
-        for setting in own[name] or ([] if any(own.values()) else strategy.examples(n)):
+        for setting in given[name] or ([] if any(given.values()) else strategy.examples(n)):
             try:
                 chosen = strategy.from_text(setting, n, grid.n_trials)
                 chosen.check(grid.n_candidates, grid.n_levels)
                 chosen.check_run(identity, grid.n_candidates, grid.class_of)
-                results.append(Result(name, setting, *replay.play(grid, chosen.informed(grid.class_of, embeddings))))
+                results.append(Result(name, setting, *replay.play(grid, chosen.bind(grid.class_of, embeddings))))
             except (ValueError, IndexError) as error:
-                if own[name]:
+                if given[name]:
                     raise ValueError(f"--{name} {setting!r}: {error}") from None  # of examples, some do not fit
     return results
 
@@ -150,7 +150,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     with cli.bad_input():
         run = tables.read_run(args.folder, args.loss, args.part, args.prompt_path, args.level_weights)
-        grid, identity = tables.grid_of(run, own=True), run.config["identity"] | {"loss": run.loss}
+        grid, identity = tables.grid_of(run, uneven=True), run.config["identity"] | {"loss": run.loss}
         if args.level_weights:
             identity["level_weights"] = LevelWeights.read(args.level_weights).identity
         embeddings = cache(partial(reload.embeddings, reload.Past(args.folder, run.config)))

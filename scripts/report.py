@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from diffusion import cli
 from diffusion.analysis import figures, pages, reload, summary, tables
-from diffusion.analysis.pages import Table, between, number, percent, told
+from diffusion.analysis.pages import Table, between, estimate_cells, number, percent
 from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
 from diffusion.cli import parsing
 from diffusion.runs import loop, run_folder
@@ -135,7 +135,7 @@ def classes_table(run: RunSummary) -> Table:
     if len(chosen) > MATRIX:
         title = f"The {SHOWN} of {len(chosen):,} classes with the lowest accuracy"
         chosen = sorted(chosen, key=lambda c: (c[1].value, -c[1].n, c[0]))[:SHOWN]
-    rows = [[run.names[label], *told(estimate)] for label, estimate in chosen]
+    rows = [[run.names[label], *estimate_cells(estimate)] for label, estimate in chosen]
     return Table(title, ["Class", "Accuracy", "95 % interval", "n"], rows, marks=[estimate for _, estimate in chosen])
 
 
@@ -158,26 +158,26 @@ CURVE_NOTES = {
 
 
 def curve_table(run: RunSummary) -> Table:
-    rows = [[point.pairs, point.evaluations, *told(point.accuracy)] for point in run.curve]
+    rows = [[point.pairs, point.evaluations, *estimate_cells(point.accuracy)] for point in run.curve]
     columns = ["Pairs", "Evaluations per image", "Accuracy", "95 % interval", "n"]
     return Table("Accuracy against evaluations", columns, rows, CURVE_NOTES[run.kept])
 
 
 def groups_table(run: RunSummary) -> Table:
-    rows = [[f"{group.fewest:,} to {group.most:,}", *told(group.accuracy)] for group in run.groups]
+    rows = [[f"{group.fewest:,} to {group.most:,}", *estimate_cells(group.accuracy)] for group in run.groups]
     columns = ["Evaluations", "Accuracy", "95 % interval", "n"]
     note = "Images in groups of about equal size, by the evaluations each took."
     return Table("Accuracy by number of evaluations", columns, rows, note, [group.accuracy for group in run.groups])
 
 
 def mistakes_table(run: RunSummary) -> Table:
-    rows = [[str(m.index), run.names[m.label], run.names[m.pred], margin_told(m)] for m in run.mistakes]
+    rows = [[str(m.index), run.names[m.label], run.names[m.pred], margin_text(m)] for m in run.mistakes]
     note = "Margin: error of the true class minus that of the predicted one, on the pairs that both saw"
     note += ", in standard errors (SE) of the paired difference." if run.kept != "sums" else ", in percent of the lower one."
     return Table("Most confident mistakes", ["Image", "True", "Predicted", "Margin"], rows, note)
 
 
-def margin_told(mistake: Mistake) -> str:
+def margin_text(mistake: Mistake) -> str:
     return f"{mistake.margin:.2f} {mistake.unit} on {mistake.pairs:,} pairs"
 
 
@@ -198,7 +198,7 @@ def run_tables(run: RunSummary) -> dict[str, Table]:
 
 
 def comparison_table(report: Report) -> Table:
-    found = report.comparisons
+    comparisons = report.comparisons
     rows = [
         [
             f"{c.first} less {c.second}",
@@ -208,11 +208,11 @@ def comparison_table(report: Report) -> Table:
             f"{c.only_first:,} / {c.only_second:,}",
             f"{c.p_value:.2g}",
         ]
-        for c in found
+        for c in comparisons
     ]
     columns = ["Runs", "Points of top-1", "95 % interval", "n", "Only first / only second right", "p"]
     note = "On the images that both runs have. Interval: Newcombe's for paired proportions; p: McNemar's exact test."
-    marks = [c.difference for c in found]
+    marks = [c.difference for c in comparisons]
     widest = max((abs(bound) for d in marks for bound in (d.low, d.high)), default=1.0)
     return Table("Paired comparison", columns, rows, note, marks, (-widest, widest))
 
@@ -256,10 +256,10 @@ def about_table(run: RunSummary) -> Table:
 # ---------------------------------------------------------------- md, csv, json
 
 
-def unreadable_told(run: RunSummary) -> str:
+def unreadable_message(run: RunSummary) -> str:
     """One line about records that do not count; nothing without any."""
-    told = run_folder.unreadable_told(run.unreadable, "not counted")
-    return f"Run {run.number}: {told}" if told else ""
+    message = run_folder.unreadable_message(run.unreadable, "not counted")
+    return f"Run {run.number}: {message}" if message else ""
 
 
 def heading(report: Report) -> str:
@@ -271,7 +271,7 @@ def heading(report: Report) -> str:
 def to_md(report: Report, pictures) -> str:
     parts = [f"# {heading(report)}\n", *(pages.markdown(table, "##") for table in across_tables(report))]
     for run in report.runs:
-        parts += [f"## Run {run.number}: {pages.markdown_cell(run.name)}\n", unreadable_told(run)]
+        parts += [f"## Run {run.number}: {pages.markdown_cell(run.name)}\n", unreadable_message(run)]
         parts += [pages.markdown(table, "###") for table in [about_table(run), *run_tables(run).values()]]
     return "\n".join(parts)
 
@@ -332,7 +332,7 @@ def across(report: Report) -> str:
 
 
 def run_html(run: RunSummary, images) -> str:
-    about, made, unreadable = about_table(run), run_tables(run), unreadable_told(run)
+    about, made, unreadable = about_table(run), run_tables(run), unreadable_message(run)
     parts = [f'<section id="run-{run.number}">', f"<h2>Run {run.number}: {escape(run.name)}</h2>"]
     parts += [f'<p class="warning">{escape(unreadable)}</p>'] if unreadable else []
     parts.append(pages.tiles(made.pop("headlines")))
@@ -375,7 +375,7 @@ def main(argv=None) -> int:
         pictures = pictures_of(runs, report, args.data_dir) if args.format == "html" else None
         files.write_text(path, FORMATS[args.format](report, pictures))
     print(pages.plain(overview(report)))
-    for notice in filter(None, map(unreadable_told, report.runs)):
+    for notice in filter(None, map(unreadable_message, report.runs)):
         print(notice)
     print(f"Written: {path}")
     return 0

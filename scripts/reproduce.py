@@ -66,7 +66,7 @@ class Ask:
         left = {row.made: (row, n) for row in rows if (n := row.left(self.most)) is not None}
         return list(left.values())
 
-    def told(self, evaluations: int) -> str:
+    def cost_text(self, evaluations: int) -> str:
         """`2,000 evaluations, 0.1 h`"""
         return f"{evaluations:,} evaluations{printing.hours(evaluations, self.rate)}"
 
@@ -86,14 +86,19 @@ def rows_of(name: str, target: Target, only: str | None) -> tuple[Row, ...]:
 
 def cells(row: Row, target: Target) -> dict:
     """A line of a table; raises ValueError or OSError where a run cannot be read."""
-    found, percent = row.found(), target.unit == "%"
+    reproduced, percent = row.reproduced(), target.unit == "%"
     number = None if row.published is None else row.published / (100 if percent else 1)
     known = {"method": row.method, "data": row.column, "published": number}
-    if found is None:
+    if reproduced is None:
         return known
-    inside = found.estimate.low <= number <= found.estimate.high if percent and number is not None else None
-    return known | {"ours": found.estimate if percent else found.estimate.value, "n": found.n, "of": row.n, "inside": inside,
-                    "evaluations": found.evaluations}  # fmt: skip
+    inside = reproduced.estimate.low <= number <= reproduced.estimate.high if percent and number is not None else None
+    return known | {
+        "ours": reproduced.estimate if percent else reproduced.estimate.value,
+        "n": reproduced.n,
+        "of": row.n,
+        "inside": inside,
+        "evaluations": reproduced.evaluations,
+    }
 
 
 def table_of(target: Target, rows) -> list[dict]:
@@ -168,8 +173,8 @@ def missing_lines(left: list[tuple[Row, int]], ask: Ask) -> list[str]:
     if not left:
         return ["Missing: nothing"]
     commands = "1 command" if len(left) == 1 else f"{len(left)} commands"
-    lines = [f"  {reproduction.told(row.line(ask.most, ask.share))}\n    {ask.told(price)}" for row, price in left]
-    return [f"Missing: {commands}, at most {ask.told(sum(price for _, price in left))}", *lines]
+    lines = [f"  {reproduction.command_line(row.line(ask.most, ask.share))}\n    {ask.cost_text(price)}" for row, price in left]
+    return [f"Missing: {commands}, at most {ask.cost_text(sum(price for _, price in left))}", *lines]
 
 
 def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
@@ -178,7 +183,7 @@ def run_missing(left: list[tuple[Row, int]], ask: Ask) -> int:
     failed = []
     for number, (row, _) in enumerate(left, 1):
         line = row.line(ask.most, ask.share)
-        print(f"\n[{number}/{len(left)}] {reproduction.told(line)}", flush=True)
+        print(f"\n[{number}/{len(left)}] {reproduction.command_line(line)}", flush=True)
         code = subprocess.run([sys.executable, *commands.start_of(line)]).returncode
         if code in STOPPED:
             return code if code > 0 else 128 - code
@@ -200,7 +205,7 @@ def list_lines(ask: Ask) -> list[str]:
         commands = {row.made for row in target.rows if row.words}
         left = ask.left(target.rows)
         at_hand = f"{len(commands) - len(left)} of {len(commands)}"
-        lines.append([name, target.title, at_hand, ask.told(sum(price for _, price in left)) if left else "nothing"])
+        lines.append([name, target.title, at_hand, ask.cost_text(sum(price for _, price in left)) if left else "nothing"])
     return [pages.plain(pages.Table("", ["target", "what", "done", "missing, at most"], lines))]
 
 

@@ -65,8 +65,8 @@ def parse_args(argv=None):
     group.add_argument("--device", help="default: cuda if there is one, else cpu")
     group.add_argument("--cache_dir", help="where features are kept (default: beside the run folder)")
     group = parser.add_argument_group("head")
-    told = "; ".join(f"{name}: {about}" for name, about in heads.HEADS.items())
-    group.add_argument("--head", choices=list(heads.HEADS), default="resnet", help=f"{told} (default: resnet)")
+    heads_help = "; ".join(f"{name}: {about}" for name, about in heads.HEADS.items())
+    group.add_argument("--head", choices=list(heads.HEADS), default="resnet", help=f"{heads_help} (default: resnet)")
     group.add_argument("--pool", choices=heads.POOLS, default="mean", help="of a linear head: the mean of each channel, or all "
                        "of the map (default: mean)")  # fmt: skip
     group.add_argument("--augment", action="store_true", help="learn from random resized crops, mirrored or not, as in the "
@@ -99,8 +99,8 @@ class Job:
     def extract(self) -> Callable:
         """The features of an image, as in sd_features.extractor; weights are loaded when it is first asked for."""
         loop.tell_loading(self.source)
-        asked, device = self.features, self.run.running.device
-        return sd_features.extractor(self.source, asked.layer, asked.t, self.how.seed, device, asked.dtype)
+        features, device = self.features, self.run.running.device
+        return sd_features.extractor(self.source, features.layer, features.t, self.how.seed, device, features.dtype)
 
     def taken(self, cache: sd_features.Cache, index: int, image):
         """The features of an image, from the cache or for it: a tensor [C,h,w] on the CPU. Raises FloatingPointError."""
@@ -108,11 +108,11 @@ class Job:
 
         with contextlib.suppress(OSError):  # of a file that is gone or damaged, and taken again
             return torch.from_numpy(cache.read(index))
-        found = self.extract(index, image).cpu()
-        if not found.isfinite().all():
+        features = self.extract(index, image).cpu()
+        if not features.isfinite().all():
             raise FloatingPointError("the features are not finite")
-        cache.write(index, found)
-        return found
+        cache.write(index, features)
+        return features
 
     @property
     def wanted(self) -> list[int]:
@@ -132,14 +132,14 @@ def prepare(options: dict) -> Job:
     printing.require(images.dataset)
     training, train = open_training(options, images)
     rows, validation = parts_of(train, training, options["seed"])
-    source, asked = find_features(options, images.running.device)
+    source, features = find_features(options, images.running.device)
     how = settings.pick(early_stopping.Epochs, options)
-    caches = caches_of(options, images, train, training, asked, source)
+    caches = caches_of(options, images, train, training, features, source)
     learned = training.identity() | head.identity() | (how.identity() if head.head != "linear" else {"seed": how.seed})
     scorer = runner.Scorer(
         command="sd_features",
-        name=folder_of(asked, head, training),
-        settings=(asked, head, training) + ((how,) if head.head != "linear" else ()),
+        name=folder_of(features, head, training),
+        settings=(features, head, training) + ((how,) if head.head != "linear" else ()),
         identity=caches[1].identity | learned | {"train": train.fingerprint(), "score": "logit"},
         labels=range(len(train.classes)),
         names=train.classes,
@@ -148,7 +148,7 @@ def prepare(options: dict) -> Job:
         load=None,
         task="supervised_classification",
     )
-    job = Job(runner.ScoreTask(images, scorer), train, rows, validation, caches, source, asked, head, how)
+    job = Job(runner.ScoreTask(images, scorer), train, rows, validation, caches, source, features, head, how)
     scorer = replace(scorer, notices=notices_of(job), load=lambda device: load(job, device))
     return replace(job, run=runner.ScoreTask(images, scorer))
 
@@ -173,8 +173,8 @@ def open_training(options: dict, images: runner.Images):
         train = datasets.open_images(replace(data, data_dir=place, split=split), images.running.dry_run)
         printing.require(train)
     except (ValueError, OSError) as error:
-        told = str(error).replace("--split", "--train_split").replace("--data_dir", "--train_dir")
-        raise ValueError(f"training images: {told}") from None
+        message = str(error).replace("--split", "--train_split").replace("--data_dir", "--train_dir")
+        raise ValueError(f"training images: {message}") from None
     if list(train.classes) != list(images.dataset.classes):
         raise ValueError(f"--train_dir {place}: its classes are not those of the test images")
     return training, train
@@ -200,30 +200,30 @@ def find_features(options: dict, device: str) -> tuple[StableDiffusion, baseline
     return source, settings.pick(baselines.Features, options, img_size=size, dtype=dtype)
 
 
-def caches_of(options: dict, images: runner.Images, train, training: baselines.TrainingSet, asked: baselines.Features, source):
+def caches_of(options: dict, images: runner.Images, train, training: baselines.TrainingSet, features: baselines.Features, source):
     """The caches of training and of test images. Raises ValueError where a folder holds other features."""
-    of_model = asked.identity() | {"seed": options["seed"], "noise": "seeded by timestep", "weights": source.identity()}
+    of_model = features.identity() | {"seed": options["seed"], "noise": "seeded by timestep", "weights": source.identity()}
     parts = (("train", training.train_split, train), ("test", images.data.split, images.dataset))
     caches = []
     for part, split, dataset in parts:
         name = f"{part}_{split.replace('/', '_')}"
         identity = of_model | {"dataset": images.data.dataset, "split": split, "images": dataset.fingerprint()}
-        own = options["cache_dir"] and Path(options["cache_dir"]) / name
-        caches += [sd_features.Cache(own or images.folder(f"{name_of(asked)}/{name}", lambda now=identity: now), identity)]
+        place = options["cache_dir"] and Path(options["cache_dir"]) / name
+        caches += [sd_features.Cache(place or images.folder(f"{name_of(features)}/{name}", lambda now=identity: now), identity)]
     for cache in caches:
         cache.check()
         files.try_writing(cache.folder)
     return tuple(caches)
 
 
-def name_of(asked: baselines.Features) -> str:
-    resized = f"_{asked.interpolation}" if asked.interpolation != "bicubic" else ""
-    return f"features_v{asked.version}_{asked.layer}_t{asked.t}{resized}_{asked.img_size}"
+def name_of(features: baselines.Features) -> str:
+    resized = f"_{features.interpolation}" if features.interpolation != "bicubic" else ""
+    return f"features_v{features.version}_{features.layer}_t{features.t}{resized}_{features.img_size}"
 
 
-def folder_of(asked: baselines.Features, head: baselines.Head, training: baselines.TrainingSet) -> str:
-    told = [name_of(asked), head.head, "flat" if head.pool == "flat" else "", "augment" if head.augment else ""]
-    return "_".join([*filter(None, told), *([f"{training.train_images}images"] if training.train_images else [])])
+def folder_of(features: baselines.Features, head: baselines.Head, training: baselines.TrainingSet) -> str:
+    parts = [name_of(features), head.head, "flat" if head.pool == "flat" else "", "augment" if head.augment else ""]
+    return "_".join([*filter(None, parts), *([f"{training.train_images}images"] if training.train_images else [])])
 
 
 def notices_of(job: Job) -> tuple:
@@ -239,8 +239,8 @@ def notices_of(job: Job) -> tuple:
 # ---------------------------------------------------------------- features
 
 
-def transform_of(asked: baselines.Features):
-    return transforms.sd_transform(asked.img_size, asked.interpolation)
+def transform_of(features: baselines.Features):
+    return transforms.sd_transform(features.img_size, features.interpolation)
 
 
 def begin(job: Job) -> None:
@@ -328,10 +328,12 @@ def views(job: Job, indices, epoch: int):
     """Features [B,C,h,w] of random crops of images, with noise of their own."""
     import torch
 
-    asked, prepared = job.features, transform_of(job.features)
+    features, prepared = job.features, transform_of(job.features)
 
     def of(index):
-        view = transforms.random_view(job.train.picture(index), asked.img_size, asked.interpolation, job.how.seed, epoch, index)
+        view = transforms.random_view(
+            job.train.picture(index), features.img_size, features.interpolation, job.how.seed, epoch, index
+        )
         return job.extract(index, prepared(view), 1 + epoch)
 
     return torch.stack([of(int(index)) for index in indices])

@@ -98,9 +98,9 @@ class Job:
     def draw(self):
         """Generated images, as from synthetic_images.drawer; weights are loaded when it is first asked for."""
         loop.tell_loading(self.source)
-        asked = self.drawn
+        requested = self.drawn
         return synthetic_images.drawer(
-            self.source, self.run.running.device, asked.dtype, asked.img_size, asked.steps, asked.guidance
+            self.source, self.run.running.device, requested.dtype, requested.img_size, requested.steps, requested.guidance
         )
 
     @property

@@ -97,10 +97,10 @@ def chosen(labels, label: int, n: int, seed: int):
     """n of the images with this label, at random. Raises ValueError where there are fewer."""
     import numpy as np
 
-    found = np.flatnonzero(labels == label)
-    if len(found) < n:
-        raise ValueError(f"--per_class {n}: class {label} has {len(found)} images in this split")
-    return np.random.default_rng([seed, label]).permutation(found)[:n]
+    of_class = np.flatnonzero(labels == label)
+    if len(of_class) < n:
+        raise ValueError(f"--per_class {n}: class {label} has {len(of_class)} images in this split")
+    return np.random.default_rng([seed, label]).permutation(of_class)[:n]
 
 
 def adapted_unet(job: Job, rank: int):
@@ -158,9 +158,9 @@ def contrasted(errors, right, weight: float):
     the paper's appendix D, which raises the error of the wrong class."""
     from torch.nn.functional import cross_entropy
 
-    own = errors.gather(0, right[None])
+    matching = errors.gather(0, right[None])
     logits = -errors.T / (TEMPERATURE * errors.detach().mean())
-    return own.mean() + weight * cross_entropy(logits, right)
+    return matching.mean() + weight * cross_entropy(logits, right)
 
 
 def save(unet, config, out: Path):

@@ -46,9 +46,9 @@ def parse_args(argv=None):
     parser.add_argument("-o", "--out", type=Path, default=paths.made_anew(paths.SHIPPED),
                         help="folder of the models (default: shipped/)")  # fmt: skip
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
-    parser.add_argument("--steps", type=parsing.at_least(1), help=f"optimiser steps (default: {told(STEPS)})")
-    parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {told(BATCH)})")
-    parser.add_argument("--lr", type=parsing.positive, help=f"peak learning rate (default: {told(LR)})")
+    parser.add_argument("--steps", type=parsing.at_least(1), help=f"optimiser steps (default: {listed(STEPS)})")
+    parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {listed(BATCH)})")
+    parser.add_argument("--lr", type=parsing.positive, help=f"peak learning rate (default: {listed(LR)})")
     parser.add_argument("--seed", type=parsing.seed, default=0, help="default: 0")
     parser.add_argument(
         "--keep_every",
@@ -77,7 +77,7 @@ def how_of(args) -> loop.Training:
     return settings.pick(loop.Training, vars(args))
 
 
-def told(defaults):
+def listed(defaults):
     return ", ".join(f"{value} for {part}" for part, value in defaults.items())
 
 

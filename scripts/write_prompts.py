@@ -67,7 +67,7 @@ def published_templates(entry: dict) -> list[str]:
     return templates
 
 
-def own_table(path: Path, template: str | None) -> PromptTable:
+def custom_table(path: Path, template: str | None) -> PromptTable:
     """Raises ValueError for an unreadable or empty file, and for a template without {}."""
     return prompts_from_classes(read_classes(path, "--classes"), template or "a photo of a {}.")
 
@@ -85,7 +85,7 @@ def main(argv=None) -> int:
     with cli.bad_input():
         wanted = {} if args.classes else entries(args.dataset)
         tables = {name: published_table(entry) for name, entry in wanted.items()}
-        tables |= {args.dataset: own_table(args.classes, args.template)} if args.classes else {}
+        tables |= {args.dataset: custom_table(args.classes, args.template)} if args.classes else {}
         for name, table in tables.items():
             path = args.out / f"{name}_prompts.csv"
             files.write_csv(path, [COLUMNS, *zip(table.prompts, table.classnames, table.classidx, strict=True)])

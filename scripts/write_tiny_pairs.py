@@ -68,13 +68,13 @@ def allowed(kind: str, nouns) -> list[tuple]:
     """The colours that two items may wear in the first image of an example; in the second one each has the other's."""
     if kind == "Object":
         return [(None, None)]
-    found = []
+    combinations = []
     for worn in permutations(COLOURS, 2):
         first, second = set(zip(worn, nouns, strict=True)), set(zip(worn[::-1], nouns, strict=True))
         unseen = first <= HELD_OUT and not second & HELD_OUT
         if unseen if kind == "Unseen" else not (first | second) & HELD_OUT:
-            found.append(worn)
-    return found
+            combinations.append(worn)
+    return combinations
 
 
 def plan(rng, kind: str) -> list[tuple]:

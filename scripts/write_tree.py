@@ -41,10 +41,10 @@ def hypernyms(path: Path) -> dict[str, str]:
     """Synset -> its first hypernym, by the offsets in WordNet's data.noun (wndb(5)). Raises ValueError for another file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        found = dict(_hypernym(line.split(" | ")[0].split()) for line in lines if not line.startswith("  "))
+        parents = dict(_hypernym(line.split(" | ")[0].split()) for line in lines if not line.startswith("  "))
     except (OSError, ValueError, IndexError) as error:
         raise ValueError(f"--wordnet: {path} is not WordNet's: {files.one_line(error)}") from None
-    return {synset: above for synset, above in found.items() if above}
+    return {synset: above for synset, above in parents.items() if above}
 
 
 def _hypernym(words: list[str]) -> tuple[str, str | None]:
@@ -92,9 +92,9 @@ def main(argv=None) -> int:
             )
         groups = {"imagenet": [[i] for i in range(len(ids))], "objectnet": imagenet.objectnet_classes().values()}
         for name, classes in groups.items():
-            found = tree({label: ids[first] for label, (first, *_) in enumerate(classes)}, above)
-            files.write_text(args.out / f"{name}.json", json.dumps(found, separators=(",", ":")) + "\n")
-            print(f"{args.out / name}.json: {len(classes):,} classes, height {found['height']}")
+            class_tree = tree({label: ids[first] for label, (first, *_) in enumerate(classes)}, above)
+            files.write_text(args.out / f"{name}.json", json.dumps(class_tree, separators=(",", ":")) + "\n")
+            print(f"{args.out / name}.json: {len(classes):,} classes, height {class_tree['height']}")
     return 0
 
 

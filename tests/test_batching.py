@@ -63,7 +63,7 @@ TINY_KL = 1e-9  # bits per element; the bound's terms at high t are differences 
 
 
 def assert_equal(one, other, rtol):
-    assert (one.label, one.evaluations, one.fell) == (other.label, other.evaluations, other.fell)
+    assert (one.label, one.evaluations, one.dropped) == (other.label, other.evaluations, other.dropped)
     for row, errors in one.errors.items():
         np.testing.assert_allclose(other.errors[row], errors, rtol=rtol, atol=TINY_KL if rtol else 0)
 

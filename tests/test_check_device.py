@@ -57,4 +57,4 @@ def test_what_fails_at_work_is_a_row(script):
         raise RuntimeError("no kernel image\nis available")
 
     first, second = script.attempt("runs", broken, None)
-    assert first.ok and second.ok is False and second.name == "runs" and "\n" not in second.found
+    assert first.ok and second.ok is False and second.name == "runs" and "\n" not in second.result

@@ -275,7 +275,7 @@ def test_a_record_gives_its_result_back():
     errors = {row: np.array(e, np.float32) for row, e in errors.items()}
     result = Result([7, 7, 5, 9], 1, errors, np.array([500, 100, 900, 300]), {2: 1, 3: 2}, seconds=1.5)
     back = predictions.result_of(run_folder.record_of(result, range(4), predictions.NO_LABEL), [7, 7, 5, 9])
-    assert (back.winner, back.label, back.ranking, back.seconds, back.fell) == (1, 7, [7, 9, 5], 1.5, {2: 1, 3: 2})
+    assert (back.winner, back.label, back.ranking, back.seconds, back.dropped) == (1, 7, [7, 9, 5], 1.5, {2: 1, 3: 2})
     assert back.t.tolist() == result.t.tolist() and all(np.array_equal(back.errors[row], errors[row]) for row in errors)
     assert result.best_rows == {7: 1, 9: 3, 5: 2}
 

@@ -164,7 +164,7 @@ def test_commands_in_texts_of_a_clone():
 
 def test_what_reproduce_starts(behind, monkeypatch):
     line = ("scripts/eval_clip.py", "--dataset", "pets")
-    assert reproduction.told(line) == "diffusion-classifier eval_clip --dataset pets"
+    assert reproduction.command_line(line) == "diffusion-classifier eval_clip --dataset pets"
     assert commands.start_of(line) == ["-m", "diffusion", "eval_clip", "--dataset", "pets"]
     monkeypatch.setattr(commands, "starter", None)
     assert commands.start_of(line) == [str(ROOT / "scripts" / "eval_clip.py"), "--dataset", "pets"]

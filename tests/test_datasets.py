@@ -387,7 +387,7 @@ def test_published_recipes():
         "csv",
         "tiny_scenes",
     }
-    assert {name for name, spec in DATASETS.items() if spec.own} == {"folder", "hf", "webdataset", "csv"}
+    assert {name for name, spec in DATASETS.items() if spec.custom} == {"folder", "hf", "webdataset", "csv"}
 
 
 # ---------------------------------------------------------------- the ADM crop

@@ -80,17 +80,17 @@ def racing():
 
 def same(ours: Result, theirs: Result) -> bool:
     errors = all(np.array_equal(ours.errors[row], theirs.errors[row]) for row in theirs.errors)
-    return errors and (ours.winner, ours.fell, ours.ranking) == (theirs.winner, theirs.fell, theirs.ranking)
+    return errors and (ours.winner, ours.dropped, ours.ranking) == (theirs.winner, theirs.dropped, theirs.ranking)
 
 
 @pytest.mark.parametrize("index", [0, 1, 5])
 def test_the_last_round_is_the_call(racing, index):
     *before, last = racing.rounds(noise_picture(index), index)
     called = racing(noise_picture(index), index)
-    assert same(last.result, called) and last.alive == [row for row in range(4) if row not in called.fell]
+    assert same(last.result, called) and last.alive == [row for row in range(4) if row not in called.dropped]
     for number, standing in enumerate(before, 1):
-        fell = {row: when for row, when in called.fell.items() if when <= number}
-        assert standing.alive == [row for row in range(4) if row not in fell] and standing.result.fell == fell
+        fell = {row: when for row, when in called.dropped.items() if when <= number}
+        assert standing.alive == [row for row in range(4) if row not in fell] and standing.result.dropped == fell
         n = len(standing.result.errors[standing.alive[0]])
         for row, errors in standing.result.errors.items():  # a beginning of what the call saw
             assert len(errors) == min(n, len(called.errors[row])) and np.array_equal(errors, called.errors[row][: len(errors)])

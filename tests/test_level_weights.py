@@ -161,7 +161,7 @@ def test_errors_come_back_unweighted_and_the_weighted_ones_decide(strategy):
         weights = by_hand(STEEP, 1000)
         products = {t: column * weights[t] for t, column in table.items()}
         _, _, same = played(strategy, np.stack([products[t] for t in sorted(products)], 1), None)  # the table itself weighted
-        assert found.winner == same.winner and found.fell == same.fell
+        assert found.winner == same.winner and found.dropped == same.dropped
         for row, values in found.errors.items():
             assert values.dtype == np.float32 and len(values) == len(same.errors[row])
             assert values.tolist() == [table[t][row] for t in plan.t[: len(values)].tolist()]
@@ -173,7 +173,7 @@ def test_errors_come_back_unweighted_and_the_weighted_ones_decide(strategy):
 def test_weights_of_ones_change_nothing(strategy):
     errors = np.random.default_rng(0).normal(1, 0.2, (5, len(strategy.plan(1000).t))).astype(np.float32)
     one, other = (played(strategy, errors, w)[2] for w in (LevelWeights((0.0, 0.0, 0.0), 1, ABOUT), None))
-    assert (one.winner, one.fell, list(one.errors)) == (other.winner, other.fell, list(other.errors))
+    assert (one.winner, one.dropped, list(one.errors)) == (other.winner, other.dropped, list(other.errors))
     assert all(one.errors[row].tolist() == other.errors[row].tolist() for row in one.errors)
 
 

@@ -100,7 +100,7 @@ def test_an_open_race_finds_the_winner_for_less(name):
     spent, found, wins = {name: 0, "race": 0}, [], []
     for seed in range(5):
         features, errors = table(np.random.default_rng(seed))
-        chosen = STRATEGIES[name]().informed(range(300), lambda features=features: features).among(range(300))
+        chosen = STRATEGIES[name]().bind(range(300), lambda features=features: features).restrict(range(300))
         for strategy in (chosen, Race()):
             plan = strategy.plan(LEVELS)
             outcome = drive(strategy.eliminate(list(range(300)), plan), conftest.table(errors)[0])
@@ -114,14 +114,14 @@ def test_an_open_race_finds_the_winner_for_less(name):
 def test_with_few_candidates_it_is_a_race():
     """All are representatives: the same errors as a race of the same rounds."""
     features, errors = table(np.random.default_rng(3), 20)
-    strategy = SurrogateRace().informed(range(20), lambda: features)
+    strategy = SurrogateRace().bind(range(20), lambda: features)
     plan = strategy.plan(LEVELS)
 
     answer, _ = conftest.table(errors)
     guided = drive(strategy.eliminate(list(range(20)), plan), answer)
     ends = schedule.growing_rounds(250, strategy.min_samples, 1)
     plain = drive(race.run_race(list(range(20)), ends, race.LevelRule(plan.t, ends, 0.2)), answer)
-    assert guided.winner == plain[1] and guided.fell == plain[2]
+    assert guided.winner == plain[1] and guided.dropped == plain[2]
     assert all((guided.errors[row] == own).all() for row, own in plain[0].items())
 
 
@@ -268,12 +268,12 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     assert code == 0 and "2 images, 60 candidates, 8 pairs each" in out, err
     table = {row["kind"]: row for row in csv.DictReader(Path("table.csv").read_text().splitlines())}
     read = tables.read_run(full)
-    grid, embeddings = tables.grid_of(read, own=True), reload.embeddings(reload.Past(full, read.config))
+    grid, embeddings = tables.grid_of(read, uneven=True), reload.embeddings(reload.Past(full, read.config))
     for name, folder in real.items():
         outcomes = run_folder.load_outcomes(run_folder.list_records(folder))
         assert float(table[name]["evaluations"]) == np.mean([o.evaluations for o in outcomes.values()]) < 480
         chosen = STRATEGIES[name].from_text("0.2 2 1" if name == "race" else NUMBERS, 8, 1)
-        played = replay.play(grid, chosen.informed(grid.class_of, lambda: embeddings))
+        played = replay.play(grid, chosen.bind(grid.class_of, lambda: embeddings))
         assert [outcomes[image.index].pred for image in read.images] == played.preds.tolist()
         assert [outcomes[image.index].evaluations for image in read.images] == played.evaluations.tolist()
     code, _, err = run_main(load_script("replay").main, real["race"])
@@ -315,11 +315,11 @@ def test_rounds_tell_what_the_call_found(more):
     image, _ = shipped.Scenes("60")[3]
     called = classifier(image, 3)
     *before, last = classifier.rounds(image, 3)
-    assert last.result.errors.keys() == called.errors.keys() and last.result.fell == called.fell
+    assert last.result.errors.keys() == called.errors.keys() and last.result.dropped == called.dropped
     assert all((last.result.errors[row] == own).all() for row, own in called.errors.items())
     assert len(before) > 1 and before[-1].result.evaluations <= called.evaluations == last.result.evaluations
     for standing in before:
-        assert set(standing.result.fell.items()) <= set(called.fell.items())
-        assert not set(standing.alive) & set(standing.result.fell)
+        assert set(standing.result.dropped.items()) <= set(called.dropped.items())
+        assert not set(standing.alive) & set(standing.result.dropped)
         for row, own in standing.result.errors.items():
             assert len(own) and np.array_equal(own, called.errors[row][: len(own)])

@@ -192,7 +192,7 @@ def test_a_palette_with_a_transparent_colour(tmp_path):
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((0, 0), 0)
     image.save(tmp_path / "x.gif", transparency=0)
-    found = np.asarray(open_rgb(tmp_path / "x.gif", own=True))
+    found = np.asarray(open_rgb(tmp_path / "x.gif", custom=True))
     assert found[0, 0].tolist() == [255] * 3 and found[1, 3].tolist() == [200, 100, 50]
 
 

@@ -18,7 +18,7 @@ from diffusion.strategy.race import (
     GapRule,
     LevelRule,
     cell_weights,
-    gaps_and_spread,
+    gaps_and_variance,
     neighbour_freedom,
     neighbour_variance,
     run_race,
@@ -201,7 +201,7 @@ def test_gaps_and_spread_by_hand():
     """Means 1, 9, 2, 3 and 4: the three nearest rivals count, whose differences from the best step by 0, 2 and -4."""
     t = np.array([10, 30])
     values = np.array([[1, 1], [9, 9], [2, 2], [2, 4], [6, 2]], float)
-    gaps, spread = gaps_and_spread(values, t)
+    gaps, spread = gaps_and_variance(values, t)
     assert gaps.tolist() == [0, 8, 1, 2, 3]
     assert spread == pytest.approx((0 + 2**2 / 2 + 4**2 / 2) / 3)
 

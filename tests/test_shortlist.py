@@ -184,9 +184,9 @@ def test_dry_run_counts_both_and_makes_nothing(run):
     ],
 )
 def test_stages_that_would_drop_nobody_are_left_out(name, n, wanted):
-    recipe = datasets.recipe_for(name, n).among(20)
+    recipe = datasets.recipe_for(name, n).restrict(20)
     assert (recipe.to_keep, recipe.n_samples) == wanted
-    assert recipe.among(2).to_keep == (1,) and recipe.among(1).to_keep == (1,)
+    assert recipe.restrict(2).to_keep == (1,) and recipe.restrict(1).to_keep == (1,)
 
 
 # ---------------------------------------------------------------- workers, failures, readers

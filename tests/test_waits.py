@@ -206,7 +206,7 @@ def test_a_small_network_is_for_a_cpu(run_main):
     ],
 )
 def test_times_for_a_person(seconds, told):
-    assert printing.told_time(seconds) == told
+    assert printing.time_text(seconds) == told
 
 
 # ---------------------------------------------------------------- sets of the user's own

@@ -211,10 +211,10 @@ class Hub:
     """Stands for huggingface_hub.snapshot_download: revision -> a folder, or the error to raise; keeps what was asked."""
 
     def __init__(self, **answers):
-        self.answers, self.asked = answers, []
+        self.answers, self.requested = answers, []
 
     def __call__(self, repository, *, repo_type, revision, allow_patterns, token):
-        self.asked.append((repository, repo_type, revision, token))
+        self.requested.append((repository, repo_type, revision, token))
         answer = self.answers["parquet" if revision else "main"]
         if isinstance(answer, Exception):
             raise answer
@@ -289,7 +289,7 @@ def assert_is_the_golden_set(data):
 def test_parquet_conversion_first(hub, tmp_path):
     fake = hub(parquet=parquet_snapshot(tmp_path / "snapshot"))
     assert_is_the_golden_set(winoground.open_hub("secret"))
-    assert fake.asked == [("facebook/winoground", "dataset", "refs/convert/parquet", "secret")]
+    assert fake.requested == [("facebook/winoground", "dataset", "refs/convert/parquet", "secret")]
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
@@ -299,7 +299,7 @@ def test_own_archive_when_there_is_no_conversion(hub, tmp_path, kind, absent):
     parquet = tmp_path / "empty" if absent == "no files" else hub_error("RevisionNotFoundError", 404)
     fake = hub(parquet=parquet, main=archive_snapshot(tmp_path / "cache" / "snapshot", kind))
     assert_is_the_golden_set(winoground.open_hub(None))
-    assert [asked[2] for asked in fake.asked] == ["refs/convert/parquet", None]
+    assert [asked[2] for asked in fake.requested] == ["refs/convert/parquet", None]
     assert not list(tmp_path.rglob("outside.png")) and not list(tmp_path.rglob("*.part"))
 
 
@@ -344,7 +344,7 @@ def test_a_refusal_says_where_to_accept_and_how_to_log_in(hub, name, status, wra
     message = str(told.value)
     for word in ("https://huggingface.co/datasets/facebook/winoground", "hf auth login", "HF_TOKEN", "TOKEN_PATH"):
         assert word in message
-    assert "\n" not in message and len(fake.asked) == 1
+    assert "\n" not in message and len(fake.requested) == 1
 
 
 def test_offline_with_the_real_client(tmp_path, monkeypatch):

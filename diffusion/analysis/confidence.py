@@ -109,8 +109,8 @@ def check_enough(right, second, folder) -> None:
 
 def fit_of(images: Images, class_of: list[int], about: dict) -> calibration.Fit:
     """On all images, for new ones. about: identity of the run."""
-    found = calibration.fit_temperature(images.gaps, images.deviations, class_of, images.columns)
-    return calibration.Fit(*found, len(images.index), about)
+    fitted = calibration.fit_temperature(images.gaps, images.deviations, class_of, images.columns)
+    return calibration.Fit(*fitted, len(images.index), about)
 
 
 def fit_elsewhere(fit, apply, images: Images, others: Images | None) -> tuple[np.ndarray, list]:
@@ -152,10 +152,10 @@ class Confidence:
 def by_errors(images: Images, class_of: list[int], before, after, fits) -> list[Confidence]:
     """The softmax before and after the fit, from log-posteriors [n,C]."""
     chosen = np.arange(len(images.index)), np.searchsorted(sorted(set(class_of)), images.preds)
-    told = " and ".join(f"{temperature:.3g} with {weight:.2f} standard errors" for temperature, weight in fits)
+    message = " and ".join(f"{temperature:.3g} with {weight:.2f} standard errors" for temperature, weight in fits)
     return [
         Confidence("unscaled", np.exp(before[chosen]), "temperature 1, softmax of minus the mean errors as recorded"),
-        Confidence("errors", np.exp(after[chosen]), f"temperature {told}"),
+        Confidence("errors", np.exp(after[chosen]), f"temperature {message}"),
     ]
 
 
@@ -170,5 +170,5 @@ def by_evaluations(images: Images, others: Images | None = None) -> Confidence:
         return expit(fitted[0] + fitted[1] * np.log(images.evaluations[part]))
 
     values, fits = fit_elsewhere(fit, apply, images, others)
-    told = " and ".join(f"{intercept:.2f} {slope:+.2f} ln(evaluations)" for intercept, slope in fits)
-    return Confidence("evaluations", values, f"log-odds {told}")
+    message = " and ".join(f"{intercept:.2f} {slope:+.2f} ln(evaluations)" for intercept, slope in fits)
+    return Confidence("evaluations", values, f"log-odds {message}")

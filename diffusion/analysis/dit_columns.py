@@ -47,20 +47,21 @@ def read(folder: Path, config: dict | None, dataset: str | None) -> Columns:
     """The columns of a folder with records of all classes; one record in memory at a time."""
     weighted = bool(config and config.get("level_weights"))
     label_of = datasets.labels_of_classes(dataset, 1000) if dataset else {i: i for i in range(1000)}
-    rules, found, paths = schema.Rules(config or {}, folder), Columns(), run_folder.list_records(folder).values()
+    rules, columns, paths = schema.Rules(config or {}, folder), Columns(), run_folder.list_records(folder).values()
     for path in paths:
-        record = run_folder.load_record(path, found.unreadable, rules)
-        if record and (told := record_predictions(record, label_of, weighted)):
-            found.preds.append(told)
-            found.labels.append(record["label"])
-            found.evaluations += run_folder.outcome(record).evaluations
-            found.n_classes = max(found.n_classes, len(record["classes"] if "classes" in record else record["errors"]))
-    found.left_out = len(paths) - len(found.preds)
-    return found
+        record = run_folder.load_record(path, columns.unreadable, rules)
+        if record and (predicted := record_predictions(record, label_of, weighted)):
+            columns.preds.append(predicted)
+            columns.labels.append(record["label"])
+            columns.evaluations += run_folder.outcome(record).evaluations
+            columns.n_classes = max(columns.n_classes, len(record["classes"] if "classes" in record else record["errors"]))
+    columns.left_out = len(paths) - len(columns.preds)
+    return columns
 
 
 def accuracies(preds: list[dict[str, int]], labels: list[int]) -> dict[str, metrics.Estimate]:
     """Column -> accuracy over the images that have it, in the published order."""
-    columns = dict.fromkeys(name for told in sorted(preds, key=len, reverse=True) for name in told)
-    having = {name: [(told[name], label) for told, label in zip(preds, labels, strict=True) if name in told] for name in columns}
+    columns = dict.fromkeys(name for predicted in sorted(preds, key=len, reverse=True) for name in predicted)
+    labelled = list(zip(preds, labels, strict=True))
+    having = {name: [(predicted[name], label) for predicted, label in labelled if name in predicted] for name in columns}
     return {name: metrics.top1(*zip(*pairs, strict=True)) for name, pairs in having.items()}

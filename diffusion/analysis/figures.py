@@ -30,8 +30,8 @@ def read_grid(folder: Path, loss: str | None, prompt_path: str | None):
 
 def tell_unreadable(run) -> None:
     """Names on stderr the records that do not count."""
-    if told := run_folder.unreadable_told(run.unreadable, "not counted"):
-        print(f"Note: {run.folder}: {told}", file=sys.stderr)
+    if message := run_folder.unreadable_message(run.unreadable, "not counted"):
+        print(f"Note: {run.folder}: {message}", file=sys.stderr)
 
 
 def position_of(run, index: int) -> int:

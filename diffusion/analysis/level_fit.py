@@ -66,12 +66,12 @@ def fit_weights(data: Labelled, part=slice(None)) -> Fitted:
     from scipy.optimize import minimize
 
     start = fit_temperature(data, part).temperature
-    own = Labelled(data.errors[part], data.t, data.n_levels, data.class_of, data.columns[part])
-    ridge = 1 / (2 * len(own.columns) * PRIOR**2)
+    labelled = Labelled(data.errors[part], data.t, data.n_levels, data.class_of, data.columns[part])
+    ridge = 1 / (2 * len(labelled.columns) * PRIOR**2)
 
     def loss(x):
-        posterior = log_posterior(own, Fitted(start * math.exp(x[0]), tuple(x[1:])))
-        return calibration.posterior_scores(posterior, own.columns)[0] + ridge * (x[1:] ** 2).sum()
+        posterior = log_posterior(labelled, Fitted(start * math.exp(x[0]), tuple(x[1:])))
+        return calibration.posterior_scores(posterior, labelled.columns)[0] + ridge * (x[1:] ** 2).sum()
 
     bounds = [(-REACH, REACH)] + [(-MOST, MOST)] * DEGREE
     x = minimize(loss, np.zeros(1 + DEGREE), method="L-BFGS-B", bounds=bounds).x
@@ -119,7 +119,7 @@ def compare(data: Labelled, second: np.ndarray) -> Comparison:
 
 def _cross_fitted(data: Labelled, second, fit) -> tuple[np.ndarray, list[Fitted]]:
     """Log-probabilities [n,C] by the fit on the other half, and the two fits."""
-    return calibration.cross_fit(second, lambda part: fit(data, part), lambda found, part: log_posterior(data, found, part))
+    return calibration.cross_fit(second, lambda part: fit(data, part), lambda fitted, part: log_posterior(data, fitted, part))
 
 
 def mean_interval(values) -> Interval:

@@ -62,7 +62,7 @@ def between(estimate, sign: str = "") -> str:
     return f"{100 * estimate.low:{sign}.1f} to {100 * estimate.high:{sign}.1f}"
 
 
-def told(estimate) -> list:
+def estimate_cells(estimate) -> list:
     """Three cells: value, interval, n."""
     return [percent(estimate.value), between(estimate), estimate.n]
 

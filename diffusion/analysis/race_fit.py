@@ -24,9 +24,9 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     ends = schedule.growing_rounds(len(grid.t), Race.min_samples, Race.round_size)
     orders = [schedule.race_plan(n, grid.n_trials, grid.n_levels, shift).t for shift in SHIFTS]
     seen = [_seen(image, t, ends) for t in orders for image in grid.errors[:, :, columns_of(grid, t)]]
-    rounds = [_Seen(*map(np.array, zip(*found, strict=True))) for found in zip(*seen, strict=True)]
-    variances = [float(r.spread.mean()) for r in rounds]
-    units = [GapRule.unit(r.spread, usual, end) for r, usual, end in zip(rounds, variances, ends, strict=True)]
+    rounds = [_Seen(*map(np.array, zip(*of_round, strict=True))) for of_round in zip(*seen, strict=True)]
+    variances = [float(r.variance.mean()) for r in rounds]
+    units = [GapRule.unit(r.variance, usual, end) for r, usual, end in zip(rounds, variances, ends, strict=True)]
     if not all(variances):
         raise ValueError("the errors of its candidates do not differ: there is nothing to fit")
     off = [np.sqrt(((r.off / unit[:, None]) ** 2).mean()) for r, unit in zip(rounds, units, strict=True)][:-1]
@@ -39,20 +39,20 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
 
 class _Seen(NamedTuple):
     """What is seen after a round, of images times orders [N]. lag: how far the winner of the whole grid lies above the best, [N];
-    off: by how much the gaps of its nearest rivals are wrong, [N,R]; spread: of `racing.gaps_and_spread`, [N]."""
+    off: by how much the gaps of its nearest rivals are wrong, [N,R]; variance: of `race.gaps_and_variance`, [N]."""
 
     lag: np.ndarray
     off: np.ndarray
-    spread: np.ndarray
+    variance: np.ndarray
 
 
 def _seen(image, t, ends) -> list[tuple]:
     """Lag, off and spread of one image [K,S] in one order after every round."""
-    image, found = image.astype(np.float64), []
+    image, rounds = image.astype(np.float64), []
     means = image.mean(1)
     winner, *rivals = np.argsort(means, kind="stable")[: NEAREST + 1]
     for end in ends:
-        gaps, spread = race.gaps_and_spread(image[:, :end], t)
+        gaps, variance = race.gaps_and_variance(image[:, :end], t)
         off = (gaps[rivals] - gaps[winner]) - (means[rivals] - means[winner])
-        found.append((gaps[winner], off, spread))
-    return found
+        rounds.append((gaps[winner], off, variance))
+    return rounds

@@ -119,9 +119,9 @@ def candidates_of(past: Past, dataset) -> list:
     """All prompts or class ids of a classification, in the order of a record's rows. Raises ValueError for other prompts."""
     if past.is_dit:
         return past.identity["classes"]
-    asked = settings.pick(settings.Prompts, past.options)
-    table = datasets.load_prompts(past.identity["dataset"], dataset, asked.prompt_path, asked.template)
-    check_same(past, "prompts", fingerprint(table.prompts, table.classidx), asked.prompt_path or past.identity["dataset"])
+    requested = settings.pick(settings.Prompts, past.options)
+    table = datasets.load_prompts(past.identity["dataset"], dataset, requested.prompt_path, requested.template)
+    check_same(past, "prompts", fingerprint(table.prompts, table.classidx), requested.prompt_path or past.identity["dataset"])
     return table.prompts
 
 

@@ -51,7 +51,7 @@ def play(grid: Grid, strategy: Strategy) -> Played:
             return image[rows][:, pairs]
 
         class_of = [grid.class_of[row] for row in competing]
-        outcome = drive(strategy.among(competing).eliminate(class_of, plan), stored)
+        outcome = drive(strategy.restrict(competing).eliminate(class_of, plan), stored)
         preds.append(class_of[outcome.winner])
         evaluations.append(sum(map(len, outcome.errors.values())) + sum(empty))
     return Played(np.array(preds), np.array(evaluations))

@@ -84,7 +84,7 @@ def of_folder(
     if config.get("kind") == run_folder.ONE_CLASS:
         raise ValueError(f"{folder} holds errors of one class, and no prediction: see scripts/print_dit_acc.py")
     measure = _pairs if _is_of_pairs(folder, config) else _classification
-    found, cost, more = measure(folder, config, only, score_mode, unreadable)
+    estimates, cost, more = measure(folder, config, only, score_mode, unreadable)
     identity, options = config["identity"], config.get("options", {})
     n_expected = config.get("images_expected") if only is None else len(only)
     return {
@@ -92,10 +92,10 @@ def of_folder(
         "model": identity.get("version") or options.get("model"),
         "pretrained": options.get("pretrained") or options.get("model_path") or identity.get("weights"),
         "task": PAIRS if measure is _pairs else config.get("task", CLASSIFICATION),
-        "metrics": {name: estimate.value for name, estimate in found.items()},
+        "metrics": {name: estimate.value for name, estimate in estimates.items()},
         "language": "en",
         "split": identity.get("split"),
-        "intervals": {name: [estimate.low, estimate.high] for name, estimate in found.items()},
+        "intervals": {name: [estimate.low, estimate.high] for name, estimate in estimates.items()},
         "n": len(cost),
         "n_expected": n_expected,
         "evaluations": sum(cost) / len(cost),
@@ -122,10 +122,10 @@ def _is_of_pairs(folder: Path, config: dict) -> bool:
 
 def _classification(folder: Path, config: dict, only, _, unreadable: list) -> tuple[dict, list[int], dict]:
     """Name -> Estimate, evaluations of each image, and nothing more."""
-    found = [image for _, image in each_ranked(folder, config, unreadable, only)]
-    if not found:
+    images = [image for _, image in each_ranked(folder, config, unreadable, only)]
+    if not images:
         raise ValueError(tables.NO_RECORD.format(folder))
-    return accuracies(found), [image.evaluations for image in found], {}
+    return accuracies(images), [image.evaluations for image in images], {}
 
 
 def _pairs(folder: Path, config: dict, only, score_mode: str | None, unreadable: list) -> tuple[dict, list[int], dict]:
@@ -149,14 +149,14 @@ def read(path) -> dict:
 
     Raises ValueError, naming file and field, for anything else, OSError for a file that cannot be read.
     """
-    found = files.read_json(path, {"task": str, "metrics": dict})
-    wrong = next((name for name in TEXTS if not _is_text(found.get(name))), None)
-    wrong = wrong or next((name for name in COUNTS if not _is_number(found.get(name, 0))), None)
-    wrong = wrong or next((name for name, value in found["metrics"].items() if not (_is_number(value) or value != value)), None)
-    wrong = wrong or (None if _are_intervals(found.get("intervals", {}), found["metrics"]) else "intervals")
+    result = files.read_json(path, {"task": str, "metrics": dict})
+    wrong = next((name for name in TEXTS if not _is_text(result.get(name))), None)
+    wrong = wrong or next((name for name in COUNTS if not _is_number(result.get(name, 0))), None)
+    wrong = wrong or next((name for name, value in result["metrics"].items() if not (_is_number(value) or value != value)), None)
+    wrong = wrong or (None if _are_intervals(result.get("intervals", {}), result["metrics"]) else "intervals")
     if wrong:
         raise ValueError(f"{path} is no results file: its {wrong} is not what --results writes")
-    return found
+    return result
 
 
 def _is_text(value) -> bool:
@@ -184,19 +184,19 @@ def at_end(path: str | None, tracker, ended, folder, only, command: str, score_m
     from it; only: the images or examples of this command, as a folder can hold more. Of torchrun's processes rank 0 writes.
     Raises OSError where the file cannot be written any more.
     """
-    found, lines = {}, []
+    result, lines = {}, []
     if (path or tracker.listens) and folder and team().leads and not (ended.signal or ended.unwritten):
         try:
-            found = of_folder(folder, only, command, score_mode)
+            result = of_folder(folder, only, command, score_mode)
         except ValueError as error:  # every image failed
             lines = [f"No results: {error}"]
-    tracker.end(found)
-    if path and found:
-        write(path, found)
+    tracker.end(result)
+    if path and result:
+        write(path, result)
         lines = [f"Results: {path}"]
     return lines
 
 
-def write(path, found: dict) -> None:
+def write(path, result: dict) -> None:
     """JSON, whole or absent. Raises OSError where it cannot be written."""
-    files.write_text(path, json.dumps(found, indent=1) + "\n")
+    files.write_text(path, json.dumps(result, indent=1) + "\n")

@@ -20,17 +20,17 @@ def rows_of(folder, fit: Fit | None = None, unreadable: list | None = None) -> t
     not count go. Raises ValueError for a folder without a record.
     """
     folder = Path(folder)
-    config, found = tables.config_of(folder), []
+    config, rows = tables.config_of(folder), []
     about: dict[str, list] = {}
     weights = level_weights.of_config(config, folder)
     for keys, image in tables.each_image(folder, config, [] if unreadable is None else unreadable):
         if not about:
             class_of, names = tables.classes(folder, config, keys)
             about = {"labels": class_of, "names": [names[label] for label in class_of]}
-        found.append(_row(tables.weighted(image, weights), class_of, fit))
-    if not found:
+        rows.append(_row(tables.weighted(image, weights), class_of, fit))
+    if not rows:
         raise ValueError(tables.NO_RECORD.format(folder))
-    return found, about
+    return rows, about
 
 
 def _row(image: tables.Scored, class_of: list[int], fit: Fit | None) -> dict:
@@ -59,7 +59,7 @@ def _dropped(image: tables.Scored) -> list[int | None]:
 
     A stage shows in how many pairs a candidate saw; who saw them all was ranked and not dropped.
     """
-    if image.fell is not None:
-        return [image.fell.get(row) for row in range(len(image.counts))]
+    if image.dropped is not None:
+        return [image.dropped.get(row) for row in range(len(image.counts))]
     stage = {n: number for number, n in enumerate(np.unique(image.counts[image.counts > 0]).tolist()[:-1], 1)}
     return [stage.get(n) for n in image.counts.tolist()]

@@ -193,14 +193,14 @@ def per_class(preds, labels) -> dict[int, Estimate]:
 
 def confusion(preds, labels) -> list[Confused]:
     """Every label with every prediction that it has, ascending. preds, labels: [n] ints."""
-    found, counts = np.unique(np.stack([labels, preds], 1), axis=0, return_counts=True)
-    return [Confused(*row) for row in np.column_stack([found, counts]).tolist()]
+    confused, counts = np.unique(np.stack([labels, preds], 1), axis=0, return_counts=True)
+    return [Confused(*row) for row in np.column_stack([confused, counts]).tolist()]
 
 
 def cost(values) -> dict[str, float]:
     """The fields of Cost, of [n] numbers, n > 0."""
-    found = {"median": np.median(values), "mean": np.mean(values), "p95": np.percentile(values, 95), "total": np.sum(values)}
-    return {name: float(value) for name, value in found.items()}
+    statistics = {"median": np.median(values), "mean": np.mean(values), "p95": np.percentile(values, 95), "total": np.sum(values)}
+    return {name: float(value) for name, value in statistics.items()}
 
 
 def name_of(run) -> str:
@@ -252,10 +252,10 @@ def groups(run) -> list[Group]:
     """Accuracy among images by what they needed; nothing when all needed the same."""
     spent = np.array(evaluations(run))
     right = np.array([image.pred == image.label for image in run.images])
-    found = curves.quantile_groups(spent, GROUPS)
-    if len(found) < 2:
+    masks = curves.quantile_groups(spent, GROUPS)
+    if len(masks) < 2:
         return []
-    return [Group(int(spent[m].min()), int(spent[m].max()), metrics.proportion(right[m])) for m in found]
+    return [Group(int(spent[m].min()), int(spent[m].max()), metrics.proportion(right[m])) for m in masks]
 
 
 def mistakes(run) -> list[Mistake]:
@@ -282,14 +282,14 @@ def margin(image, class_of) -> tuple[float | None, str, int]:
 def compare(runs) -> list[Comparison]:
     """Every two runs that have images in common."""
     right = [{image.index: image.pred == image.label for image in run.images} for run in runs]
-    found = []
+    comparisons = []
     for i, j in combinations(range(len(runs)), 2):
         common = sorted(right[i].keys() & right[j].keys())
         if common:
             pair = [[result[index] for index in common] for result in (right[i], right[j])]
             tested = metrics.mcnemar(*pair).as_dict()
-            found.append(Comparison(first=i + 1, second=j + 1, difference=metrics.paired_difference(*pair), **tested))
-    return found
+            comparisons.append(Comparison(first=i + 1, second=j + 1, difference=metrics.paired_difference(*pair), **tested))
+    return comparisons
 
 
 # ---------------------------------------------------------------- as rows

@@ -23,8 +23,8 @@ class Scored:
     label, pred: labels; t: int64 [S] of the longest candidate, in order of evaluation; means: float64 [K] of each candidate's
     errors, inf of one that was never tried, counts: int64 [K] how many they are; errors: K arrays float32 [counts[k]], or None
     where only sums were kept, times the level weights that they were compared by; seconds: what the image took, None for records
-    that do not say; evaluations: of the network, which a contrastive model has one of; fell: row -> round in which a race dropped
-    it, None of other strategies.
+    that do not say; evaluations: of the network, which a contrastive model has one of; dropped: row -> round in which a race
+    dropped it, None of other strategies.
     """
 
     index: int
@@ -36,7 +36,7 @@ class Scored:
     errors: tuple[np.ndarray, ...] | None
     seconds: float | None
     evaluations: int
-    fell: dict[int, int] | None
+    dropped: dict[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def read_run(folder, loss: str | None = None, part: str = "all", prompt_path=Non
     run = read_unweighted(folder, loss, part, prompt_path)
     if given:
         given.check(run.belonging)
-    own = level_weights.of_config(run.config, folder)
-    if own and not given and own.about["loss"] != run.loss:
-        raise ValueError(f"--loss {run.loss}: {folder} was made with level weights of {own.about['loss']}: leave it out")
-    return replace(run, images=[weighted(image, given or own) for image in run.images])
+    own_weights = level_weights.of_config(run.config, folder)
+    if own_weights and not given and own_weights.about["loss"] != run.loss:
+        raise ValueError(f"--loss {run.loss}: {folder} was made with level weights of {own_weights.about['loss']}: leave it out")
+    return replace(run, images=[weighted(image, given or own_weights) for image in run.images])
 
 
 def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_path=None) -> Run:
@@ -141,12 +141,12 @@ def read_unweighted(folder, loss: str | None = None, part: str = "all", prompt_p
     parity = {"all": (0, 1), "even": (0,), "odd": (1,)}[part]
     unreadable: list[str] = []
     only = [index for index in run_folder.list_records(folder) if index % 2 in parity]
-    found = list(each_image(folder, config, unreadable, only, loss))
-    if not found:
+    images = list(each_image(folder, config, unreadable, only, loss))
+    if not images:
         raise ValueError(NO_RECORD.format(folder))
     loss = loss or config["identity"].get("loss", "l2")
     return Run(
-        folder, config, loss, *classes(folder, config, found[0][0], prompt_path), [image for _, image in found], unreadable
+        folder, config, loss, *classes(folder, config, images[0][0], prompt_path), [image for _, image in images], unreadable
     )
 
 
@@ -169,10 +169,10 @@ def each_image(
     unreadable: where the names of records that do not count go, with the reason; only: indices to look at, None: all of them;
     loss: of a DiT's numbers (default: the run's own). Raises ValueError for a loss that would change nothing.
     """
-    asked, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
-    found, rules = run_folder.list_records(folder), schema.Rules(config, folder)
-    for index in sorted(found if only is None else found.keys() & set(only)):
-        path, record = found[index], run_folder.load_record(found[index], unreadable, rules)
+    requested, loss, keys = loss, loss or config["identity"].get("loss", "l2"), _all_keys(config)
+    records, rules = run_folder.list_records(folder), schema.Rules(config, folder)
+    for index in sorted(records if only is None else records.keys() & set(only)):
+        path, record = records[index], run_folder.load_record(records[index], unreadable, rules)
         if record is None:
             continue
         keys = keys or _candidates(record)
@@ -180,8 +180,8 @@ def each_image(
         if _candidates(record) != keys and not partial:
             unreadable.append(f"{path.name} (it is about other candidates)")
             continue
-        if asked and "classes" not in record:
-            raise ValueError(f"--loss {asked}: the records of {folder} hold one loss, {loss}: leave the option out")
+        if requested and "classes" not in record:
+            raise ValueError(f"--loss {requested}: the records of {folder} hold one loss, {loss}: leave the option out")
         yield keys, _scored(index, record, loss, keys)
 
 
@@ -198,15 +198,15 @@ def weighted(image: Scored, weights: LevelWeights | None) -> Scored:
     return replace(image, errors=errors, means=means_of(errors))
 
 
-def check_full(run: Run, own: bool = False) -> None:
+def check_full(run: Run, uneven: bool = False) -> None:
     """Raises ValueError, with the flags that would have kept them, when not all errors of all candidates are there, and for one
-    that is not finite. own: images may have candidates of their own, if all have as many."""
+    that is not finite. uneven: images may have candidates of their own, if all have as many."""
     if run.kept == "sums":
         raise ValueError(f"{run.folder} kept sums only: run it again with --save_errors (and another --extra)")
-    if run.config.get("partial") and not own:
+    if run.config.get("partial") and not uneven:
         raise ValueError(f"{run.folder} did not try all candidates on every image, so it has no grid of all errors: give a run "
                          "with --strategy stages or race where all compete for every image, so without --shortlist")  # fmt: skip
-    if not (_tried_alike(run) if own else run.kept == "full"):
+    if not (_tried_alike(run) if uneven else run.kept == "full"):
         raise ValueError(
             f"{run.folder} eliminated candidates: run it again with --to_keep 1 --n_samples N, which keeps all errors"
         )
@@ -220,9 +220,9 @@ def _tried_alike(run: Run) -> bool:
     return run.strategy.KEEPS_GRID and all(n.min() == n.max() for n in tried) and len({len(n) for n in tried}) == 1
 
 
-def grid_of(run: Run, own: bool = False) -> Grid:
-    """own: also of a run whose images have candidates of their own. Raises ValueError as `check_full`."""
-    check_full(run, own)
+def grid_of(run: Run, uneven: bool = False) -> Grid:
+    """uneven: also of a run whose images have candidates of their own. Raises ValueError as `check_full`."""
+    check_full(run, uneven)
     order = np.argsort(run.images[0].t, kind="stable")
     rows = np.stack([np.flatnonzero(image.counts) for image in run.images])
     pairs = zip((image.errors or () for image in run.images), rows, strict=True)  # none was refused

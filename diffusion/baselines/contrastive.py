@@ -20,7 +20,7 @@ def scorer(model: settings.Contrastive, table: PromptTable, ending="", where="--
     """
     source = clip.find(model.model, model.version, model.model_path, model.pretrained)
     classes, names = sorted(set(table.classidx)), dict(zip(table.classidx, table.classnames, strict=True))
-    told = f'{len(table.prompts)} of {len(classes)} classes, such as "{table.prompts[0]}"'
+    described = f'{len(table.prompts)} of {len(classes)} classes, such as "{table.prompts[0]}"'
     hashes = {"prompts": fingerprint(table.prompts, table.classidx), "weights": source.identity()}
     return runner.Scorer(
         command="eval_clip",
@@ -29,7 +29,7 @@ def scorer(model: settings.Contrastive, table: PromptTable, ending="", where="--
         identity={"version": model.version, "score": "cosine"} | hashes,
         labels=classes,
         names=[names[label] for label in classes],
-        about={"prompts": told, "weights": source.describe()},
+        about={"prompts": described, "weights": source.describe()},
         notices=("contrastive model: encoding one image counts as one evaluation", table.notice),
         load=partial(load, source, table, classes, where),
     )

@@ -77,8 +77,8 @@ def fit(model, passes: Callable, judge: Callable, how: Epochs, checkpoint: Path)
         state["course"].append({"epoch": epoch + 1, "loss": loss} | judge(model))
         if best_of(state["course"])["epoch"] == epoch + 1:
             state["best"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        told = "epoch {epoch}: loss {loss:.4f}, validation accuracy {validation_accuracy:.2%}"
-        print(told.format(**state["course"][-1]), flush=True)
+        line = "epoch {epoch}: loss {loss:.4f}, validation accuracy {validation_accuracy:.2%}"
+        print(line.format(**state["course"][-1]), flush=True)
         loop.save_checkpoint(checkpoint, {name: part.state_dict() for name, part in parts.items()} | state)
     model.load_state_dict(state["best"])
     return state["course"]

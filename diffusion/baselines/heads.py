@@ -102,7 +102,7 @@ def logistic(inputs, labels, n_classes: int, strength: float, start=None) -> tup
     begin = np.zeros(shape)
     if start is not None:
         begin = np.concatenate([start[0] * scale, (start[1] + start[0] @ mean)[:, None]], 1)
-    found = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6, "maxfun": 5000})
-    w = found.x.reshape(shape)
+    solution = minimize(loss, begin.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6, "maxfun": 5000})
+    w = solution.x.reshape(shape)
     weight = w[:, :-1] / scale
     return weight, w[:, -1] - weight @ mean

@@ -34,10 +34,10 @@ def layer_reader(unet, layer: str) -> Callable:
         raise ValueError(f"--layer {layer} is no part of this U-Net: take mid_block, {', '.join(parts)}") from None
 
     def read(x_t, t, sequence):
-        found = []
+        features = []
 
         def stop(module, inputs, output):
-            found.append(output[0] if isinstance(output, tuple) else output)
+            features.append(output[0] if isinstance(output, tuple) else output)
             raise _Reached
 
         handle = module.register_forward_hook(stop)
@@ -47,9 +47,9 @@ def layer_reader(unet, layer: str) -> Callable:
             pass
         finally:
             handle.remove()
-        if not found or found[0].ndim != 4:
+        if not features or features[0].ndim != 4:
             raise ValueError(f"--layer {layer} gives no map of features: take mid_block or another block")
-        return found[0]
+        return features[0]
 
     return read
 

@@ -35,28 +35,28 @@ class Ranking(NamedTuple):
 class Shortlist:
     """Who competes for which image.
 
-    asked: with the size, how many classes an image has; folder, config: of the run that ranks; images: that are to be evaluated
-    class_of: label of each candidate; own: of a set whose images have candidates of their own
+    requested: with the size, how many classes an image has; folder, config: of the run that ranks; images: to be evaluated
+    class_of: label of each candidate; allowed_by: of a set whose images have candidates of their own
     model: the run of a contrastive model, of which records may lack; None: all records have to be there
     """
 
-    asked: settings.Shortlist
+    requested: settings.Shortlist
     folder: Path
     config: dict
     images: runner.Images
     class_of: Sequence[int]
-    own: Proposals | None = None
+    allowed_by: Proposals | None = None
     model: runner.ScoreTask | None = None
 
     @property
     def size(self) -> int:
-        assert self.asked.shortlist_size is not None  # as `find` chooses it
-        return self.asked.shortlist_size
+        assert self.requested.shortlist_size is not None  # as `find` chooses it
+        return self.requested.shortlist_size
 
     @cached_property
     def ranked(self) -> dict[int, Ranking]:
         """Index -> ranking, cut to the size, of the selected images that the run has a record of."""
-        found = {}
+        rankings = {}
         weights = level_weights.of_config(self.config, self.folder)
         for keys, image in tables.each_image(self.folder, self.config, [], self.images.selected):
             class_of, _ = tables.classes(self.folder, self.config, keys)
@@ -64,9 +64,9 @@ class Shortlist:
                 raise ValueError(f"--shortlist {self.folder} is about {len(set(class_of))} classes, this run about "
                                  f"{len(set(self.class_of))}, and they are not the same: give one of these prompts")  # fmt: skip
             labels = ranking(tables.weighted(image, weights), class_of)
-            own = set(map(int, self.own.labels_of(image.index))) if self.own else set(labels)
-            found[image.index] = Ranking(tuple(label for label in labels if label in own)[: self.size], image.evaluations)
-        return found
+            allowed = set(map(int, self.allowed_by.labels_of(image.index))) if self.allowed_by else set(labels)
+            rankings[image.index] = Ranking(tuple(label for label in labels if label in allowed)[: self.size], image.evaluations)
+        return rankings
 
     @property
     def todo(self) -> list[int]:
@@ -95,7 +95,7 @@ class Shortlist:
         return f"_shortlist{self.size}_{self.folder.name}"
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         return f"{self.size} of {len(set(self.class_of))} classes, by {self.folder}"
 
     @property
@@ -112,9 +112,9 @@ class Shortlist:
 
     def line(self, labels: Mapping[int, int]) -> str:
         """How good it is by itself. labels: index -> true one, of images that were ranked."""
-        found = metrics.proportion([label in self.ranked[index].labels for index, label in labels.items()])
+        share = metrics.proportion([label in self.ranked[index].labels for index, label in labels.items()])
         cost = sum(self.ranked[index].evaluations for index in labels) / len(labels)
-        return f"Shortlist of {self.size}: has the true class in {found}; {cost:,.0f} evaluations of {self.folder.name} per image"
+        return f"Shortlist of {self.size}: has the true class in {share}; {cost:,.0f} evaluations of {self.folder.name} per image"
 
 
 def ranking(image: tables.Scored, class_of: Sequence[int]) -> list[int]:
@@ -127,48 +127,50 @@ def ranking(image: tables.Scored, class_of: Sequence[int]) -> list[int]:
 # ---------------------------------------------------------------- what was asked for
 
 
-def find(asked: settings.Shortlist, images: runner.Images, table: PromptTable, own: Proposals | None) -> Shortlist | None:
-    """None where none was asked for. own: of a set whose images have candidates of their own.
+def find(
+    requested: settings.Shortlist, images: runner.Images, table: PromptTable, proposals: Proposals | None
+) -> Shortlist | None:
+    """None where none was requested. proposals: of a set whose images have candidates of their own.
 
     Raises ValueError or OSError for a size that no image can have, for a model that is not known, and for a run that is about
     other images or classes, or lacks some that this worker is to evaluate.
     """
-    size = checked_size(asked, own.size if own else len(set(table.classidx)))
-    place = asked.shortlist
+    size = checked_size(requested, proposals.size if proposals else len(set(table.classidx)))
+    place = requested.shortlist
     if place is None:
         return None
-    asked = replace(asked, shortlist_size=size)
-    if asked.model is None:
-        found = Shortlist(asked, Path(place), _config_of(place, images), images, table.classidx, own)
-        _check_whole(found)
-        return found
-    model = model_run(asked, images, table)
+    requested = replace(requested, shortlist_size=size)
+    if requested.model is None:
+        shortlist = Shortlist(requested, Path(place), _config_of(place, images), images, table.classidx, proposals)
+        _check_whole(shortlist)
+        return shortlist
+    model = model_run(requested, images, table)
     if not images.dataset.missing:
         model.check_folders()
     if model.todo:
         runner.refuse_torchrun()
     config = {"identity": model.identity, "candidates": {"labels": model.scorer.labels, "names": model.scorer.names}}
-    return Shortlist(asked, model.folder, config, images, table.classidx, own, model)
+    return Shortlist(requested, model.folder, config, images, table.classidx, proposals, model)
 
 
-def checked_size(asked: settings.Shortlist, n: int) -> int:
+def checked_size(requested: settings.Shortlist, n: int) -> int:
     """How many classes compete, of n that can. Raises ValueError for more than n, and for a size of no shortlist."""
-    if asked.shortlist is None and asked.shortlist_size is not None:
+    if requested.shortlist is None and requested.shortlist_size is not None:
         raise ValueError("--shortlist_size needs --shortlist, which says by whom")
-    if (asked.shortlist_size or 0) > n:
-        raise ValueError(f"--shortlist_size {asked.shortlist_size}: {n} classes compete for an image, give at most so many")
-    return asked.shortlist_size or min(USUAL, n)
+    if (requested.shortlist_size or 0) > n:
+        raise ValueError(f"--shortlist_size {requested.shortlist_size}: {n} classes compete for an image, give at most so many")
+    return requested.shortlist_size or min(USUAL, n)
 
 
-def model_run(asked: settings.Shortlist, images: runner.Images, table: PromptTable) -> runner.ScoreTask:
+def model_run(requested: settings.Shortlist, images: runner.Images, table: PromptTable) -> runner.ScoreTask:
     """That of scripts/eval_clip.py with these images and prompts. Raises ValueError for a model that is not known."""
-    assert asked.model is not None
+    assert requested.model is not None
     names = ("device", "extra", "n_workers", "worker_idx", "dry_run")
     running = settings.Running(**{name: getattr(images.running, name) for name in names})
     try:
-        scorer = contrastive.scorer(asked.model, table)
+        scorer = contrastive.scorer(requested.model, table)
     except ValueError as error:
-        raise ValueError(f"--shortlist {asked.shortlist}: {error}") from None
+        raise ValueError(f"--shortlist {requested.shortlist}: {error}") from None
     # whose transform is another
     return runner.ScoreTask(replace(images, running=running, dataset=copy.copy(images.dataset)), scorer)
 

@@ -36,14 +36,14 @@ def read(path: str) -> dict[str, str | list[str]]:
         raise ValueError(f"it is no YAML ({files.one_line(error)})") from None
     if not isinstance(root, yaml.MappingNode):
         raise ValueError("it holds no mapping: write a line `option: value` for each")
-    found = {}
+    words = {}
     for key, value in root.value:
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError("a key is no text: write a line `option: value` for each")
-        if key.value in found:
+        if key.value in words:
             raise ValueError(f"{key.value!r} stands there twice")
-        found[key.value] = _texts(key.value, value)
-    return found
+        words[key.value] = _texts(key.value, value)
+    return words
 
 
 def _texts(key: str, node) -> str | list[str]:

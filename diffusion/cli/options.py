@@ -138,11 +138,11 @@ def add_noise_options(group):
     )
 
 
-def add_strategy_options(parser, default: str | None = "stages", told="stages"):
+def add_strategy_options(parser, default: str | None = "stages", default_text="stages"):
     """--strategy, and the options of every strategy in the table."""
     group = parser.add_argument_group("strategy")
     each = "; ".join(f"{name}: {cls.about()}" for name, cls in STRATEGIES.items())
-    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help=f"{each} (default: {told})")
+    group.add_argument("--strategy", choices=list(STRATEGIES), default=default, help=f"{each} (default: {default_text})")
     added = set()
     for strategy in STRATEGIES.values():
         for field in fields(strategy):
@@ -156,13 +156,13 @@ def _add_option(group, strategy, field):
     defaults = {s.NAME: f.default for s in STRATEGIES.values() for f in fields(s) if f.name == field.name}
     each = [name if value in ((), "", None) else f"{name} {value}" for name, value in defaults.items()]
     same = len(set(defaults.values())) == 1 and field.default not in ((), "", None)
-    told = f"{', '.join(defaults)}; default: {field.default}" if same else ", ".join(each)
+    note = f"{', '.join(defaults)}; default: {field.default}" if same else ", ".join(each)
     group.add_argument(
         f"--{field.name}",
         type=about["type"] if about["least"] is None else at_least(about["least"]),
         nargs="+" if about["several"] else None,
         metavar=about["metavar"],
-        help=f"{about['help']} ({told})",
+        help=f"{about['help']} ({note})",
     )
 
 

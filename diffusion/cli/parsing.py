@@ -97,13 +97,13 @@ class Parser(argparse.ArgumentParser):
             return []
         typed = frozenset(self._given)
         try:
-            found = option_file.words_of(path, options)
+            words_of = option_file.words_of(path, options)
         except ValueError as error:
             self.error(files.one_line(error))
         self._where = f"--options {path}: "
-        self._parse_some([word for part in found.values() for word in part])
+        self._parse_some([word for part in words_of.values() for word in part])
         self._where = ""
-        return [word for key, part in found.items() if options[f"--{key}"].dest not in typed for word in part]
+        return [word for key, part in words_of.items() if options[f"--{key}"].dest not in typed for word in part]
 
     def _parse_some(self, words: list[str]):
         """The namespace of words that need not be a whole command line; `_given` are the options in them."""

@@ -38,7 +38,7 @@ def data_of(options: dict) -> settings.Data:
     """Raises ValueError for a set of the user's own without its place."""
     data = settings.pick(settings.Data, options)
     spec = DATASETS.get(data.dataset)
-    if spec and spec.own and not data.data_dir:
+    if spec and spec.custom and not data.data_dir:
         raise ValueError(f"--dataset {data.dataset} needs --data_dir: {spec.layout}{OR_NAME.get(data.dataset, '')}")
     return settings.pick(settings.Data, options, data_dir=str(paths.dataset_root(data.data_dir)))
 
@@ -96,18 +96,18 @@ def dtype_of(options: dict, running: settings.Running) -> str:
 
 def version_of(options: dict) -> str:
     """What run folders call the model: --version, or the name of a Python file or a file of weights where that is not given."""
-    asked, path = options["version"], options["model_path"]
+    requested, path = options["version"], options["model_path"]
     kind = custom if custom.is_python_file(path) else checkpoint if checkpoint.is_single(path) else None
-    return kind.name_of(path) if kind and "version" not in options["given"] else asked
+    return kind.name_of(path) if kind and "version" not in options["given"] else requested
 
 
 def source_of(options: dict, device: str, dtype: str, expect: bool = False):
     """The source of a text-to-image model's weights; expect: as of shapes.expected, where they are not here. Raises ValueError as
     `models.text_to_image`."""
-    asked = settings.pick(settings.TextToImage, options).options
-    if expect and not options["model_path"] and (source := random_weights.expected(options["version"], asked)):
+    requested = settings.pick(settings.TextToImage, options).options
+    if expect and not options["model_path"] and (source := random_weights.expected(options["version"], requested)):
         return source
-    return models.text_to_image(options["version"], options["model_path"], asked, device, dtype)
+    return models.text_to_image(options["version"], options["model_path"], requested, device, dtype)
 
 
 def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextToImage:

@@ -64,8 +64,8 @@ class ImageData:
     @property
     def n_candidates(self) -> int | None:
         """How many labels compete for an image, where not all do for every one."""
-        found = getattr(self.raw, "candidates", None)
-        return max(map(len, found)) if found else None
+        candidates = getattr(self.raw, "candidates", None)
+        return max(map(len, candidates)) if candidates else None
 
     def candidates(self, index: int) -> np.ndarray:
         """Those that do, int64 [n], ascending; of a set with `n_candidates`."""

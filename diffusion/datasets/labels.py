@@ -50,8 +50,8 @@ def spoken(names: Sequence[str], of_ids: Callable[[], dict[str, str]]) -> tuple[
         strange = next((name for name in names if name not in known), None)
         if strange:
             raise ValueError(f"the class {strange} is a WordNet id that is none of ImageNet's 1,000")
-        found = [known[name] for name in names]
-        return found, f"the classes are WordNet ids: {names[0]} is called {found[0]!r}, and so on"
+        renamed = [known[name] for name in names]
+        return renamed, f"the classes are WordNet ids: {names[0]} is called {renamed[0]!r}, and so on"
     if all(map(NUMBER.fullmatch, names)):
         raise ValueError(f"classes are called {', '.join(names[:3])}{', ...' if names[3:] else ''}: numbers, and no names")
     bare = [NUMBERED.sub("", name, count=1) for name in names]

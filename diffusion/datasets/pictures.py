@@ -92,10 +92,10 @@ def read_bytes(place: str | Path | Member) -> bytes:
     return content
 
 
-def open_rgb(place: str | Path | Member, own: bool = False):
-    """The RGB image in a file; own: of the user, so that it is `as_seen`. Raises nearly anything for a broken file."""
+def open_rgb(place: str | Path | Member, custom: bool = False):
+    """The RGB image in a file; custom: the user's own, so that it is `as_seen`. Raises nearly anything for a broken file."""
     with _opened(place) as file:
-        return (as_seen(file) if own else fit(file)).convert("RGB")
+        return (as_seen(file) if custom else fit(file)).convert("RGB")
 
 
 def as_seen(image):
@@ -124,7 +124,7 @@ def picture_of(given: object) -> "Image":
 
     if isinstance(given, str | Path):
         try:
-            return open_rgb(given, own=True)
+            return open_rgb(given, custom=True)
         except Exception as error:  # for broken files Pillow raises nearly anything
             raise OSError(f"{given} cannot be read: {error}") from error
     if isinstance(given, np.ndarray):

@@ -18,7 +18,7 @@ from diffusion.datasets.images import Expected, ImageData, RawImages, Transform
 from diffusion.datasets.prompts import PromptTable, prompts_from_classes, read_classes, read_prompts, read_templates
 from diffusion.datasets.readers import imagenet, listed
 from diffusion.datasets.readers.csv import open_csv
-from diffusion.datasets.readers.folders import SPLITS, open_known, open_own
+from diffusion.datasets.readers.folders import SPLITS, open_custom, open_known
 from diffusion.datasets.readers.hub import open_hub
 from diffusion.datasets.readers.idx import IdxImages, find_idx
 from diffusion.datasets.readers.webdataset import open_shards
@@ -40,7 +40,7 @@ class Recipe:
     n_samples: tuple[int, ...]
     loss: str
 
-    def among(self, n: int) -> "Recipe":
+    def restrict(self, n: int) -> "Recipe":
         """The recipe for n candidates, fewer than it is for: without the stages that would drop none of them.
 
         With 20 they cost what the paper's Table 7 says: 35 of 51 s on Food, 150 of 1,000 s on ImageNet.
@@ -62,7 +62,7 @@ class DatasetSpec:
     downloadable    torchvision can fetch it
     template        that makes prompts of class names where no other is given
     takes           of MORE, the options that mean something here
-    own             of the user's own: --data_dir is the set itself, not a folder of all sets
+    custom          the user's own: --data_dir is the set itself, not a folder of all sets
     """
 
     build: Build
@@ -73,7 +73,7 @@ class DatasetSpec:
     downloadable: bool
     template: str = "a photo of a {}."
     takes: tuple[str, ...] = ()
-    own: bool = False
+    custom: bool = False
 
 
 # ---------------------------------------------------------------- builders
@@ -161,20 +161,20 @@ def _tiny_scenes(root: Path, split: str, download: bool) -> RawImages:
     return shipped.Scenes(split)
 
 
-def _told(build: Build) -> Build:
+def _announced(build: Build) -> Build:
     """Says that it begins, as it may list or read many files."""
 
-    def told(root: Path, *args: Any, **options: Any) -> RawImages:
+    def announced(root: Path, *args: Any, **options: Any) -> RawImages:
         log.info("Reading the images in %s ...", root)
         return build(root, *args, **options)
 
-    return told
+    return announced
 
 
-def _own(build: Build, splits: tuple[str, ...], layout: str, *more: str) -> DatasetSpec:
+def _custom(build: Build, splits: tuple[str, ...], layout: str, *more: str) -> DatasetSpec:
     """Sets of the user's own: build(root, split, classes=names, ...); more: what else it takes."""
-    return DatasetSpec(_told(lambda root, split, download, **options: build(root, split, **options)), splits, layout, None, None,
-                       False, takes=("classes", *more), own=True)  # fmt: skip
+    announced = _announced(lambda root, split, download, **options: build(root, split, **options))
+    return DatasetSpec(announced, splits, layout, None, None, False, takes=("classes", *more), custom=True)
 
 
 # ---------------------------------------------------------------- the table
@@ -194,9 +194,9 @@ def _torchvision(build: Build, layout: str, recipe: Recipe, prompts: str, splits
     return DatasetSpec(build, splits, layout, recipe, f"{prompts}_prompts.csv", downloadable=True)
 
 
-def _own_files(build: Callable[[Path], RawImages], layout: str, recipe: Recipe, prompts: str) -> DatasetSpec:
+def _by_hand(build: Callable[[Path], RawImages], layout: str, recipe: Recipe, prompts: str) -> DatasetSpec:
     """Test sets laid out by hand: one split, no download."""
-    return DatasetSpec(_told(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
+    return DatasetSpec(_announced(lambda root, split, download: build(root)), ("test",), layout, recipe, prompts, False)
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -263,38 +263,40 @@ DATASETS: dict[str, DatasetSpec] = {
         "eurosat",
         splits=("test",),
     ),
-    "imagenet": _own_files(
+    "imagenet": _by_hand(
         imagenet.open_imagenet,
         "imagenet/val/<WordNet id>/*.JPEG",
         IMAGENET,
         "imagenet_prompts.csv",
     ),
-    "imagenetv2": _own_files(
+    "imagenetv2": _by_hand(
         imagenet.open_imagenet_v2,
         "ImageNetV2-matched-frequency/<0 ... 999>/*.jpeg",
         IMAGENET,
         "imagenet_prompts.csv",
     ),
-    "imagenetA": _own_files(
+    "imagenetA": _by_hand(
         imagenet.open_imagenet_a,
         "imagenet-a/<WordNet id>/*.jpg",
         Recipe((100, 50, 10, 1), (50, 100, 500, 1000), "l2"),  # ours: of its 200 classes half go on, as of ImageNet's
         "imagenetA_prompts.csv",
     ),
-    "objectnet": _own_files(
+    "objectnet": _by_hand(
         imagenet.open_objectnet,
         "objectnet-1.0/images/<class>/*.png",
         Recipe((25, 10, 5, 1), (50, 100, 500, 1000), "l2"),
         "objectnet_prompts.csv",
     ),
-    "folder": _own(lambda root, split, **classes: open_own(root, **classes), ("test",), "<class name>/*.jpg (or .png, ...)"),
-    "hf": _own(open_hub, (), "a dataset saved to disk, parquet files, or images in folders", *OF_HUB),
-    "webdataset": _own(open_shards, (), "classnames.txt, <split>/nshards.txt and <split>/0.tar ... (or a single .tar)"),
-    "csv": _own(lambda root, split, **classes: open_csv(root, **classes), ("test",), "a CSV file with the columns path,label"),
+    "folder": _custom(
+        lambda root, split, **classes: open_custom(root, **classes), ("test",), "<class name>/*.jpg (or .png, ...)"
+    ),
+    "hf": _custom(open_hub, (), "a dataset saved to disk, parquet files, or images in folders", *OF_HUB),
+    "webdataset": _custom(open_shards, (), "classnames.txt, <split>/nshards.txt and <split>/0.tar ... (or a single .tar)"),
+    "csv": _custom(lambda root, split, **classes: open_csv(root, **classes), ("test",), "a CSV file with the columns path,label"),
 }
 
 
-OWN_FILES = (".csv", ".tar")  # a set of the user's own that is one file
+CUSTOM_FILES = (".csv", ".tar")  # a set of the user's own that is one file
 LONGEST_NAME = 100  # bytes, of a set: file systems take 255 with what --extra adds
 OF_IMAGENET = ("imagenet", "imagenetv2", "imagenetA", "objectnet")  # whose classes are ImageNet's, or are made of them
 
@@ -341,8 +343,8 @@ def _check_labels(name: str, data: ImageData) -> str | None:
     wrong = np.flatnonzero((data.labels < 0) | (data.labels >= n))
     if len(wrong):
         raise ValueError(f"image {wrong[0]} has the label {data.labels[wrong[0]]}, and the {n} classes are 0..{n - 1}")
-    expected, found = set(labels_of_classes(name, n).values()), set(data.labels.tolist())
-    lacking = [data.classes[label] for label in sorted(expected - found)]
+    expected, present = set(labels_of_classes(name, n).values()), set(data.labels.tolist())
+    lacking = [data.classes[label] for label in sorted(expected - present)]
     if not lacking or data.n_candidates:
         return None
     named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
@@ -361,25 +363,25 @@ def open_images(data: Data, dry_run: bool = False) -> ImageData:
     _check(data.dataset, data.split, data.download, ())
     fetch = f"--dataset {data.dataset} is not in {data.data_dir}, and a run fetches it there first"
     try:
-        found = open_dataset(data.dataset, data.split, None, data.data_dir, **more)
+        images = open_dataset(data.dataset, data.split, None, data.data_dir, **more)
     except FileNotFoundError as error:
         n = counts.n_images(data.dataset, data.split)
         if n is None:
             raise
         return Expected(n, class_names(data.dataset), fetch if data.download else str(error), data.download)
-    if data.download and data.split == "test" and isinstance(found.raw, shipped.Clothes):
-        return Expected(counts.FETCHED_FASHION_MNIST, found.classes, fetch, True)
-    return found
+    if data.download and data.split == "test" and isinstance(images.raw, shipped.Clothes):
+        return Expected(counts.FETCHED_FASHION_MNIST, images.classes, fetch, True)
+    return images
 
 
 def name_of(data: Data) -> str:
     """What run folders and results call the set that settings.Data names: one of the user's own by its place too, as in
     `folder_cats` of photos/cats; of a split `folder_cats_test`, of photos/cats/test."""
     spec = DATASETS.get(data.dataset)
-    if not (spec and spec.own and data.data_dir):
+    if not (spec and spec.custom and data.data_dir):
         return data.dataset
     place = Path(os.path.abspath(data.data_dir))
-    last = place.stem if place.suffix in OWN_FILES else place.name
+    last = place.stem if place.suffix in CUSTOM_FILES else place.name
     parts = [place.parent.name] if last in SPLITS else []
     called = "_".join(filter(None, [data.dataset, *parts, last, data.config_name]))
     called = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in called)
@@ -405,7 +407,7 @@ def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, err
     if download:
         return f"--dataset {name} --download: could not be fetched into {root} ({one_line(error)})"
     cause = one_line(error).split(" You can use download=True")[0]  # torchvision's advice, where ours is --download
-    where = "set --data_dir" if spec.own else "set --data_dir or DATASET_ROOT"
+    where = "set --data_dir" if spec.custom else "set --data_dir or DATASET_ROOT"
     fetch = ", or fetch it with --download" if spec.downloadable else ""
     return f"--dataset {name}: expected {spec.layout} in {Path(root)}; {where}{fetch} ({cause})"
 
@@ -465,7 +467,7 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     if not prompt_path:
         return table
     try:
-        names = _spoken(name, dataset.classes, "{}")[0] if DATASETS[name].own else dataset.classes
+        names = _spoken(name, dataset.classes, "{}")[0] if DATASETS[name].custom else dataset.classes
         return replace(table, notice=labels.disagreement(table.classnames, table.classidx, names))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -482,12 +484,12 @@ def _spoken(name: str, classes: Sequence[str], template: str | None) -> tuple[li
         raise ValueError(f"--dataset {name}: {error}: {how}") from None
 
 
-def templates_of(name: str, asked: str) -> list[str]:
+def templates_of(name: str, requested: str) -> list[str]:
     """What --templates names: CLIPS, or a text file of one template per line.
 
     Raises ValueError for a file that cannot be read, and as `clip_templates`.
     """
-    return clip_templates(name) if asked == CLIPS else read_templates(asked)
+    return clip_templates(name) if requested == CLIPS else read_templates(requested)
 
 
 def clip_templates(name: str) -> list[str]:

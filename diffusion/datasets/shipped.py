@@ -11,7 +11,7 @@ from diffusion.utils.paths import SHIPPED
 
 CLOTHES = SHIPPED / "datasets" / "FashionMNIST" / "raw"
 PARTS = {"test": "t10k", "validation": "validation"}  # split -> how the files begin
-TOLD = {
+DESCRIPTIONS = {
     "test": "shipped test images",
     "validation": "shipped validation images, which scripts/train_tiny.py leaves out",
 }
@@ -25,7 +25,7 @@ class Clothes(IdxImages):
     def __init__(self, split: str):
         super().__init__(CLOTHES, PARTS[split])
         why = " (no full copy under --data_dir / DATASET_ROOT)" if split == "test" else ""
-        self.notice = f"using the {len(self):,} {TOLD[split]}{why}"
+        self.notice = f"using the {len(self):,} {DESCRIPTIONS[split]}{why}"
 
 
 PAIRS = [(colour, noun) for noun in NOUNS for colour in COLOURS]  # label 6 i + j of Combos is item i in colour j
@@ -42,7 +42,7 @@ class Combos:
         self.clothes = Clothes(split)
         self.classes = [" ".join(pair) for pair in PAIRS]
         self.targets, self.numbers = self._deal(np.random.default_rng(seed))
-        self.notice = f"coloured items, made of the {len(self.clothes):,} {TOLD[split]}"
+        self.notice = f"coloured items, made of the {len(self.clothes):,} {DESCRIPTIONS[split]}"
 
     def _deal(self, rng) -> tuple[np.ndarray, np.ndarray]:
         """(labels, numbers of the item pictures), each noun's pictures dealt to its colours in random order."""
@@ -93,8 +93,8 @@ class Scenes:
         rng = np.random.default_rng(seed)
         self.targets = rng.choice(len(SCENES), self.N, replace=False)
         self.numbers, self.seeds = self._deal(rng), rng.integers(2**32, size=self.N)
-        told = f"{self.size:,} captions for each, of {len(SCENES):,}"
-        self.notice = f"scenes made of the {len(self.clothes):,} {TOLD['test']}, {told}"
+        message = f"{self.size:,} captions for each, of {len(SCENES):,}"
+        self.notice = f"scenes made of the {len(self.clothes):,} {DESCRIPTIONS['test']}, {message}"
 
     def _deal(self, rng) -> list[list[int]]:
         """Numbers of the two item pictures of every scene."""

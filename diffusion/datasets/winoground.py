@@ -170,10 +170,10 @@ def _check_fields(where: str, fields) -> None:
 def _find_image(folder: Path, stem: str, where: str) -> Path:
     """The first of the suffixes that exists; a name that has its suffix already is taken as it is."""
     names = [stem + suffix for suffix in SUFFIXES] + ([stem] if stem.lower().endswith(SUFFIXES) else [])
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         raise ValueError(f"{where} names the image {stem}, but there is no {folder / stem}.png (or {', '.join(SUFFIXES[1:])})")
-    return found
+    return path
 
 
 # ---------------------------------------------------------------- the hub
@@ -185,9 +185,9 @@ def open_hub(token: str | None) -> PairData:
     The hub's parquet conversion, and without one the repository's own examples.jsonl and images archive. Either is unpacked
     once, beside what was downloaded. Raises ValueError when the hub refuses, FileNotFoundError when it cannot be reached.
     """
-    own_files = ["*examples.jsonl", "*.zip", "*.tar", "*.tar.gz", "*.tgz"]
+    archives = ["*examples.jsonl", "*.zip", "*.tar", "*.tar.gz", "*.tgz"]
     problem = None
-    for revision, patterns, unpack in (("refs/convert/parquet", ["*.parquet"], _from_parquet), (None, own_files, _from_archive)):
+    for revision, patterns, unpack in (("refs/convert/parquet", ["*.parquet"], _from_parquet), (None, archives, _from_archive)):
         try:
             snapshot = _download(revision, patterns, token)
         except FileNotFoundError as error:
@@ -338,9 +338,9 @@ def correct(scores: dict[int, PairScores], mode: str = "conditional") -> dict[in
 
 def subsets(examples: list[Example], by_tag: bool = False) -> dict[str, list[int]]:
     """Name -> ids: Overall, the collapsed tags (the published ones first), and on request "Tag <tag>" of every tag."""
-    found = {e.collapsed_tag for e in examples if e.collapsed_tag}
+    tags = {e.collapsed_tag for e in examples if e.collapsed_tag}
     named = {"Overall": [e.id for e in examples]}
-    for name in [tag for tag in COLLAPSED_TAGS if tag in found] + sorted(found.difference(COLLAPSED_TAGS)):
+    for name in [tag for tag in COLLAPSED_TAGS if tag in tags] + sorted(tags.difference(COLLAPSED_TAGS)):
         named[name] = [e.id for e in examples if e.collapsed_tag == name]
     for tag in sorted({e.tag for e in examples if e.tag}) if by_tag else ():
         named[f"Tag {tag}"] = [e.id for e in examples if e.tag == tag]

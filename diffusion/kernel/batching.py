@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from diffusion.kernel.scores import Score
 
 Key = TypeVar("Key")
-Found = TypeVar("Found")  # what a classification returns
-Classification = Generator["Cells", "Tensor", Found]  # yields Cells and is sent their errors [R,S,...]
+Returned = TypeVar("Returned")  # what a classification returns
+Classification = Generator["Cells", "Tensor", Returned]  # yields Cells and is sent their errors [R,S,...]
 Evaluate = Callable[[list["Cells"]], Sequence["Tensor"]]  # cells of several images -> their errors, one piece [n,...] each
 
 
@@ -142,7 +142,7 @@ def _joined(parts: Sequence[Cells]) -> tuple[Tensor, Tensor, Tensor, Tensor, lis
     for part in parts:
         pair, row = part.place
         seen = slice(int(pair[0]), int(pair[-1]) + 1)
-        pairs.append(pair - pair[0] + sum(len(own) for own in t))
+        pairs.append(pair - pair[0] + sum(len(timesteps) for timesteps in t))
         rows += [part.rows[r] for r in row]
         t.append(part.t[seen])
         noise.append(part.noise(seen))
@@ -154,14 +154,14 @@ def _joined(parts: Sequence[Cells]) -> tuple[Tensor, Tensor, Tensor, Tensor, lis
 # ---------------------------------------------------------------- images in flight
 
 
-class InFlight(Generic[Key, Found]):
+class InFlight(Generic[Key, Returned]):
     """An image in work: its classification, the cells it waits for, and the pieces in which they were evaluated so far."""
 
     cells: Cells  # from the first request on
-    result: Found  # once it has ended without a problem
+    result: Returned  # once it has ended without a problem
     problem: Exception | None = None
 
-    def __init__(self, key: Key, classification: Classification[Found]):
+    def __init__(self, key: Key, classification: Classification[Returned]):
         self.key, self.classification = key, classification
         self.pieces: list[Tensor] = []
         self.done = 0
@@ -193,7 +193,7 @@ class InFlight(Generic[Key, Found]):
         start, self.done = self.done, min(self.done + most, len(self.cells))
         return self.cells.part(start, self.done)
 
-    def end(self) -> Found:
+    def end(self) -> Returned:
         """What the classification returned. Raises what it raised."""
         if self.problem:
             raise self.problem
@@ -201,23 +201,23 @@ class InFlight(Generic[Key, Found]):
 
 
 def together(
-    classifications: Iterable[tuple[Key, Classification[Found]]], n: int, size: Callable[[], int], evaluate: Evaluate
-) -> Iterator[tuple[Key, Callable[[], Found]]]:
+    classifications: Iterable[tuple[Key, Classification[Returned]]], n: int, size: Callable[[], int], evaluate: Evaluate
+) -> Iterator[tuple[Key, Callable[[], Returned]]]:
     """Runs classifications, n at once, and yields (key, end) as they end: end() is what one returned, or raises what it raised.
 
     classifications: begun when there is room. size() is how many cells a call of the network has at most; evaluate(parts) ->
     their errors, one piece each, is given full calls, those first that have waited longest, and less only where all that is
     requested is less.
     """
-    waiting: list[InFlight[Key, Found]] = []  # in the order of their requests
-    going: list[InFlight[Key, Found]] = []
+    waiting: list[InFlight[Key, Returned]] = []  # in the order of their requests
+    going: list[InFlight[Key, Returned]] = []
     classifications = iter(classifications)
     while True:
         while len(waiting) + len(going) < n and (begun := next(classifications, None)):
             going.append(InFlight(*begun))
         if not waiting + going:
             return
-        ended: list[InFlight[Key, Found]] = []
+        ended: list[InFlight[Key, Returned]] = []
         for image in going:
             (waiting if image.advance() else ended).append(image)
         going = []
@@ -228,7 +228,7 @@ def together(
             waiting = [image for image in waiting if image.left]
 
 
-def _evaluate_next(waiting: list[InFlight[Key, Found]], size: int, evaluate: Evaluate) -> None:
+def _evaluate_next(waiting: list[InFlight[Key, Returned]], size: int, evaluate: Evaluate) -> None:
     """Evaluates what fills calls."""
     requested = sum(image.left for image in waiting)
     room, parts = requested // size * size or requested, []

@@ -69,11 +69,11 @@ def paired_gaps(errors, winner: int) -> tuple[np.ndarray, np.ndarray]:
     tried is infinitely far above.
     """
     means, deviations = np.full(len(errors), np.inf), np.zeros(len(errors))
-    for k, own in enumerate(errors):
-        if not len(own):
+    for k, values in enumerate(errors):
+        if not len(values):
             continue
-        n = min(len(own), len(errors[winner]))
-        difference = np.asarray(own[:n], np.float64) - errors[winner][:n]
+        n = min(len(values), len(errors[winner]))
+        difference = np.asarray(values[:n], np.float64) - errors[winner][:n]
         means[k] = difference.mean()
         deviations[k] = difference.std(ddof=1) / math.sqrt(n) if n > 1 else 0.0
     return means, deviations
@@ -219,10 +219,10 @@ def chance_ece(confidence, right, seed: int = 0, draws: int = 1000) -> Chance:
     (1 + k) / (1 + draws), where k of the draws have an expected calibration error at least as large as the one found.
     """
     confidence, rng = np.asarray(confidence), np.random.default_rng(seed)
-    found = expected_calibration_error(confidence, right)
+    observed = expected_calibration_error(confidence, right)
     simulated = (rng.random(len(confidence)) < confidence for _ in range(draws))
     errors = np.array([expected_calibration_error(confidence, drawn) for drawn in simulated])
-    return Chance(float(errors.mean()), float((1 + (errors >= found).sum()) / (1 + draws)))
+    return Chance(float(errors.mean()), float((1 + (errors >= observed).sum()) / (1 + draws)))
 
 
 def brier(confidence, right) -> float:

@@ -137,8 +137,8 @@ def family_of(model_path: str, flag: str = "--model_path") -> Family:
     family = next((family for family in TEXT_TO_IMAGE if name in family.PIPELINES), None)
     if family is None and isinstance(name, str) and not name.startswith("StableDiffusion"):
         known = ", ".join(pipeline for family in TEXT_TO_IMAGE for pipeline in family.PIPELINES)
-        own_file = "load it in a Python file of your own (docs/own_model.md)"
-        raise ValueError(f"{flag} {model_path} is a {name}, and the known ones are {known}: {own_file}")
+        advice = "load it in a Python file of your own (docs/own_model.md)"
+        raise ValueError(f"{flag} {model_path} is a {name}, and the known ones are {known}: {advice}")
     return family or TEXT_TO_IMAGE[0]
 
 

@@ -16,7 +16,7 @@ ALL_FILTERS = "all three"  # the row of print_laion.py that Table 2 is about
 
 
 @dataclass(frozen=True)
-class Found:
+class Reproduced:
     """What a run at hand says. evaluations: the mean per image, None where nothing counts them."""
 
     estimate: Estimate
@@ -34,7 +34,7 @@ class Row:
     method, column: where it stands in its table
     words: the command line from the script on; empty where no command of this suite makes it
     made: the run folder, or the file, that it leaves below LOG_DIR
-    read: folder or file -> Found; None for a picture
+    read: folder or file -> Reproduced; None for a picture
     price, n: network evaluations per image, and images; before: evaluations before the first image, at most
     published: the paper's value, in percent or evaluations; about: what else is to be said of it
     """
@@ -43,7 +43,7 @@ class Row:
     column: str
     words: tuple[str, ...]
     made: str
-    read: Callable[[Path], Found] | None
+    read: Callable[[Path], Reproduced] | None
     price: int = 0
     n: int = 0
     before: int = 0
@@ -61,7 +61,7 @@ class Row:
             return self.wanted(None)
         return len(run_folder.list_records(self.place))
 
-    def found(self) -> Found | None:
+    def reproduced(self) -> Reproduced | None:
         """None where nothing is there yet. Raises ValueError or OSError for what cannot be read."""
         return self.read(self.place) if self.words and self.read and self.done else None
 
@@ -86,7 +86,7 @@ class Row:
         return self.price > 0 and self.words[0] != "run_winoground.py"
 
 
-def told(words) -> str:
+def command_line(words) -> str:
     """A command line to be copied."""
     return commands.typed(shlex.join(("python", *words)))
 
@@ -104,55 +104,56 @@ class Target:
 # ---------------------------------------------------------------- reading what is there
 
 
-def accuracy(name: str) -> Callable[[Path], Found]:
+def accuracy(name: str) -> Callable[[Path], Reproduced]:
     """By a name of results.accuracies, of a run folder of classifications."""
 
-    def read(folder: Path) -> Found:
-        told = results.of_folder(folder)
-        low, high = told["intervals"][name]
-        return Found(Estimate(told["metrics"][name], low, high, told["n"]), told["evaluations"])
+    def read(folder: Path) -> Reproduced:
+        result = results.of_folder(folder)
+        low, high = result["intervals"][name]
+        return Reproduced(Estimate(result["metrics"][name], low, high, result["n"]), result["evaluations"])
 
     return read
 
 
-def evaluations(folder: Path) -> Found:
+def evaluations(folder: Path) -> Reproduced:
     """The mean per image in place of a proportion, with no interval."""
-    told = results.of_folder(folder)
-    return Found(Estimate(told["evaluations"], told["evaluations"], told["evaluations"], told["n"]), told["evaluations"])
+    result = results.of_folder(folder)
+    mean = result["evaluations"]
+    return Reproduced(Estimate(mean, mean, mean, result["n"]), mean)
 
 
-def dit_column(name: str) -> Callable[[Path], Found]:
+def dit_column(name: str) -> Callable[[Path], Reproduced]:
     """By a column of Table 5, of a folder with records of all classes over a grid."""
 
-    def read(folder: Path) -> Found:
+    def read(folder: Path) -> Reproduced:
         config = tables.config_of(folder)
         columns = dit_columns.read(folder, config, config["identity"].get("dataset"))
         by_column = dit_columns.accuracies(columns.preds, columns.labels)
         if name not in by_column:
             raise ValueError(f"{folder} has no numbers for {name}: its records keep squared errors alone")
-        return Found(by_column[name], columns.evaluations / len(columns.preds))
+        return Reproduced(by_column[name], columns.evaluations / len(columns.preds))
 
     return read
 
 
-def text_score(tag: str) -> Callable[[Path], Found]:
+def text_score(tag: str) -> Callable[[Path], Reproduced]:
     """Reads the text score of the caption pairs with a tag, or Overall; whose tags the set itself has to say."""
 
-    def read(folder: Path) -> Found:
+    def read(folder: Path) -> Reproduced:
         config = tables.config_of(folder)
         data = winoground.open_pairs(config["identity"].get("dataset", "winoground"), config.get("options", {}).get("data_dir"))
         right = winoground.correct(run_folder.load_pairs(folder, []), winoground.SCORE_MODES[0])
         scores = winoground.summarise(right, winoground.subsets(data.examples))
         if tag not in scores:
             raise ValueError(f"{folder} has no example with the tag {tag}")
-        return Found(scores[tag]["text"])
+        return Reproduced(scores[tag]["text"])
 
     return read
 
 
-def laion_share(path: Path) -> Found:
+def laion_share(path: Path) -> Reproduced:
     """Reads the share in a table that print_laion.py wrote."""
     with open(path, newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["filter"] == ALL_FILTERS)
     value, low, high = (float(row[f"share{end}"]) for end in ("", "_low", "_high"))
-    return Found(Estimate(value, low, high, int(row["share_n"])))
+    return Reproduced(Estimate(value, low, high, int(row["share_n"])))

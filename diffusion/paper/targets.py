@@ -243,7 +243,7 @@ def table7() -> Target:
     for dataset, number in published.TABLE_7.items():
         size = min(USUAL, n_classes(dataset))
         recipe = recipe_of(dataset)
-        recipe = recipe.among(size) if size < n_classes(dataset) else recipe
+        recipe = recipe.restrict(size) if size < n_classes(dataset) else recipe
         chosen, (n, few) = Stages(recipe.to_keep, recipe.n_samples), images_of(dataset)
         model = settings.TextToImage(img_size=512)
         folder = run_folder.adaptive_folder(Path(), dataset, None, model, chosen, recipe.loss, f"_shortlist{size}_clip_RN50")

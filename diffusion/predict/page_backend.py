@@ -45,7 +45,7 @@ def read_picture(path: str | Path) -> Picture:
         with Image.open(path) as file:
             width, height = file.size
         if width * height <= MOST_PIXELS:
-            image = pictures.open_rgb(path, own=True)
+            image = pictures.open_rgb(path, custom=True)
     except (UnidentifiedImageError, FileNotFoundError):
         raise ValueError("this file is no picture that can be read: take a PNG, JPEG or WebP") from None
     except Exception as error:  # for broken files Pillow raises nearly anything
@@ -60,11 +60,11 @@ def read_picture(path: str | Path) -> Picture:
 def shipped_pictures() -> list[tuple[str, Picture, list[str]]]:
     """Some test pictures that ship: what each shows, the picture, and labels to try on it."""
     clothes, combos = shipped.Clothes("test"), shipped.Combos("test")
-    found = [(item, _first(clothes, NOUNS.index(item)), list(NOUNS)) for item in ITEMS]
+    examples = [(item, _first(clothes, NOUNS.index(item)), list(NOUNS)) for item in ITEMS]
     for name in COLOURED:
         noun = name.split()[1]
-        found.append((name, _first(combos, combos.classes.index(name)), [f"{colour} {noun}" for colour in COLOURS]))
-    return found
+        examples.append((name, _first(combos, combos.classes.index(name)), [f"{colour} {noun}" for colour in COLOURS]))
+    return examples
 
 
 def _first(data, label: int) -> Picture:
@@ -105,9 +105,9 @@ class Offer:
 
     def identity(self, table: prompts.PromptTable) -> dict:
         """What the numbers depend on, for a fit of probabilities."""
-        own = {"loss": self.loss, "weights": self.source.identity()}
-        own |= {"prompts": fingerprint(table.prompts, table.classidx)}
-        return self.model.identity() | self.strategy(len(table.prompts)).identity() | own
+        extra = {"loss": self.loss, "weights": self.source.identity()}
+        extra |= {"prompts": fingerprint(table.prompts, table.classidx)}
+        return self.model.identity() | self.strategy(len(table.prompts)).identity() | extra
 
     @cached_property
     def _denoiser(self):

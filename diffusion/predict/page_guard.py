@@ -49,13 +49,13 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         headers = {name.lower(): value.decode("latin1") for name, value in scope["headers"]}
-        if headers.get(b"host") not in self.hosts or not self._own(headers.get(b"origin")):
+        if headers.get(b"host") not in self.hosts or not self._same_origin(headers.get(b"origin")):
             return await _refuse(send, 403, "this page answers its own requests only")
         if scope.get("method") != "POST" or not scope["path"].rstrip("/").endswith("/upload"):
             return await self.app(scope, receive, send)
         return await self._upload(headers.get(b"content-length", ""), scope, receive, send)
 
-    def _own(self, origin: str | None) -> bool:
+    def _same_origin(self, origin: str | None) -> bool:
         return origin is None or (origin.removeprefix("http://") in self.hosts and origin.startswith("http://"))
 
     async def _upload(self, length: str, scope, receive, send):

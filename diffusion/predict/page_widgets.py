@@ -32,21 +32,21 @@ def race_table(standing: Round, names: Sequence[str]) -> pages.Table:
     both saw, two standard errors either way, and when it was dropped. names: of the rows."""
     result = standing.result
     gaps, errors = calibration.paired_gaps(result.compared, result.winner)
-    alive, fell = set(standing.alive), result.fell or {}
+    alive, dropped = set(standing.alive), result.dropped or {}
     rows = sorted(result.errors, key=lambda row: (row not in alive, -len(result.errors[row]), gaps[row], row))
     shown = rows[:MOST_ROWS]
     marks = [Interval(gaps[row], gaps[row] - 2 * errors[row], gaps[row] + 2 * errors[row]) for row in shown]
     ends = [end for mark in marks for end in (mark.low, mark.high)]
-    cells = [[names[row], len(result.errors[row]), _fate(row, result.winner, alive, fell)] for row in shown]
+    cells = [[names[row], len(result.errors[row]), _fate(row, result.winner, alive, dropped)] for row in shown]
     left = f"And {len(rows) - len(shown)} labels more. " if len(rows) > len(shown) else ""
     span = (min(0.0, *ends), max(0.0, *ends) or 1.0)
     kinds = ["" if row in alive else "out" for row in shown]
     return pages.Table("The race", ["label", "seen", "dropped"], cells, left + BARS, marks, span, kinds)
 
 
-def _fate(row: int, winner: int, alive: set[int], fell: dict[int, int]) -> str:
-    if row in fell:
-        return f"round {fell[row]}"
+def _fate(row: int, winner: int, alive: set[int], dropped: dict[int, int]) -> str:
+    if row in dropped:
+        return f"round {dropped[row]}"
     return "leads" if row == winner else "" if row in alive else "yes"
 
 
@@ -55,13 +55,13 @@ def race(standing: Round, names: Sequence[str]) -> str:
     return "<h3>The race</h3>" + pages.table_html(table) + pages.note(table)
 
 
-def ranking(prediction: Prediction, told: str) -> str:
-    """Labels by probability. told: what the probabilities are"""
+def ranking(prediction: Prediction, message: str) -> str:
+    """Labels by probability. message: what the probabilities are"""
     shown = prediction.candidates[:MOST_ROWS]
     cells = [[c.label, f"{c.probability:.4f}", f"{c.error:.5f}"] for c in shown]
     marks = [Interval(c.probability, c.probability, c.probability) for c in shown]
     left = len(prediction.candidates) - len(shown)
-    note = told + (f". And {left} labels more" if left else "")
+    note = message + (f". And {left} labels more" if left else "")
     table = pages.Table("Ranking", ["label", "probability", "mean error"], cells, note, marks)
     return "<h3>Ranking</h3>" + pages.table_html(table) + pages.note(table)
 
@@ -91,10 +91,10 @@ def error_map(image, advantage: np.ndarray, first: str, second: str) -> str:
     """An image [3,H,W] in [-1,1] as the model sees it, alone and under the map [h,w] of the second label's squared error less the
     first one's."""
     drawn = [_picture(image, np.zeros((1, 1)), 1.0), _picture(image, advantage, np.abs(advantage).max() or 1.0)]
-    told = ["What the model sees", f"Green: {first} has the lower squared error. Pink: {second} has it."]
+    message = ["What the model sees", f"Green: {first} has the lower squared error. Pink: {second} has it."]
     shown = "".join(
         f'<figure><img src="{uri}" alt="{escape(text)}"><figcaption class="note">{escape(text)}</figcaption></figure>'
-        for uri, text in zip(drawn, told, strict=True)
+        for uri, text in zip(drawn, message, strict=True)
     )
     return f'<h3>Where the first two labels disagree</h3><div class="pair">{shown}</div>'
 

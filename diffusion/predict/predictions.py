@@ -69,11 +69,11 @@ class Prediction:
 def predict(result: Result, names: Mapping[int, str], fit: Fit | None = None) -> Prediction:
     """names: label -> its name; fit: of the probabilities, None: the softmax of the errors as they are."""
     probabilities = result.probabilities(fit or UNCALIBRATED)
-    found = (
+    candidates = (
         Candidate(names[label], probabilities[label], row, float(result.means[row]), len(result.errors[row]))
         for label, row in result.best_rows.items()
     )
-    ranked = sorted(found, key=lambda candidate: -candidate.probability)  # stable: of equal ones the classifier's better is first
+    ranked = sorted(candidates, key=lambda one: -one.probability)  # stable: of equal ones the classifier's better is first
     return Prediction(tuple(ranked), result.evaluations, result.seconds)
 
 
@@ -120,15 +120,15 @@ def read_rows(path: Path, labels: Sequence[str]) -> tuple[list[str], list[dict]]
         convert = [as_written.get(name, lambda cell: float(cell) if cell else None) for name in header]
         cells = [[to(cell) for to, cell in zip(convert, row, strict=True)] for row in rows]
     except (ValueError, csv.Error) as error:
-        told = f"{path} is no table of predictions of these labels ({one_line(error)}): name another file with -o"
-        raise ValueError(told) from None
+        message = f"{path} is no table of predictions of these labels ({one_line(error)}): name another file with -o"
+        raise ValueError(message) from None
     return header, [dict(zip(header, row, strict=True)) for row in cells]
 
 
 # ---------------------------------------------------------------- a fit
 
 
-def probabilities_told(fit: Fit | None) -> str:
+def probabilities_text(fit: Fit | None) -> str:
     """What the probabilities are, in a line."""
     if fit:
         return f"Probabilities: fitted on {fit.n:,} images"

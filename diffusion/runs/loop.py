@@ -55,19 +55,19 @@ def tell_reading(folder) -> None:
 
 
 class Network(NamedTuple):
-    """What an image is evaluated with. found: what --batch_size auto found, else None; in_flight: how many images at once."""
+    """What an image is evaluated with. batch_size: what auto found, else None; in_flight: how many images at once."""
 
     denoiser: Any
     conditions: Any  # of all candidates
     batch: Any  # kernel.Batch
-    found: int | None
+    batch_size: int | None
     in_flight: int = 1
 
     @property
     def about(self) -> dict:
         """What config.json says of it."""
         levels, space = len(self.denoiser.levels), self.denoiser.space
-        return {"n_levels": levels, "error_space": space, "batch_size_found": self.found}
+        return {"n_levels": levels, "error_space": space, "batch_size_found": self.batch_size}
 
 
 def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
@@ -82,22 +82,22 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
 
     denoiser = load(running.device, dtype, running.compile)
     log.info("Embedding %s candidates ...", f"{len(candidates):,}")
-    conditions, found, asked = denoiser.embed(candidates), None, running.images_in_flight
+    conditions, batch_size, requested = denoiser.embed(candidates), None, running.images_in_flight
     if running.batch_size == "auto":
-        useful *= batching.width(asked, running.device, tuning.MOST) or 1
+        useful *= batching.width(requested, running.device, tuning.MOST) or 1
         log.info("Finding the batch size ...")
-        found = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
-        print(f"Batch size: {found}", flush=True)
-    batch = blocks.Batch(found or running.batch_size)
-    in_flight = batching.width(asked, running.device, batch.size) or 1
-    if asked == "auto":
+        batch_size = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
+        print(f"Batch size: {batch_size}", flush=True)
+    batch = blocks.Batch(batch_size or running.batch_size)
+    in_flight = batching.width(requested, running.device, batch.size) or 1
+    if requested == "auto":
         print(f"Images in flight: {in_flight}", flush=True)
     if running.compile:
         log.info("Compiling ...")
         start = time.perf_counter()
         _compile(denoiser, conditions, latent_shape, running.device, batch.size, in_flight > 1)
         print(f"Compiled in {time.perf_counter() - start:.0f} s", flush=True)
-    return Network(denoiser, conditions, batch, found, in_flight)
+    return Network(denoiser, conditions, batch, batch_size, in_flight)
 
 
 def _zeros(n: int, latent_shape, device: str):
@@ -212,23 +212,22 @@ def in_turn(images, most: int):
         yield index, lambda image=image: image, label
 
 
-def work_through(running, dataset, todo: list[int], done: dict, work, told=lambda tally: None, through=in_turn) -> Ended:
+def work_through(running, dataset, todo: list[int], done: dict, work, report=lambda tally: None, through=in_turn) -> Ended:
     """Loads the images of `todo` and calls work(index, image, label) -> outcome for each, under a progress bar.
 
     through(images, most) makes something of images (index, image, label), of which it may hold `most` at once, and yields
     (index, call, label) as they end; what call() returns is given to `work` in place of the image.
     An image that could not be read, or whose errors are not finite, is a failure; the others go on. A record that cannot be
-    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds; told: is called with the
-    Tally of this process after each image. Under torchrun all
-    processes work on the todo of rank 0, which returns the end of the whole run, with everyone's outcomes in `done`; the failures
-    are then its to tell.
+    written ends the work. running: settings.Running; done: outcomes of earlier runs, to which work adds; report: is called
+    with the Tally of this process after each image. Under torchrun all processes work on the todo of rank 0, which returns the
+    end of the whole run, with everyone's outcomes in `done`; the failures are then its to tell.
     """
     share, before = team().share(todo), set(done)
     most = -(-len(share) // team().size)  # nobody holds images back that others could take
     images = loader.load_images(dataset, share, min(share.loaders, loader.processes(running.device)))
     with StopBetweenImages() as stop:
         with progress(len(share)) as bar:
-            part = _Part(dataset, share, bar, told, Tally(done.values() if running.load_stats else ()))
+            part = _Part(dataset, share, bar, report, Tally(done.values() if running.load_stats else ()))
             with closing(through(part.readable(images, stop), most=most)) as ended:
                 for index, call, label in ended:
                     try:
@@ -250,8 +249,8 @@ def work_through(running, dataset, todo: list[int], done: dict, work, told=lambd
 class _Part:
     """This process's part of a run: its tally, the indices that it has finished, failures, what was not written."""
 
-    def __init__(self, dataset, share, bar, told, tally: Tally):
-        self.dataset, self.share, self.bar, self.told, self.tally = dataset, share, bar, told, tally
+    def __init__(self, dataset, share, bar, report, tally: Tally):
+        self.dataset, self.share, self.bar, self.report, self.tally = dataset, share, bar, report, tally
         self.seen: list[int] = []
         self.failures: dict[int, str] = {}
         self.unwritten: str | None = None
@@ -262,7 +261,7 @@ class _Part:
         self.seen.append(index)
         self.bar.set_postfix(self.tally.postfix(), refresh=False)
         self.bar.update(self.share.finish() - self.bar.n)
-        self.told(self.tally)
+        self.report(self.tally)
 
     def readable(self, images, stop: StopBetweenImages) -> Iterator[tuple]:
         """(index, image, label) of those that could be read, until a signal asks for no more; the others end here."""

@@ -48,9 +48,9 @@ def print_price(price: int, n: int, at_most=False, unit="image", more="", usual:
     print(f"Price: {most}{price:,} network evaluations per {unit}, {price * n:,} in all{hours(price * n, rate)}{more}")
     if usual and least(price, usual) < price:
         grid = MEASURED_TIMESTEPS * usual.candidates
-        told = f"the shipped model took {usual.measured:,} of {grid:,} with {usual.candidates:,} candidates"
+        message = f"the shipped model took {usual.measured:,} of {grid:,} with {usual.candidates:,} candidates"
         in_all = usual.evaluations * n
-        print(f"Usually: about {usual.evaluations:,} per {unit}, {in_all:,} in all{hours(in_all, rate)} ({told})")
+        print(f"Usually: about {usual.evaluations:,} per {unit}, {in_all:,} in all{hours(in_all, rate)} ({message})")
     sys.stdout.flush()
 
 
@@ -70,12 +70,12 @@ def cpu_notice(source, img_size: int, device: str, evaluations: int, unit="image
     if not device.startswith("cpu") or size is None or size < LARGE_GFLOP:
         return None
     n_cores = devices.n_cores()
-    time = told_time(evaluations * size / (CPU_GFLOPS * n_cores))
+    time = time_text(evaluations * size / (CPU_GFLOPS * n_cores))
     rate = f"{size:,.0f} GFLOP per evaluation, at a rough {CPU_GFLOPS} GFLOP/s a core"
     return f"about {time} per {unit} on {n_cores} CPU cores ({rate}); a GPU is meant for this"
 
 
-def told_time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """`15 minutes`, `2.3 hours`, `4 days`."""
     for unit, length, digits in (("days", 86_400, 0), ("hours", 3600, 1), ("minutes", 60, 0)):
         if seconds >= 1.5 * length:

@@ -142,8 +142,8 @@ def check_config(folder: Path, identity: dict, options: Mapping = MappingProxyTy
     then, now = config.get("options", {}), json.loads(json.dumps(dict(options)))
     differing = [k for k in {**saved, **identity} if saved.get(k) != identity.get(k)]
     if differing:
-        told = ", ".join(f"{k} ({_difference(k, saved.get(k), identity.get(k), then, now)})" for k in differing)
-        raise ValueError(f"{folder} holds another run, which differs in {told}. Use its settings, or {elsewhere}")
+        message = ", ".join(f"{k} ({_difference(k, saved.get(k), identity.get(k), then, now)})" for k in differing)
+        raise ValueError(f"{folder} holds another run, which differs in {message}. Use its settings, or {elsewhere}")
 
 
 def _difference(key: str, saved, identity, then: dict, now: dict) -> str:
@@ -243,7 +243,7 @@ def _plain_types(hint) -> type | tuple[type, ...]:
     return plain if is_union else plain[0]
 
 
-def found_batch_size(folder: Path) -> int | None:
+def known_batch_size(folder: Path) -> int | None:
     """What --batch_size auto found at an earlier start of the run in this folder."""
     return (read_config(folder) or {}).get("batch_size_found")
 
@@ -413,7 +413,7 @@ def _load(path: Path, convert, unreadable: list | None = None):
         return None
 
 
-def unreadable_told(unreadable: list[str], ending: str) -> str | None:
+def unreadable_message(unreadable: list[str], ending: str) -> str | None:
     """One line that counts records and names the first few; None without any. ending: what becomes of them."""
     if not unreadable:
         return None
@@ -431,14 +431,14 @@ def record_of(result, keys, label: int) -> dict:
     t = torch.from_numpy(result.t)
     errors = {keys[row]: {"t": t[: len(e)].clone(), "pred_errors": torch.from_numpy(e)} for row, e in result.errors.items()}
     record = {"errors": errors, "pred": result.label, "label": label} | _cost(result)
-    if result.fell is not None:
-        record["fell"] = {keys[row]: number for row, number in sorted(result.fell.items())}
+    if result.dropped is not None:
+        record["fell"] = {keys[row]: number for row, number in sorted(result.dropped.items())}
     return record | {"seconds": result.seconds}
 
 
 def _cost(result) -> dict:
     """The evaluations of an image, where a record's reader may not know them by its errors."""
-    return {"evaluations": result.evaluations} if result.fell is not None or result.empty else {}
+    return {"evaluations": result.evaluations} if result.dropped is not None or result.empty else {}
 
 
 def sums_of(result, classes: list[int], label: int, with_terms: bool) -> dict:
@@ -497,7 +497,7 @@ def load_classifications(paths: dict, convert, unreadable: list | None = None) -
         return _load(path, lambda record: convert(key, rules[path.parent].check(record)), unreadable)
 
     loaded = ((key, load(key, path)) for key, path in paths.items() if os.path.lexists(path))
-    return {key: found for key, found in loaded if found is not None}
+    return {key: converted for key, converted in loaded if converted is not None}
 
 
 def rules_of(folder: Path) -> schema.Rules:
@@ -515,8 +515,8 @@ def read_outcomes(folder: Path, unreadable: list) -> dict[int, Outcome]:
 
 def list_records(folder: Path) -> dict[int, Path]:
     """index -> path of every record in the folder, ascending."""
-    found = {number_of(path.stem): path for path in sorted(Path(folder).glob("*.pt"))}
-    return {index: found[index] for index in sorted(index for index in found if index is not None)}
+    paths = {number_of(path.stem): path for path in sorted(Path(folder).glob("*.pt"))}
+    return {index: paths[index] for index in sorted(index for index in paths if index is not None)}
 
 
 def _numpy_scalar_parts():

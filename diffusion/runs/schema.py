@@ -149,10 +149,10 @@ def _check_errors(errors: Any) -> None:
 
 def _check_race(record: dict) -> None:
     """Evaluations, and candidate -> round in which it was dropped, where a record says so."""
-    fell = record.get("fell") or {}
-    if not isinstance(fell, dict) or not set(fell) <= set(_keys(record)):
+    dropped = record.get("fell") or {}
+    if not isinstance(dropped, dict) or not set(dropped) <= set(_keys(record)):
         raise ValueError("rounds of other candidates than it has errors of")
-    for number in (*fell.values(), record.get("evaluations", 0)):
+    for number in (*dropped.values(), record.get("evaluations", 0)):
         _whole(number, "rounds or evaluations")
 
 
@@ -187,11 +187,11 @@ class Wanted:
     def check(self, record: dict, label: int, keys: Sequence | None = None) -> None:
         """record: as `check_classification` returns it; label: the data set's; keys: of the rows that compete for it, None:
         all. Raises ValueError for one of another run."""
-        found = _keys(record)
+        present = _keys(record)
         wanted = list(self.keys if keys is None else keys)
         if record["label"] != label:
             raise ValueError(f"its label is {record['label']}, the data set's {label}")
-        known = set(found) <= set(wanted) if self.partial else found == wanted
+        known = set(present) <= set(wanted) if self.partial else present == wanted
         if not known or record["pred"] not in self.class_of:
             raise ValueError("it is about other candidates")
         if any(t.tolist() != self.t[: len(t)].tolist() for t, _ in _parts(record)):
@@ -249,12 +249,12 @@ def wrong_key(config: dict, option_types: dict) -> str | None:
     return wrong or _wrong_candidates(config.get("candidates"))
 
 
-def _wrong_types(found: dict, wanted: dict, where: str = "") -> str | None:
+def _wrong_types(content: dict, wanted: dict, where: str = "") -> str | None:
     """The first of these keys whose value has another type. Null is what an option has that was not given."""
     for name, kind in wanted.items():
-        value = found.get(name)
+        value = content.get(name)
         fits = (value is None and where) or isinstance(value, kind) or (kind is float and type(value) is int)
-        if name in found and (not fits or (type(value) is bool and kind is int)):
+        if name in content and (not fits or (type(value) is bool and kind is int)):
             return f"{where}{name} is {value!r}"
         if kind is list and not all(type(part) is int for part in value or ()):
             return f"{where}{name} is {value!r}"

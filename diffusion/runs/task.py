@@ -134,7 +134,7 @@ class Task(ABC):
         `options`; cost: at_most, usual and more, of `printing.announce`."""
         loop.tell_reading(self.folder)
         counts, more = self.counts, len(self.folders) - 1
-        notices = (*notices, run_folder.unreadable_told(self.unreadable, "redone"))
+        notices = (*notices, run_folder.unreadable_message(self.unreadable, "redone"))
         folder = f"{self.folder} and {more} more" if more else self.folder
         printing.announce(self.options | dict(shown or {}), about, notices, folder, counts, self.price, unit=self.UNIT, **cost)
 

@@ -52,12 +52,12 @@ class Tracker:
             accuracy = {"accuracy": tally.right / tally.counted} if tally.counted else {}
             self._call("log", accuracy | {"evaluations_per_second": tally.evaluations / tally.seconds}, step=tally.done)
 
-    def end(self, found: dict) -> None:
+    def end(self, result: dict) -> None:
         """The metrics of a results file with their intervals, n and evaluations; empty where nothing was found."""
-        if found:
-            ends = {f"{name}_{end}": value for name, pair in found["intervals"].items()
+        if result:
+            ends = {f"{name}_{end}": value for name, pair in result["intervals"].items()
                     for end, value in zip(("low", "high"), pair, strict=True)}  # fmt: skip
-            self._call("log", found["metrics"] | ends | {name: found[name] for name in ("n", "evaluations")})
+            self._call("log", result["metrics"] | ends | {name: result[name] for name in ("n", "evaluations")})
         self._call("finish")
 
     def _call(self, method: str, *words: Any, **named: Any) -> None:

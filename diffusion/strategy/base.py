@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
     errors: dict[int, Errors]
     winner: int
-    fell: dict[int, int] | None = None
+    dropped: dict[int, int] | None = None
 
 
 Elimination = Generator[Request, npt.ArrayLike, Outcome]  # `errors = yield rows, pairs`, errors [len(rows), n]
@@ -123,12 +123,12 @@ class Strategy(ABC):
         """What a record's numbers depend on, as JSON values."""
         return {"strategy": self.NAME} | dataclasses.asdict(self)
 
-    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Strategy":
+    def bind(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Strategy":
         """Once the network is there: class_of, label of each of the K candidates; embeddings() -> what tells them apart for it,
         float32 [K,D]. Raises ValueError where a strategy cannot do with these."""
         return self
 
-    def among(self, rows: Sequence[int]) -> "Strategy":
+    def restrict(self, rows: Sequence[int]) -> "Strategy":
         """For an image that these of the candidates compete for."""
         return self
 

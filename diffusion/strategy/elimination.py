@@ -18,12 +18,12 @@ Request = tuple[list[int], slice]  # candidates, and the (timestep, noise) pairs
 
 Requested = TypeVar("Requested")
 Reply = TypeVar("Reply")
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 Yielded = TypeVar("Yielded")
 Sent = TypeVar("Sent")
 
 
-def drive(requests: Generator[Requested, Reply, Found], answer: Callable[[Requested], Reply]) -> Found:
+def drive(requests: Generator[Requested, Reply, Returned], answer: Callable[[Requested], Reply]) -> Returned:
     """What a generator of requests returns when each is answered by answer(request)."""
     reply: Any = None  # which starts a generator, whatever it is sent later
     while True:
@@ -35,8 +35,8 @@ def drive(requests: Generator[Requested, Reply, Found], answer: Callable[[Reques
 
 
 def relay(
-    requests: Generator[Requested, Reply, Found], answer: Callable[[Requested], Generator[Yielded, Sent, Reply]]
-) -> Generator[Yielded, Sent, Found]:
+    requests: Generator[Requested, Reply, Returned], answer: Callable[[Requested], Generator[Yielded, Sent, Reply]]
+) -> Generator[Yielded, Sent, Returned]:
     """`drive` where answers are generators themselves: what answer(request) yields is yielded, what it returns is sent."""
     reply: Any = None  # which starts a generator, whatever it is sent later
     while True:
@@ -49,7 +49,7 @@ def relay(
 
 def means_of(errors: Sequence[Errors]) -> Floats:
     """Mean of every candidate's errors, float64 [K], of K arrays [n]; inf of one that was never tried."""
-    return np.array([own.mean(dtype=np.float64) if len(own) else np.inf for own in errors])
+    return np.array([row.mean(dtype=np.float64) if len(row) else np.inf for row in errors])
 
 
 def run_stages(

@@ -59,9 +59,9 @@ class LevelWeights(Fitted):
 
     def check_content(self) -> None:
         super().check_content()
-        found = self.coefficients
-        if not (isinstance(found, list | tuple) and len(found) == DEGREE and all(map(_is_coefficient, found))):
-            raise ValueError(f"coefficients must be {DEGREE} numbers from {-MOST:g} to {MOST:g}, not {json.dumps(found)[:60]}")
+        values = self.coefficients
+        if not (isinstance(values, list | tuple) and len(values) == DEGREE and all(map(_is_coefficient, values))):
+            raise ValueError(f"coefficients must be {DEGREE} numbers from {-MOST:g} to {MOST:g}, not {json.dumps(values)[:60]}")
         if type(self.n) is not int or self.n < 1:
             raise ValueError(f"{self.n!r} is no number of images")
         if not set(self.ALWAYS_SAID) <= set(self.about) <= set(self.BELONGS_TO):

@@ -27,7 +27,7 @@ SHIPPED = {"imagenet": ("imagenet", "imagenetv2", "imagenetA"), "objectnet": ("o
 class OpenRace(Strategy):
     """A race (`run_open_race`, `race.LevelRule`) that candidates enter by what is expected of them.
 
-    guide: of all K candidates, surrogates.Guide; there once the strategy is `informed`
+    guide: of all K candidates, surrogates.Guide; there once the strategy is bound to them by `bind`
     """
 
     representatives: int = option(48, "candidates that are tried first, spread among all", least=3)
@@ -59,8 +59,8 @@ class OpenRace(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.race_plan(self.max_samples, self.n_trials, n_levels)
 
-    def among(self, rows: Sequence[int]) -> "Self":
-        return dataclasses.replace(self, guide=self._known.among(rows))
+    def restrict(self, rows: Sequence[int]) -> "Self":
+        return dataclasses.replace(self, guide=self._known.restrict(rows))
 
     @property
     def _known(self) -> surrogates.Guide:
@@ -100,7 +100,7 @@ class SurrogateRace(OpenRace):
     LOWEST_WINS: ClassVar = True
     MEASURED: ClassVar = {10: 109, 60: 588, 250: 1_099, 1_000: 1_624}
 
-    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
+    def bind(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
         return dataclasses.replace(self, guide=surrogates.LinearGuide(surrogates.principal(embeddings(), PARTS)))
 
 
@@ -141,7 +141,7 @@ class TreeRace(OpenRace):
         if self.tree is not None and (lacking := sorted(set(class_of) - set(self.read().leaves))):
             raise ValueError(f"--tree {self.tree} lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
 
-    def informed(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
+    def bind(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> "Self":
         return dataclasses.replace(self, guide=surrogates.TreeGuide(self._distances(class_of, embeddings)))
 
     def _distances(self, class_of: Sequence[int], embeddings: Callable[[], np.ndarray]) -> np.ndarray:

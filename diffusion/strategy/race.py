@@ -33,7 +33,7 @@ def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule) -> R
     """
     alive = list(range(len(class_of)))
     errors = dict.fromkeys(alive, NEVER)
-    fell: dict[int, int] = {}
+    dropped: dict[int, int] = {}
     seen = 0
     for number, end in enumerate(ends, 1):
         if seen and len({class_of[row] for row in alive}) == 1:  # else one class alone would have no error
@@ -41,9 +41,9 @@ def run_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule) -> R
         append_errors(errors, alive, (yield alive, slice(seen, end)))
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse: Iterable[bool] = clearly_worse(values) if len(alive) > 1 else [False]
-        fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
-        alive, seen = [row for row in alive if row not in fell], end
-    return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], fell
+        dropped |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
+        alive, seen = [row for row in alive if row not in dropped], end
+    return errors, survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0], dropped
 
 
 def run_open_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule, first: Sequence[int], enter: Enter) -> Racing:
@@ -55,7 +55,7 @@ def run_open_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule,
     """
     alive, closed = list(first), False
     errors: dict[int, Errors] = {}
-    fell: dict[int, int] = {}
+    dropped: dict[int, int] = {}
     for number, end in enumerate(ends, 1):
         if closed and len({class_of[row] for row in alive}) == 1:
             break
@@ -63,16 +63,16 @@ def run_open_race(class_of: list[int], ends: Sequence[int], clearly_worse: Rule,
         values = np.stack([errors[row] for row in alive]).astype(np.float64)
         worse: Iterable[bool] = clearly_worse(values) if len(alive) > 1 else [False]
         best = alive[int(values.mean(1).argmin())]
-        new = [] if closed else enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
-        fell |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
-        alive, closed = sorted([row for row in alive if row not in fell] + new), not new
+        new = [] if closed else enter({row: values.astype(np.float64) for row, values in errors.items()}, best)
+        dropped |= {row: number for row, goes in zip(alive, worse, strict=True) if goes}
+        alive, closed = sorted([row for row in alive if row not in dropped] + new), not new
     while not closed:  # all pairs were seen
         yield from _catch_up(errors, alive, ends[-1])
         best = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
-        new = enter({row: own.astype(np.float64) for row, own in errors.items()}, best)
+        new = enter({row: values.astype(np.float64) for row, values in errors.items()}, best)
         alive, closed = sorted(alive + new), not new
     winner = survivors({row: errors[row].mean(dtype=np.float64) for row in alive}, 1)[0]
-    return dict(sorted(errors.items())), winner, fell
+    return dict(sorted(errors.items())), winner, dropped
 
 
 def _catch_up(errors: dict[int, Errors], rows: list[int], end: int) -> Generator[Request, npt.ArrayLike, None]:
@@ -118,10 +118,10 @@ def neighbour_freedom(n: int) -> float:
     return 2 * (n - 1) ** 2 / (3 * n - 4)
 
 
-def drawn(own: Variance, usual: Variance | float, prior: float, n: int) -> Variance:
+def drawn(variance: Variance, usual: Variance | float, prior: float, n: int) -> Variance:
     """Variances of n pairs each, drawn towards a usual one that counts as `prior` degrees of freedom (Smyth 2004)."""
     freedom = neighbour_freedom(n)
-    return (prior * usual + freedom * own) / (prior + freedom)
+    return (prior * usual + freedom * variance) / (prior + freedom)
 
 
 # ---------------------------------------------------------------- what is clearly worse
@@ -157,14 +157,14 @@ class LevelRule:
         if n == total:  # nothing is left to chance
             return means > means[best]
         rivals = np.arange(len(values)) != best
-        spread = np.zeros(len(values))
-        spread[rivals] = self._moderated(values[rivals] - values[best], n)
-        error = np.sqrt((1 - n / total) * spread * (weights**2).sum())
+        variance = np.zeros(len(values))
+        variance[rivals] = self._moderated(values[rivals] - values[best], n)
+        error = np.sqrt((1 - n / total) * variance * (weights**2).sum())
         return means - means[best] > self._quantile(n, rivals.sum()) * error
 
     def _moderated(self, differences: Floats, n: int) -> Floats:
-        own = neighbour_variance(differences, self.t[:n])
-        return drawn(own, own.mean(), self.PRIOR, n)
+        variances = neighbour_variance(differences, self.t[:n])
+        return drawn(variances, variances.mean(), self.PRIOR, n)
 
     def _quantile(self, n: int, comparisons: int) -> float:
         from scipy.special import stdtrit
@@ -176,7 +176,7 @@ class LevelRule:
 NEAREST = 3  # rivals that say how far an estimate may be off: those far from the best are no danger
 
 
-def gaps_and_spread(values: Floats, t: Timesteps) -> tuple[Floats, float]:
+def gaps_and_variance(values: Floats, t: Timesteps) -> tuple[Floats, float]:
     """How far each of A rows lies above the best, float64 [A], and the variance of a difference from the best, the mean of
     `neighbour_variance` over the NEAREST rivals. values: [A,n], errors on the first n of the pairs whose timesteps are t [S]."""
     n = values.shape[1]
@@ -201,14 +201,14 @@ class GapRule:
 
     def __call__(self, values: Floats) -> npt.NDArray[np.bool_]:
         n = values.shape[1]
-        gaps, spread = gaps_and_spread(values, self.t)
+        gaps, variance = gaps_and_variance(values, self.t)
         units, usual = self.limits[n]
-        return gaps > units * self.unit(spread, usual, n)
+        return gaps > units * self.unit(variance, usual, n)
 
     @classmethod
-    def unit(cls, spread: Variance, usual: Variance | float, n: int) -> Variance:
+    def unit(cls, variance: Variance, usual: Variance | float, n: int) -> Variance:
         """The unit for variances on n pairs of one image and of the images of the fit."""
-        return np.sqrt(drawn(spread, usual, cls.PRIOR, n))
+        return np.sqrt(drawn(variance, usual, cls.PRIOR, n))
 
 
 # ---------------------------------------------------------------- limits that a run has taught

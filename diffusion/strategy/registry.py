@@ -185,8 +185,8 @@ class CalibratedRace(Strategy):
         """The file."""
         chosen = cls(text.strip())
         if (chosen.fit.max_samples, chosen.n_trials) != (n, n_trials):
-            own = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
-            raise ValueError(f"{text} is of {own}, the run of {n} and {n_trials}")
+            fitted = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
+            raise ValueError(f"{text} is of {fitted}, the run of {n} and {n_trials}")
         return chosen
 
 
@@ -227,10 +227,10 @@ def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any
 
     Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
     """
-    own = option_names(STRATEGIES[name])
+    accepted = option_names(STRATEGIES[name])
     for other in STRATEGIES.values():
         for flag in option_names(other):
-            if given.get(flag) is not None and flag not in own:
+            if given.get(flag) is not None and flag not in accepted:
                 raise ValueError(f"--{flag} is for --strategy {other.NAME}: add that, or leave --{flag} out")
     return _build(STRATEGIES[name], dict(defaults or {}) | {flag: value for flag, value in given.items() if value is not None})
 
@@ -249,5 +249,5 @@ def of_identity(identity: Identity) -> Strategy:
 
 def _build(strategy: type[Strategy], values: Mapping[str, Any]) -> Strategy:
     """The strategy with those of the values that are its own; JSON's and argparse's lists become tuples."""
-    own = {field.name: values[field.name] for field in dataclasses.fields(strategy) if field.name in values}
-    return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in own.items()})
+    arguments = {field.name: values[field.name] for field in dataclasses.fields(strategy) if field.name in values}
+    return strategy(**{flag: tuple(value) if isinstance(value, list) else value for flag, value in arguments.items()})

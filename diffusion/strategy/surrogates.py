@@ -28,7 +28,7 @@ class LinearGuide:
 
     PENALTIES = np.geomspace(1e-3, 1e3, 13)  # in units of the mean square of a feature
 
-    def among(self, rows: Sequence[int]) -> "LinearGuide":
+    def restrict(self, rows: Sequence[int]) -> "LinearGuide":
         """The guide for some of the candidates."""
         return LinearGuide(self.features[list(rows)])
 
@@ -75,7 +75,7 @@ class TreeGuide:
 
     distances: np.ndarray
 
-    def among(self, rows: Sequence[int]) -> "TreeGuide":
+    def restrict(self, rows: Sequence[int]) -> "TreeGuide":
         """The guide for some of the candidates."""
         return TreeGuide(self.distances[np.ix_(rows, rows)])
 
@@ -91,13 +91,13 @@ class TreeGuide:
     def picked(self, order: Sequence[int], tried: Sequence[int], n: int) -> list[int]:
         """n of the untried rows, as in LinearGuide, but none to which a picked one is nearer than any that was tried."""
         near = self.distances[:, list(tried)].min(1)
-        found: list[int] = []
+        chosen: list[int] = []
         for row in order:
-            if len(found) == n:
+            if len(chosen) == n:
                 break
-            if not found or self.distances[row, found].min() >= near[row]:
-                found.append(row)
-        return found
+            if not chosen or self.distances[row, chosen].min() >= near[row]:
+                chosen.append(row)
+        return chosen
 
 
 Guide = LinearGuide | TreeGuide
@@ -114,8 +114,8 @@ class Entrance:
 
     def __call__(self, errors: dict[int, Floats], best: int) -> list[int]:
         tried = list(errors)
-        above = np.array([(own - errors[best][: len(own)]).mean() for own in errors.values()])
-        means, deviations = self.guide.expect(tried, above, np.array([len(own) for own in errors.values()]))
+        above = np.array([(values - errors[best][: len(values)]).mean() for values in errors.values()])
+        means, deviations = self.guide.expect(tried, above, np.array([len(values) for values in errors.values()]))
         low = means - self.caution * deviations
         low[tried] = np.inf
         order = [int(row) for row in np.argsort(low, kind="stable") if low[row] < 0]
@@ -132,7 +132,7 @@ def representatives(distances: np.ndarray, n: int) -> list[int]:
         return list(range(len(distances)))
     cluster = fcluster(linkage(squareform(distances, checks=False), "ward"), n, "maxclust")
     members = [np.flatnonzero(cluster == c) for c in np.unique(cluster)]
-    return sorted(int(own[(distances[np.ix_(own, own)] ** 2).sum(1).argmin()]) for own in members)
+    return sorted(int(group[(distances[np.ix_(group, group)] ** 2).sum(1).argmin()]) for group in members)
 
 
 def principal(embeddings: np.ndarray, n: int) -> np.ndarray:
@@ -193,23 +193,23 @@ class Branch:
         place = {leaf: i for i, leaf in enumerate(self.leaves)}
         if lacking := sorted(set(leaf_of) - set(place)):
             raise ValueError(f"it lacks {len(lacking)} of the candidates' classes, such as {lacking[0]}")
-        found = np.zeros((len(place), len(place)), np.float32)
-        self._fill(found, 0)
+        matrix = np.zeros((len(place), len(place)), np.float32)
+        self._fill(matrix, 0)
         rows = [place[leaf] for leaf in leaf_of]
-        found = found[np.ix_(rows, rows)]
-        found[found == 0] = found[found > 0].min(initial=np.inf) if (found > 0).any() else 1
-        np.fill_diagonal(found, 0)
-        return found
+        matrix = matrix[np.ix_(rows, rows)]
+        matrix[matrix == 0] = matrix[matrix > 0].min(initial=np.inf) if (matrix > 0).any() else 1
+        np.fill_diagonal(matrix, 0)
+        return matrix
 
-    def _fill(self, found: Errors, start: int) -> int:
+    def _fill(self, matrix: Errors, start: int) -> int:
         """Writes this branch's height between its leaves, which are numbered from `start`, then its parts'; the next number."""
         stop = start + len(self.leaves)
-        found[start:stop, start:stop] = self.height
+        matrix[start:stop, start:stop] = self.height
         for part in self.parts:
-            start = part._fill(found, start) if isinstance(part, Branch) else self._leaf(found, start)
+            start = part._fill(matrix, start) if isinstance(part, Branch) else self._leaf(matrix, start)
         return stop
 
     @staticmethod
-    def _leaf(found: Errors, start: int) -> int:
-        found[start, start] = 0
+    def _leaf(matrix: Errors, start: int) -> int:
+        matrix[start, start] = 0
         return start + 1

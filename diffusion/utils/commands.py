@@ -79,4 +79,4 @@ def prog() -> str | None:
 def typed(text: str) -> str:
     """A text for the person at the shell, with the commands in it as this process was called: not everybody has a clone."""
     text = text if paths.CLONE else text.replace("'.[demo]'", "'diffusion-classifier-suite[demo]'")
-    return _FILE.sub(lambda found: f"{starter} {found[1] or found[2]}", text) if starter else text
+    return _FILE.sub(lambda match: f"{starter} {match[1] or match[2]}", text) if starter else text

@@ -93,15 +93,15 @@ class Team:
 
     def _wait(self, keys: dict[int, str], stopped=lambda: False) -> dict[int, bytes]:
         """What process `rank` sets as keys[rank], without those of processes that are lost before; ends early when stopped()."""
-        found, waiting = {}, dict(keys)
+        values, waiting = {}, dict(keys)
         while True:
             for rank, key in list(waiting.items()):
                 if self.store.check([key]):
-                    found[rank] = self.store.get(waiting.pop(rank))
+                    values[rank] = self.store.get(waiting.pop(rank))
                 elif self._lost(rank):
                     del waiting[rank]
             if not waiting or stopped():
-                return found
+                return values
             time.sleep(POLL)
 
     def _lost(self, rank: int) -> bool:
@@ -111,10 +111,10 @@ class Team:
         return now - self.beats[rank][1] > self.patience
 
     def _from_leader(self, key: str) -> bytes:
-        found = self._wait({0: key})
-        if not found:
+        answers = self._wait({0: key})
+        if not answers:
             sys.exit(f"error: rank {self.rank} has lost contact with rank 0: run the same command to continue")
-        return found[0]
+        return answers[0]
 
     def follow(self) -> None:
         """Waits until the leader has passed its next step; exits with its code 2 when the leader refused, which has said why."""

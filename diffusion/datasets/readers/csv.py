@@ -35,7 +35,7 @@ def open_csv(path: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     if empty:
         raise ValueError(f"{path}: row {empty.number} has an empty {LABEL}")
     names, labels = _labels(path, rows, [row.label or "" for row in rows], classes)
-    images = LabelledFiles([(row.picture, label) for row, label in zip(rows, labels, strict=True)], own=True)
+    images = LabelledFiles([(row.picture, label) for row, label in zip(rows, labels, strict=True)], custom=True)
     images.classes = names
     return images
 
@@ -47,10 +47,10 @@ def _labels(path: Path, rows: list[Row], texts: list[str], classes: Sequence[str
         given = numbered(numbers) if classes is None and len(numbers) == len(rows) else classes
     except ValueError as error:
         raise ValueError(f"{path}: row {rows[numbers.index(max(numbers))].number}: {error}") from None
-    names, found = of_texts(texts, given)
-    labels = [label for label in found if label is not None]
-    if len(labels) < len(found):
-        row = rows[found.index(None)]
+    names, parsed = of_texts(texts, given)
+    labels = [label for label in parsed if label is not None]
+    if len(labels) < len(parsed):
+        row = rows[parsed.index(None)]
         raise ValueError(f"{path}: row {row.number} has the label {row.label!r}, which is none of the {len(names)} classes of "
                          f"--classes, nor 0..{len(names) - 1}")  # fmt: skip
     return names, labels

@@ -16,22 +16,22 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 class LabelledFiles:
     """Map-style dataset of (RGB PIL image, label): `samples` is a list of (file, label), `notice` what the user is told.
 
-    `border` pixels are cut off each side; `own` pictures are read as a viewer shows them, which the published
+    `border` pixels are cut off each side; `custom` pictures are read as a viewer shows them, which the published
     sets were not. Raises FileNotFoundError where there are no samples.
     """
 
     classes: list[str]  # of a set of the user's own
 
     def __init__(
-        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, own: bool = False, notice: str | None = None
+        self, samples: Sequence[tuple[str | Member, int]], border: int = 0, custom: bool = False, notice: str | None = None
     ):
         if not samples:
             raise FileNotFoundError("no images in these folders")
         self.samples = samples
         self.targets = [label for _, label in samples]
         self.border = border
-        self.own = own
-        self.notice = "; ".join(filter(None, (notice, transparent(self.files()) if own else None))) or None
+        self.custom = custom
+        self.notice = "; ".join(filter(None, (notice, transparent(self.files()) if custom else None))) or None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -41,47 +41,47 @@ class LabelledFiles:
 
     def __getitem__(self, index: int):
         path, label = self.samples[index]
-        image = open_rgb(path, self.own)  # RGB before any crop or resize, as torchvision's image folders do
+        image = open_rgb(path, self.custom)  # RGB before any crop or resize, as torchvision's image folders do
         if self.border:
             width, height = image.size
             image = image.crop((self.border, self.border, width - self.border, height - self.border))
         return image, label
 
 
-def open_own(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
+def open_custom(root: Path, classes: Sequence[str] | None = None) -> LabelledFiles:
     """A user's folder: `classes` are the names of its sub-folders, sorted, or those given, in the order of their labels.
 
     Where names are given, folders may be called by their numbers instead. Raises ValueError for a class without pictures, for the
     folder of no class, for links that lead to a folder twice, and where the folders are splits; OSError where there is nothing.
     """
-    found, notices = read_folders(root)
-    found = _by_name(root, found, classes) if classes else found
-    strangers = [name for name in found if name not in (classes or found)]
-    if (strangers or not classes) and found and set(found) <= SPLITS:
-        names = ", ".join(found)
-        raise ValueError(f"{root} holds {names}, which are splits and no classes: name one, --data_dir {root / min(found)}")
+    folders, notices = read_folders(root)
+    folders = _by_name(root, folders, classes) if classes else folders
+    strangers = [name for name in folders if name not in (classes or folders)]
+    if (strangers or not classes) and folders and set(folders) <= SPLITS:
+        names = ", ".join(folders)
+        raise ValueError(f"{root} holds {names}, which are splits and no classes: name one, --data_dir {root / min(folders)}")
     if strangers:
         raise ValueError(f"{root / strangers[0]} is the folder of no class in --classes: add it there, or move it elsewhere")
-    empty = [name for name, files in found.items() if not files]
+    empty = [name for name, files in folders.items() if not files]
     if empty:
         raise ValueError(f"{root / empty[0]} holds no pictures ({' '.join(sorted(SUFFIXES))}): remove it, or put some into it")
-    classes = list(classes or found)
+    classes = list(classes or folders)
     label_of = {name: label for label, name in enumerate(classes)}
-    samples = [(path, label_of[name]) for name, files in found.items() for path in files]
-    images = LabelledFiles(samples, own=True, notice="; ".join(notices) or None)
+    samples = [(path, label_of[name]) for name, files in folders.items() for path in files]
+    images = LabelledFiles(samples, custom=True, notice="; ".join(notices) or None)
     images.classes = classes
     return images
 
 
-def _by_name(root: Path, found: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
+def _by_name(root: Path, folders: dict[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
     """Class -> its pictures, where all folders may be called by the numbers of classes. Raises ValueError for a number twice."""
-    numbers = {name: number_of(name) for name in found}
-    if set(found) & set(classes) or any(number is None or number >= len(classes) for number in numbers.values()):
-        return found
+    numbers = {name: number_of(name) for name in folders}
+    if set(folders) & set(classes) or any(number is None or number >= len(classes) for number in numbers.values()):
+        return folders
     twice = next((name for name, number in numbers.items() if list(numbers.values()).count(number) > 1), None)
     if twice:
         raise ValueError(f"{root / twice} is the folder of a class that has another one: put its pictures there")
-    return {classes[number]: found[name] for name, number in numbers.items() if number is not None}
+    return {classes[number]: folders[name] for name, number in numbers.items() if number is not None}
 
 
 def open_known(
@@ -92,15 +92,15 @@ def open_known(
     unlabelled: folders that belong to the set and have no label; None: there may be any, and how many is told. Raises ValueError
     for the folder of a stranger, OSError where there is nothing.
     """
-    found, notices = read_folders(root)
-    strangers = [name for name in found if name not in label_of]
+    folders, notices = read_folders(root)
+    strangers = [name for name in folders if name not in label_of]
     if unlabelled is None and strangers:
         notices.append(f"{len(strangers)} folders without a class of these were left out, such as {strangers[0]}")
     wrong = [name for name in strangers if unlabelled is not None and name not in unlabelled]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise ValueError(f"{root / wrong[0]}{more} is the folder of no class of this set: move it elsewhere")
-    samples = [(path, label_of[name]) for name, files in found.items() if name in label_of for path in files]
+    samples = [(path, label_of[name]) for name, files in folders.items() if name in label_of for path in files]
     return LabelledFiles(samples, border, notice="; ".join(notices) or None)
 
 
@@ -127,16 +127,16 @@ def read_folders(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     folders, files = _entries(root)
     names, junk = [n for n in folders if not is_junk(n)], [n for n in folders if is_junk(n)]
     beside = [name for name in files if is_picture(name)]
-    seen, found, others = {os.path.realpath(root): str(root)}, {}, []
+    seen, by_folder, others = {os.path.realpath(root): str(root)}, {}, []
     for name in names:
         check_name(root, name)
         paths = [os.path.join(place, file) for place, files in sorted(walk(str(root / name), seen)) for file in files]
-        found[name] = [path for path in paths if is_picture(path)]
+        by_folder[name] = [path for path in paths if is_picture(path)]
         others += [path for path in paths if not is_picture(path)]
     notices = [f"ignored folders: {', '.join(junk)}"] if junk else []
     for kind, which in (("pictures beside the class folders", beside), ("files that are no pictures by their names", others)):
         notices += [f"ignored {len(which)} {kind}, such as {which[0]}"] if which else []
-    return found, notices
+    return by_folder, notices
 
 
 def is_junk(name: str) -> bool:

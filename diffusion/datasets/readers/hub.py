@@ -36,32 +36,32 @@ class HubImages:
         return as_seen(image), self.targets[index]
 
 
-def _pick_column(table, asked: str | None, found: list[str], flag: str) -> str:
+def _pick_column(table, requested: str | None, matching: list[str], flag: str) -> str:
     """The column asked for, or the only one found. Raises ValueError naming the flag and the columns."""
     columns = ", ".join(table.column_names)
-    if asked is not None and asked not in table.column_names:
-        raise ValueError(f"{flag} {asked}: no such column; there are {columns}")
-    if asked is None and len(found) != 1:
-        raise ValueError(f"{flag} is needed: {len(found)} columns could be meant; there are {columns}")
-    return asked or found[0]
+    if requested is not None and requested not in table.column_names:
+        raise ValueError(f"{flag} {requested}: no such column; there are {columns}")
+    if requested is None and len(matching) != 1:
+        raise ValueError(f"{flag} is needed: {len(matching)} columns could be meant; there are {columns}")
+    return requested or matching[0]
 
 
-def _image_column(table, asked: str | None) -> str:
+def _image_column(table, requested: str | None) -> str:
     from datasets import Image
 
-    found = [name for name, feature in table.features.items() if isinstance(feature, Image)]
-    column = _pick_column(table, asked, found, "--image_column")
-    if column not in found:
-        raise ValueError(f"--image_column {column} holds no images; columns with images: {', '.join(found) or 'none'}")
+    matching = [name for name, feature in table.features.items() if isinstance(feature, Image)]
+    column = _pick_column(table, requested, matching, "--image_column")
+    if column not in matching:
+        raise ValueError(f"--image_column {column} holds no images; columns with images: {', '.join(matching) or 'none'}")
     return column
 
 
-def _label_column(table, asked: str | None) -> str:
+def _label_column(table, requested: str | None) -> str:
     from datasets import ClassLabel
 
     usual = [name for name in ("label", "labels", "fine_label") if name in table.column_names]
     typed = [name for name, feature in table.features.items() if isinstance(feature, ClassLabel)]
-    return _pick_column(table, asked, usual[:1] or typed, "--label_column")
+    return _pick_column(table, requested, usual[:1] or typed, "--label_column")
 
 
 def _read_labels(table, column: str, classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
@@ -70,10 +70,10 @@ def _read_labels(table, column: str, classes: Sequence[str] | None) -> tuple[lis
 
     values, feature = list(table[column]), table.features[column]
     if values and all(isinstance(value, str) and value.strip() for value in values):
-        names, found = of_texts(values, classes)
-        labels = [label for label in found if label is not None]
-        if len(labels) < len(found):
-            raise ValueError(f"--label_column {column}: {values[found.index(None)]!r} is no class of --classes")
+        names, parsed = of_texts(values, classes)
+        labels = [label for label in parsed if label is not None]
+        if len(labels) < len(parsed):
+            raise ValueError(f"--label_column {column}: {values[parsed.index(None)]!r} is no class of --classes")
         return names, labels
     if not values or not all(isinstance(value, int) and value >= 0 for value in values):
         what = "rows without a label (neither a name nor an integer >= 0)" if values else "no rows"
@@ -108,8 +108,8 @@ def open_hub(
     else:
         table, notice = _load(root, split, config_name, streaming), None
     if limit is not None:  # of a stream
-        table, told = _first(table, split, image_column, label_column, classes, limit)
-        notice = "; ".join(filter(None, (notice, told)))
+        table, more = _first(table, split, image_column, label_column, classes, limit)
+        notice = "; ".join(filter(None, (notice, more)))
     return HubImages(table, image_column, label_column, notice, classes)
 
 
@@ -230,10 +230,10 @@ def _load_saved(root: Path):
         raise ValueError(f"--data_dir {root} cannot be read as save_to_disk writes it ({one_line(error)})") from error
 
 
-def _check_config(root: Path, asked: str | None, saved: str | None) -> None:
-    if asked is not None and asked != saved:
+def _check_config(root: Path, requested: str | None, saved: str | None) -> None:
+    if requested is not None and requested != saved:
         held = f"the configuration {saved}" if saved else "one configuration without a name"
-        raise ValueError(f"--config_name {asked}: {root} was saved to disk with {held}: leave it out")
+        raise ValueError(f"--config_name {requested}: {root} was saved to disk with {held}: leave it out")
 
 
 def _part(root: Path, parts: dict, split: str):

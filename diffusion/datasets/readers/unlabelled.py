@@ -17,13 +17,13 @@ def find_pictures(places: Iterable[str]) -> tuple[list[str | Member], str | None
     shards; a .tar file; a .csv file with a column path. Raises ValueError for a place where there is nothing or that is damaged,
     for a folder with links that lead to a folder twice, and for a name that is no UTF-8; OSError for what cannot be read.
     """
-    found: list[str | Member] = []
+    collected: list[str | Member] = []
     notices: list[str] = []
     for place in places:
-        pictures, told = _pictures_of(place)
-        found += pictures
-        notices += filter(None, [told])
-    return found, "; ".join(notices) or None
+        pictures, more = _pictures_of(place)
+        collected += pictures
+        notices += filter(None, [more])
+    return collected, "; ".join(notices) or None
 
 
 def _pictures_of(place: str) -> tuple[Sequence[str | Member], str | None]:

@@ -25,7 +25,7 @@ NAMES, COUNT, LABEL = "classnames.txt", "nshards.txt", ".cls"
 BLOCK = 512  # bytes: a tar is made of these, and ends with some of zeros
 
 
-class Found(NamedTuple):
+class Members(NamedTuple):
     """What lies in shards. labels: the text of each picture's .cls, or None; others: members that are neither."""
 
     pictures: list[Member]
@@ -42,13 +42,13 @@ def open_shards(root: Path, split: str, classes: Sequence[str] | None = None) ->
     """
     shards, notice = ([root], None) if _is_single(root, split, classes) else shards_of(root / split, root)
     names = list(classes or read_classes(root / NAMES))
-    found = read_shards(shards)
-    if not found.pictures:
+    members = read_shards(shards)
+    if not members.pictures:
         raise ValueError(f"{root if root in shards else root / split} holds no pictures ({' '.join(sorted(SUFFIXES))})")
-    samples = list(zip(found.pictures, _checked_labels(found, len(names)), strict=True))
-    n, first = len(found.others), "".join(found.others[:1])
-    told = f"ignored {n} members that are neither pictures nor labels, such as {first}" if n else None
-    images = LabelledFiles(samples, own=True, notice="; ".join(filter(None, (notice, told))) or None)
+    samples = list(zip(members.pictures, _checked_labels(members, len(names)), strict=True))
+    n, first = len(members.others), "".join(members.others[:1])
+    message = f"ignored {n} members that are neither pictures nor labels, such as {first}" if n else None
+    images = LabelledFiles(samples, custom=True, notice="; ".join(filter(None, (notice, message))) or None)
     images.classes = names
     return images
 
@@ -64,19 +64,21 @@ def _is_single(root: Path, split: str, classes: Sequence[str] | None) -> bool:
     return True
 
 
-def _checked_labels(found: Found, n_classes: int) -> list[int]:
+def _checked_labels(members: Members, n_classes: int) -> list[int]:
     """Raises ValueError naming the first picture whose label is none of 0..n_classes - 1."""
-    if not any(label is not None for label in found.labels):
-        raise ValueError(f"{found.pictures[0]} has no label (KEY{LABEL}), and neither has any other picture: scripts/classify.py "
-                         "is for such pictures")  # fmt: skip
-    labels = [None if text is None else number_of(text) for text in found.labels]
+    if not any(label is not None for label in members.labels):
+        place = members.pictures[0]
+        raise ValueError(
+            f"{place} has no label (KEY{LABEL}), nor has any other picture: scripts/classify.py is for such pictures"
+        )
+    labels = [None if text is None else number_of(text) for text in members.labels]
     known = [label for label in labels if label is not None and label < n_classes]
     if len(known) == len(labels):
         return known
     wrong = next(i for i, label in enumerate(labels) if label is None or label >= n_classes)
-    text, member = found.labels[wrong], f"{_key(str(found.pictures[wrong]))[0]}{LABEL}"
+    text, member = members.labels[wrong], f"{_key(str(members.pictures[wrong]))[0]}{LABEL}"
     if text is None:
-        raise ValueError(f"{found.pictures[wrong]} has no label: {member} is missing")
+        raise ValueError(f"{members.pictures[wrong]} has no label: {member} is missing")
     if labels[wrong] is None:
         raise ValueError(f"{member} holds {text[:20]!r}, which is no class number")
     raise ValueError(f"{member} holds the label {labels[wrong]}, and the {n_classes} classes are 0..{n_classes - 1}")
@@ -107,14 +109,14 @@ def shards_of(folder: Path, root: Path | None = None) -> tuple[list[Path], str |
     return [folder / f"{i}.tar" for i in range(n)], beyond
 
 
-def read_shards(shards: Sequence[Path]) -> Found:
+def read_shards(shards: Sequence[Path]) -> Members:
     """Raises ValueError as `open_shards`, OSError for a shard that cannot be read."""
     parts = [_read_shard(path) for path in shards]
     pictures, labels, others = (list(chain.from_iterable(column)) for column in zip(*parts, strict=True))
-    return Found(pictures, labels, others)
+    return Members(pictures, labels, others)
 
 
-def _read_shard(path: Path) -> Found:
+def _read_shard(path: Path) -> Members:
     """Raises ValueError for two members that are the picture or the label of one key, and for a label without its picture."""
     pictures: dict[str, Member] = {}
     labels: dict[str, Member] = {}
@@ -133,7 +135,7 @@ def _read_shard(path: Path) -> Found:
         raise ValueError(f"{alone} is the label of no picture ({' '.join(sorted(SUFFIXES))})")
     with open(path, "rb") as file:
         texts = [_text(file, labels[key]) if key in labels else None for key in pictures]
-    return Found(list(pictures.values()), texts, others)
+    return Members(list(pictures.values()), texts, others)
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -152,20 +154,20 @@ def _members(path: Path) -> list[Member]:
     """Files in a tar, without junk. Raises ValueError where it is cut or damaged, which names the last member that was read."""
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"there is no file {path}")
-    found: list[Member] = []
+    members: list[Member] = []
     with reading(path), tarfile.open(path, "r:") as tar:
         try:
-            found.extend(Member(str(path), info.name, info.offset_data, _size(info)) for info in tar if info.isreg())
+            members.extend(Member(str(path), info.name, info.offset_data, _size(info)) for info in tar if info.isreg())
             tar.fileobj.seek(tar.offset)  # tarfile takes for the end whatever is no header
             whole = tar.fileobj.read(BLOCK) == bytes(BLOCK)
         except tarfile.TarError:
             whole = False
         if not whole:
-            last = f"after {found[-1].name}" if found else "before its first member"
+            last = f"after {members[-1].name}" if members else "before its first member"
             raise ValueError(f"it is cut short or broken {last}")
-        for member in found:
+        for member in members:
             check_name(path, member.name, "member")
-    return [member for member in found if not is_junk(os.path.basename(member.name))]
+    return [member for member in members if not is_junk(os.path.basename(member.name))]
 
 
 def _size(info: tarfile.TarInfo) -> int:

@@ -37,10 +37,10 @@ class PRX(Pipeline):
     @classmethod
     def find(cls, source: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline:
         """Its size in pixels is the pipeline's, as its network's config has none."""
-        found = super().find(source, options)
+        pipeline = super().find(source, options)
         size = hub.read_config(source, "model_index.json").get("default_sample_size") or 512
-        hub.check_sizes(f"{found.where}: model_index.json", default_sample_size=size)
-        return replace(found, network={**found.network, "sample_size": size // found.vae["downscale"]})
+        hub.check_sizes(f"{pipeline.where}: model_index.json", default_sample_size=size)
+        return replace(pipeline, network={**pipeline.network, "sample_size": size // pipeline.vae["downscale"]})
 
     def check(self) -> None:
         super().check()

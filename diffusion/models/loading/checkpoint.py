@@ -105,8 +105,8 @@ class SingleFile:
                 stray.append(name)
         if stray or self.network not in parts:
             wrong = f"{_some(stray)} of no part" if stray else f"no weights of the {self.network}"
-            its_own = f"which {CONFIG} {self.source} is: give its own configs"
-            raise ValueError(f"{FLAG} {self.path} holds {wrong} of a {self.pipeline}, {its_own}")
+            advice = f"which {CONFIG} {self.source} is: give its own configs"
+            raise ValueError(f"{FLAG} {self.path} holds {wrong} of a {self.pipeline}, {advice}")
         return parts
 
     def _part_of(self, name: str, alone: bool) -> str | None:
@@ -157,8 +157,8 @@ class SingleFile:
         said |= {"modelspec.prediction_type": ("prediction_type", kind)} if kind and self.network == "unet" else {}
         for name, (key, value) in said.items():
             if scheduler.get(key) != value:
-                its_own = f"{CONFIG} {self.source}: {schedulers.CONFIG} says {scheduler.get(key)!r}: give its own configs"
-                raise ValueError(f"{FLAG} {self.path} has {name}, which wants {key!r} to be {value!r}; {its_own}")
+                advice = f"{CONFIG} {self.source}: {schedulers.CONFIG} says {scheduler.get(key)!r}: give its own configs"
+                raise ValueError(f"{FLAG} {self.path} has {name}, which wants {key!r} to be {value!r}; {advice}")
         layer = metadata.get(CLIP_LAYER, "1")
         if self.pipeline == "StableDiffusionPipeline" and layer not in ("1", "-1"):
             last = f"the last one is read: save it as a folder whose text_encoder/config.json has {layer} - 1 layers less"

@@ -126,12 +126,12 @@ def _names(path: str, revision: str | None) -> list[str]:
     from safetensors import safe_open
 
     if Path(path).is_dir():
-        found = sorted(Path(path).glob("*.safetensors"))
+        saved = sorted(Path(path).glob("*.safetensors"))
     else:
         known = revision and try_to_load_from_cache(path, ON_HUB, revision=revision)
-        found = [Path(known)] if isinstance(known, str) else [Path(path)] if Path(path).suffix == ".safetensors" else []
+        saved = [Path(known)] if isinstance(known, str) else [Path(path)] if Path(path).suffix == ".safetensors" else []
     names = []
-    for file in found:
+    for file in saved:
         with contextlib.suppress(Exception), safe_open(file, "pt") as weights:  # a damaged one is told by who reads it
             names += weights.keys()
     return names

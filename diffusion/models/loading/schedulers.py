@@ -59,12 +59,12 @@ def check_ddpm(where: str, config: Mapping[str, Any]) -> None:
                          f"{config['beta_end']}, and has to rise by one of {', '.join(BETA_SCHEDULES)}")  # fmt: skip
 
 
-def check_flow(where: str, config: Mapping[str, Any], own: bool, dynamic: bool) -> None:
+def check_flow(where: str, config: Mapping[str, Any], uses_levels: bool, dynamic: bool) -> None:
     """Check that a scheduler's config states a rectified flow, whose levels are those of a shift.
 
     Args:
         where, config: as in `check_ddpm`.
-        own: whether its levels are used, and not others' (--levels).
+        uses_levels: whether its levels are used, and not others' (--levels).
         dynamic: whether the shift may grow with the image.
 
     Raises:
@@ -75,7 +75,7 @@ def check_flow(where: str, config: Mapping[str, Any], own: bool, dynamic: bool) 
         kind += " without 'use_flow_sigmas'" if kind in DDPM_SCHEDULERS else ""
         raise ValueError(f"{where}: {kind} is no scheduler of a rectified flow, which is all that can be used here")
     hub.check_known(where, config, {"prediction_type": (None, "flow_prediction")})
-    if own:
+    if uses_levels:
         moving = {"time_shift_type": (None, "exponential")} if dynamic else {"use_dynamic_shifting": (None,)}
         hub.check_known(where, config, dict.fromkeys(OTHER_SPREADS, (None,)) | moving)
 
