@@ -20,7 +20,7 @@ import numpy.typing as npt
 from diffusion import models, settings
 from diffusion.datasets import transforms
 from diffusion.datasets.images import Transform
-from diffusion.datasets.pictures import Given, picture_of
+from diffusion.datasets.pictures import Given, checked_tensor, picture_of
 from diffusion.kernel import batching, scores
 from diffusion.kernel.noise import NoiseSource, Seeded, shaped
 from diffusion.metrics import calibration, curves
@@ -33,6 +33,7 @@ from diffusion.strategy.level_weights import LevelWeights, belonging, by_weighte
 from diffusion.strategy.method import Method
 from diffusion.strategy.schedule import Plan
 from diffusion.utils import drawing
+from diffusion.utils.arguments import check_choices, check_numbers, labels_of, list_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from diffusion.models.denoiser import Conditions, Denoiser
 
 Candidates = list[Any]  # prompts str or class ids int, as the model's `embed` takes
-Value = TypeVar("Value")
 Label = TypeVar("Label")  # what comes with an image, and is given back with its result
 
 
@@ -347,19 +347,6 @@ class Classifier:
         return self.denoiser.encode(given), torch.from_numpy(self.plan.t)
 
 
-NO_PICTURE = "is no picture: give float32 [3,H,W] in [-1,1], or a PIL image"
-
-
-def checked_tensor(image: "Tensor") -> "Tensor":
-    """The image itself. Raises ValueError for a tensor that is not float [3,H,W] in [-1,1], as a transform makes it."""
-    if image.ndim != 3 or not image.is_floating_point():
-        raise ValueError(f"a tensor {image.dtype} {list(image.shape)} {NO_PICTURE}")
-    low, high = (float(value) for value in image.aminmax())
-    if low < -1.01 or high > 1.01:  # one that is not finite fails as errors that are not do
-        raise ValueError(f"a tensor of {low:g} to {high:g} {NO_PICTURE}")
-    return image
-
-
 def error_maps(
     denoiser: "Denoiser",
     x0: "Tensor",
@@ -444,11 +431,10 @@ def text_to_image(
         ValueError: settings that do not fit each other, the model or the device.
         OSError: weights that are not there.
     """
-    _check_choice("loss", loss, scores.SCORES)
-    _check_choice("interpolation", interpolation, transforms.INTERPOLATIONS)
-    prompts, labels = _several("prompts", prompts, str), _labels(labels)
-    _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
-    _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
+    dtypes = ("auto", *devices.DTYPES)
+    check_choices(loss=(loss, scores.SCORES), interpolation=(interpolation, transforms.INTERPOLATIONS), dtype=(dtype, dtypes))
+    check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
+    prompts, labels = list_of("prompts", prompts, str), labels_of(labels)
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     requested = settings.TextToImage(
         img_size=img_size, text_encoders=text_encoders, levels=levels, lora=lora, embedding=embedding, config=config
@@ -504,17 +490,16 @@ def class_conditional(
         ValueError: a class that the model lacks, and as `text_to_image`.
         OSError: weights that are not there.
     """
-    _check_choice("loss", loss, scores.TERMS)
-    labels = _labels(labels)
-    _check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
-    _check_choice("dtype", dtype, ("auto", *devices.DTYPES))
+    check_choices(loss=(loss, scores.TERMS), dtype=(dtype, ("auto", *devices.DTYPES)))
+    check_numbers(seed=seed, batch_size=batch_size, img_size=img_size)
+    labels = labels_of(labels)
     device, ablation = devices.resolve_device(device), settings.Ablation(guidance, crop_errors, noise)
     source = models.class_conditional(model, model_path, img_size, vae_path, device, devices.resolve_dtype(dtype, device))
     if classes is None:
         if source.num_classes is None:
             raise ValueError(f"classes are needed: {source.describe()} does not say how many it has (NUM_CLASSES = 10)")
         classes = range(source.num_classes)
-    classes = _several("classes", classes, int)
+    classes = list_of("classes", classes, int)
     strange = next((c for c in classes if c < 0 or c >= (source.num_classes or c + 1)), None)
     if strange is not None or len(set(classes)) < len(classes):
         wrong = "name one twice" if strange is None else f"has {strange}, and the model's are 0..{(source.num_classes or 1) - 1}"
@@ -527,42 +512,6 @@ def class_conditional(
                   devices.resolve_dtype(dtype, device), batch_size)  # fmt: skip
     setup.check()
     return setup.load()
-
-
-def _check_choice(name: str, value: object, known: Iterable[str]) -> None:
-    if value not in list(known):
-        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
-
-
-def _several(name: str, given: Iterable[Any] | None, kind: type[Value]) -> list[Value]:
-    """A list of what is given. Raises ValueError for none, and for elements of another type, or blank texts."""
-    values = None if given is None or isinstance(given, str | bytes) else list(given)
-    if not values:
-        raise ValueError(f"{name} {given!r}: give a list of two or more")
-    values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    wrong = next((v for v in values if type(v) is not kind or (isinstance(v, str) and not v.strip())), None)
-    if wrong is not None or None in values:
-        raise ValueError(f"{name} has {wrong!r}: give a list of {'texts' if kind is str else 'integers'}")
-    return values
-
-
-def _labels(given: Iterable[Any] | None) -> list[int] | None:
-    """Raises ValueError for labels that are no integers from 0."""
-    labels = None if given is None else _several("labels", given, int)
-    if labels and min(labels) < 0:
-        raise ValueError(f"labels has {min(labels)}: they count from 0")
-    return labels
-
-
-LEAST_AND_MOST = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "img_size": (1, 2**16)}
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    """Raises ValueError for what is no integer, and for one that is too small or too large; None is the model's own size."""
-    for name, value in numbers.items():
-        low, high = LEAST_AND_MOST[name]
-        if (value is not None or name != "img_size") and (type(value) is not int or not low <= value <= high):
-            raise ValueError(f"{name} {value!r} is no integer from {low} to {high}")
 
 
 def with_empty(candidates: Candidates, empty: str | int | None, ablation: settings.Ablation) -> Candidates:

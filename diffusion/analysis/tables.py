@@ -257,7 +257,7 @@ def _rounds(record: dict, keys: list[int]) -> dict[int, int] | None:
 
 def _scored(index: int, record: dict, loss: str, keys: list[int]) -> Scored:
     about = {"index": index, "label": record["label"], "pred": record["pred"], "seconds": record.get("seconds"),
-             "evaluations": run_folder.outcome(record).evaluations, "fell": _rounds(record, keys)}  # fmt: skip
+             "evaluations": run_folder.outcome(record).evaluations, "dropped": _rounds(record, keys)}  # fmt: skip
     if "classes" not in record:
         tried = {key: candidate["pred_errors"].float().numpy() for key, candidate in record["errors"].items()}
         errors = tuple(tried.get(key, NEVER) for key in keys)

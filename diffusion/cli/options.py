@@ -10,8 +10,6 @@ from diffusion.runs import tracking
 from diffusion.strategy import STRATEGIES
 from diffusion.utils import outputs
 
-# ---------------------------------------------------------------- option groups
-
 
 def add_data_options(parser, datasets, required=True, class_list=True):
     """Which dataset; returns the group. class_list: False for a command whose --classes are something else."""
@@ -147,11 +145,12 @@ def add_strategy_options(parser, default: str | None = "stages", default_text="s
     for strategy in STRATEGIES.values():
         for field in fields(strategy):
             if field.metadata and field.name not in added:
-                _add_option(group, strategy, field)
+                _add_option(group, field)
                 added.add(field.name)
 
 
-def _add_option(group, strategy, field):
+def _add_option(group, field):
+    """An option of one or more strategies, with its owners and their defaults."""
     about = field.metadata
     defaults = {s.NAME: f.default for s in STRATEGIES.values() for f in fields(s) if f.name == field.name}
     each = [name if value in ((), "", None) else f"{name} {value}" for name, value in defaults.items()]

@@ -14,8 +14,6 @@ from diffusion.utils.distributed import team
 
 READ_WHOLE = ("data_dir", "train_dir", "model_path", "vae_path", "config", "weights")  # options of folders of inputs
 MOST_CLASSES = 1_000_000  # of --cls, whose list is written out
-
-
 MOST_SHOWN = 30  # options in --help; of a command with more, those of RARE are in --help_all only
 RARE = {  # what they are about -> names
     "images": "config_name image_column label_column streaming limit",

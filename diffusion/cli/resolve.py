@@ -80,11 +80,11 @@ def level_weights_of(options: dict) -> LevelWeights | None:
     return LevelWeights.read(options["level_weights"]) if options["level_weights"] else None
 
 
-def check_results(path: str | None) -> None:
+def check_results(path: Path | None) -> None:
     """Raises ValueError for a file that could not be written."""
     try:
         if path:
-            files.try_file(Path(path))
+            files.try_file(path)
     except OSError as error:
         raise ValueError(f"--results {files.one_line(error)}: name another file") from None
 

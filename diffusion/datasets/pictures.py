@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from diffusion.utils.files import one_line
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 Given: TypeAlias = "Image | str | Path | np.ndarray"  # what the Python functions take for a picture
 
@@ -126,7 +129,7 @@ def picture_of(given: object) -> "Image":
         try:
             return open_rgb(given, custom=True)
         except Exception as error:  # for broken files Pillow raises nearly anything
-            raise OSError(f"{given} cannot be read: {error}") from error
+            raise OSError(f"{given} cannot be read: {one_line(error)}") from error
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim not in (2, 3) or given.shape[2:] not in ((), (3,), (4,)):
             raise ValueError(f"an array {given.dtype} {list(given.shape)} is no picture: give uint8 [H,W], [H,W,3] or [H,W,4]")
@@ -134,6 +137,19 @@ def picture_of(given: object) -> "Image":
     if not isinstance(given, Image.Image):
         raise ValueError(f"{type(given).__name__} is no picture: give a PIL image, a path, or an array uint8 [H,W,3]")
     return as_seen(given)
+
+
+NO_PICTURE = "is no picture: give float32 [3,H,W] in [-1,1], or a PIL image"
+
+
+def checked_tensor(image: "Tensor") -> "Tensor":
+    """The image itself. Raises ValueError for a tensor that is not float [3,H,W] in [-1,1], as a transform makes it."""
+    if image.ndim != 3 or not image.is_floating_point():
+        raise ValueError(f"a tensor {image.dtype} {list(image.shape)} {NO_PICTURE}")
+    low, high = (float(value) for value in image.aminmax())
+    if low < -1.01 or high > 1.01:  # one that is not finite fails as errors that are not do
+        raise ValueError(f"a tensor of {low:g} to {high:g} {NO_PICTURE}")
+    return image
 
 
 def transparent(places: Iterable[str | Path | Member]) -> str | None:

@@ -464,8 +464,11 @@ def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, templat
     unknown = sorted(set(table.classidx) - set(range(len(dataset.classes))))
     if unknown:
         raise ValueError(f"{path}: classidx {unknown[0]} is no class of {name}, which has 0..{len(dataset.classes) - 1}")
-    if not prompt_path:
-        return table
+    return _compared(path, table, name, dataset) if prompt_path else table
+
+
+def _compared(path: str | Path, table: PromptTable, name: str, dataset: ImageData) -> PromptTable:
+    """A CSV's table, with a notice where it calls classes otherwise than the dataset. Raises ValueError for another order."""
     try:
         names = _spoken(name, dataset.classes, "{}")[0] if DATASETS[name].custom else dataset.classes
         return replace(table, notice=labels.disagreement(table.classnames, table.classidx, names))

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
@@ -229,16 +229,7 @@ def work_through(running, dataset, todo: list[int], done: dict, work, report=lam
         with progress(len(share)) as bar:
             part = _Part(dataset, share, bar, report, Tally(done.values() if running.load_stats else ()))
             with closing(through(part.readable(images, stop), most=most)) as ended:
-                for index, call, label in ended:
-                    try:
-                        part.tally.add(work(index, call(), label))
-                    except FloatingPointError as error:
-                        part.end(index, f"{error}: try --dtype bfloat16")
-                    except OSError as error:
-                        part.unwritten = files.one_line(error)
-                        break
-                    else:
-                        part.end(index)
+                part.work_off(ended, work)
         new = {key: outcome for key, outcome in done.items() if key not in before}
         ends = team().gather((part.seen, part.failures, stop.signal, new, part.unwritten), lambda: stop.signal)
     if not team().leads:
@@ -262,6 +253,19 @@ class _Part:
         self.bar.set_postfix(self.tally.postfix(), refresh=False)
         self.bar.update(self.share.finish() - self.bar.n)
         self.report(self.tally)
+
+    def work_off(self, ended: Iterable[tuple], work) -> None:
+        """work(index, call(), label) of each, until a record cannot be written."""
+        for index, call, label in ended:
+            try:
+                self.tally.add(work(index, call(), label))
+            except FloatingPointError as error:
+                self.end(index, f"{error}: try --dtype bfloat16")
+            except OSError as error:
+                self.unwritten = files.one_line(error)
+                return
+            else:
+                self.end(index)
 
     def readable(self, images, stop: StopBetweenImages) -> Iterator[tuple]:
         """(index, image, label) of those that could be read, until a signal asks for no more; the others end here."""

@@ -1,6 +1,7 @@
 """Pictures in class folders: which files count, and which label the name of their folder gives them."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def _by_name(root: Path, folders: dict[str, list[str]], classes: Sequence[str]) 
     numbers = {name: number_of(name) for name in folders}
     if set(folders) & set(classes) or any(number is None or number >= len(classes) for number in numbers.values()):
         return folders
-    twice = next((name for name, number in numbers.items() if list(numbers.values()).count(number) > 1), None)
+    times = Counter(numbers.values())
+    twice = next((name for name, number in numbers.items() if times[number] > 1), None)
     if twice:
         raise ValueError(f"{root / twice} is the folder of a class that has another one: put its pictures there")
     return {classes[number]: folders[name] for name, number in numbers.items() if number is not None}

@@ -147,7 +147,8 @@ class CustomModel(Source):
             denoiser = replace(denoiser, predict=tuning.compiled(denoiser.predict, device))
         shared = denoiser.shared and self._watched("shared", denoiser.shared, self._of_shared)
         predict = self._watched("predict", denoiser.predict, lambda x_t, *_: self._of_predict(x_t))
-        encode = self._watched("encode", denoiser.encode, lambda image: self.latent_of(image.shape[-1]))
+        latent_shape = cache(self.latent_shape)
+        encode = self._watched("encode", denoiser.encode, lambda image: latent_shape(image.shape[-1]))
         return replace(denoiser, encode=encode, embed=partial(self._embed, device=device), predict=predict, shared=shared)
 
     def _watched(self, name: str, function: Callable, shape_of: Callable[..., tuple[int, ...]]) -> Callable:
@@ -174,11 +175,6 @@ class CustomModel(Source):
 
     def _of_shared(self, x_t: Tensor, t: Tensor, conditions: Conditions, latent: Tensor | None) -> tuple[int, ...]:
         return self._of_predict(x_t, len(conditions) * (len(t) if latent is None else 1))
-
-    @cache  # noqa: B019 - a run has one source
-    def latent_of(self, img_size: int) -> tuple[int, int, int]:
-        """`latent_shape`, found once."""
-        return self.latent_shape(img_size)
 
     def _embed(self, candidates: Sequence[Any], device: str) -> Conditions:
         """Conditions of all candidates, after a check of them and of one evaluation with them."""

@@ -22,7 +22,7 @@ from diffusion.utils import files
 if TYPE_CHECKING:  # which imports torch
     from torch import Tensor
 
-# what a weight's name ends with -> what it is, of what diffusers' converters leave out, or take for something else
+# what a weight's name holds -> what it is, of what diffusers' converters leave out, or take for something else
 OTHERS = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
@@ -144,7 +144,7 @@ def _of_peft(folder: Path, network: str) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    config = files.read_json(folder / PEFT_CONFIG, {})
+    config = files.read_json(folder / PEFT_CONFIG)
     odd = [name for name in ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(name)]
     if config.get("peft_type", "LORA") != "LORA" or odd:
         raise ValueError(f"{PEFT_CONFIG} says {odd[0] if odd else config['peft_type']}, and no plain LoRA")
