@@ -2,10 +2,10 @@
 """Networks trained on labels: torchvision's and timm's ImageNet classifiers, with their own weights and preprocessing.
 
   the paper's ResNet-50 (torchvision's first weights), on the test sets of its Table 4:
-    python scripts/eval_supervised.py --model resnet50 --dataset imagenetA
+    python scripts/eval_supervised.py --network resnet50 --dataset imagenetA
   timm's weights, and weights of your own, whose last layer has as many rows as the data set has classes:
-    python scripts/eval_supervised.py --model timm:vit_base_patch16_224.augreg2_in21k_ft_in1k --dataset imagenetv2
-    python scripts/eval_supervised.py --model resnet18 --weights mine.safetensors --dataset pets
+    python scripts/eval_supervised.py --network timm:vit_base_patch16_224.augreg2_in21k_ft_in1k --dataset imagenetv2
+    python scripts/eval_supervised.py --network resnet18 --weights mine.safetensors --dataset pets
 
 On ImageNet-A the best of its 200 classes is taken, on ObjectNet a class has the best of its ImageNet classes' scores. Records are
 those of eval_prob_adaptive.py, with minus the logit in place of an error, so that all scripts that read runs read these.
@@ -33,8 +33,9 @@ def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     cli.add_selection_options(cli.add_data_options(parser, list(DATASETS)))
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="NAME", help="resnet50, vit_b_16, ... of torchvision; timm:NAME or "
-                       "timm:NAME.TAG")  # fmt: skip
+    renamed = group.add_argument("--network", dest="model", required=True, metavar="NAME", help="resnet50, vit_b_16, ... of "
+                                 "torchvision; timm:NAME or timm:NAME.TAG")  # fmt: skip
+    parser.rename("--model", renamed)
     group.add_argument("--weights", metavar="TAG_OR_FILE", help="IMAGENET1K_V2 or another tag of torchvision's, or a state dict "
                        "(.safetensors, .pth) (default: IMAGENET1K_V1 of torchvision, timm's own default)")  # fmt: skip
     group.add_argument("--device", help="default: cuda if there is one, else cpu")

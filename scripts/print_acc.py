@@ -119,7 +119,7 @@ def main(argv=None) -> int:
     if result["top5"]:
         print(f"Top 5: {result['top5']}")
     for name, estimate in parts.items():
-        print(f"Top 1 acc of {name}: {estimate}")
+        print(f"Top-1 accuracy of {name}: {estimate}")
     print(f"Images: {result['n']} of {result['n_expected'] or 'an unknown number'}")
     if message := run_folder.unreadable_message(unreadable, "not counted"):
         print(message)

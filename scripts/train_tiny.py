@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Train the small models in shipped/. Or cut the images that ship beside them.
 
-    python scripts/train_tiny.py vae --data_dir /usr/share/datasets/fashion-mnist
-    python scripts/train_tiny.py sd  --data_dir /usr/share/datasets/fashion-mnist
-    python scripts/train_tiny.py sd3 --data_dir /usr/share/datasets/fashion-mnist
-    python scripts/train_tiny.py dit --data_dir /usr/share/datasets/fashion-mnist
-    python scripts/train_tiny.py clip --data_dir /usr/share/datasets/fashion-mnist
-    python scripts/train_tiny.py images --data_dir /usr/share/datasets/fashion-mnist
+    python scripts/train_tiny.py vae --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py sd  --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py sd3 --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py dit --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py clip --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py images --data_dir datasets/FashionMNIST/raw
 
 The VAE first. In its latents: tokenizer, text encoder and U-Net (sd), two text encoders and the transformer of a rectified flow
 (sd3, from the pictures and captions of sd), and the class-conditional transformer (dit). The
@@ -43,8 +43,8 @@ def parse_args(argv=None):
     parser = parsing.Parser(__doc__)
     parser.add_argument("part", choices=[*STEPS, "images"], help="what to train, or the images to cut")
     parser.add_argument("--data_dir", default="datasets/FashionMNIST/raw", help="folder of the four original idx files")
-    parser.add_argument("-o", "--out", type=Path, default=paths.made_anew(paths.SHIPPED),
-                        help="folder of the models (default: shipped/)")  # fmt: skip
+    parser.add_argument("-o", "--out", type=Path, default=Path("my_models"),
+                        help="folder of the models; shipped: over those that ship (default: my_models)")  # fmt: skip
     parser.add_argument("--checkpoint_dir", default="checkpoints", help="where an interrupted training resumes from")
     parser.add_argument("--steps", type=parsing.at_least(1), help=f"optimiser steps (default: {listed(STEPS)})")
     parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {listed(BATCH)})")
@@ -174,11 +174,12 @@ def vae_batch(rng, images, labels, n, only_colours=False):
 
 
 def load_vae(args):
-    """The trained one, float32."""
+    """The trained one, else the one that ships, float32."""
     import torch
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(args.out / "tiny-sd" / "vae", torch_dtype=torch.float32).eval()
+    trained = args.out / "tiny-sd" / "vae"
+    return AutoencoderKL.from_pretrained(trained if trained.is_dir() else paths.TINY_SD / "vae", torch_dtype=torch.float32).eval()
 
 
 # ---------------------------------------------------------------- text encoder and U-Net

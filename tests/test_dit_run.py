@@ -318,8 +318,6 @@ def test_the_training_writes_what_the_command_reads(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     fashion_mnist.write_idx(tmp_path / "raw" / "train-images-idx3-ubyte", rng.integers(0, 256, (1020, 28, 28), dtype=np.uint8))
     fashion_mnist.write_idx(tmp_path / "raw" / "train-labels-idx1-ubyte", (np.arange(1020) % 10).astype(np.uint8))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "tiny-sd").symlink_to(paths.TINY_SD)
     argv = ["dit", "--data_dir", tmp_path / "raw", "--out", tmp_path / "out", "--steps", 2, "--batch_size", 4]
     load_script("train_tiny").main([*map(str, argv), "--checkpoint_dir", str(tmp_path / "checkpoints")])
     monkeypatch.setattr(dit, "TINY_DIT", tmp_path / "out" / "tiny-dit")

@@ -76,7 +76,7 @@ def by_hand(model, picture):
 @pytest.mark.parametrize("model", [SMALL, VIT])
 def test_imagenet_has_all_outputs(model, weights, run, run_main):
     layouts.imagenet(Path("datasets"))
-    code, out, err = run("--model", model, "--weights", weights[model], "--dataset", "imagenet", "--results", "r.json")
+    code, out, err = run("--network", model, "--weights", weights[model], "--dataset", "imagenet", "--results", "r.json")
     assert code == 0 and "1,000, of 1,000 of the network's 1,000 outputs" in out and "Top-5 accuracy: " in out, err
     [folder] = Path("data/imagenet").iterdir()
     config, records = read(folder)
@@ -94,7 +94,7 @@ def test_imagenet_has_all_outputs(model, weights, run, run_main):
 
 def test_imagenetv2_has_number_folders(weights, run):
     layouts.imagenet_v2(Path("datasets"))
-    assert run("--model", VIT, "--weights", weights[VIT], "--dataset", "imagenetv2")[0] == 0
+    assert run("--network", VIT, "--weights", weights[VIT], "--dataset", "imagenetv2")[0] == 0
     _, records = read(Path("data/imagenetv2/timm_test_vit_vit"))
     assert [record["label"] for record in records] == [0, 1, 10, 2, 999]  # folders by name
     for record in records:
@@ -110,7 +110,7 @@ HARD = [6, 11, 13, 15, 17, 22, 23, 27, 30, 37, 39, 42, 47, 50, 57, 70, 71, 76, 7
 
 def test_imagenet_a_has_the_best_of_its_200(weights, run):
     layouts.imagenet_a(Path("datasets"))
-    code, out, err = run("--model", SMALL, "--weights", weights[SMALL], "--dataset", "imagenetA")
+    code, out, err = run("--network", SMALL, "--weights", weights[SMALL], "--dataset", "imagenetA")
     assert code == 0 and "200, of 200 of the network's 1,000 outputs" in out, err
     config, records = read(Path(f"data/imagenetA/torchvision_{SMALL}_small"))
     labels = config["candidates"]["labels"]
@@ -130,7 +130,7 @@ OBJECTS = {(0, "alarm_clock"): [409, 530], (2, "banana"): [954], (7, "bicycle"):
 
 def test_objectnet_s_classes_have_the_best_of_several_outputs(weights, run):
     layouts.objectnet(Path("datasets"))
-    code, out, err = run("--model", VIT, "--weights", weights[VIT], "--dataset", "objectnet")
+    code, out, err = run("--network", VIT, "--weights", weights[VIT], "--dataset", "objectnet")
     assert code == 0 and "113, of 125 of the network's 1,000 outputs" in out, err
     config, records = read(Path("data/objectnet/timm_test_vit_vit"))
     places = ("alarm_clock/a", "banana/a", "banana/b", "wok/a")
@@ -147,10 +147,10 @@ def test_objectnet_s_classes_have_the_best_of_several_outputs(weights, run):
 def test_a_network_of_the_set_s_own_classes(weights, run):
     """Its outputs are the labels; so too where ImageNet's could be taken."""
     layouts.objectnet(Path("datasets"))
-    assert run("--model", VIT, "--weights", weights[113], "--dataset", "objectnet")[0] == 0
-    code, out, err = run("--model", VIT, "--weights", weights[10], "--dataset", "fashion_mnist", "--imgs_to_eval", 3)
+    assert run("--network", VIT, "--weights", weights[113], "--dataset", "objectnet")[0] == 0
+    code, out, err = run("--network", VIT, "--weights", weights[10], "--dataset", "fashion_mnist", "--imgs_to_eval", 3)
     assert code == 0 and "10, of 10 of the network's 10 outputs" in out, err
-    code, out, err = run("--model", VIT, "--weights", weights[10], "--dataset", "fashion_mnist", "--imgs_to_eval", 5)
+    code, out, err = run("--network", VIT, "--weights", weights[10], "--dataset", "fashion_mnist", "--imgs_to_eval", 5)
     assert code == 0 and "2 to do here, 3 of 5 done before" in out, err
     _, records = read(Path("data/fashion_mnist/timm_test_vit_ten"))
     assert len(records) == 5 and all(len(record["errors"]) == 10 for record in records)
@@ -192,7 +192,7 @@ def test_published_weights_are_taken_from_the_cache(run, monkeypatch, tmp_path):
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(network_of(SMALL).state_dict(), tmp_path / "hub" / "checkpoints" / Path(published.url).name)
     layouts.imagenet(Path("datasets"))
-    code, _, err = run("--model", SMALL, "--dataset", "imagenet")
+    code, _, err = run("--network", SMALL, "--dataset", "imagenet")
     assert code == 0, err
     config, records = read(Path(f"data/imagenet/torchvision_{SMALL}_IMAGENET1K_V1"))
     assert config["identity"]["weights"] == f"torchvision {SMALL} IMAGENET1K_V1"
@@ -208,7 +208,7 @@ def test_weights_that_cannot_be_fetched(model, run, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     layouts.imagenet(Path("datasets"))
-    code, _, err = run("--model", model, "--dataset", "imagenet")
+    code, _, err = run("--network", model, "--dataset", "imagenet")
     assert code == 2 and err.count("\n") == 1 and "cannot be fetched" in err and "--weights" in err, err
     assert not Path("data").exists() and team().leads
 
@@ -219,21 +219,21 @@ def test_weights_that_cannot_be_fetched(model, run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--model", "resnet5"], ["--model resnet5 is none of torchvision's", "resnet50"]),
-        (["--model", "timm:resnet5x"], ["--model timm:resnet5x is none of timm's", "timm:resnet50"]),
-        (["--model", "timm:resnet50.nonsense"], ["nonsense is no tag of resnet50", "a1_in1k"]),
-        (["--model", "resnet50", "--weights", "V3"], ["--weights V3", "IMAGENET1K_V2"]),
-        (["--model", "vit_h_14"], ["--model vit_h_14 has no IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1"]),
-        (["--model", "timm:resnet50", "--weights", "a1_in1k"], ["timm:resnet50.TAG"]),
-        (["--model", "timm:test_vit4"], ["timm publishes no weights", "--weights"]),
-        (["--model", "resnet18", "--weights", "none.pth"], ["--weights none.pth: there is no such file"]),
-        (["--model", "resnet18", "--weights", "text.pth"], ["--weights text.pth cannot be read"]),
-        (["--model", "resnet18", "--weights", "list.pth"], ["--weights list.pth"]),
-        (["--model", "resnet18", "--weights", "SMALL"], ["unknown to torchvision's resnet18"]),
-        (["--model", "timm:test_vit", "--weights", "lacking.pth"], ["lacks 'cls_token'"]),
-        (["--model", "timm:test_vit", "--weights", "shape.pth"], ["has 'norm.weight' of [7]"]),
-        (["--model", "timm:test_vit", "--weights", "TEN"], ["--dataset imagenet has 1,000 classes", "10 outputs"]),
-        (["--model", "timm:test_vit", "--weights", "nan.pth"], ["'head.bias' holds numbers that are not finite"]),
+        (["--network", "resnet5"], ["--network resnet5 is none of torchvision's", "resnet50"]),
+        (["--network", "timm:resnet5x"], ["--network timm:resnet5x is none of timm's", "timm:resnet50"]),
+        (["--network", "timm:resnet50.nonsense"], ["nonsense is no tag of resnet50", "a1_in1k"]),
+        (["--network", "resnet50", "--weights", "V3"], ["--weights V3", "IMAGENET1K_V2"]),
+        (["--network", "vit_h_14"], ["--network vit_h_14 has no IMAGENET1K_V1", "IMAGENET1K_SWAG_E2E_V1"]),
+        (["--network", "timm:resnet50", "--weights", "a1_in1k"], ["timm:resnet50.TAG"]),
+        (["--network", "timm:test_vit4"], ["timm publishes no weights", "--weights"]),
+        (["--network", "resnet18", "--weights", "none.pth"], ["--weights none.pth: there is no such file"]),
+        (["--network", "resnet18", "--weights", "text.pth"], ["--weights text.pth cannot be read"]),
+        (["--network", "resnet18", "--weights", "list.pth"], ["--weights list.pth"]),
+        (["--network", "resnet18", "--weights", "SMALL"], ["unknown to torchvision's resnet18"]),
+        (["--network", "timm:test_vit", "--weights", "lacking.pth"], ["lacks 'cls_token'"]),
+        (["--network", "timm:test_vit", "--weights", "shape.pth"], ["has 'norm.weight' of [7]"]),
+        (["--network", "timm:test_vit", "--weights", "TEN"], ["--dataset imagenet has 1,000 classes", "10 outputs"]),
+        (["--network", "timm:test_vit", "--weights", "nan.pth"], ["'head.bias' holds numbers that are not finite"]),
     ],
 )
 def test_bad_input(argv, told, weights, run):
@@ -251,5 +251,5 @@ def test_bad_input(argv, told, weights, run):
 
 
 def test_imagenet_s_networks_are_refused_for_other_classes(weights, run):
-    code, _, err = run("--model", SMALL, "--weights", weights[SMALL], "--dataset", "fashion_mnist")
+    code, _, err = run("--network", SMALL, "--weights", weights[SMALL], "--dataset", "fashion_mnist")
     assert code == 2 and err.count("\n") == 1 and "has 10 classes" in err and "1,000 outputs" in err, err

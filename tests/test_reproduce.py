@@ -207,7 +207,7 @@ def test_shares_of_laion_are_read_from_its_table(reproduce, sets, run_main):
     Path("laion_cifar10.csv").write_text("index,aesthetic,unsafe,width,height\n0,5,0,600,600\n1,5,0.5,600,600\n2,6,0,600,600\n")
     row = next(row for row in targets.table2().rows if row.column == "cifar10")
     assert run_main(module_of(row.words).main, *row.words[1:])[0] == 0
-    found = row.batch_size().estimate
+    found = row.reproduced().estimate
     assert (round(found.value, 6), found.n) == (round(2 / 3, 6), 3)
 
 

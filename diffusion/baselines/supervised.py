@@ -224,7 +224,7 @@ def _find_torchvision(name: str, tag: str | None, file: str | None) -> Torchvisi
     _check_name(name, models.list_models(module=models), f"torchvision's classifiers; those of timm are {TIMM}NAME", "resnet50")
     tags = list(models.get_model_weights(name).__members__)
     if tag is None and file is None and PAPER_TAG not in tags:
-        raise ValueError(f"--model {name} has no {PAPER_TAG}: give {FLAG}, one of {', '.join(tags)}")
+        raise ValueError(f"--network {name} has no {PAPER_TAG}: give {FLAG}, one of {', '.join(tags)}")
     if tag and tag not in tags:
         raise ValueError(f"{FLAG} {tag} is neither a file nor a tag of {name}: take one of {', '.join(tags)}")
     return Torchvision(name, tag or (PAPER_TAG if PAPER_TAG in tags else tags[0]), file)
@@ -239,9 +239,9 @@ def _find_timm(name: str, weights: str | None, file: str | None) -> Timm:
         raise ValueError(f"{FLAG} {weights} is no file: tags of timm's weights are part of the name, {TIMM}{architecture}.TAG")
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise ValueError(f"--model {TIMM}{name}: {tag} is no tag of {architecture}: take one of {', '.join(tags) or 'none'}")
+        raise ValueError(f"--network {TIMM}{name}: {tag} is no tag of {architecture}: take one of {', '.join(tags) or 'none'}")
     if not (tags or file):
-        raise ValueError(f"--model {TIMM}{name}: timm publishes no weights for it: name a file with {FLAG}")
+        raise ValueError(f"--network {TIMM}{name}: timm publishes no weights for it: name a file with {FLAG}")
     published = timm.models.get_pretrained_cfg(architecture) if tags else None
     return Timm(architecture, tag or (published and published.tag) or "", file)
 
@@ -250,7 +250,7 @@ def _check_name(name: str, names: Collection[str], whose: str, example: str, pre
     if name not in names:
         close = difflib.get_close_matches(name, names, n=6, cutoff=0.4) or [example]
         raise ValueError(
-            f"--model {prefix}{name} is none of {whose}: take one such as {', '.join(prefix + one for one in close)}"
+            f"--network {prefix}{name} is none of {whose}: take one such as {', '.join(prefix + one for one in close)}"
         )
 
 

@@ -16,7 +16,7 @@ from diffusion.kernel.scores import Score
 Cell = tuple[dict[int, Tensor], int, int]  # (predictions under the empty condition by pair, pair, row) of an evaluation
 Block = tuple[slice, slice]  # rows, pairs
 C = TypeVar("C", bound="Rows")
-C_taken = TypeVar("C_taken", contravariant=True)
+C_in = TypeVar("C_in", contravariant=True)
 
 
 class Law(Protocol):
@@ -35,7 +35,7 @@ class Rows(Protocol):
     def __getitem__(self: C, rows: slice | Sequence[int], /) -> C: ...
 
 
-class Predictor(Protocol[C_taken]):
+class Predictor(Protocol[C_in]):
     """What the kernel needs of a models.denoiser.Denoiser, whatever conditions it takes."""
 
     @property
@@ -45,7 +45,7 @@ class Predictor(Protocol[C_taken]):
     def space(self) -> str: ...
 
     @property
-    def predict_latents(self) -> Callable[[Tensor, Tensor, C_taken, Tensor | None], Tensor]: ...
+    def predict_latents(self) -> Callable[[Tensor, Tensor, C_in, Tensor | None], Tensor]: ...
 
 
 @dataclass
