@@ -183,7 +183,12 @@ def load(source: Source, device: str, dtype: str, compile: bool = False, space: 
 
 
 def memory_message(source: Source, dtype: str) -> str | None:
-    """A line on the memory that the weights take as they are loaded; None where their files do not say, or are not here."""
+    """A line on the memory that the weights take as they are loaded; None where their files do not say, or are not here.
+
+    Args:
+        source: of the weights.
+        dtype: in which they are loaded, one of settings.DTYPES.
+    """
     if source.unfetched:
         return None
     parts = source.memory(dtype)
@@ -196,7 +201,11 @@ def memory_message(source: Source, dtype: str) -> str | None:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """Memory in decimal GB, or MB below a tenth of one, with one digit after the point."""
+    """Memory in decimal GB, or MB below a tenth of one, with one digit after the point.
+
+    Args:
+        n_bytes: how many.
+    """
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 

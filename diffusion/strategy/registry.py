@@ -223,9 +223,15 @@ STRATEGIES: dict[str, type[Strategy]] = {cls.NAME: cls for cls in (Stages, Race,
 
 
 def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Strategy:
-    """The strategy of this name with the options that are not None in `given`, for others those of `defaults`, else its own.
+    """The strategy of a name, with options.
 
-    Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
+    Args:
+        name: one of STRATEGIES.
+        given: options by name, of any strategy; None: not given.
+        defaults: of what is not given; what is in neither is as the strategy's class has it.
+
+    Raises:
+        ValueError: an option that only another strategy has, or a strategy that cannot be built.
     """
     accepted = option_names(STRATEGIES[name])
     for other in STRATEGIES.values():
@@ -236,9 +242,13 @@ def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any
 
 
 def of_identity(identity: Identity) -> Strategy:
-    """The strategy of a run by its config's identity; Stages without numbers for a folder that does not say.
+    """The strategy of a run.
 
-    Raises ValueError for a strategy that is not in the table.
+    Args:
+        identity: of the run's config.json; Stages without numbers for one that does not say.
+
+    Raises:
+        ValueError: a strategy that is not in the table.
     """
     name = identity.get("strategy") or (Grid.NAME if identity.get("t_interval") else Stages.NAME)
     known = STRATEGIES | {Grid.NAME: Grid} | ({} if identity.get("edition") else {Race.NAME: FirstRace})
