@@ -62,7 +62,7 @@ def training_images(n=400):
 def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
     """Every colour that a picture shows is in its caption, and no caption names a pair that is held out."""
     seen = set()
-    for picture, caption in fashion_mnist.captioned(3, *training_images()):
+    for picture, caption in fashion_mnist.captioned(3, *training_images(), HELD_OUT):
         said = re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(NOUNS)})", caption)
         assert not HELD_OUT & set(said), caption
         assert colours_in(picture) <= {colour for colour, _ in said}, caption
@@ -73,11 +73,11 @@ def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
 def test_nor_has_the_vaes():
     images, labels = training_images(1000)
     rng = np.random.default_rng(0)
-    items = [fashion_mnist.random_item(rng, images, labels, coloured=True) for _ in range(4000)]
+    items = [fashion_mnist.random_item(rng, images, labels, True, HELD_OUT) for _ in range(4000)]
     assert {(item.colour, item.noun) for item in items} == {(c, n) for c in COLOURS for n in NOUNS} - HELD_OUT
     script = load_script("train_tiny")
     assert script.fashion_mnist.random_item is fashion_mnist.random_item  # the only place where an item is coloured
-    grey = fashion_mnist.random_item(rng, images, labels, coloured=False)
+    grey = fashion_mnist.random_item(rng, images, labels, False, HELD_OUT)
     assert grey.colour is None
 
 

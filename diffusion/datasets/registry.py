@@ -249,7 +249,7 @@ DATASETS: dict[str, DatasetSpec] = {
         splits=("train", "validation", "test"),
     ),
     "tiny_combos": DatasetSpec(
-        _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
+        _tiny_combos, ("validation", "folds", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
     ),
     "tiny_scenes": DatasetSpec(_tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"),
     "caltech101": _torchvision(
