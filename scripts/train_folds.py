@@ -26,9 +26,11 @@ if __name__ == "__main__":
 
 from diffusion import cli
 from diffusion.cli import parsing
-from diffusion.datasets.scenes import COLOURS, N_FOLDS, NOUNS
+from diffusion.datasets import open_dataset
+from diffusion.datasets.scenes import N_FOLDS
 from diffusion.datasets.shipped import PAIRS
 from diffusion.runs import loop, run_folder
+from diffusion.training import two_heads
 from diffusion.utils import files, paths
 
 TEST = ["--dataset", "tiny_combos", "--split", "folds"]
@@ -122,24 +124,14 @@ def test(args, kind: str, fold: int) -> dict:
 
 
 def label(weights: Path) -> list[int]:
-    """What the network with two heads takes each test picture for: the pair whose log-probabilities add up to the most."""
+    """What the network with two heads takes each test picture for."""
     import numpy as np
     import torch
-    import train_tiny
-    from safetensors.torch import load_file
-
-    from diffusion.datasets import open_dataset
 
     images = open_dataset("tiny_combos", "folds", None, ".")
     pixels = np.stack([np.asarray(images.picture(i).convert("RGB")) for i in range(len(images))])
-    state = {name: tensor.float() for name, tensor in load_file(weights).items()}
-    network = train_tiny.build_heads(state["cls_token"].shape[-1])
-    network.load_state_dict(state)
-    with torch.inference_mode():
-        outputs = network.eval()(train_tiny.clip_input(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
-    items, colours = (part.log_softmax(1) for part in outputs.split((len(NOUNS), len(COLOURS) + 1), 1))
-    scores = [colours[:, list(COLOURS).index(colour)] + items[:, NOUNS.index(noun)] for colour, noun in PAIRS]
-    return torch.stack(scores, 1).argmax(1).tolist()
+    scores = two_heads.pair_scores(weights, torch.from_numpy(pixels).permute(0, 3, 1, 2), PAIRS)
+    return scores.argmax(1).tolist()
 
 
 def main(argv=None) -> int:

@@ -16,9 +16,7 @@ with labels for an item and a colour (heads). All resume from `checkpoints/` whe
 """
 
 import copy
-import itertools
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -31,10 +29,10 @@ if __name__ == "__main__":
 
 from diffusion import cli, settings
 from diffusion.cli import parsing
-from diffusion.datasets.scenes import CANVAS, COLOURS, N_FOLDS, NOUNS, Item, draw_single, folds
+from diffusion.datasets.scenes import CANVAS, N_FOLDS, NOUNS, Item, draw_single, folds
 from diffusion.models.families.sd3 import T5_TOKENS
 from diffusion.runs import loop as session
-from diffusion.training import fashion_mnist, loop
+from diffusion.training import fashion_mnist, loop, two_heads
 from diffusion.utils import files, paths
 
 STEPS = {"vae": 1800, "sd": 5500, "sd3": 13000, "dit": 12000, "clip": 5500, "heads": 5500}
@@ -546,7 +544,7 @@ def train_clip(args, images, labels):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = fashion_mnist.mixed_rows(g, args.batch_size, len(images), len(pictures))
         said, column = caption_of[rows].unique(return_inverse=True)
-        x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
+        x, y = model.encode_image(two_heads.clip_input(pictures[rows])), model.encode_text(tokens[said])
         return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
 
     checkpoint = loop.fit(torch.nn.ModuleDict({"clip": model}), loss_at, how_of(args), ema=0.998)
@@ -561,15 +559,6 @@ def clip_config(width, n_tokens):
     )
     config = TINY_CLIP | {name: TINY_CLIP[name] | size for name, size in sizes.items()}
     return config | {"text_cfg": config["text_cfg"] | {"vocab_size": n_tokens}}
-
-
-def clip_input(pixels):
-    """[B,3,64,64] uint8 -> float32, as open_clip's own transform makes of a picture of this size."""
-    import open_clip
-    import torch
-
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    return (pixels.float() / 255 - mean) / std
 
 
 def contrastive_loss(pictures, captions, logit_scale, column):
@@ -601,10 +590,6 @@ def save_clip(out, model, config):
 
 # ---------------------------------------------------------------- the labelled model
 
-# 4.9 million parameters; one output for every item and every colour, the last for grey
-TINY_HEADS = {"img_size": CANVAS, "patch_size": 16, "embed_dim": 256, "depth": 6, "num_heads": 8}
-COLOUR_LABELS = (*COLOURS, None)
-
 
 def train_heads(args, images, labels):
     """The pictures that train_clip sees, in its mixture, with the words of their captions as labels of two softmax heads.
@@ -616,15 +601,15 @@ def train_heads(args, images, labels):
     from torch.nn.functional import cross_entropy
 
     pictures, captions = fashion_mnist.drawn(captioned(args, images, labels), 2 * len(images))
-    targets = torch.tensor([head_targets(caption) for caption in captions])
-    network = build_heads(args.channels)
+    targets = torch.tensor([two_heads.targets(caption) for caption in captions])
+    network = two_heads.build(args.channels)
     print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters")
 
     def loss_at(step):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = fashion_mnist.mixed_rows(g, args.batch_size, len(images), len(pictures))
-        outputs = network(clip_input(pictures[rows])).float().split((len(NOUNS), len(COLOUR_LABELS)), 1)
-        wanted = targets[rows].split((len(NOUNS), len(COLOUR_LABELS)), 1)
+        outputs = network(two_heads.clip_input(pictures[rows])).float().split(two_heads.SIZES, 1)
+        wanted = targets[rows].split(two_heads.SIZES, 1)
         return sum(cross_entropy(output, target) for output, target in zip(outputs, wanted, strict=True))
 
     checkpoint = loop.fit(torch.nn.ModuleDict({"heads": network}), loss_at, how_of(args), ema=0.998)
@@ -632,21 +617,6 @@ def train_heads(args, images, labels):
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, out / "model.safetensors")
     checkpoint.unlink(missing_ok=True)
-
-
-def build_heads(width=None):
-    from timm.models.vision_transformer import VisionTransformer
-
-    size = {"embed_dim": width} if width else {}
-    return VisionTransformer(**TINY_HEADS | size, num_classes=len(NOUNS) + len(COLOUR_LABELS))
-
-
-def head_targets(caption):
-    """Shares of the items, then of the colours, that a caption names: halves where it names two."""
-    words = re.findall(r"[a-z-]+", caption)
-    said = [(word, before if before in COLOURS else None) for before, word in itertools.pairwise(words) if word in NOUNS]
-    of_items = [sum(item == noun for item, _ in said) / len(said) for noun in NOUNS]
-    return of_items + [sum(colour == one for _, colour in said) / len(said) for one in COLOUR_LABELS]
 
 
 def main(argv=None) -> int:
