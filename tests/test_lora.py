@@ -107,7 +107,7 @@ def test_what_peft_saves_of_the_u_net_is_the_same(adapted, tmp_path):
     save_file({f"unet.{key}": value for key, value in unet.items()}, tmp_path / "diffusers.safetensors",
               metadata={"format": "pt", "lora_adapter_metadata": json.dumps(about)})  # fmt: skip
     torch.testing.assert_close(errors(tmp_path), errors(tmp_path / "diffusers.safetensors"), rtol=1e-5, atol=0)
-    for odd in ({"use_dora": True}, {"use_rslora": True}, {"peft_type": "IA3"}, {"modules_to_save": ["conv_in"]}):
+    for odd in ({"use_dora": True}, {"lora_bias": True}, {"peft_type": "IA3"}, {"modules_to_save": ["conv_in"]}):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 6} | odd))
         lora._read.cache_clear()
         with pytest.raises(ValueError, match="no plain LoRA"):

@@ -36,6 +36,7 @@ OTHERS = {
     ".on_input": "IA3",
 }
 ON_HUB = "pytorch_lora_weights.safetensors"
+MORE_THAN_LORA = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias")  # in PEFT's config
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # of PEFT's save_pretrained
 FLAG = "--lora"
 NAME = "fused"  # of the adapter while it is one
@@ -145,7 +146,7 @@ def _of_peft(folder: Path, network: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     config = files.read_json(folder / PEFT_CONFIG)
-    odd = [name for name in ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(name)]
+    odd = [name for name in MORE_THAN_LORA if config.get(name)]
     if config.get("peft_type", "LORA") != "LORA" or odd:
         raise ValueError(f"{PEFT_CONFIG} says {odd[0] if odd else config['peft_type']}, and no plain LoRA")
     state = {}
