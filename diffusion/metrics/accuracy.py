@@ -135,6 +135,24 @@ class McNemar:
     as_dict = asdict
 
 
+def mean_of_groups(values) -> Interval | None:
+    """Mean with Student's t interval: of a claim about classes, of which some were drawn, and not about pictures of them.
+
+    Args:
+        values: accuracies of the groups, or their differences between two models, [n].
+
+    Returns:
+        None of fewer than two groups.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return None
+    mean, half = values.mean(), t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
 def mcnemar(first, second) -> McNemar:
     """McNemar's exact test: are the discordant pairs split like a fair coin's throws? p is 1 without any.
 
