@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 from conftest import TINY_SD20
+from safetensors.torch import load_file, save_file
 from test_baselines import CONFIG, find, make_model
 from test_dit_loading import save, save_diffusers
 from test_dit_model import TINY
@@ -162,6 +163,22 @@ def test_weights_that_are_not_there_are_named(part):
     root = copy(weights=True)
     next((root / part).glob("*.safetensors")).unlink()
     assert f"m/{part}: its weights are missing" in told(load_sd)
+
+
+def test_weights_and_entries_that_the_network_has_no_place_for_are_told(caplog):
+    """diffusers leaves them out with a warning; a class of another version, say, is then another network."""
+    root = copy(weights=True)
+    load_sd()
+    assert not caplog.records
+    file = root / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"class_embedding.weight": torch.ones(3)}, file)
+    change(root / "unet" / "config.json", of_next_year="on", off=None)
+    load_sd()
+    (told,) = [record.getMessage() for record in caplog.records]
+    expected = (
+        "m/unet: 1 weights, class_embedding.weight the first, and 1 entries of its config.json, of_next_year the first, are not"
+    )
+    assert expected in told
 
 
 # ---------------------------------------------------------------- other kinds of model folders

@@ -160,6 +160,8 @@ def test_examples_are_short():
 # ---------------------------------------------------------------- what is told
 
 WRONG = {  # fault -> (what changes in GOOD, told)
+    "async": (("def load(", "async def load("), "load(device, dtype) failed (TypeError: it is an async function"),
+    "async predict": (("def predict(", "async def predict("), "predict failed (TypeError: it is an async function"),
     "no function": (("def load(", "def lead("), "has no function load(device, dtype)"),
     "bad syntax": (("def load(", "def load(("), "the file failed (SyntaxError"),
     "raises": (("s = torch.arange(1, 21) / 20", "s = 1 / 0"), "my_model.py, line 8: load(device, dtype) failed"),
@@ -183,13 +185,14 @@ WRONG = {  # fault -> (what changes in GOOD, told)
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main):
+def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main, recwarn):
     (old, new), told = WRONG[fault]
     assert old in GOOD
     written(GOOD.replace(old, new, 1))
     code, _, err = run_main(eval_prob_adaptive.main, "--model_path", "my_model.py", *CLOTHES, *GRID)
     assert (code, err.count("\n")) == (2, 1) and told in err and "my_model.py" in err, err
     assert not list(Path().rglob("*.pt")) and not list(Path().rglob("config.json"))
+    assert not recwarn.list
 
 
 LATER = {  # what the third call of predict does

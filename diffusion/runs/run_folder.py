@@ -402,7 +402,7 @@ def _load(path: Path, convert, unreadable: list | None = None):
         if not path.is_file():  # a pipe would be waited for
             raise OSError("not a file")
         with torch.serialization.safe_globals(_numpy_scalar_parts()):
-            return convert(torch.load(path, map_location="cpu", weights_only=True))
+            return convert(files.load_tensors(path))
     except Exception as error:  # torch.load raises whatever a broken zip or pickle makes of itself
         reason = f"lacks {error}" if isinstance(error, KeyError) else files.one_line(error)
         reason = reason if len(reason) < 80 else type(error).__name__  # torch's own are paragraphs

@@ -76,9 +76,7 @@ def precision():
 
 def restore(checkpoint, parts):
     """Loads the state of every part; returns all that was saved."""
-    import torch
-
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = files.load_tensors(checkpoint)
     for name, part in parts.items():
         part.load_state_dict(saved[name])
     return saved

@@ -11,10 +11,11 @@ import os
 import re
 import stat
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -237,6 +238,18 @@ def _check_depth(content) -> None:
         if not (level := [value for values in inner for value in values]):
             return
     raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+
+
+def load_tensors(path: str | Path) -> Any:
+    """What torch.save wrote to the file, on the CPU; nothing in it is run.
+
+    What torch warns of on the way, such as another protocol of pickle, it then loads or not: raises whatever it runs into.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fingerprint(*parts) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -240,7 +241,11 @@ def _call(file: Path, what: str, function: Callable[..., Any], *arguments: Any) 
     import torch
 
     try:
-        return function(*arguments)
+        result = function(*arguments)
+        if inspect.iscoroutine(result):
+            result.close()  # or the interpreter would complain at its end
+            raise TypeError("it is an async function, and has to be a plain one")
+        return result
     except torch.OutOfMemoryError:  # for which the kernel has smaller calls
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and may not end the run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,8 @@ OTHERS = {
     ".b_norm": "a difference of whole weights",
     ".on_input": "IA3",
 }
+# how every name in a file of a plain LoRA ends, whoever wrote it
+USUAL = re.compile(r"\.(network_)?alpha$|[._](up|down|A|B)(\.default\w*)?\.(weight|bias)$")
 ON_HUB = "pytorch_lora_weights.safetensors"
 MORE_THAN_LORA = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias")  # in PEFT's config
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # of PEFT's save_pretrained
@@ -119,6 +122,8 @@ def _refuse_others(path: str, revision: str | None) -> None:
     for name in _names(path, revision):
         if other := next((kind for part, kind in OTHERS.items() if part in name), None):
             raise ValueError(f"--lora {path} holds {name}: {other}, no plain LoRA; merge it into a model for --model_path")
+        if not USUAL.search(name):
+            raise ValueError(f"--lora {path} holds {name}, which is no LoRA")
 
 
 def _names(path: str, revision: str | None) -> list[str]:
