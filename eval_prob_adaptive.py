@@ -175,7 +175,7 @@ def prepare(options: dict) -> PromptTask:
     proposed = shortlisted.proposals if shortlisted else proposed
     n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts), n_candidates)
-    source, model = cli.checked_model(options, running, chosen, n_candidates, expect=running.dry_run)
+    source, model, chosen = cli.checked_model(options, running, chosen, n_candidates, expect=running.dry_run)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)

@@ -219,6 +219,7 @@ def prepare(options: dict) -> ClassTask:
     where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype, running.dry_run)
     source = models.class_conditional(options["model"], *where)
     check_terms(options, source, chosen)
+    chosen = cli.fitted(options, chosen, source.n_levels)
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
     shape = source.latent_shape(size)
@@ -226,7 +227,9 @@ def prepare(options: dict) -> ClassTask:
     classify.with_empty(label_of, source.null_class, ablation)
     cli.check_pairs(n_trials, 1, len(label_of), shape)
     chosen.check(len(label_of), source.n_levels)
-    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
+    path = options["model_path"]
+    name = custom.name_of(path) if custom.is_python_file(path) else options["model"]
+    model = settings.pick(settings.ClassConditional, options, model=name, dtype=dtype, img_size=size)
     dataset.transform = transforms.adm_transform(size)
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
@@ -309,10 +312,12 @@ def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[
     """Class id -> label of the candidates. Raises ValueError for a class that the dataset or the model lacks."""
     label_of = datasets.labels_of_classes(name, len(dataset.classes))
     known = 1000 if name.startswith(("imagenet", "objectnet")) else len(label_of)
-    if known != (source.num_classes or known):
+    n_own = source.num_classes or known
+    if known > n_own or (known < n_own and chosen is None):
+        few = f", or --cls 0-{known - 1} where they are the model's first" if known < n_own else ""
         raise ValueError(
-            f"--dataset {name} is about {known} classes and the model about {source.num_classes}: they are others, give a "
-            "model of these classes with --model_path"
+            f"--dataset {name} is about {known} classes and the model about {n_own}: they are others, give a "
+            f"model of these classes with --model_path{few}"
         )
     others = [c for c in chosen or () if c not in label_of]
     if others:

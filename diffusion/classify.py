@@ -461,7 +461,7 @@ def text_to_image(
         labels: of each prompt, integers from 0; None: its place.
         model_path: pipeline folder, hub id, single file or Python file in place of the version's weights.
         config: pipeline folder or hub id of a single file's configs; None: the version's.
-        strategy: an object of diffusion.strategy; None: a race with its defaults.
+        strategy: an object of diffusion.strategy; None: a race with its defaults, on as many timesteps as the model has.
         loss: a name in kernel.scores.SCORES.
         level_weights: file of scripts/fit_weights.py.
         seed: of the noise, 0 .. 2**64 - 1.
@@ -501,7 +501,8 @@ def text_to_image(
     about = settings.TextToImage(img_size=img_size, interpolation=interpolation, error_space=space, levels=levels,
                                  text_encoders=text_encoders).identity()  # fmt: skip
     labels = list(range(len(prompts)) if labels is None else labels)
-    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    strategy = strategy or Race().within(source.n_levels)
+    method = Method(strategy, loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, prompts, labels, models.EMPTY_PROMPT, method, transform, seed, device,
                   devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
     setup.check()
@@ -562,7 +563,8 @@ def class_conditional(
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
     about = settings.ClassConditional(img_size=source.default_size).identity()
-    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    strategy = strategy or Race().within(source.n_levels)
+    method = Method(strategy, loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, classes, labels, source.null_class, method, transform, seed, device,
                   devices.resolve_dtype(dtype, device), batch_size)  # fmt: skip
     setup.check()

@@ -240,7 +240,7 @@ def prepare(options: dict) -> PictureTask:
     if options["map"]:
         outputs.check(options["map"], [path.file if isinstance(path, Member) else path for path in paths])  # of a list, too
     chosen = cli.strategy_of(options, len(table.prompts))
-    source, model = cli.checked_model(options, running, chosen, len(table.prompts))
+    source, model, chosen = cli.checked_model(options, running, chosen, len(table.prompts))
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     prompt_settings = settings.Prompts(options["prompts"], options["template"])
     bank = settings.Noise(options["seed"])

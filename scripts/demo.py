@@ -91,8 +91,8 @@ def prepare(options: dict) -> list[page_backend.Offer]:
 def offer(options: dict, running) -> page_backend.Offer:
     """The model of these options."""
     n = max([2, *(options["to_keep"] or [])])  # labels, of which nobody knows yet
-    chosen = partial(cli.strategy_of, options)
-    source, model = cli.checked_model(options, running, chosen(n), n)
+    source, model, _ = cli.checked_model(options, running, cli.strategy_of(options, n), n)
+    chosen = partial(cli.strategy_of, options, n_levels=source.n_levels)
     name = cli.version_of(options) if not options["model_path"] else Path(options["model_path"]).name
     return page_backend.Offer(name, source, model, running, chosen, options["loss"])
 

@@ -181,6 +181,40 @@ def test_weights_and_entries_that_the_network_has_no_place_for_are_told(caplog):
     assert expected in told
 
 
+TEXT_ENCODER = "m/text_encoder/model.safetensors"
+PLACES = "text_model.embeddings.position_embedding.weight"
+MISSING = "m/text_encoder: 1 weights are missing, embeddings.position_embedding.weight the first"
+
+
+@pytest.mark.parametrize(
+    "change_weights, expected",
+    [
+        (lambda state: state.pop(PLACES), MISSING),
+        (
+            lambda state: state.update({PLACES: torch.ones(3)}),
+            "m/text_encoder: embeddings.position_embedding.weight is [3], and its config.json wants [77, 32]",
+        ),
+    ],
+)
+def test_a_text_encoders_weights_are_told_in_one_line(change_weights, expected, capfd):
+    """transformers prints a table first, and names nothing in its error."""
+    copy(weights=True)
+    state = load_file(TEXT_ENCODER)
+    change_weights(state)
+    save_file(state, TEXT_ENCODER, {"format": "pt"})
+    assert told(load_sd) == expected
+    assert not "".join(capfd.readouterr())
+
+
+def test_weights_that_a_text_encoder_has_no_place_for_are_told(caplog, capfd):
+    copy(weights=True)
+    save_file(load_file(TEXT_ENCODER) | {"classifier.weight": torch.ones(3)}, TEXT_ENCODER, {"format": "pt"})
+    load_sd()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("Note: m/text_encoder: 1 weights, classifier.weight the first, are not used: its CLIPTextModel has")
+    assert "REPORT" not in "".join(capfd.readouterr())
+
+
 # ---------------------------------------------------------------- other kinds of model folders
 
 
@@ -360,6 +394,7 @@ def test_weights_saved_as_a_variant_only_are_loaded_and_identified(parts):
     source = open_sd()
     assert source.identity() != plain.identity()
     ours, theirs = source.load("cpu", "float32"), plain.load("cpu", "float32")
+    torch.manual_seed(0)
     x, t, image = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.rand(3, 64, 64) * 2 - 1
     with torch.inference_mode():
         pairs = [(d.encode(image), d.embed(["a dog"]).sequence, d.predict(x, t, theirs.embed(["a dog"]))) for d in (ours, theirs)]

@@ -127,7 +127,8 @@ def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: 
     # by a list, as the run takes rows: of a slice's inference tensors dynamo would trace a second time
     rows = conditions[list(range(min(len(conditions), max(2, size // 2))))]
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
+        # diffusers is traced past a cache, which torch warns of at length; check_device.py compares the errors
+        warnings.simplefilter("ignore")
         x_t, t = _zeros(max(2, size // len(rows)), latent_shape, device)
         denoiser.predict_latents(x_t, t, rows, None)
         if cells:
@@ -345,7 +346,7 @@ def run(main) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # rank 0 loads the same, and is warned of it
     try:
         with _log_printed():
             code = _run(main)

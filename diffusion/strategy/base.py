@@ -6,10 +6,10 @@ eliminate and folder, and an entry in strategy.STRATEGIES; what else it may say 
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from diffusion.settings import Identity
 from diffusion.strategy.elimination import Errors, Request
 from diffusion.strategy.schedule import Plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 Value = TypeVar("Value")
 
@@ -145,6 +148,18 @@ class Strategy(ABC):
             ValueError: it was made for another, by a fit or a tree that belongs to one.
         """
         return
+
+    def within(self, n_levels: int, given: Collection[str] = ()) -> "Self":
+        """The strategy for a model of fewer timesteps than its defaults take.
+
+        Args:
+            n_levels: of the model, T.
+            given: names of options that stay as they are.
+        """
+        most = vars(self).get("max_samples")
+        if most is None or "max_samples" in given or not 2 <= n_levels < most:
+            return self
+        return dataclasses.replace(self, **{"max_samples": n_levels})
 
     def price(self, plan: Plan, n_candidates: int) -> int:
         """Network evaluations per image, at most.

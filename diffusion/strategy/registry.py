@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -35,6 +35,16 @@ class Stages(Strategy):
 
     def plan(self, n_levels: int) -> Plan:
         return schedule.make_plan(self.n_samples, self.n_trials, n_levels)
+
+    def within(self, n_levels: int, given: Collection[str] = ()) -> "Stages":
+        """Stages that would add no timestep go with it."""
+        if "n_samples" in given or not self.n_samples or max(self.n_samples) <= n_levels:
+            return self
+        n_samples = tuple(min(n, n_levels) for n in self.n_samples)
+        if "to_keep" in given or len(self.to_keep) != len(n_samples):
+            return dataclasses.replace(self, n_samples=n_samples)
+        last = {n: k for k, n in zip(self.to_keep, n_samples, strict=True)}  # what is kept in the end of so many timesteps
+        return dataclasses.replace(self, to_keep=tuple(last.values()), n_samples=tuple(last))
 
     def price(self, plan: Plan, n_candidates: int) -> int:
         return schedule.count_evaluations(plan, n_candidates, self.to_keep)
@@ -200,6 +210,11 @@ class Grid(Strategy):
     NAME: ClassVar = "grid"
     LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
+
+    def within(self, n_levels: int, given: Collection[str] = ()) -> "Grid":
+        if "t_interval" in given:
+            return self
+        return dataclasses.replace(self, t_interval=schedule.divisor(self.t_interval, n_levels))
 
     def plan(self, n_levels: int) -> Plan:
         """Raises ValueError for an interval that does not divide n_levels."""
