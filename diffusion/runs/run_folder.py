@@ -299,9 +299,11 @@ def record_path(folder: Path, index: int, dataset_length: int) -> Path:
 
 
 def make_ready(folder: Path) -> None:
-    """Before a model is loaded: raises OSError where this folder cannot be written; removes what killed processes left in it."""
+    """Before a model is loaded: raises OSError where this folder cannot be written; removes what killed processes left in it and
+    in the folders in it, as of a cache."""
     begun = files.try_writing(folder)
-    for place in {folder, config_path(folder).parent}:
+    inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)] if folder.is_dir() else []
+    for place in {folder, config_path(folder).parent, *map(Path, inner)}:
         files.remove_temporaries(place, begun)
 
 
