@@ -1,5 +1,6 @@
 """Every dataset on a few images laid out as on disk: order, labels, pixels, and what is said when something is wrong."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,16 @@ def test_a_broken_caltech_image_is_found(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])  # the header stays whole
     with pytest.raises(OSError, match=r"image 1 \(.*Faces/image_0002.jpg\) cannot be read"):
         open_dataset("caltech101", "test", size_of, tmp_path)[1]
+
+
+@pytest.mark.parametrize(("name", "layout"), [("cifar10", layouts.cifar10), ("stl10", layouts.stl10)])
+def test_files_that_torchvision_does_not_know_are_named(name, layout, tmp_path, monkeypatch):
+    monkeypatch.undo()  # of the sums that are not looked at elsewhere
+    layout(tmp_path)
+    (path,) = (file for file in tmp_path.rglob("*") if file.name in ("data_batch_1", "train_X.bin"))
+    sum_of = hashlib.md5(path.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match=f"{path.name} is not the file that torchvision knows: its MD5 sum is {sum_of}, not"):
+        open_dataset(name, "test", None, tmp_path)
 
 
 def test_an_error_of_the_transform_is_not_called_a_broken_image(tmp_path):

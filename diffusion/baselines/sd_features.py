@@ -101,7 +101,7 @@ class Cache(Store):
         files.write(self.path(index), lambda file: np.save(file, values.numpy()))
 
     def read(self, index: int, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """[C,h,w], of this shape where it is known. Raises OSError, naming the file, for one that is gone or holds anything else."""
+        """[C,h,w], of this shape where it is known. Raises OSError, naming the file, where it is gone or holds anything else."""
         try:
             values = np.load(self.path(index), allow_pickle=False)
             numbers = isinstance(values, np.ndarray) and values.dtype.kind == "f" and np.isfinite(values).all()

@@ -83,14 +83,30 @@ class DatasetSpec:
 
 
 def _torchvision_set(name: str, root: Path, **options: Any) -> Any:  # which says no types
-    """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    """torchvision's data set. Raises OSError with its complaint, whatever its class; ValueError for files that are not those that
+    it knows."""
     log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
     from torchvision import datasets
 
     try:
         return getattr(datasets, name)(str(root), **options)
     except Exception as error:  # for files that are damaged its readers raise nearly anything
+        if changed := None if options.get("download") else _of_another_sum(getattr(datasets, name), root):
+            raise ValueError(changed) from None
         raise OSError(one_line(error)) from error
+
+
+def _of_another_sum(cls: Any, root: Path) -> str | None:
+    """The complaint about the first file that is there and is not the one whose MD5 sum torchvision lists, and what to do."""
+    from torchvision.datasets.utils import calculate_md5
+
+    known = [*getattr(cls, "train_list", ()), *getattr(cls, "test_list", ())]
+    for name, md5 in known:
+        path = root / cls.base_folder / name
+        if path.is_file() and (found := calculate_md5(path)) != md5:
+            fetch = "fetch it again, or use these images as class folders (--dataset folder) or a list (--dataset csv)"
+            return f"--data_dir: {path} is not the file that torchvision knows: its MD5 sum is {found}, not {md5}; {fetch}"
+    return None
 
 
 def _with_train_flag(name: str) -> Build:
