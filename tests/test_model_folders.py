@@ -158,6 +158,15 @@ def test_a_damaged_tokenizer_is_named():
         assert "m/tokenizer cannot be read" in told(load_sd)
 
 
+def test_a_dry_run_sees_pointers_of_git_lfs(run_main):
+    copy(weights=True)
+    pointer = Path("m/unet/diffusion_pytorch_model.safetensors")
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3438167540\n")
+    argv = ["--model_path", "m", "--dataset", "fashion_mnist", "--dry_run"]
+    code, _, err = run_main(eval_prob_adaptive.main, *argv)
+    assert code == 2 and f"{pointer} is a pointer of Git LFS" in err and "git lfs pull" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_that_are_not_there_are_named(part):
     root = copy(weights=True)
