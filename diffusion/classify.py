@@ -521,6 +521,7 @@ def class_conditional(
     level_weights: str | None = None,
     seed: int = 0,
     img_size: int | None = None,
+    error_space: str | None = None,
     guidance: float = 0.0,
     crop_errors: int = 0,
     noise: str = "normal",
@@ -537,7 +538,8 @@ def class_conditional(
         model_path: checkpoint, diffusers folder or Python file; None: the published weights.
         vae_path: VAE folder or hub id; None: the published one.
         loss: a name in kernel.scores.TERMS: l2, l1, huber, kl or vlb.
-        strategy, level_weights, seed, img_size, guidance, crop_errors, noise, device, dtype, batch_size: as in `text_to_image`.
+        strategy, level_weights, seed, img_size, error_space, guidance, crop_errors, noise, device, dtype, batch_size: as in
+            `text_to_image`; a model whose variance is learned has one error space only.
 
     Returns:
         The classifier, with its weights loaded.
@@ -562,11 +564,12 @@ def class_conditional(
         raise ValueError(f"classes {wrong}")
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
-    about = settings.ClassConditional(img_size=source.default_size).identity()
+    space = error_space if error_space != source.space else None
+    about = settings.ClassConditional(img_size=source.default_size, error_space=space).identity()
     strategy = strategy or Race().within(source.n_levels)
     method = Method(strategy, loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, classes, labels, source.null_class, method, transform, seed, device,
-                  devices.resolve_dtype(dtype, device), batch_size)  # fmt: skip
+                  devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
     setup.check()
     return setup.load()
 

@@ -308,16 +308,19 @@ class TextToImage:
 
 @dataclass(frozen=True)
 class ClassConditional:
-    """Which class-conditional model. model: `tiny` or a published shape; img_size: pixels a side; dtype: as of TextToImage."""
+    """Which class-conditional model. model: `tiny` or a published shape; img_size: pixels a side; dtype, error_space: as of
+    TextToImage."""
 
     model: str = "DiT-XL/2"
     model_path: str | None = None
     vae_path: str | None = None
     img_size: int | None = None
     dtype: str = "float32"
+    error_space: str | None = None
 
     def identity(self) -> Identity:
-        return {name: getattr(self, name) for name in ("dtype", "img_size")}
+        later = {"error_space": self.error_space} if self.error_space else {}
+        return {name: getattr(self, name) for name in ("dtype", "img_size")} | later
 
 
 @dataclass(frozen=True)

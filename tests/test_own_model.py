@@ -132,6 +132,25 @@ def test_the_class_conditional_example_runs_as_its_first_lines_say(run_main):
     assert code == 0, err
 
 
+def test_class_conditional_errors_in_another_space(run_main):
+    """Those of epsilon times (sigma / signal)^2 of the scheduler's law, in a folder of their own; refused of a learned variance."""
+    from diffusers import DDPMScheduler
+
+    path = str(ROOT / "examples" / "ddpm_unet.py")
+    given = {"model_path": path, "strategy": Stages((1,), (4,)), "device": "cpu"}
+    usual, other = (classify.class_conditional("x", [2, 7], error_space=space, **given) for space in (None, "x0"))
+    image = torch.linspace(-1, 1, 3 * 32 * 32).view(3, 32, 32)
+    first, second = usual(image, 1), other(image, 1)
+    alphas = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod[torch.from_numpy(first.t)].double().numpy()
+    for row in (0, 1):
+        np.testing.assert_allclose(second.errors[row], first.errors[row] * (1 - alphas) / alphas, rtol=1e-3)
+    argv = ["--dataset", "fashion_mnist", "--imgs_to_eval", 1, "--t_interval", 500, "--error_space", "x0"]
+    code, _, err = run_main(eval_prob_dit.main, "--model_path", path, *argv)
+    assert code == 0 and Path("data/fashion_mnist/ddpm_unet32x32_10classes_t500_1trials_x0").is_dir(), err
+    code, _, err = run_main(eval_prob_dit.main, "--model", "tiny", *argv)
+    assert code == 2 and "--error_space x0: the variance of" in err
+
+
 def test_errors_of_the_class_conditional_example_are_diffusers_training_loss():
     """Its scheduler's add_noise, its network's sample, mean squared error of the noise."""
     import sys
