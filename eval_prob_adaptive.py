@@ -26,7 +26,7 @@ from diffusion.baselines import runner, shortlist
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
-from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs import few_levels, loop, printing, run_folder, schema, sharding, tracking
 from diffusion.runs.task import Task
 from diffusion.strategy import candidate_sets
 from diffusion.strategy.level_weights import LevelWeights, belonging
@@ -266,7 +266,10 @@ def main(argv=None) -> int:
         classifier, in_flight = start(run)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
+    watch = few_levels.Watch(run.source.n_levels)
+
     def work(index, result, label):
+        watch.add(result.compared, result.winner, result.t)
         record = run.record_of(index, result, label)
         return run.save(index, record, run_folder.outcome(record))
 

@@ -28,7 +28,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
 from diffusion.models.families import custom
-from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs import few_levels, loop, printing, run_folder, schema, sharding, tracking
 from diffusion.runs.task import Task
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
@@ -418,8 +418,11 @@ def main(argv=None) -> int:
         classifier = classify.Classifier(network.denoiser, network.conditions, labels, run.method, run.noise, network.batch)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
+    watch = few_levels.Watch(run.source.n_levels)
+
     def work(index, result, label):
         """All classes in one record."""
+        watch.add(result.compared, result.winner, result.t)
         record = record_of(run, result, label)
         return run.save(index, record, run_folder.outcome(record))
 

@@ -133,7 +133,7 @@ def test_the_class_conditional_example_runs_as_its_first_lines_say(run_main):
 
 
 def test_class_conditional_errors_in_another_space(run_main):
-    """Those of epsilon times (sigma / signal)^2 of the scheduler's law, in a folder of their own; refused of a learned variance."""
+    """Those of epsilon times (sigma / signal)^2 of the scheduler's law, in another folder; refused of a learned variance."""
     from diffusers import DDPMScheduler
 
     path = str(ROOT / "examples" / "ddpm_unet.py")
@@ -280,6 +280,20 @@ def test_only_python_files_are_the_users_own():
     assert custom.is_python_file("a/b.py") and custom.is_python_file("b.py:make") and custom.name_of("a/b.py:make") == "b"
     assert not any(map(custom.is_python_file, ("org/model", None, "folder/model.safetensors")))
     assert models.text_to_image("tiny").default_size == 64
+
+
+# ---------------------------------------------------------------- a level that drowns the others
+
+
+@pytest.mark.parametrize(("scale", "noted"), [(1.0, False), (60.0, True)])
+def test_a_level_of_huge_errors_is_told_after_ten_images(scale, noted, run_main, caplog):
+    path = written(GOOD.replace("x_t * cond", f"torch.where(t == 3, {scale}, 1.0).view(-1, 1, 1, 1) * x_t * cond"))
+    caplog.set_level("INFO", "diffusion")
+    words = ["--dataset", "fashion_mnist", "--imgs_to_eval", 12, "--to_keep", 1, "--n_samples", 20]
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *words)
+    assert code == 0, err
+    notes = [line for line in caplog.messages if "of the variance" in line]
+    assert len(notes) == noted and all(line.startswith("Note: 1 of the 20 timesteps seen (3)") for line in notes), notes
 
 
 # ---------------------------------------------------------------- fewer timesteps than the defaults
