@@ -164,7 +164,8 @@ def _add_option(group, field):
         f"--{field.name}",
         type=about["type"] if about["least"] is None else at_least(about["least"]),
         nargs="+" if about["several"] else None,
-        metavar=about["metavar"],
+        choices=about["choices"],
+        metavar=None if about["choices"] else about["metavar"],
         help=f"{about['help']} ({note})",
     )
 

@@ -52,6 +52,7 @@ def option(
     type: Callable[[str], Any] = int,
     least: int | None = None,
     several: bool = False,
+    choices: Sequence[Any] | None = None,
 ) -> Value:
     """A field of a strategy that is an option of the commands.
 
@@ -61,13 +62,13 @@ def option(
         metavar, type: as of argparse.
         least: the smallest allowed.
         several: one or more of them.
+        choices: all values that are allowed.
 
     Returns:
         the field, for a dataclass.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "metavar": metavar, "type": type, "least": least, "several": several}
-    )
+    about = {"help": help, "metavar": metavar, "type": type, "least": least, "several": several, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
@@ -228,13 +229,12 @@ class Strategy(ABC):
         return round_numbers(max(counts))
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Strategy":
+    def from_text(cls, text: str, grid: Plan) -> "Strategy":
         """The strategy of a setting as scripts/replay.py takes it.
 
         Args:
             text: what stands after its name.
-            n: timesteps of the grid that is replayed.
-            n_trials: noises of each.
+            grid: all pairs of the run that is replayed.
 
         Raises:
             ValueError: the text is no setting of this strategy.
@@ -242,11 +242,11 @@ class Strategy(ABC):
         raise ValueError(f"--{cls.NAME} cannot be replayed")
 
     @staticmethod
-    def examples(n: int) -> list[str]:
+    def examples(grid: Plan) -> list[str]:
         """Settings that scripts/replay.py tries by itself.
 
         Args:
-            n: timesteps of the grid that is replayed.
+            grid: all pairs of the run that is replayed.
         """
         return []
 

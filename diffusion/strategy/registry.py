@@ -68,14 +68,15 @@ class Stages(Strategy):
         return sorted(counts)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Stages":
+    def from_text(cls, text: str, grid: Plan) -> "Stages":
         """`5 1 / 25 250`."""
         to_keep, n_samples = (tuple(int(number) for number in part.split()) for part in text.split("/"))
-        return cls(to_keep, n_samples, n_trials)
+        return cls(to_keep, n_samples, grid.n_trials)
 
     @staticmethod
-    def examples(n: int) -> list[str]:
+    def examples(grid: Plan) -> list[str]:
         """The published shape and thriftier ones."""
+        n = grid.n_timesteps
         tenth, fifth = max(1, n // 10), max(1, n // 5)
         few = [f"{first} 1 / {tenth} {n}" for first in (5, 3, 2)]
         return [*few, f"2 1 / {fifth} {n}", f"5 2 1 / {tenth} {fifth} {n}"]
@@ -127,13 +128,13 @@ class Race(Strategy):
         return schedule.coverage_notice(self.max_samples, n_levels)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Race":
-        """`0.2 2 1`: alpha, min_samples, round_size, on all n timesteps."""
+    def from_text(cls, text: str, grid: Plan) -> "Race":
+        """`0.2 2 1`: alpha, min_samples, round_size, on all timesteps."""
         alpha, least, size = text.split()
-        return cls(float(alpha), int(least), int(size), n, n_trials)
+        return cls(float(alpha), int(least), int(size), grid.n_timesteps, grid.n_trials)
 
     @staticmethod
-    def examples(n: int) -> list[str]:
+    def examples(grid: Plan) -> list[str]:
         return [f"{alpha} {least} 1" for alpha in (0.8, 0.5, 0.2, 0.05, 0.01) for least in (2, 4, 10)]
 
 
@@ -191,12 +192,12 @@ class CalibratedRace(Strategy):
         return {"strategy": self.NAME, "fit": json.loads(json.dumps(dataclasses.asdict(self.fit)))}
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "CalibratedRace":
+    def from_text(cls, text: str, grid: Plan) -> "CalibratedRace":
         """The file."""
         chosen = cls(text.strip())
-        if (chosen.fit.max_samples, chosen.n_trials) != (n, n_trials):
+        if (chosen.fit.max_samples, chosen.n_trials) != (grid.n_timesteps, grid.n_trials):
             fitted = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
-            raise ValueError(f"{text} is of {fitted}, the run of {n} and {n_trials}")
+            raise ValueError(f"{text} is of {fitted}, the run of {grid.n_timesteps} and {grid.n_trials}")
         return chosen
 
 

@@ -23,6 +23,16 @@ class Plan:
     t: np.ndarray
     stages: tuple[slice, ...]
 
+    @property
+    def n_timesteps(self) -> int:
+        """How many different ones."""
+        return len(np.unique(self.t))
+
+    @property
+    def n_trials(self) -> int:
+        """How many noises each of them has."""
+        return len(self.t) // self.n_timesteps
+
     @cached_property
     def trial(self) -> np.ndarray:
         """int64 [S], how many earlier pairs have the same timestep."""
