@@ -315,13 +315,13 @@ VAES = {
 
 PICTURES = (".jpg", ".jpeg", ".JPEG", ".png")
 # torchvision checks the sums of the others' files, which a miniature does not have: it is refused as a whole
-LAID_OUT = [name for name in layouts.WRITERS if name not in ("cifar10", "cifar100", "stl10")]
+LAID_OUT = [name for name in layouts.LAYOUTS if name not in ("cifar10", "cifar100", "stl10")]  # whose sums are checked
 
 
 def laid_out(name: str):
     def write(path):
         path.mkdir()
-        layouts.WRITERS[name](path)
+        layouts.LAYOUTS[name].write(path)
 
     return write
 

@@ -92,7 +92,7 @@ def _torchvision_set(name: str, root: Path, **options: Any) -> Any:  # which say
         return getattr(datasets, name)(str(root), **options)
     except Exception as error:  # for files that are damaged its readers raise nearly anything
         if changed := None if options.get("download") else _of_another_sum(getattr(datasets, name), root):
-            raise ValueError(changed) from None
+            raise ValueError(f"--dataset {name.lower()}: {changed}") from None
         raise OSError(one_line(error)) from error
 
 
@@ -105,7 +105,7 @@ def _of_another_sum(cls: Any, root: Path) -> str | None:
         path = root / cls.base_folder / name
         if path.is_file() and (found := calculate_md5(path)) != md5:
             fetch = "fetch it again, or use these images as class folders (--dataset folder) or a list (--dataset csv)"
-            return f"--data_dir: {path} is not the file that torchvision knows: its MD5 sum is {found}, not {md5}; {fetch}"
+            return f"{path} is not the file that torchvision knows: its MD5 sum is {found}, not {md5}; {fetch}"
     return None
 
 
