@@ -95,13 +95,13 @@ def overview(report: Report) -> Table:
             f"{run.number}: {run.name}",
             run.top1,
             of_expected(run),
-            run.evaluations.median,
-            run.seconds.median if run.seconds else "not recorded",
+            run.evaluations.mean,
+            run.seconds.mean if run.seconds else "not recorded",
         ]
         for run in report.runs
     ]
     columns = ["Run", "Top-1 (95 % interval)", "Images", "Evaluations per image", "Seconds per image"]
-    return Table("Runs", columns, rows, "Medians of evaluations and seconds.")
+    return Table("Runs", columns, rows, "Means of evaluations and seconds.")
 
 
 def headlines(run: RunSummary) -> Table:
@@ -109,12 +109,12 @@ def headlines(run: RunSummary) -> Table:
     why = "one of at most five classes" if run.kept in ("sums", "full") else "not ranked: candidates were eliminated"
     rows = [[name, *headline(getattr(run, key), why)] for name, key in ACCURACIES.items()]
     rows.append(["Images", *of_expected(run).split(" ", 1)])
-    rows.append(["Evaluations per image", run.evaluations.median, cost_note(run.evaluations)])
+    rows.append(["Evaluations per image", run.evaluations.mean, cost_note(run.evaluations)])
     if run.seconds:
-        rows.append(["Seconds per image", run.seconds.median, f"{cost_note(run.seconds)}; n = {run.seconds.n:,}"])
+        rows.append(["Seconds per image", run.seconds.mean, f"{cost_note(run.seconds)}; n = {run.seconds.n:,}"])
     else:
         rows.append(["Seconds per image", "-", "not recorded"])
-    return Table("Accuracy and cost", ["Figure", "Value", "95 % interval, n; or 95th percentile, total"], rows)
+    return Table("Accuracy and cost", ["Figure", "Value", "95 % interval, n; or median, 95th percentile, total"], rows)
 
 
 ACCURACIES = {"Top-1": "top1", "Top-5": "top5", "Mean per class": "mean_per_class"}
@@ -125,7 +125,7 @@ def headline(estimate, why: str) -> list[str]:
 
 
 def cost_note(cost: Cost) -> str:
-    return f"median; mean {number(cost.mean)}, 95th percentile {number(cost.p95)}, {number(cost.total)} in all"
+    return f"mean; median {number(cost.median)}, 95th percentile {number(cost.p95)}, {number(cost.total)} in all"
 
 
 def classes_table(run: RunSummary) -> Table:
