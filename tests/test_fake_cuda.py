@@ -37,7 +37,8 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(devices, "memory", lambda device: 80 * 10**9)
     monkeypatch.setattr(tuning, "tune", lambda network, device: network)
     monkeypatch.setattr(blocks, "checked", lambda values: values)
-    monkeypatch.setattr(FakeTensor, "tolist", lambda self: [False] * len(self))  # Sana asks which prompts are short, on the CPU
+    # on the CPU Sana asks which prompts are short, others how long they are
+    monkeypatch.setattr(FakeTensor, "tolist", lambda self: [False if self.dtype == torch.bool else 7] * len(self))
     with FakeTensorMode(), torch.inference_mode():
         yield
 

@@ -66,8 +66,17 @@ def test_conditions_are_the_pipelines_own(family):
     if name == "sd3-without-t5":  # one zero stands for 256
         assert (expected["sequence"][:, 24:] == 0).all() and (conditions.sequence[:, 24:] == 0).all()
         expected["sequence"] = expected["sequence"][:, :25]
-    for part, value in expected.items():
+    for part, value in without_padding(expected, conditions).items():
         torch.testing.assert_close(getattr(conditions, part), value, rtol=1e-5, atol=1e-5)
+
+
+def without_padding(expected: dict, conditions) -> dict:
+    """As far as the longest of our prompts goes; no later token counts."""
+    if "mask" not in expected:
+        return expected
+    n = conditions.mask.shape[1]
+    assert not expected["mask"][:, n:].any()
+    return {part: value[:, :n] for part, value in expected.items()}
 
 
 @torch.no_grad()
@@ -87,7 +96,7 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
     if name == "sd3-without-t5":
         expected["sequence"] = expected["sequence"][:, :25]
     if "mask" in expected:
-        n = int(expected["mask"].sum())
+        expected, n = without_padding(expected, conditions), int(expected["mask"].sum())
         assert (conditions.mask == expected.pop("mask")).all()
         expected["sequence"], conditions = (
             expected["sequence"][:, :n],
@@ -126,7 +135,8 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.signal, signal, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
-        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx")) else 1)
+        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx", "lumina2")) else 1)
+        fed = 1000 - fed if levels.sign < 0 else fed
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
 
 
@@ -144,9 +154,9 @@ def test_latents_are_the_pipelines_own(family):
 
 
 @torch.no_grad()
-def training_loss(name, pipeline, x0, noise, t, k, conditions) -> float:
-    """Mean squared error of prompt k at level t, as diffusers' training scripts have it: one input, float32."""
-    _, signal, sigma = scheduled(name, pipeline)
+def training_loss(name, pipeline, law, x0, noise, t, k, conditions) -> float:
+    """Mean squared error of prompt k at level t, as diffusers' training scripts have it: one input, float32; law: `scheduled`."""
+    _, signal, sigma = law
     a, s = signal[t], sigma[t]
     x_t, text = (a * x0 + s * noise)[None], {part: value[k : k + 1] for part, value in conditions.items()}
     sequence = text["sequence"]
@@ -161,7 +171,9 @@ def training_loss(name, pipeline, x0, noise, t, k, conditions) -> float:
         prediction = pipeline.transformer(x_t, encoder_hidden_states=sequence, encoder_attention_mask=text["mask"],
                                           timestep=torch.tensor([t]), added_cond_kwargs=added).sample  # fmt: skip
         return (prediction.chunk(2, 1)[0] - noise).square().mean().item()
-    if name.startswith("prx"):
+    if name == "lumina2":  # whose time runs from noise to picture
+        prediction = -pipeline.transformer(x_t, 1 - s[None], sequence, text["mask"]).sample
+    elif name.startswith("prx"):
         prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
     elif name.startswith("sd3"):
         prediction = pipeline.transformer(x_t, sequence, text["pooled"], 1000 * s[None]).sample
@@ -190,10 +202,33 @@ def test_errors_are_the_training_loss(family):
     x0 = denoiser.encode(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
     t, noise = torch.tensor([3, 500, 990]), torch.randn(3, *x0.shape, generator=g)
     found = blocks.errors(denoiser, x0, conditions, t, noise, scores.l2, blocks.Batch(4))
-    texts = encoded(name, pipeline, PROMPTS)
-    expected = [[training_loss(name, pipeline, x0, noise[i], int(t[i]), k, texts) for i in range(3)] for k in range(3)]
+    texts, law = encoded(name, pipeline, PROMPTS), scheduled(name, pipeline)
+    expected = [[training_loss(name, pipeline, law, x0, noise[i], int(t[i]), k, texts) for i in range(3)] for k in range(3)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=0)
     assert len({round(row[1], 6) for row in expected}) == 3  # prompts matter to it
+
+
+@torch.no_grad()
+def test_a_flow_goes_where_the_pipelines_own_step_goes(family):
+    """One Euler step of the pipeline's own call from a latent at level s to the image, x - s v, with its own sign and time."""
+    name, pipeline, denoiser, conditions = family
+    if not denoiser.levels.flow or name == "sana":  # whose solver takes no such step
+        pytest.skip("no flow, or another step")
+    start, t = {"sigmas": [0.4]}, 399  # before the scheduler's shift
+    if name.startswith("prx"):  # which starts at noise
+        start, t = {"use_resolution_binning": False}, 999
+    x = torch.randn(1, *denoiser.encode(torch.zeros(3, SIZE, SIZE)).shape, generator=torch.Generator().manual_seed(4))
+    packed = name.startswith("flux")
+    if name == "lumina2":
+        pipeline.vae_scale_factor = 2  # 8 whatever the VAE is
+    pipeline.set_progress_bar_config(disable=True)
+    latents = pipeline._pack_latents(x, 1, *x.shape[1:]) if packed else x
+    told = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False, **start}
+    told |= {"max_sequence_length": 256} if name == "flux-schnell" else {}
+    (there,) = pipeline([PROMPTS[1]], height=SIZE, width=SIZE, latents=latents, **told)
+    there = pipeline._unpack_latents(there, SIZE, SIZE, pipeline.vae_scale_factor) if packed else there
+    velocity = (x - there) / denoiser.levels.sigma[t]
+    torch.testing.assert_close(denoiser.predict(x, torch.tensor([t]), conditions[[1]]), velocity, rtol=1e-4, atol=1e-4)
 
 
 def test_spaces_differ_by_a_factor_at_every_level(family):

@@ -11,6 +11,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -290,6 +292,30 @@ def prx(deep=False):
     )
 
 
+def lumina2():
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 16, 16),
+        cap_feat_dim=24,
+    )
+    return Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=Gemma2Model(Gemma2Config(**GEMMA)),
+        tokenizer=word_tokenizer(end=None, begin="<bos>"),
+    )
+
+
 BUILT = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -302,6 +328,7 @@ BUILT = {
     "sana": sana,
     "prx": prx,
     "prx-dc-ae": lambda: prx(deep=True),
+    "lumina2": lumina2,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from diffusion.models.families.base import Pipeline
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
+from diffusion.models.families.lumina2 import Lumina2
 from diffusion.models.families.pixart import PixArt
 from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
@@ -119,6 +120,19 @@ PRX_TRANSFORMER = {
     "num_heads": 28,
     "depth": 16,
     "axes_dim": [32, 32],
+}
+LUMINA2_TRANSFORMER = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "hidden_size": 2304,
+    "num_layers": 26,
+    "num_refiner_layers": 2,
+    "num_attention_heads": 24,
+    "num_kv_heads": 8,
+    "axes_dim_rope": [32, 32, 32],
+    "axes_lens": [300, 512, 512],
+    "cap_feat_dim": 2304,
 }
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
@@ -281,6 +295,15 @@ PIPELINES = {  # by the families' VERSIONS
     ),
     "prx-512": _prx({}, 16, 8),
     "prx-512-dc-ae": _prx({"sample_size": 16, "patch_size": 1, "in_channels": 32}, 32, 32),
+    "lumina2": Published(
+        Lumina2,
+        "Lumina2Pipeline",
+        LUMINA2_TRANSFORMER,
+        16,
+        8,
+        SHIFTED_FLOW | {"shift": 6.0},
+        {"text_encoder": ("Gemma2Model", GEMMA_2B)},
+    ),
 }
 
 
@@ -317,6 +340,7 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "sana": 2_967,
     "prx-512": 1_732,
     "prx-512-dc-ae": 452,
+    "lumina2": 23_829,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from diffusion.models.families import custom
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
+from diffusion.models.families.lumina2 import Lumina2
 from diffusion.models.families.pixart import PixArt
 from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX]
+TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX, Lumina2]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
