@@ -14,7 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 import eval_prob_adaptive
 from diffusion import models
 from diffusion.kernel import blocks, scores
-from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space
+from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space, one_by_one
 from diffusion.models.families.base import placed
 from diffusion.models.loading import hub
 from diffusion.models.speed import devices
@@ -50,6 +50,8 @@ def encoded(name, pipeline, prompts) -> dict:
         length = 512 if name == "flux-dev" else 256  # as its published example
         sequence, pooled, _ = pipeline.encode_prompt(prompts, None, device="cpu", max_sequence_length=length)
         return {"sequence": sequence, "pooled": pooled}
+    if name == "z-image":
+        return stacked(pipeline.encode_prompt(list(prompts), **told)[0])  # it writes its template into the list
     if name.startswith("prx"):
         sequence, mask, _, _ = pipeline.encode_prompt(prompts, **told)
         return {"sequence": sequence, "mask": mask}
@@ -60,12 +62,20 @@ def encoded(name, pipeline, prompts) -> dict:
     return {"sequence": sequence, "mask": mask}
 
 
+def stacked(rows) -> dict:
+    """Texts [n,D] side by side, with their mask."""
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.int64) for row in rows], batch_first=True)
+    return {"sequence": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), "mask": mask}
+
+
 def test_conditions_are_the_pipelines_own(family):
     name, pipeline, _, conditions = family
     expected = encoded(name, pipeline, PROMPTS)
     if name == "sd3-without-t5":  # one zero stands for 256
         assert (expected["sequence"][:, 24:] == 0).all() and (conditions.sequence[:, 24:] == 0).all()
         expected["sequence"] = expected["sequence"][:, :25]
+    if name == "z-image":  # which cuts padding, and does not tell of it
+        conditions = dataclasses.replace(conditions, sequence=conditions.sequence * conditions.mask[..., None])
     for part, value in without_padding(expected, conditions).items():
         torch.testing.assert_close(getattr(conditions, part), value, rtol=1e-5, atol=1e-5)
 
@@ -89,7 +99,9 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
         how = {"do_classifier_free_guidance": True, "device": "cpu"}
         more = [None, None] if name.startswith("sd3") else []
         found = pipeline.encode_prompt(["a photo of a bag."], *more, **how)
-        if name == "sdxl" or name.startswith("sd3"):
+        if name == "z-image":
+            expected = stacked(found[1])
+        elif name == "sdxl" or name.startswith("sd3"):
             expected = {"sequence": found[1], "pooled": found[3]}
         else:
             expected = {"sequence": found[2], "mask": found[3]}
@@ -97,7 +109,7 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
         expected["sequence"] = expected["sequence"][:, :25]
     if "mask" in expected:
         expected, n = without_padding(expected, conditions), int(expected["mask"].sum())
-        assert (conditions.mask == expected.pop("mask")).all()
+        assert (conditions.mask[:, :n] == expected.pop("mask")[:, :n]).all() and not conditions.mask[:, n:].any()
         expected["sequence"], conditions = (
             expected["sequence"][:, :n],
             dataclasses.replace(conditions, sequence=conditions.sequence[:, :n]),
@@ -135,7 +147,7 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.signal, signal, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
-        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx", "lumina2")) else 1)
+        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx", "lumina2", "z-image")) else 1)
         fed = 1000 - fed if levels.sign < 0 else fed
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
 
@@ -173,6 +185,9 @@ def training_loss(name, pipeline, law, x0, noise, t, k, conditions) -> float:
         return (prediction.chunk(2, 1)[0] - noise).square().mean().item()
     if name == "lumina2":  # whose time runs from noise to picture
         prediction = -pipeline.transformer(x_t, 1 - s[None], sequence, text["mask"]).sample
+    elif name == "z-image":
+        (prediction,) = pipeline.transformer([x_t[0, :, None]], 1 - s[None], [sequence[0, text["mask"][0].bool()]]).sample
+        prediction = -prediction[:, 0]
     elif name.startswith("prx"):
         prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
     elif name.startswith("sd3"):
@@ -224,11 +239,35 @@ def test_a_flow_goes_where_the_pipelines_own_step_goes(family):
     pipeline.set_progress_bar_config(disable=True)
     latents = pipeline._pack_latents(x, 1, *x.shape[1:]) if packed else x
     told = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False, **start}
-    told |= {"max_sequence_length": 256} if name == "flux-schnell" else {}
+    told |= {"max_sequence_length": 256} if name == "flux-schnell" else {"guidance_scale": 0.0} if name == "z-image" else {}
     (there,) = pipeline([PROMPTS[1]], height=SIZE, width=SIZE, latents=latents, **told)
     there = pipeline._unpack_latents(there, SIZE, SIZE, pipeline.vae_scale_factor) if packed else there
     velocity = (x - there) / denoiser.levels.sigma[t]
     torch.testing.assert_close(denoiser.predict(x, torch.tensor([t]), conditions[[1]]), velocity, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "size"), [("lumina2", 16), ("z-image", 32)])  # of which 64 tokens need no filling
+@torch.no_grad()
+def test_blocks_of_the_image_alone_run_once_a_latent(name, size, tmp_path):
+    tiny_pipelines.build(name, tmp_path)
+    denoiser = models.text_to_image("mine", str(tmp_path), ModelOptions(size)).load("cpu", "float32")
+    conditions, t = denoiser.embed(PROMPTS), torch.tensor([100, 900])
+    x_t, latent = torch.randn(2, 4, size // 2, size // 2, generator=torch.Generator().manual_seed(5)), torch.tensor([1, 0, 1])
+    expected = one_by_one(denoiser.predict, x_t, t, conditions, None)
+    cells = one_by_one(denoiser.predict, x_t, t, conditions, latent)
+    sizes, run = [], torch.nn.Module.__call__
+
+    def noting(module, *inputs, **named):
+        if inputs and getattr(module, "modulation", False):  # a block that sees an image
+            sizes.append(len(inputs[0]))
+        return run(module, *inputs, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "__call__", noting)
+        found = denoiser.predict_latents(x_t, t, conditions, None)
+    assert sizes == [2, 6, 6]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(denoiser.predict_latents(x_t, t, conditions, latent), cells, rtol=1e-5, atol=1e-5)
 
 
 def test_spaces_differ_by_a_factor_at_every_level(family):

@@ -24,6 +24,7 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "sana": 1.6,
     "prx-512": 1.17,
     "lumina2": 2.6,
+    "z-image": 6.15,
 }
 LATENTS = {
     "1-5": (4, 64, 64),
@@ -50,8 +51,9 @@ TEXTS = {  # tokens and their width, width of the pooled text
     "prx-512": ((256, 2304), None),
     "prx-512-dc-ae": ((256, 2304), None),
     "lumina2": ((256, 2304), None),
+    "z-image": ((512, 2560), None),
 }
-MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2")
+MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2", "z-image")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +174,7 @@ def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
     assert found["flops_per_evaluation"] == sum(2 * n_in * n_out * rows for n_in, n_out, rows in layers) + attention
 
 
-@pytest.mark.parametrize(("name", "of_table"), [("lumina2", 0.89)])
+@pytest.mark.parametrize(("name", "of_table"), [("lumina2", 0.89), ("z-image", 0.84)])
 def test_arithmetic_that_candidates_share(name, of_table, bare):
     """Ten candidates of 60 tokens on a latent, beside ten times the table's number."""
     source, network = random_weights.PIPELINES[name].source(), bare[name]
@@ -213,7 +215,7 @@ def test_text_encoders_have_the_published_sizes():
 # ---------------------------------------------------------------- random weights
 
 
-@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2"])
+@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image"])
 def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)

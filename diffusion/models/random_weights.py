@@ -18,6 +18,7 @@ from diffusion.models.families.sana import Sana
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.families.sd3 import StableDiffusion3
 from diffusion.models.families.sdxl import StableDiffusionXL
+from diffusion.models.families.z_image import ZImage
 from diffusion.models.loading import hub, weights
 from diffusion.models.speed import devices
 from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
@@ -134,6 +135,17 @@ LUMINA2_TRANSFORMER = {
     "axes_lens": [300, 512, 512],
     "cap_feat_dim": 2304,
 }
+Z_IMAGE_TRANSFORMER = {
+    "in_channels": 16,
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1024, 512, 512],
+}
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
 SCALED_DDPM = {
@@ -182,6 +194,15 @@ GEMMA_2B = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
+}
+QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
 }
 
 
@@ -304,11 +325,21 @@ PIPELINES = {  # by the families' VERSIONS
         SHIFTED_FLOW | {"shift": 6.0},
         {"text_encoder": ("Gemma2Model", GEMMA_2B)},
     ),
+    "z-image": Published(
+        ZImage,
+        "ZImagePipeline",
+        Z_IMAGE_TRANSFORMER,
+        16,
+        8,
+        SHIFTED_FLOW,
+        {"text_encoder": ("Qwen3Model", QWEN3_4B)},
+    ),
 }
 
 
 SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
 SAME_SHAPE |= {name: "prx-512-dc-ae" if "dc-ae" in name else "prx-512" for name in PRX.VERSIONS}
+SAME_SHAPE |= {"z-image-turbo": "z-image"}
 HALF_SIZE = ("sdxl-turbo", "prx-256", "prx-256-sft")  # of the side of that shape's images
 
 
@@ -341,6 +372,7 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "prx-512": 1_732,
     "prx-512-dc-ae": 452,
     "lumina2": 23_829,
+    "z-image": 62_506,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 

@@ -5,6 +5,7 @@ A family is a subclass in a file of its own, with what only it has: parts, level
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -262,6 +263,17 @@ class Pipeline(Source):
         """`flow_levels` of the one shift that the scheduler states."""
         last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
         return self.flow_levels(self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0)), scale, last)
+
+    def own_levels(self, scale: float) -> Levels:
+        """`flow_levels` of the shift that the scheduler states, which may grow with the image: exp(mu), mu a line through (256
+        tokens, base_shift) and (4096, max_shift)."""
+        config = self.scheduler
+        if not config.get("use_dynamic_shifting"):
+            return self.static_levels(scale)
+        n0, n1 = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        mu0, mu1 = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        _, h, w = self.latent_shape(self.default_size)
+        return self.flow_levels(math.exp(mu0 + (h * w // self.patch**2 - n0) * (mu1 - mu0) / (n1 - n0)), scale)
 
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
