@@ -14,7 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 import eval_prob_adaptive
 from diffusion import models
 from diffusion.kernel import blocks, scores
-from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space
+from diffusion.models.denoiser import Conditions, Denoiser, Levels, in_space, one_by_one
 from diffusion.models.families.base import placed
 from diffusion.models.loading import hub
 from diffusion.models.speed import devices
@@ -50,6 +50,8 @@ def encoded(name, pipeline, prompts) -> dict:
         length = 512 if name == "flux-dev" else 256  # as its published example
         sequence, pooled, _ = pipeline.encode_prompt(prompts, None, device="cpu", max_sequence_length=length)
         return {"sequence": sequence, "pooled": pooled}
+    if name == "z-image":
+        return stacked(pipeline.encode_prompt(list(prompts), **told)[0])  # it writes its template into the list
     if name.startswith("prx"):
         sequence, mask, _, _ = pipeline.encode_prompt(prompts, **told)
         return {"sequence": sequence, "mask": mask}
@@ -60,14 +62,31 @@ def encoded(name, pipeline, prompts) -> dict:
     return {"sequence": sequence, "mask": mask}
 
 
+def stacked(rows) -> dict:
+    """Texts [n,D] side by side, with their mask."""
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.int64) for row in rows], batch_first=True)
+    return {"sequence": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), "mask": mask}
+
+
 def test_conditions_are_the_pipelines_own(family):
     name, pipeline, _, conditions = family
     expected = encoded(name, pipeline, PROMPTS)
     if name == "sd3-without-t5":  # one zero stands for 256
         assert (expected["sequence"][:, 24:] == 0).all() and (conditions.sequence[:, 24:] == 0).all()
         expected["sequence"] = expected["sequence"][:, :25]
-    for part, value in expected.items():
+    if name == "z-image":  # which cuts padding, and does not tell of it
+        conditions = dataclasses.replace(conditions, sequence=conditions.sequence * conditions.mask[..., None])
+    for part, value in without_padding(expected, conditions).items():
         torch.testing.assert_close(getattr(conditions, part), value, rtol=1e-5, atol=1e-5)
+
+
+def without_padding(expected: dict, conditions) -> dict:
+    """As far as the longest of our prompts goes; no later token counts."""
+    if "mask" not in expected:
+        return expected
+    n = conditions.mask.shape[1]
+    assert not expected["mask"][:, n:].any()
+    return {part: value[:, :n] for part, value in expected.items()}
 
 
 @torch.no_grad()
@@ -80,15 +99,17 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
         how = {"do_classifier_free_guidance": True, "device": "cpu"}
         more = [None, None] if name.startswith("sd3") else []
         found = pipeline.encode_prompt(["a photo of a bag."], *more, **how)
-        if name == "sdxl" or name.startswith("sd3"):
+        if name == "z-image":
+            expected = stacked(found[1])
+        elif name == "sdxl" or name.startswith("sd3"):
             expected = {"sequence": found[1], "pooled": found[3]}
         else:
             expected = {"sequence": found[2], "mask": found[3]}
     if name == "sd3-without-t5":
         expected["sequence"] = expected["sequence"][:, :25]
     if "mask" in expected:
-        n = int(expected["mask"].sum())
-        assert (conditions.mask == expected.pop("mask")).all()
+        expected, n = without_padding(expected, conditions), int(expected["mask"].sum())
+        assert (conditions.mask[:, :n] == expected.pop("mask")[:, :n]).all() and not conditions.mask[:, n:].any()
         expected["sequence"], conditions = (
             expected["sequence"][:, :n],
             dataclasses.replace(conditions, sequence=conditions.sequence[:, :n]),
@@ -126,7 +147,8 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.signal, signal, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
-        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx")) else 1)
+        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx", "lumina2", "z-image")) else 1)
+        fed = 1000 - fed if levels.sign < 0 else fed
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
 
 
@@ -144,9 +166,9 @@ def test_latents_are_the_pipelines_own(family):
 
 
 @torch.no_grad()
-def training_loss(name, pipeline, x0, noise, t, k, conditions) -> float:
-    """Mean squared error of prompt k at level t, as diffusers' training scripts have it: one input, float32."""
-    _, signal, sigma = scheduled(name, pipeline)
+def training_loss(name, pipeline, law, x0, noise, t, k, conditions) -> float:
+    """Mean squared error of prompt k at level t, as diffusers' training scripts have it: one input, float32; law: `scheduled`."""
+    _, signal, sigma = law
     a, s = signal[t], sigma[t]
     x_t, text = (a * x0 + s * noise)[None], {part: value[k : k + 1] for part, value in conditions.items()}
     sequence = text["sequence"]
@@ -161,7 +183,12 @@ def training_loss(name, pipeline, x0, noise, t, k, conditions) -> float:
         prediction = pipeline.transformer(x_t, encoder_hidden_states=sequence, encoder_attention_mask=text["mask"],
                                           timestep=torch.tensor([t]), added_cond_kwargs=added).sample  # fmt: skip
         return (prediction.chunk(2, 1)[0] - noise).square().mean().item()
-    if name.startswith("prx"):
+    if name == "lumina2":  # whose time runs from noise to picture
+        prediction = -pipeline.transformer(x_t, 1 - s[None], sequence, text["mask"]).sample
+    elif name == "z-image":
+        (prediction,) = pipeline.transformer([x_t[0, :, None]], 1 - s[None], [sequence[0, text["mask"][0].bool()]]).sample
+        prediction = -prediction[:, 0]
+    elif name.startswith("prx"):
         prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
     elif name.startswith("sd3"):
         prediction = pipeline.transformer(x_t, sequence, text["pooled"], 1000 * s[None]).sample
@@ -190,10 +217,57 @@ def test_errors_are_the_training_loss(family):
     x0 = denoiser.encode(torch.rand(3, SIZE, SIZE, generator=g) * 2 - 1)
     t, noise = torch.tensor([3, 500, 990]), torch.randn(3, *x0.shape, generator=g)
     found = blocks.errors(denoiser, x0, conditions, t, noise, scores.l2, blocks.Batch(4))
-    texts = encoded(name, pipeline, PROMPTS)
-    expected = [[training_loss(name, pipeline, x0, noise[i], int(t[i]), k, texts) for i in range(3)] for k in range(3)]
+    texts, law = encoded(name, pipeline, PROMPTS), scheduled(name, pipeline)
+    expected = [[training_loss(name, pipeline, law, x0, noise[i], int(t[i]), k, texts) for i in range(3)] for k in range(3)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=0)
     assert len({round(row[1], 6) for row in expected}) == 3  # prompts matter to it
+
+
+@torch.no_grad()
+def test_a_flow_goes_where_the_pipelines_own_step_goes(family):
+    """One Euler step of the pipeline's own call from a latent at level s to the image, x - s v, with its own sign and time."""
+    name, pipeline, denoiser, conditions = family
+    if not denoiser.levels.flow or name == "sana":  # whose solver takes no such step
+        pytest.skip("no flow, or another step")
+    start, t = {"sigmas": [0.4]}, 399  # before the scheduler's shift
+    if name.startswith("prx"):  # which starts at noise
+        start, t = {"use_resolution_binning": False}, 999
+    x = torch.randn(1, *denoiser.encode(torch.zeros(3, SIZE, SIZE)).shape, generator=torch.Generator().manual_seed(4))
+    packed = name.startswith("flux")
+    if name == "lumina2":
+        pipeline.vae_scale_factor = 2  # 8 whatever the VAE is
+    pipeline.set_progress_bar_config(disable=True)
+    latents = pipeline._pack_latents(x, 1, *x.shape[1:]) if packed else x
+    told = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False, **start}
+    told |= {"max_sequence_length": 256} if name == "flux-schnell" else {"guidance_scale": 0.0} if name == "z-image" else {}
+    (there,) = pipeline([PROMPTS[1]], height=SIZE, width=SIZE, latents=latents, **told)
+    there = pipeline._unpack_latents(there, SIZE, SIZE, pipeline.vae_scale_factor) if packed else there
+    velocity = (x - there) / denoiser.levels.sigma[t]
+    torch.testing.assert_close(denoiser.predict(x, torch.tensor([t]), conditions[[1]]), velocity, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "size"), [("lumina2", 16), ("z-image", 32)])  # of which 64 tokens need no filling
+@torch.no_grad()
+def test_blocks_of_the_image_alone_run_once_a_latent(name, size, tmp_path):
+    tiny_pipelines.build(name, tmp_path)
+    denoiser = models.text_to_image("mine", str(tmp_path), ModelOptions(size)).load("cpu", "float32")
+    conditions, t = denoiser.embed(PROMPTS), torch.tensor([100, 900])
+    x_t, latent = torch.randn(2, 4, size // 2, size // 2, generator=torch.Generator().manual_seed(5)), torch.tensor([1, 0, 1])
+    expected = one_by_one(denoiser.predict, x_t, t, conditions, None)
+    cells = one_by_one(denoiser.predict, x_t, t, conditions, latent)
+    sizes, run = [], torch.nn.Module.__call__
+
+    def noting(module, *inputs, **named):
+        if inputs and getattr(module, "modulation", False):  # a block that sees an image
+            sizes.append(len(inputs[0]))
+        return run(module, *inputs, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "__call__", noting)
+        found = denoiser.predict_latents(x_t, t, conditions, None)
+    assert sizes == [2, 6, 6]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(denoiser.predict_latents(x_t, t, conditions, latent), cells, rtol=1e-5, atol=1e-5)
 
 
 def test_spaces_differ_by_a_factor_at_every_level(family):

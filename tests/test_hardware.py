@@ -72,7 +72,7 @@ def test_what_does_not_depend_on_the_text_runs_once_a_latent():
         layer.forward = noting(layer.forward, sizes, name)  # inside what `share` puts around it, where a hook would be outside
     run = shared_unet.share(unet)
     with torch.inference_mode():
-        run(torch.randn(5, 4, 8, 8), torch.arange(5), torch.randn(3, 77, unet.config.cross_attention_dim))
+        run(torch.randn(5, 4, 8, 8), torch.arange(5), Conditions(torch.randn(3, 77, unet.config.cross_attention_dim)))
     assert sizes == {"conv_in": 5, "first": 5, "resnet": 5, "self-attention": 5, "keys": 3, "middle": 15, "conv_out": 15}
 
 
@@ -166,7 +166,7 @@ def test_every_kind_of_unet_is_shared_exactly_or_left_alone(changes, shared):
     run = shared_unet.share(unet)
     assert bool(run) == shared
     if shared:
-        torch.testing.assert_close(run(x_t, t, cond), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(run(x_t, t, Conditions(cond)), expected, rtol=0, atol=1e-5)
     else:
         assert dict(unet.attn_processors) == processors and not any("forward" in vars(module) for module in unet.modules())
 

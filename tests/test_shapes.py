@@ -23,6 +23,8 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "pixart-alpha": 0.61,
     "sana": 1.6,
     "prx-512": 1.17,
+    "lumina2": 2.6,
+    "z-image": 6.15,
 }
 LATENTS = {
     "1-5": (4, 64, 64),
@@ -48,7 +50,10 @@ TEXTS = {  # tokens and their width, width of the pooled text
     "sana": ((300, 2304), None),
     "prx-512": ((256, 2304), None),
     "prx-512-dc-ae": ((256, 2304), None),
+    "lumina2": ((256, 2304), None),
+    "z-image": ((512, 2560), None),
 }
+MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2", "z-image")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +174,17 @@ def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
     assert found["flops_per_evaluation"] == sum(2 * n_in * n_out * rows for n_in, n_out, rows in layers) + attention
 
 
+@pytest.mark.parametrize(("name", "of_table"), [("lumina2", 0.89), ("z-image", 0.84)])
+def test_arithmetic_that_candidates_share(name, of_table, bare):
+    """Ten candidates of 60 tokens on a latent, beside ten times the table's number."""
+    source, network = random_weights.PIPELINES[name].source(), bare[name]
+    module, whole = network.filled("meta", "float32"), network.conditions(10, "meta")
+    x_t, times = torch.zeros(1, *network.latent_shape, device="meta"), torch.zeros(1, device="meta")
+    read = Conditions(sequence=whole.sequence[:, :60], mask=whole.mask[:, :60])
+    found = random_weights.flops(lambda: source.share(module)(x_t, times, read, None))
+    assert found / (10 * 1e9 * random_weights.GFLOP[name]) == pytest.approx(of_table, abs=0.005)
+
+
 def test_flops_of_known_layers():
     """A linear layer: two operations per weight and row; a convolution: two per weight and place."""
     linear, conv = torch.nn.Linear(8, 16, bias=False), torch.nn.Conv2d(4, 6, 3, padding=1, groups=2)
@@ -183,7 +199,7 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
     assert bare[name].latent_shape == LATENTS.get(name, (16, 128, 128))
     assert conditions.sequence.shape == (2, length, width)
     assert (conditions.pooled.shape if pooled else conditions.pooled) == ((2, pooled) if pooled else None)
-    assert (conditions.mask is None) == (name not in ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae"))
+    assert (conditions.mask is None) == (name not in MASKED)
 
 
 def test_text_encoders_have_the_published_sizes():
@@ -199,7 +215,7 @@ def test_text_encoders_have_the_published_sizes():
 # ---------------------------------------------------------------- random weights
 
 
-@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx"])
+@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image"])
 def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -212,7 +228,7 @@ def test_a_network_without_weights_is_the_files_network(small, script):
     network, module = random_weights.network_of(source, random_weights.text_configs(source)), getattr(pipeline, source.NETWORK)
     found = network.count()
     assert found["parameters"] == sum(p.numel() for p in module.parameters())
-    real, random = source.load("cpu", "float32").embed(["a bag", "a boot"]), network.conditions(2, "cpu")
+    real, random = source.load("cpu", "float32", plain=True).embed(["a bag", "a boot"]), network.conditions(2, "cpu")
     described = [{name: (part.shape, part.dtype) for name, part in script.parts_of(c).items()} for c in (real, random)]
     assert described[0] == described[1]
     x_t, times = torch.zeros(1, *network.latent_shape), torch.zeros(1)

@@ -20,7 +20,7 @@ from tests import original_layouts, tiny_pipelines
 
 SIZE = 16
 SCHEDULER, VAE = "scheduler/scheduler_config.json", "vae/config.json"
-DDPMS, FLOWS = ("sdxl", "pixart-alpha"), ("sd3", "flux-dev", "flux-schnell", "sana", "prx")
+DDPMS, FLOWS = ("sdxl", "pixart-alpha"), ("sd3", "flux-dev", "flux-schnell", "sana", "prx", "lumina2", "z-image")
 SPREADS = ("use_karras_sigmas", "use_beta_sigmas", "use_exponential_sigmas", "invert_sigmas", "shift_terminal")
 
 
@@ -66,12 +66,13 @@ REFUSED = [
     ("sana", SCHEDULER, "use_flow_sigmas", False),
     ("sana", SCHEDULER, "prediction_type", "epsilon"),
     *((name, SCHEDULER, key, 0.5) for name in FLOWS for key in SPREADS),
-    *((name, SCHEDULER, "use_dynamic_shifting", True) for name in ("sd3", "sana", "prx")),
+    *((name, SCHEDULER, "use_dynamic_shifting", True) for name in ("sd3", "sana", "prx", "lumina2")),
     ("flux-dev", SCHEDULER, "time_shift_type", "linear"),
     *(("sdxl", "unet/config.json", key, 4) for key in ("time_cond_proj_dim", "num_class_embeds")),
     *(("sdxl", "unet/config.json", key, "text_proj") for key in ("class_embed_type", "encoder_hid_dim_type")),
     ("sdxl", "unet/config.json", "addition_embed_type", "image"),
     ("sana", "transformer/config.json", "guidance_embeds", True),
+    *(("z-image", "transformer/config.json", key, value) for key, value in (("siglip_feat_dim", 8), ("all_patch_size", [2, 4]))),
     ("sdxl", "unet/config.json", "out_channels", 8),
     *((name, "transformer/config.json", "out_channels", 7) for name in ("sd3", "flux-dev", "pixart-alpha", "sana")),
     *((name, VAE, key, [0.5] * 4) for name in (*DDPMS, *FLOWS) for key in ("latents_mean", "latents_std")),
@@ -149,19 +150,26 @@ READ = """
 """
 FED = """
     sample hidden_states timestep encoder_hidden_states encoder_attention_mask attention_mask added_cond_kwargs
-    pooled_projections guidance txt_ids img_ids
+    pooled_projections guidance txt_ids img_ids x t cap_feats
 """
 # what a key that is refused would have wanted, and what only adapters, ControlNets and callers of other pipelines give
 NOT_FED = """
     class_labels timestep_cond cross_attention_kwargs joint_attention_kwargs attention_kwargs
     down_block_additional_residuals mid_block_additional_residual down_intrablock_additional_residuals
     block_controlnet_hidden_states controlnet_block_samples controlnet_single_block_samples controlnet_blocks_repeat
-    skip_layers return_dict
+    skip_layers return_dict siglip_feats image_noise_mask patch_size f_patch_size
 """
 NETWORKS = [
     *(
         getattr(diffusers, f"{name}2DModel")
-        for name in ("SD3Transformer", "FluxTransformer", "PixArtTransformer", "SanaTransformer")
+        for name in (
+            "SD3Transformer",
+            "FluxTransformer",
+            "PixArtTransformer",
+            "SanaTransformer",
+            "Lumina2Transformer",
+            "ZImageTransformer",
+        )
     ),
     diffusers.UNet2DConditionModel,
     PRXTransformer2DModel,

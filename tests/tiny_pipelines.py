@@ -11,6 +11,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -21,6 +23,8 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -32,6 +36,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5GemmaConfig,
@@ -68,17 +74,17 @@ def clip(cls, width: int, act="quick_gelu"):
     )
 
 
-def word_tokenizer(end: str | None = "</s>", begin: str | None = None):
-    """One token a word, with the marks for begin and end that T5 or Gemma have."""
-    marks = ["<pad>", "<unk>", *filter(None, (begin, end))]
+def word_tokenizer(end: str | None = "</s>", begin: str | None = None, chat: str | None = None):
+    """One token a word, with the marks for begin and end that T5 or Gemma have, or with a chat template."""
+    turns = ["<|im_start|>", "<|im_end|>"] if chat else []
+    marks = ["<pad>", "<unk>", *filter(None, (begin, end)), *turns]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*marks, *WORDS])}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     sides = f"{begin + ' ' if begin else ''}$A{' ' + end if end else ''}"
     special = [(mark, marks.index(mark)) for mark in filter(None, (begin, end))]
     tokenizer.post_processor = processors.TemplateProcessing(single=sides, special_tokens=special)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token=end, bos_token=begin
-    )
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": end, "bos_token": begin}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, additional_special_tokens=turns, chat_template=chat)
 
 
 def t5(width: int):
@@ -290,6 +296,58 @@ def prx(deep=False):
     )
 
 
+def lumina2():
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 16, 16),
+        cap_feat_dim=24,
+    )
+    return Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=Gemma2Model(Gemma2Config(**GEMMA)),
+        tokenizer=word_tokenizer(end=None, begin="<bos>"),
+    )
+
+
+CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if not enable_thinking %}a type of
+{% endif %}{% endif %}"""
+
+
+def z_image():
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=24,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=24,
+        axes_dims=[4, 4, 4],
+        axes_lens=[600, 32, 32],
+    )
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=Qwen3Model(Qwen3Config(**GEMMA)),
+        tokenizer=word_tokenizer(end=None, chat=CHAT),
+        transformer=transformer,
+    )
+
+
 BUILT = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -302,6 +360,8 @@ BUILT = {
     "sana": sana,
     "prx": prx,
     "prx-dc-ae": lambda: prx(deep=True),
+    "lumina2": lumina2,
+    "z-image": z_image,
 }
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from diffusion.models.families.base import Pipeline
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
+from diffusion.models.families.lumina2 import Lumina2
 from diffusion.models.families.pixart import PixArt
 from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.families.sd3 import StableDiffusion3
 from diffusion.models.families.sdxl import StableDiffusionXL
+from diffusion.models.families.z_image import ZImage
 from diffusion.models.loading import hub, weights
 from diffusion.models.speed import devices
 from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
@@ -120,6 +122,30 @@ PRX_TRANSFORMER = {
     "depth": 16,
     "axes_dim": [32, 32],
 }
+LUMINA2_TRANSFORMER = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "hidden_size": 2304,
+    "num_layers": 26,
+    "num_refiner_layers": 2,
+    "num_attention_heads": 24,
+    "num_kv_heads": 8,
+    "axes_dim_rope": [32, 32, 32],
+    "axes_lens": [300, 512, 512],
+    "cap_feat_dim": 2304,
+}
+Z_IMAGE_TRANSFORMER = {
+    "in_channels": 16,
+    "dim": 3840,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "cap_feat_dim": 2560,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1024, 512, 512],
+}
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
 SCALED_DDPM = {
@@ -168,6 +194,15 @@ GEMMA_2B = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
+}
+QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
 }
 
 
@@ -281,11 +316,30 @@ PIPELINES = {  # by the families' VERSIONS
     ),
     "prx-512": _prx({}, 16, 8),
     "prx-512-dc-ae": _prx({"sample_size": 16, "patch_size": 1, "in_channels": 32}, 32, 32),
+    "lumina2": Published(
+        Lumina2,
+        "Lumina2Pipeline",
+        LUMINA2_TRANSFORMER,
+        16,
+        8,
+        SHIFTED_FLOW | {"shift": 6.0},
+        {"text_encoder": ("Gemma2Model", GEMMA_2B)},
+    ),
+    "z-image": Published(
+        ZImage,
+        "ZImagePipeline",
+        Z_IMAGE_TRANSFORMER,
+        16,
+        8,
+        SHIFTED_FLOW,
+        {"text_encoder": ("Qwen3Model", QWEN3_4B)},
+    ),
 }
 
 
 SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
 SAME_SHAPE |= {name: "prx-512-dc-ae" if "dc-ae" in name else "prx-512" for name in PRX.VERSIONS}
+SAME_SHAPE |= {"z-image-turbo": "z-image"}
 HALF_SIZE = ("sdxl-turbo", "prx-256", "prx-256-sft")  # of the side of that shape's images
 
 
@@ -317,6 +371,8 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "sana": 2_967,
     "prx-512": 1_732,
     "prx-512-dc-ae": 452,
+    "lumina2": 23_829,
+    "z-image": 62_506,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 

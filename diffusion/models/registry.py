@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from diffusion.models.families import custom
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
+from diffusion.models.families.lumina2 import Lumina2
 from diffusion.models.families.pixart import PixArt
 from diffusion.models.families.prx import PRX
 from diffusion.models.families.sana import Sana
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.models.families.sd3 import StableDiffusion3
 from diffusion.models.families.sdxl import StableDiffusionXL
+from diffusion.models.families.z_image import ZImage
 from diffusion.models.loading import checkpoint, hub, text_encoders, tokens
 from diffusion.models.source import Checkpoint, Family, Source
 from diffusion.models.speed import devices
@@ -28,7 +30,7 @@ if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX]
+TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX, Lumina2, ZImage]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 

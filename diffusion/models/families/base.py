@@ -5,6 +5,7 @@ A family is a subclass in a file of its own, with what only it has: parts, level
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from diffusion.models.loading.weights import Weights
 from diffusion.models.source import Source
 from diffusion.models.speed import devices
 from diffusion.settings import DEFAULT_OPTIONS, SPACES, ModelOptions
+from diffusion.utils.files import fingerprint
 
 if TYPE_CHECKING:  # which import torch
     from torch import Tensor, nn
@@ -66,6 +68,7 @@ class Pipeline(Source):
     SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
     DYNAMIC: ClassVar[bool] = False  # whether a flow's shift may grow with the image
     TO_IMAGE: ClassVar[bool] = False  # whether a flow's network counts time from noise to image, and gives x0 - noise
+    TEMPLATE: ClassVar[bool] = False  # whether `written` puts prompts into a text, which then tells runs apart
     # keys of its network's config by which it would want more inputs, or others, than `call` gives it -> what they may be
     INPUTS: ClassVar[dict[str, tuple]] = {}
     OUTPUTS: ClassVar[tuple[int, ...]] = (1,)  # channels that the network may give, in multiples of those that it takes
@@ -221,8 +224,10 @@ class Pipeline(Source):
         return {encoder.part: name for encoder in self.encoders if (name := text_encoders.model_class(index, encoder.part))}
 
     def identity(self) -> str:
-        """The identity of the weights of the parts in use (`Weights.identity`), and the space that its folder states."""
+        """The identity of the weights of the parts in use (`Weights.identity`), the space that its folder states, and the text
+        around prompts."""
         stated = [f"errors in {self.stated_space}"] if self.stated_space else []
+        stated += [f"prompts as {fingerprint(self.written(['']))}"] if self.TEMPLATE else []
         return ", ".join([self.weights.identity(self.parts), *stated])
 
     def latent_shape(self, img_size: int) -> tuple[int, int, int]:
@@ -258,6 +263,17 @@ class Pipeline(Source):
         """`flow_levels` of the one shift that the scheduler states."""
         last = 1 - 1 / self.n_levels if "flow_shift" in self.scheduler else 1.0  # of a solver for DDPMs, which stops before noise
         return self.flow_levels(self.scheduler.get("flow_shift", self.scheduler.get("shift", 1.0)), scale, last)
+
+    def own_levels(self, scale: float) -> Levels:
+        """`flow_levels` of the shift that the scheduler states, which may grow with the image: exp(mu), mu a line through (256
+        tokens, base_shift) and (4096, max_shift)."""
+        config = self.scheduler
+        if not config.get("use_dynamic_shifting"):
+            return self.static_levels(scale)
+        n0, n1 = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        mu0, mu1 = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        _, h, w = self.latent_shape(self.default_size)
+        return self.flow_levels(math.exp(mu0 + (h * w // self.patch**2 - n0) * (mu1 - mu0) / (n1 - n0)), scale)
 
     def written(self, prompts: Sequence[str]) -> list[str]:
         """Prompts as they are tokenized."""
@@ -313,7 +329,7 @@ class Pipeline(Source):
         """The network's call on latents that several candidates share; None where nothing is saved by it.
 
         Returns:
-            (x_t [P,C,h,w], times [P], sequence, latent) -> as `call`, with `latent` as in `Denoiser.shared`.
+            (x_t [P,C,h,w], times [P], conditions, latent) -> as `call`, with `latent` as in `Denoiser.shared`.
         """
         return None
 
@@ -383,8 +399,7 @@ class Pipeline(Source):
             module, _, share = ready()
             if share is None:
                 return one_by_one(predict, x_t, t, conditions, latent)
-            sequence = conditions.to(x_t.device).sequence
-            output = share(x_t.to(module.dtype, memory_format=layout), levels.time(t), sequence, latent)
+            output = share(x_t.to(module.dtype, memory_format=layout), levels.time(t), conditions.to(x_t.device), latent)
             return convert(levels.predicted(output), *evaluations(x_t, t, len(conditions), latent))
 
         return Denoiser(encode, embed, predict, levels, self.SPACE, shared=None if plain else shared)
@@ -429,6 +444,17 @@ def stated_space(source: str) -> str | None:
     if space not in SPACES:
         raise ValueError(f"--model_path {source}: {STATED}: 'error_space' is {space!r}, and has to be {', '.join(SPACES)}")
     return space
+
+
+def without_padding(sequence: Tensor, mask: Tensor) -> Conditions:
+    """Conditions of sequence [K,L,D] and mask [K,L] as far as the last token that counts for any prompt.
+
+    Exact where the network masks what does not count, as padding is on the right.
+    """
+    from diffusion.models.denoiser import Conditions
+
+    n = max(mask.sum(1).tolist())
+    return Conditions(sequence=sequence[:, :n].contiguous(), mask=mask[:, :n].contiguous())
 
 
 def placed(conditions: Conditions, device: str) -> Conditions:

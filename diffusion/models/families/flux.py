@@ -1,6 +1,5 @@
 """FLUX.1: a rectified flow in 16 latent channels, packed two by two; T5 for the sequence, CLIP for the pooled text."""
 
-import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -51,15 +50,7 @@ class Flux(Pipeline):
         return 2
 
     def levels(self):
-        return self.flow_levels(self._shift(), 1.0) if self.scheduler.get("use_dynamic_shifting") else self.static_levels(1.0)
-
-    def _shift(self) -> float:
-        """The shift of this image size, exp(mu), mu a line through (256 tokens, base_shift) and (4096, max_shift)."""
-        config = self.scheduler
-        n0, n1 = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        mu0, mu1 = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-        _, h, w = self.latent_shape(self.default_size)
-        return math.exp(mu0 + (h * w // 4 - n0) * (mu1 - mu0) / (n1 - n0))
+        return self.own_levels(1.0)
 
     def conditions(self, prompts, read, plain):
         """sequence [K,512,4096], of schnell [K,256,4096], pooled [K,768]."""

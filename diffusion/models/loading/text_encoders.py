@@ -23,6 +23,7 @@ KNOWN = (
     "T5EncoderModel",
     "Gemma2Model",
     "T5GemmaEncoder",
+    "Qwen3Model",
 )  # classes of text encoders
 
 

@@ -30,9 +30,9 @@ def share(unet: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
     """Change a U-Net in place so that candidates share work. It still takes one condition per latent, as before.
 
     Returns:
-        (x_t [P,C,h,w], t [P], cond [R,L,D]) -> output [R*P,C,h,w], which with latent [B] as a fourth argument is
-        (..., cond [B,L,D], latent) -> [B,C,h,w], cond[b] on x_t[latent[b]]. None, and the U-Net as it was, where it is of another
-        kind than those of Stable Diffusion 1.x and 2.x.
+        (x_t [P,C,h,w], t [P], Conditions of R) -> output [R*P,C,h,w], which with latent [B] as a fourth argument is
+        (..., Conditions of B, latent) -> [B,C,h,w], condition b on x_t[latent[b]]. None, and the U-Net as it was, where it is of
+        another kind than those of Stable Diffusion 1.x and 2.x.
     """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
@@ -51,12 +51,12 @@ def share(unet: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
         if name.endswith("attn2"):
             module.set_processor(TextAttention())
 
-    def run(x_t, t, cond, latent=None):
-        n = len(cond)
+    def run(x_t, t, conditions, latent=None):
+        n = len(conditions)
         block.rows, block.latents, block.latent = n, len(x_t), latent
         every = (repeat(x_t, n), t.repeat(n)) if latent is None else (take(x_t, latent), t[latent])
         try:
-            return unet(*every, encoder_hidden_states=cond, return_dict=False)[0]
+            return unet(*every, encoder_hidden_states=conditions.sequence, return_dict=False)[0]
         finally:
             block.rows, block.latent = 1, None  # also when memory runs out: the next call may be one of the U-Net itself
 
