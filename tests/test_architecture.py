@@ -14,6 +14,8 @@ import hostile
 import pytest
 from conftest import ROOT, load_script
 
+from diffusion import models
+
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")
 PACKAGE = ROOT / "diffusion"
 
@@ -416,3 +418,10 @@ def test_a_public_docstring_names_every_argument(module):
         section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", text, re.M)
         told = re.findall(r"^    ([\w, ]+):", section[1], re.M) if section else []
         assert {word for line in told for word in line.split(", ")} == set(arguments), name
+
+
+def test_prose_names_every_family():
+    """One list, in the order of the table, wherever families are named."""
+    titles = ", ".join(family.TITLE for family in models.TEXT_TO_IMAGE)
+    for page, times in (("README.md", 2), ("docs/own-data-and-models.md", 1)):
+        assert (ROOT / page).read_text().count(titles) == times, (page, titles)
