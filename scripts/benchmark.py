@@ -51,7 +51,7 @@ from diffusion.strategy.schedule import make_plan
 from diffusion.utils import files, outputs
 
 SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
-MODELS = ("tiny", *SHORT, *random_weights.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
+MODELS = ("tiny", *SHORT, *random_weights.pipelines(), "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
 SHARE = 0.8  # of the device's memory that weights may take, which leaves room for what a call computes
 
@@ -124,7 +124,7 @@ def find(args) -> Subject:
     """What --model and --model_path name."""
     if "dit" in args.model:
         return dit_subject(args)
-    if published := random_weights.PIPELINES.get(SHORT.get(args.model, args.model)):
+    if published := random_weights.pipelines().get(SHORT.get(args.model, args.model)):
         source, configs = published.source(args.img_size), published.text_configs
         return pipeline_subject(args, source, configs, partial(random_weights.load, source, configs), published.text_memory)
     source = models.text_to_image("tiny", args.model_path, ModelOptions(args.img_size))

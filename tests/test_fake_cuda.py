@@ -18,7 +18,7 @@ from diffusion.models.speed import devices, tuning
 from DiT.architecture import SHAPES
 from DiT.models import DiT
 
-SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.PIPELINES if name != "flux-schnell"}
+SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.pipelines() if name != "flux-schnell"}
 FEWER = {"lumina2": {"num_layers": 2}, "z-image": {"n_layers": 2}}  # blocks of a kind, as all are alike
 LARGE = ("sdxl", "sd3.5-large", "flux-dev")  # minutes each
 CASES = [(name, "bfloat16") for name in SIZES if name not in LARGE] + [("1-5", "float16"), ("1-5", "float32")]
@@ -53,7 +53,7 @@ def made(build, dtype: str):
 
 def pipeline(name: str, dtype: str, spoil=lambda module: None):
     """(Denoiser, its latents' shape) of a published pipeline."""
-    published, size = random_weights.PIPELINES[SIZES[name][0]], SIZES[name][1]
+    published, size = random_weights.pipelines()[SIZES[name][0]], SIZES[name][1]
     source = replace(published, network={**published.network, **FEWER.get(name, {})}).source(size)
     bare = random_weights.network_of(source, published.text_configs)
     module = made(bare.build, dtype)

@@ -76,7 +76,7 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
 @pytest.mark.slow
 def test_of_stable_diffusion_2_0_s_shape():
     """Eight by eight of 1280 channels, for half of the arithmetic."""
-    published = random_weights.PIPELINES["2-0"]
+    published = random_weights.pipelines()["2-0"]
     network = random_weights.network_of(published.source(), published.text_configs)
     module, text = network.filled("meta", "float16"), torch.zeros(1, 77, 1024, device="meta", dtype=torch.float16)
     x_t, t = torch.zeros(1, 4, 64, 64, device="meta", dtype=torch.float16), torch.zeros(1, device="meta")

@@ -64,7 +64,7 @@ def script():
 @pytest.fixture(scope="module")
 def bare():
     """Name of a published pipeline -> its network without weights, at its default size."""
-    found = {name: (published.source(), published.text_configs) for name, published in random_weights.PIPELINES.items()}
+    found = {name: (published.source(), published.text_configs) for name, published in random_weights.pipelines().items()}
     return {name: random_weights.network_of(*parts) for name, parts in found.items()}
 
 
@@ -74,7 +74,7 @@ def counted(bare):
 
 
 def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
-    for name, published in random_weights.PIPELINES.items():
+    for name, published in random_weights.pipelines().items():
         source = published.source()
         assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
         source.check()
@@ -106,20 +106,20 @@ def test_unets_of_stable_diffusion(name, millions, bare):
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", some_slow(random_weights.PIPELINES, ["sdxl", "flux-dev", "flux-schnell", "sd3.5-large"]))
+@pytest.mark.parametrize("name", some_slow(random_weights.pipelines(), ["sdxl", "flux-dev", "flux-schnell", "sd3.5-large"]))
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
-    assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.GFLOP[name]
-    source = random_weights.PIPELINES[name].source()
+    assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.pipelines()[name].gflop
+    source = random_weights.pipelines()[name].source()
     size = source.default_size
     assert (random_weights.gflop(source, size), random_weights.gflop(source, size // 2)) == (
-        random_weights.GFLOP[name],
-        random_weights.GFLOP[name] / 4,
+        random_weights.pipelines()[name].gflop,
+        random_weights.pipelines()[name].gflop / 4,
     )
 
 
 def test_arithmetic_of_dit(script):
     config = architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}
-    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == random_weights.GFLOP["dit-xl"]
+    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == random_weights.DIT_XL_GFLOP
     source = models.class_conditional("DiT-XL/2", expect=True)
     assert (random_weights.gflop(source, 256), random_weights.gflop(source, 512)) == (237, 4 * 237)
 
@@ -177,12 +177,12 @@ def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
 @pytest.mark.parametrize(("name", "of_table"), [("lumina2", 0.89), ("z-image", 0.84)])
 def test_arithmetic_that_candidates_share(name, of_table, bare):
     """Ten candidates of 60 tokens on a latent, beside ten times the table's number."""
-    source, network = random_weights.PIPELINES[name].source(), bare[name]
+    source, network = random_weights.pipelines()[name].source(), bare[name]
     module, whole = network.filled("meta", "float32"), network.conditions(10, "meta")
     x_t, times = torch.zeros(1, *network.latent_shape, device="meta"), torch.zeros(1, device="meta")
     read = Conditions(sequence=whole.sequence[:, :60], mask=whole.mask[:, :60])
     found = random_weights.flops(lambda: source.share(module)(x_t, times, read, None))
-    assert found / (10 * 1e9 * random_weights.GFLOP[name]) == pytest.approx(of_table, abs=0.005)
+    assert found / (10 * 1e9 * random_weights.pipelines()[name].gflop) == pytest.approx(of_table, abs=0.005)
 
 
 def test_flops_of_known_layers():
@@ -192,7 +192,7 @@ def test_flops_of_known_layers():
     assert random_weights.flops(lambda: conv(torch.zeros(1, 4, 5, 5))) == 2 * (6 * 2 * 3 * 3) * 25
 
 
-@pytest.mark.parametrize("name", random_weights.PIPELINES)
+@pytest.mark.parametrize("name", random_weights.pipelines())
 def test_latents_and_conditions_have_the_published_shapes(name, bare):
     (length, width), pooled = TEXTS[name]
     conditions = bare[name].conditions(2, "meta")
@@ -204,10 +204,10 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
 
 def test_text_encoders_have_the_published_sizes():
     """CLIP L and bigG: 124 and 695 million, in float32; T5 XXL's encoder 4.76 billion, in bfloat16 beside a float16 network."""
-    found = random_weights.PIPELINES["sd3-medium"].text_memory("float16")
+    found = random_weights.pipelines()["sd3-medium"].text_memory("float16")
     millions = (found["text_encoder"] / 4e6, found["text_encoder_2"] / 4e6, found["text_encoder_3"] / 2e6)
     assert millions == pytest.approx((123.7, 694.7, 4762), rel=1e-3)
-    assert random_weights.PIPELINES["sana"].text_memory("float32")["text_encoder"] == pytest.approx(
+    assert random_weights.pipelines()["sana"].text_memory("float32")["text_encoder"] == pytest.approx(
         4 * 2.614e9, rel=1e-3
     )  # Gemma 2 2B
 
