@@ -27,6 +27,7 @@ if __name__ == "__main__":
 from diffusion import cli
 from diffusion.cli import parsing
 from diffusion.datasets import open_dataset
+from diffusion.datasets.readers.idx import find_idx
 from diffusion.datasets.scenes import N_FOLDS
 from diffusion.datasets.shipped import PAIRS
 from diffusion.runs import loop, run_folder
@@ -144,8 +145,8 @@ def main(argv=None) -> int:
         return 0
     with cli.bad_input():
         files.try_writing(args.out)
-        if not args.data_dir.is_dir():
-            raise FileNotFoundError(f"--data_dir {args.data_dir}: no such folder; it holds Fashion-MNIST's four idx files")
+        if not find_idx(args.data_dir, "train-images-idx3-ubyte"):
+            raise FileNotFoundError(f"--data_dir {args.data_dir}: Fashion-MNIST's four idx files are not there")
     for fold, kind in left:
         print(f"fold {fold}: {kind}", flush=True)
         if kind in IN_LATENTS and not vae_folder(args, fold).is_dir():
