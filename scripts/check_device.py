@@ -299,7 +299,7 @@ def write_reference(out: Path) -> None:
 
 def print_check(check: Check) -> None:
     word = {True: "ok", False: "FAILED", None: "left out"}[check.ok]
-    print(f"{word:9} {check.name:30} {check.batch_size}", flush=True)
+    print(f"{word:9} {check.name:30} {check.result}", flush=True)
     if check.ok is False and check.advice:
         print(f"{'':9} {check.advice}", flush=True)
 
