@@ -327,10 +327,48 @@ def gflop(source, img_size: int) -> float | None:
 
     torch is not needed, so that it can be told at once.
     """
+    known = _known(source, img_size)
+    return known and GFLOP[known[0]] * known[1]
+
+
+def _known(source, img_size: int) -> tuple[str, float] | None:
+    """(name of the published network of this shape, the image's area by that of its default size)."""
     if isinstance(source, DiTSource):
-        return GFLOP["dit-xl"] * (img_size / 256) ** 2 if source.token_elements == 1152 // 2**2 else None  # width, patch
+        return ("dit-xl", (img_size / 256) ** 2) if source.token_elements == 1152 // 2**2 else None  # width, patch
     name = next((name for name, one in PIPELINES.items() if _is_of_shape(source, one)), None)
-    return GFLOP[name] * (img_size / PIPELINES[name].source().default_size) ** 2 if name else None
+    return (name, (img_size / PIPELINES[name].source().default_size) ** 2) if name else None
+
+
+COUNTED = {  # millions of numbers that the weights are, MB of a call per input in float32 and in 16 bits (`Bare.bytes_per_call`)
+    "1-5": (859.5, 136.62, 68.31),
+    "2-0": (865.9, 136.7, 68.35),
+    "sdxl": (2_567.5, 331.21, 165.61),
+    "sd3-medium": (2_085.0, 339.85, 169.92),
+    "sd3.5-medium": (2_469.7, 365.07, 182.54),
+    "sd3.5-large": (8_146.3, 534.3, 267.15),
+    "flux-dev": (11_901.4, 864.71, 491.34),
+    "flux-schnell": (11_891.2, 813.07, 462.24),
+    "pixart-alpha": (616.1, 229.33, 114.67),
+    "pixart-sigma": (615.6, 233.12, 116.56),
+    "sana": (1_604.5, 134.15, 67.08),
+    "prx-512": (1_170.7, 118.81, 60.59),
+    "prx-512-dc-ae": (1_170.6, 33.77, 18.79),
+    "dit-xl": (675.1, 13.02, 6.51),
+}
+
+
+def call_bytes(source, img_size: int, dtype: str, n: int) -> int | None:
+    """Memory of one call of the network on n inputs, with its weights, in bytes, counted and not measured; None for a network of
+    no published shape. Like `gflop` as if it grew with the image's area, and told at once.
+
+    A call's largest sum of live bytes is that of one input times their number, to a hundredth.
+    """
+    known = _known(source, img_size)
+    if known is None:
+        return None
+    (numbers, wide, half), area = COUNTED[known[0]], known[1]
+    size, per_input = (4, wide) if dtype == "float32" else (2, half)
+    return round(1e6 * (numbers * size + n * area * per_input))
 
 
 def _is_of_shape(source, published: Published) -> bool:
@@ -394,6 +432,45 @@ class Bare:
             "numbers": n_parameters + n_buffers,
             "flops_per_evaluation": flops(lambda: self.call(module, x_t, times, conditions)),
         }
+
+    def bytes_per_call(self, dtype: str, n: int) -> int:
+        """Largest sum of live bytes of one call on n inputs, without the weights, counted on tensors that hold no data.
+
+        Attention counts as one fused operator, as it runs on GPUs: without its logits. Workspaces, fragmentation and what a
+        compiler saves are not known.
+        """
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        from diffusion.models.speed.counting import LiveBytes
+
+        kind = devices.torch_dtype(dtype)
+        random = self.conditions(1, "cpu").to(kind).repeat_one(n)  # outside, as Sana's asks for values
+        with FakeTensorMode(), torch.no_grad():
+            module = without_data(self.build, dtype)
+            with LiveBytes(*module.parameters(), *module.buffers()) as live:
+                conditions = random._each(lambda part: torch.empty(part.shape, dtype=part.dtype))
+                x_t, times = torch.zeros(n, *self.latent_shape, dtype=kind), torch.zeros(n)
+                self.call(module, x_t, times, conditions).float()
+        return live.peak
+
+
+def without_data(build: Callable, dtype: str):
+    """The module of build() in this dtype, under FakeTensorMode, where modules cannot be converted once they are made."""
+    import torch
+
+    kind, before = devices.torch_dtype(dtype), torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        module = build().eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
+    for part in module.modules():  # tables come in float32 whatever the default is
+        for name, x in part._parameters.items():
+            part._parameters[name] = None if x is None else torch.nn.Parameter(x.to(kind), requires_grad=False)
+        for name, x in part._buffers.items():
+            part._buffers[name] = x.to(kind) if x is not None and x.is_floating_point() else x
+    return module
 
 
 def flops(work: Callable[[], object]) -> int:
