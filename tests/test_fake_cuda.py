@@ -33,13 +33,14 @@ TEXTS = [("1-5", "float32"), ("2-0", "float16"), ("sdxl", "bfloat16"), ("sd3-med
 KL_BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2}
 
 
+PRODUCTS = [getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "convolution")]
+
+
 class OneDtype(TorchDispatchMode):
     """Raises RuntimeError for a product of two number formats, which fake linear layers let pass and real ones refuse."""
 
-    PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "convolution")}
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket in self.PRODUCTS:
+        if func.overloadpacket in PRODUCTS:
             kinds = {x.dtype for x in tree_leaves(args) if isinstance(x, torch.Tensor)}
             if len(kinds) > 1:
                 raise RuntimeError(f"{func}: more than one dtype, {kinds}")

@@ -20,8 +20,8 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self.alive: dict[int, int] = {_key(tensor): 0 for tensor in before}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func, types, inputs=(), named=None):
+        output = func(*inputs, **(named or {}))
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor) and _key(tensor) not in self.alive:
                 self._add(tensor)
