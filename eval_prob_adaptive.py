@@ -233,7 +233,8 @@ def start(run: PromptTask) -> tuple[classify.Classifier, int]:
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)
-    network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before, likely)
     candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
     weights = run.level_weights and run.level_weights.as_json()
     run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=run.partial or None)

@@ -388,7 +388,8 @@ def start(run: ClassTask):
     before, shape = run_folder.known_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
     load = partial(models.load, run.source, space=run.model.error_space)
-    network = loop.start_network(load, embedded, shape, run.running, run.model.dtype, run.price, before)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, embedded, shape, run.running, run.model.dtype, run.price, before, likely)
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
     weights = run.level_weights and run.level_weights.as_json()

@@ -293,7 +293,8 @@ def start(run: PictureTask) -> classify.Classifier:
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     before = run_folder.known_batch_size(run.folder) if run.folder else None
-    network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before, likely)
     if run.folder:
         candidates = {"labels": run.class_of, "names": names}
         run.write_config(**network.about, candidates=candidates, partial=not run.strategy.TRIES_ALL or None)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.models.families.base import Pipeline
 from diffusion.models.families.dit import DiTSource
+from diffusion.models.families.table import FAMILIES
 from diffusion.models.loading import hub, weights
-from diffusion.models.registry import TEXT_TO_IMAGE
 from diffusion.models.speed import devices
 from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 from diffusion.utils.files import read_json
@@ -21,6 +21,21 @@ from diffusion.utils.files import read_json
 # ---------------------------------------------------------------- config files, as published
 
 KL_WIDTHS = [128, 256, 512, 512]  # of every VAE of these but Sana's, of which nobody asks them
+
+
+class Size(NamedTuple):
+    """What a published network takes at its default size.
+
+    Attributes:
+        gflop: of one evaluation, as `Bare.count` counts it.
+        million_numbers: that the weights are.
+        mb_in_32_bits, mb_in_16_bits: of a call, per input, as `Bare.bytes_per_call` counts them.
+    """
+
+    gflop: int
+    million_numbers: float
+    mb_in_32_bits: float
+    mb_in_16_bits: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,7 @@ class Published:
         network, scheduler: the JSON of their configs.
         latent_channels, downscale: of the VAE.
         texts: folder of a text encoder -> its class in transformers, its config.
-        gflop: of one evaluation at the default size, as `Bare.count` counts it.
+        size: what its network takes.
         same_shape, half_size: versions whose config files say the same, or that of half of the side of images.
     """
 
@@ -44,7 +59,7 @@ class Published:
     downscale: int
     scheduler: Mapping[str, Any]
     texts: Mapping[str, tuple[str, Mapping[str, Any]]]
-    gflop: int
+    size: Size
     same_shape: tuple[str, ...] = ()
     half_size: tuple[str, ...] = ()
 
@@ -85,16 +100,16 @@ class Published:
 def pipelines() -> dict[str, Published]:
     """Version -> what published.json says of it, whose text encoders several share."""
     content = read_json(Path(__file__).with_name("published.json"))
-    families = {str(getattr(family, "__name__", "")): family for family in TEXT_TO_IMAGE}  # a user's may be an object
+    families = {family.__name__: family for family in FAMILIES}
     return {name: _published(families, content["text_encoders"], **row) for name, row in content["pipelines"].items()}
 
 
 def _published(families: Mapping[str, Any], encoders: Mapping[str, Any], family: str, vae: Mapping[str, Any],
-               texts: Mapping[str, list], **row: Any) -> Published:  # fmt: skip
+               texts: Mapping[str, list], size: Mapping[str, Any], **row: Any) -> Published:  # fmt: skip
     """A row. texts: part -> class, and the name of a config, or an object of names where the class has several configs."""
     read = {part: (cls, encoders[name] if isinstance(name, str) else {key: encoders[one] for key, one in name.items()})
             for part, (cls, name) in texts.items()}  # fmt: skip
-    return Published(families[family], texts=read, **vae, **row)
+    return Published(families[family], texts=read, size=Size(**size), **vae, **row)
 
 
 def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline | None:
@@ -111,7 +126,7 @@ def expected(version: str, options: ModelOptions = DEFAULT_OPTIONS) -> Pipeline 
 
 # ---------------------------------------------------------------- arithmetic of these networks
 
-DIT_XL_GFLOP = 237  # of DiT-XL/2 at 256 pixels
+DIT_XL = Size(237, 675.1, 13.02, 6.51)  # DiT-XL/2 at 256 pixels
 
 
 def gflop(source, img_size: int) -> float | None:
@@ -120,10 +135,30 @@ def gflop(source, img_size: int) -> float | None:
 
     torch is not needed, so that it can be told at once.
     """
+    known = _known(source, img_size)
+    return known and known[0].gflop * known[1]
+
+
+def _known(source, img_size: int) -> tuple[Size, float] | None:
+    """(size of the published network of this shape, the image's area by that of its default size)."""
     if isinstance(source, DiTSource):
-        return DIT_XL_GFLOP * (img_size / 256) ** 2 if source.token_elements == 1152 // 2**2 else None  # width, patch
-    published = next((one for one in pipelines().values() if _is_of_shape(source, one)), None)
-    return published.gflop * (img_size / published.source().default_size) ** 2 if published else None
+        return (DIT_XL, (img_size / 256) ** 2) if source.token_elements == 1152 // 2**2 else None  # width, patch
+    one = next((one for one in pipelines().values() if _is_of_shape(source, one)), None)
+    return (one.size, (img_size / one.source().default_size) ** 2) if one else None
+
+
+def call_bytes(source, img_size: int, dtype: str, n: int) -> int | None:
+    """Memory of one call of the network on n inputs, with its weights, in bytes, counted and not measured; None for a network of
+    no published shape. Like `gflop` as if it grew with the image's area, and told at once.
+
+    A call's largest sum of live bytes is that of one input times their number, to a hundredth.
+    """
+    known = _known(source, img_size)
+    if known is None:
+        return None
+    size, area = known
+    bytes_each, per_input = (4, size.mb_in_32_bits) if dtype == "float32" else (2, size.mb_in_16_bits)
+    return round(1e6 * (size.million_numbers * bytes_each + n * area * per_input))
 
 
 def _is_of_shape(source, published: Published) -> bool:
@@ -187,6 +222,45 @@ class Bare:
             "numbers": n_parameters + n_buffers,
             "flops_per_evaluation": flops(lambda: self.call(module, x_t, times, conditions)),
         }
+
+    def bytes_per_call(self, dtype: str, n: int) -> int:
+        """Largest sum of live bytes of one call on n inputs, without the weights, counted on tensors that hold no data.
+
+        Attention counts as one fused operator, as it runs on GPUs: without its logits. Workspaces, fragmentation and what a
+        compiler saves are not known.
+        """
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        from diffusion.models.speed.counting import LiveBytes
+
+        kind = devices.torch_dtype(dtype)
+        random = self.conditions(1, "cpu").to(kind).repeat_one(n)  # outside, as Sana's asks for values
+        with FakeTensorMode(), torch.no_grad():
+            module = without_data(self.build, dtype)
+            with LiveBytes(*module.parameters(), *module.buffers()) as live:
+                conditions = random._each(lambda part: torch.empty(part.shape, dtype=part.dtype))
+                x_t, times = torch.zeros(n, *self.latent_shape, dtype=kind), torch.zeros(n)
+                self.call(module, x_t, times, conditions).float()
+        return live.peak
+
+
+def without_data(build: Callable, dtype: str):
+    """The module of build() in this dtype, under FakeTensorMode, where modules cannot be converted once they are made."""
+    import torch
+
+    kind, before = devices.torch_dtype(dtype), torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        module = build().eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(before)
+    for part in module.modules():  # tables come in float32 whatever the default is
+        for name, x in part._parameters.items():
+            part._parameters[name] = None if x is None else torch.nn.Parameter(x.to(kind), requires_grad=False)
+        for name, x in part._buffers.items():
+            part._buffers[name] = x.to(kind) if x is not None and x.is_floating_point() else x
+    return module
 
 
 def flops(work: Callable[[], object]) -> int:
