@@ -25,7 +25,7 @@ from DiT.architecture import SHAPES
 from DiT.models import DiT
 
 FEWER = {"lumina2": {"num_layers": 2}, "z-image": {"n_layers": 2}}  # blocks of a kind, as all are alike
-SAME = ("2-0", "flux-schnell", "prx-512-dc-ae")  # the same network as another's, at another size or without an input
+SAME = ("2-0", "flux-schnell", "prx-512-dc-ae", "sd3.5-medium", "pixart-sigma")  # another's network, but for its size or an input
 SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.pipelines() if name not in SAME}
 DTYPES = ("bfloat16", "float16", "float32")
 CASES = [(name, DTYPES[i % 3]) for i, name in enumerate(SIZES)]  # every network once, every format several times
