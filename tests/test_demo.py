@@ -632,7 +632,7 @@ def test_a_signal_ends_it_and_leaves_nothing(number):
     started = Forked("demo")
     try:
         [child] = started.start([{"TMPDIR": str(Path("tmp").resolve())}], [*MODEL, *RULE, "--port", free_port()], "demo")
-        started.wait_for(lambda: Path("out.0").exists() and "The page is open" in said()[0], [child])
+        started.wait_for(lambda: Path("err.0").exists() and "The page is open" in said()[0], [child])
         assert len(list(Path("tmp").iterdir())) == 1
         os.kill(child, number)
         assert started.wait([child]) == [128 + number] and "Traceback" not in said()[1]

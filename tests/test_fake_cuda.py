@@ -24,7 +24,10 @@ from diffusion.models.speed import devices, tuning
 from DiT.architecture import SHAPES
 from DiT.models import DiT
 
-FEWER = {"lumina2": {"num_layers": 2}, "z-image": {"n_layers": 2}}  # blocks of a kind, as all are alike
+# one or two blocks of a kind, as all are alike
+FEWER = {name: {"num_layers": 2} for name in ("sd3-medium", "sd3.5-large", "pixart-alpha", "sana", "lumina2")}
+FEWER |= {"flux-dev": {"num_layers": 2, "num_single_layers": 2}, "prx-512": {"depth": 2}, "z-image": {"n_layers": 2},
+          "sdxl": {"transformer_layers_per_block": [1, 1, 1]}}  # fmt: skip
 SAME = ("2-0", "flux-schnell", "prx-512-dc-ae", "sd3.5-medium", "pixart-sigma")  # another's network, but for its size or an input
 SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.pipelines() if name not in SAME}
 DTYPES = ("bfloat16", "float16", "float32")
@@ -169,7 +172,7 @@ def test_text_encoders(name, dtype, fake_cuda, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("side", "channels"), [(512, 4), (1024, 16)])
 def test_vae(side, channels, fake_cuda):
-    config = KL_BLOCKS | {"block_out_channels": random_weights.KL_VAE, "latent_channels": channels, "shift_factor": 0.1}
+    config = KL_BLOCKS | {"block_out_channels": random_weights.KL_WIDTHS, "latent_channels": channels, "shift_factor": 0.1}
     encode = hub.encoder_of(made(lambda: AutoencoderKL(**config), "float32"), "cuda")
     x0 = encode(torch.zeros(3, side, side))
     assert x0.shape == (channels, side // 8, side // 8) and x0.device.type == "cuda" and x0.dtype == torch.float32

@@ -239,7 +239,7 @@ SCENES = [
     "--device",
     "cpu",
     "--imgs_to_eval",
-    "2",
+    "1",
 ]
 NUMBERS = "6 4 2.5 0.2 3"
 OPEN = ["--representatives", "6", "--width", "4", "--max_samples", "8"]
@@ -265,7 +265,7 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     real = {name: run("--strategy", name, *more) for name, more in settings.items()}
     words = ["--surrogate", NUMBERS, "--tree", NUMBERS, "--race", "0.2 2 1", "--csv", "table.csv"]
     code, out, err = run_main(load_script("replay").main, full, *words)
-    assert code == 0 and "2 images, 60 candidates, 8 pairs each" in out, err
+    assert code == 0 and "1 images, 60 candidates, 8 pairs each" in out, err
     table = {row["kind"]: row for row in csv.DictReader(Path("table.csv").read_text().splitlines())}
     read = tables.read_run(full)
     grid, embeddings = tables.grid_of(read, uneven=True), reload.embeddings(reload.Past(full, read.config))
@@ -281,7 +281,7 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     code, out, err = run_main(load_script("plot_candidates").main, *real.values())
     rows = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
     assert code == 0 and all(rows[name][1] == "60" for name in real), err  # also of those that did not try all
-    assert "as the race" in out and out.count("n = 2") == 2
+    assert "as the race" in out and out.count("n = 1") == 2
 
 
 def test_settings_of_an_open_race():
