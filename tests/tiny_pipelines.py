@@ -6,6 +6,8 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -348,6 +350,28 @@ def z_image():
     )
 
 
+def chroma():
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=t5(24),
+        tokenizer=word_tokenizer(),
+        transformer=transformer,
+    )
+
+
 BUILT = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -362,6 +386,7 @@ BUILT = {
     "prx-dc-ae": lambda: prx(deep=True),
     "lumina2": lumina2,
     "z-image": z_image,
+    "chroma": chroma,
 }
 
 

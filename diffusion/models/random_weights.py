@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diffusion.models.families.base import Pipeline
+from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
 from diffusion.models.families.lumina2 import Lumina2
@@ -145,6 +146,11 @@ Z_IMAGE_TRANSFORMER = {
     "cap_feat_dim": 2560,
     "axes_dims": [32, 48, 48],
     "axes_lens": [1024, 512, 512],
+}
+CHROMA_TRANSFORMER = {key: value for key, value in FLUX_TRANSFORMER.items() if key != "pooled_projection_dim"} | {
+    "approximator_num_channels": 64,
+    "approximator_hidden_dim": 5120,
+    "approximator_layers": 5,
 }
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
@@ -334,12 +340,21 @@ PIPELINES = {  # by the families' VERSIONS
         SHIFTED_FLOW,
         {"text_encoder": ("Qwen3Model", QWEN3_4B)},
     ),
+    "chroma1-hd": Published(
+        Chroma,
+        "ChromaPipeline",
+        CHROMA_TRANSFORMER,
+        16,
+        8,
+        SHIFTED_FLOW,
+        {"text_encoder": ("T5EncoderModel", T5_XXL)},
+    ),
 }
 
 
 SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
 SAME_SHAPE |= {name: "prx-512-dc-ae" if "dc-ae" in name else "prx-512" for name in PRX.VERSIONS}
-SAME_SHAPE |= {"z-image-turbo": "z-image"}
+SAME_SHAPE |= {"z-image-turbo": "z-image", "chroma1-base": "chroma1-hd", "chroma1-flash": "chroma1-hd"}
 HALF_SIZE = ("sdxl-turbo", "prx-256", "prx-256-sft")  # of the side of that shape's images
 
 
@@ -373,6 +388,7 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "prx-512-dc-ae": 452,
     "lumina2": 23_829,
     "z-image": 62_506,
+    "chroma1-hd": 74_569,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.models.families import custom
+from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
 from diffusion.models.families.lumina2 import Lumina2
@@ -30,7 +31,18 @@ if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-TEXT_TO_IMAGE: list[Family] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX, Lumina2, ZImage]
+TEXT_TO_IMAGE: list[Family] = [
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    PixArt,
+    Sana,
+    PRX,
+    Lumina2,
+    ZImage,
+    Chroma,
+]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
