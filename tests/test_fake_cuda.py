@@ -18,11 +18,14 @@ from diffusion.models.speed import devices, tuning
 from DiT.architecture import SHAPES
 from DiT.models import DiT
 
-SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.PIPELINES if name != "flux-schnell"}
+SIZES = {"2-1": ("2-0", 768)} | {
+    name: (name, None) for name in random_weights.PIPELINES if name not in ("flux-schnell", "auraflow-0.3")
+}
 FEWER = {
     "lumina2": {"num_layers": 2},
     "z-image": {"n_layers": 2},
     "chroma1-hd": {"num_layers": 2, "num_single_layers": 2},
+    "auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 2},
 }  # blocks of a kind, as all are alike
 LARGE = ("sdxl", "sd3.5-large", "flux-dev")  # minutes each
 CASES = [(name, "bfloat16") for name in SIZES if name not in LARGE] + [("1-5", "float16"), ("1-5", "float32")]

@@ -52,6 +52,8 @@ def encoded(name, pipeline, prompts) -> dict:
         return {"sequence": sequence, "pooled": pooled}
     if name == "z-image":
         return stacked(pipeline.encode_prompt(list(prompts), **told)[0])  # it writes its template into the list
+    if name == "auraflow":
+        return {"sequence": pipeline.encode_prompt(prompts, **told)[0]}
     if name == "chroma":
         sequence, _, mask, *_ = pipeline.encode_prompt(list(prompts), **told)
         return {"sequence": sequence, "mask": mask.long()}
@@ -104,6 +106,8 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
         found = pipeline.encode_prompt(["a photo of a bag."], *more, **how)
         if name == "z-image":
             expected = stacked(found[1])
+        elif name == "auraflow":
+            expected = {"sequence": found[2]}
         elif name == "chroma":
             expected = {"sequence": found[3], "mask": found[5].long()}
         elif name == "sdxl" or name.startswith("sd3"):
@@ -153,7 +157,7 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
         fed = levels.time(torch.arange(1000)).float() * (
-            1000 if name.startswith(("flux", "prx", "lumina2", "z-image", "chroma")) else 1
+            1000 if name.startswith(("flux", "prx", "lumina2", "z-image", "chroma", "auraflow")) else 1
         )
         fed = 1000 - fed if levels.sign < 0 else fed
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
@@ -195,6 +199,8 @@ def training_loss(name, pipeline, law, x0, noise, t, k, conditions) -> float:
     elif name == "z-image":
         (prediction,) = pipeline.transformer([x_t[0, :, None]], 1 - s[None], [sequence[0, text["mask"][0].bool()]]).sample
         prediction = -prediction[:, 0]
+    elif name == "auraflow":
+        prediction = pipeline.transformer(x_t, sequence, s[None]).sample
     elif name.startswith("prx"):
         prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
     elif name.startswith("sd3"):
@@ -359,7 +365,8 @@ def test_memory_is_the_weights_by_dtype(tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [("sd3", 18, "--img_size 18 must be a multiple of 4"), ("sd3", 64, "places for images up to 48 pixels"),
-     ("flux-dev", 18, "multiple of 4"), ("sdxl", 6, "multiple of 4"), ("sana", 9, "multiple of 2")],
+     ("flux-dev", 18, "multiple of 4"), ("sdxl", 6, "multiple of 4"), ("sana", 9, "multiple of 2"),
+     ("auraflow", 36, "places for images up to 32 pixels")],
 )  # fmt: skip
 def test_a_size_that_does_not_fit(name, size, expected, tmp_path):
     tiny_pipelines.build(name, tmp_path)
@@ -368,8 +375,8 @@ def test_a_size_that_does_not_fit(name, size, expected, tmp_path):
 
 
 def test_an_unknown_family(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "AuraFlowPipeline"}')
-    with pytest.raises(ValueError, match=r"is a AuraFlowPipeline, and the known ones are .*docs/own_model.md"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
+    with pytest.raises(ValueError, match=r"is a KolorsPipeline, and the known ones are .*docs/own_model.md"):
         models.text_to_image("mine", str(tmp_path))
 
 
@@ -448,7 +455,7 @@ def test_a_space_without_signal():
         in_space(denoiser, "x0")
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux-schnell", "pixart-sigma", "sana"])
+@pytest.mark.parametrize("name", ["sdxl", "flux-schnell", "pixart-sigma", "sana", "z-image"])
 def test_the_command_classifies_with_it(name, tmp_path, run):
     tiny_pipelines.build(name, tmp_path / "model")
     printed = run("--model_path", tmp_path / "model", "--version", name, "--img_size", SIZE)

@@ -26,6 +26,7 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "lumina2": 2.6,
     "z-image": 6.15,
     "chroma1-hd": 8.9,
+    "auraflow": 6.8,
 }
 LATENTS = {
     "1-5": (4, 64, 64),
@@ -34,6 +35,8 @@ LATENTS = {
     "pixart-alpha": (4, 128, 128),
     "pixart-sigma": (4, 128, 128),
     "sana": (32, 32, 32),
+    "auraflow": (4, 128, 128),
+    "auraflow-0.3": (4, 128, 128),
     "prx-512": (16, 64, 64),
     "prx-512-dc-ae": (32, 16, 16),
 }
@@ -54,6 +57,8 @@ TEXTS = {  # tokens and their width, width of the pooled text
     "lumina2": ((256, 2304), None),
     "z-image": ((512, 2560), None),
     "chroma1-hd": ((512, 4096), None),
+    "auraflow": ((256, 2048), None),
+    "auraflow-0.3": ((256, 2048), None),
 }
 MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2", "z-image", "chroma1-hd")
 
@@ -109,7 +114,7 @@ def test_unets_of_stable_diffusion(name, millions, bare):
 
 
 @pytest.mark.parametrize(
-    "name", some_slow(random_weights.PIPELINES, ["sdxl", "flux-dev", "flux-schnell", "chroma1-hd", "sd3.5-large"])
+    "name", some_slow(random_weights.PIPELINES, ["sdxl", "flux-dev", "flux-schnell", "chroma1-hd", "auraflow-0.3", "sd3.5-large"])
 )
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
     assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.GFLOP[name]
@@ -219,7 +224,9 @@ def test_text_encoders_have_the_published_sizes():
 # ---------------------------------------------------------------- random weights
 
 
-@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image", "chroma"])
+@pytest.fixture(
+    scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image", "chroma", "auraflow"]
+)
 def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)

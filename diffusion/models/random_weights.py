@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+from diffusion.models.families.auraflow import AuraFlow
 from diffusion.models.families.base import Pipeline
 from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.dit import DiTSource
@@ -152,6 +153,18 @@ CHROMA_TRANSFORMER = {key: value for key, value in FLUX_TRANSFORMER.items() if k
     "approximator_hidden_dim": 5120,
     "approximator_layers": 5,
 }
+AURAFLOW_TRANSFORMER = {
+    "sample_size": 64,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_mmdit_layers": 4,
+    "num_single_dit_layers": 32,
+    "attention_head_dim": 256,
+    "num_attention_heads": 12,
+    "joint_attention_dim": 2048,
+    "caption_projection_dim": 3072,
+}
 KL_VAE = [128, 256, 512, 512]  # widths of every VAE of these but Sana's, of which nobody asks them
 DDPM = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
 SCALED_DDPM = {
@@ -192,6 +205,7 @@ T5_XXL: dict[str, Any] = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }
+PILE_T5_XL = T5_XXL | {"d_model": 2048, "d_ff": 5120, "num_heads": 32}
 GEMMA_2B = {
     "vocab_size": 256000,
     "hidden_size": 2304,
@@ -287,6 +301,12 @@ def _pixart(pipeline: str, with_sizes: bool) -> Published:
     return Published(PixArt, pipeline, network, 4, 8, DDPM, {"text_encoder": ("T5EncoderModel", T5_XXL)})
 
 
+def _auraflow(places: int) -> Published:
+    network = AURAFLOW_TRANSFORMER | {"pos_embed_max_size": places}
+    texts = {"text_encoder": ("UMT5EncoderModel", PILE_T5_XL)}
+    return Published(AuraFlow, "AuraFlowPipeline", network, 4, 8, SHIFTED_FLOW | {"shift": 1.73}, texts)
+
+
 def _prx(network: Mapping[str, Any], latent_channels: int, downscale: int) -> Published:
     texts = {"text_encoder": ("T5GemmaEncoder", {"encoder": GEMMA_2B})}
     return Published(PRX, "PRXPipeline", {**PRX_TRANSFORMER, **network}, latent_channels, downscale, SHIFTED_FLOW, texts)
@@ -349,12 +369,15 @@ PIPELINES = {  # by the families' VERSIONS
         SHIFTED_FLOW,
         {"text_encoder": ("T5EncoderModel", T5_XXL)},
     ),
+    "auraflow": _auraflow(4096),
+    "auraflow-0.3": _auraflow(9216),
 }
 
 
 SAME_SHAPE = {"1-1": "1-5", "1-2": "1-5", "1-3": "1-5", "1-4": "1-5", "2-1": "2-0", "sd-turbo": "2-0", "sdxl-turbo": "sdxl"}
 SAME_SHAPE |= {name: "prx-512-dc-ae" if "dc-ae" in name else "prx-512" for name in PRX.VERSIONS}
 SAME_SHAPE |= {"z-image-turbo": "z-image", "chroma1-base": "chroma1-hd", "chroma1-flash": "chroma1-hd"}
+SAME_SHAPE |= {"auraflow-0.2": "auraflow"}
 HALF_SIZE = ("sdxl-turbo", "prx-256", "prx-256-sft")  # of the side of that shape's images
 
 
@@ -389,6 +412,8 @@ GFLOP = {  # of one evaluation at the default size, as `Bare.count` counts it
     "lumina2": 23_829,
     "z-image": 62_506,
     "chroma1-hd": 74_569,
+    "auraflow": 43_968,
+    "auraflow-0.3": 43_968,
     "dit-xl": 237,  # DiT-XL/2 at 256 pixels
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.models.families import custom
+from diffusion.models.families.auraflow import AuraFlow
 from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.dit import DiTSource
 from diffusion.models.families.flux import Flux
@@ -42,6 +43,7 @@ TEXT_TO_IMAGE: list[Family] = [
     Lumina2,
     ZImage,
     Chroma,
+    AuraFlow,
 ]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
