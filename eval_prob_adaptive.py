@@ -26,7 +26,7 @@ from diffusion.baselines import runner, shortlist
 from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
-from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs import few_levels, loop, printing, run_folder, schema, sharding, tracking
 from diffusion.runs.task import Task
 from diffusion.strategy import candidate_sets
 from diffusion.strategy.level_weights import LevelWeights, belonging
@@ -175,7 +175,7 @@ def prepare(options: dict) -> PromptTask:
     proposed = shortlisted.proposals if shortlisted else proposed
     n_candidates = proposed.n_candidates if proposed else len(prompts.prompts)
     chosen, loss = choose_method(options, data.dataset, len(prompts.prompts), n_candidates)
-    source, model = cli.checked_model(options, running, chosen, n_candidates, expect=running.dry_run)
+    source, model, chosen = cli.checked_model(options, running, chosen, n_candidates, expect=running.dry_run)
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     n_pairs, shape = len(chosen.plan(source.n_levels).t), source.latent_shape(model.img_size)
     ablation.check(shape)
@@ -233,7 +233,8 @@ def start(run: PromptTask) -> tuple[classify.Classifier, int]:
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     candidates = classify.with_empty(table.prompts, models.EMPTY_PROMPT, run.ablation)
-    network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, candidates, shape, run.running, run.model.dtype, run.price, before, likely)
     candidates = {"labels": run.prompts.classidx, "names": run.prompts.classnames}
     weights = run.level_weights and run.level_weights.as_json()
     run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=run.partial or None)
@@ -266,7 +267,10 @@ def main(argv=None) -> int:
         classifier, in_flight = start(run)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
+    watch = few_levels.Watch(run.source.n_levels)
+
     def work(index, result, label):
+        watch.add(result.compared, result.winner, result.t)
         record = run.record_of(index, result, label)
         return run.save(index, record, run_folder.outcome(record))
 

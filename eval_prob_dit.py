@@ -28,7 +28,7 @@ from diffusion.cli import parsing
 from diffusion.datasets import DATASETS, transforms
 from diffusion.kernel import noise, scores
 from diffusion.models.families import custom
-from diffusion.runs import loop, printing, run_folder, schema, sharding, tracking
+from diffusion.runs import few_levels, loop, printing, run_folder, schema, sharding, tracking
 from diffusion.runs.task import Task
 from diffusion.strategy.level_weights import LevelWeights, belonging
 from diffusion.strategy.method import Method
@@ -47,6 +47,7 @@ def parse_args(argv=None):
     group.add_argument("--vae_path", help="VAE folder or hub id (default: the published one's)")
     group.add_argument("--image-size", "--img_size", dest="img_size", type=parsing.at_least(1), metavar="PIXELS",
                        help="image size (default: 256, or what the config.json next to the checkpoint says)")  # fmt: skip
+    cli.add_error_space(group)
     cli.add_network_options(group)
     group = parser.add_argument_group("classes")
     group.add_argument("--cls", type=parsing.class_ranges, metavar="CLASSES", help="7, 0-999, 6,11,13 or all (default: all)")
@@ -124,6 +125,7 @@ class ClassTask(Task):
         named = self.loss != "l2" and not (isinstance(self.strategy, strategy.Grid) and self.source.learned_variance)
         method = self.strategy.folder() + (f"_{self.loss}" if named else "")
         ending = ("_randnoise" if self.bank.randomize_noise else "") + SAVED.get(self.saved, "")
+        ending += f"_{self.model.error_space}" if self.model.error_space else ""
         ending += (f"_{self.level_weights.name}" if self.level_weights else "") + self.ablation.name
         path, size = self.model.model_path, self.model.img_size
         name = custom.name_of(path) if custom.is_python_file(path) else "DiT"
@@ -219,6 +221,7 @@ def prepare(options: dict) -> ClassTask:
     where = (options["model_path"], options["img_size"], options["vae_path"], running.device, dtype, running.dry_run)
     source = models.class_conditional(options["model"], *where)
     check_terms(options, source, chosen)
+    chosen = cli.fitted(options, chosen, source.n_levels)
     label_of = check_classes(options["cls"], data.dataset, dataset, source)
     size, n_trials = source.default_size, getattr(chosen, "n_trials", 1)
     shape = source.latent_shape(size)
@@ -226,7 +229,10 @@ def prepare(options: dict) -> ClassTask:
     classify.with_empty(label_of, source.null_class, ablation)
     cli.check_pairs(n_trials, 1, len(label_of), shape)
     chosen.check(len(label_of), source.n_levels)
-    model = settings.pick(settings.ClassConditional, options, dtype=dtype, img_size=size)
+    path = options["model_path"]
+    name = custom.name_of(path) if custom.is_python_file(path) else options["model"]
+    space = options["error_space"] if options["error_space"] != source.space else None
+    model = settings.pick(settings.ClassConditional, options, model=name, dtype=dtype, img_size=size, error_space=space)
     dataset.transform = transforms.adm_transform(size)
     n_pairs = len(chosen.plan(source.n_levels).t)
     cli.check_pairs(n_trials, n_pairs // n_trials, len(label_of), shape)
@@ -239,7 +245,7 @@ def prepare(options: dict) -> ClassTask:
     if run.incomplete:
         return run
     if weights:
-        weights.check(belonging(run.identity, run.loss, source.n_levels, source.space))
+        weights.check(belonging(run.identity, run.loss, source.n_levels, model.error_space or source.space))
     run = replace(run, noise=noise.shaped(noise.continued(rows, run_folder.noise_of(run.folder)), ablation.kind))
     chosen.check_run(run.identity, len(label_of), list(label_of.values()))
     run.check_folders()
@@ -285,6 +291,9 @@ def check_terms(options: dict, source, chosen) -> None:
     """Raises ValueError for numbers of the variational bound where a model has no learned variance, and for level weights where
     a record would hold sums over levels."""
     if source.learned_variance:
+        if options["error_space"] not in (None, source.space):
+            what = f"the variance of {source.file} is learned, and its errors are of {source.space} only"
+            raise ValueError(f"--error_space {options['error_space']}: {what}")
         if options["level_weights"] and isinstance(chosen, strategy.Grid) and not options["save_errors"]:
             raise ValueError("--level_weights with the grid needs --save_errors: sums do not say which class wins by weights")
         return
@@ -309,10 +318,12 @@ def check_classes(chosen: list[int] | None, name: str, dataset, source) -> dict[
     """Class id -> label of the candidates. Raises ValueError for a class that the dataset or the model lacks."""
     label_of = datasets.labels_of_classes(name, len(dataset.classes))
     known = 1000 if name.startswith(("imagenet", "objectnet")) else len(label_of)
-    if known != (source.num_classes or known):
+    n_own = source.num_classes or known
+    if known > n_own or (known < n_own and chosen is None):
+        few = f", or --cls 0-{known - 1} where they are the model's first" if known < n_own else ""
         raise ValueError(
-            f"--dataset {name} is about {known} classes and the model about {source.num_classes}: they are others, give a "
-            "model of these classes with --model_path"
+            f"--dataset {name} is about {known} classes and the model about {n_own}: they are others, give a "
+            f"model of these classes with --model_path{few}"
         )
     others = [c for c in chosen or () if c not in label_of]
     if others:
@@ -376,11 +387,13 @@ def start(run: ClassTask):
     run.make_ready()
     before, shape = run_folder.known_batch_size(run.folder), run.source.latent_shape(run.model.img_size)
     embedded = classify.with_empty(run.label_of, run.source.null_class, run.ablation)
-    network = loop.start_network(run.source.load, embedded, shape, run.running, run.model.dtype, run.price, before)
+    load = partial(models.load, run.source, space=run.model.error_space)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, embedded, shape, run.running, run.model.dtype, run.price, before, likely)
     labels = list(run.label_of.values())
     candidates = {"labels": labels, "names": [run.dataset.classes[label] for label in labels]}
-    weights, partial = run.level_weights and run.level_weights.as_json(), not run.strategy.TRIES_ALL or None
-    run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=partial)
+    weights = run.level_weights and run.level_weights.as_json()
+    run.write_config(**network.about, candidates=candidates, level_weights=weights, partial=not run.strategy.TRIES_ALL or None)
     return network
 
 
@@ -406,8 +419,11 @@ def main(argv=None) -> int:
         classifier = classify.Classifier(network.denoiser, network.conditions, labels, run.method, run.noise, network.batch)
         tracker = tracking.Tracker(run.running.tracker).start(run.options, run.folder.name)
 
+    watch = few_levels.Watch(run.source.n_levels)
+
     def work(index, result, label):
         """All classes in one record."""
+        watch.add(result.compared, result.winner, result.t)
         record = record_of(run, result, label)
         return run.save(index, record, run_folder.outcome(record))
 

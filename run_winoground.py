@@ -254,7 +254,8 @@ def diffusion_matcher(run: PairTask):
     captions = list(dict.fromkeys(caption for example in run.examples for caption in example.captions))
     row_of, before = {caption: row for row, caption in enumerate(captions)}, run_folder.known_batch_size(run.folder)
     load = partial(models.load, scorer.source, space=scorer.model.error_space)
-    network = loop.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before)
+    likely = models.likely_batch(scorer.source, scorer.model.img_size, run.running.device, scorer.model.dtype)
+    network = loop.start_network(load, captions, shape, run.running, scorer.model.dtype, scorer.price, before, likely)
     run.dataset.transform = transforms.sd_transform(scorer.model.img_size, scorer.model.interpolation)
     t, denoiser = torch.from_numpy(scorer.plan.t), network.denoiser
     bank = scorer.noise(0, scorer.plan, shape)

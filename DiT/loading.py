@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import warnings
 from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -76,7 +77,9 @@ def read_state(file, part=""):
             with safe_open(file, "pt") as tensors:
                 state = {name: tensors.get_tensor(name) for name in tensors.keys() if part in name}  # noqa: SIM118 - no dict
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch warns of, such as another protocol of pickle, it then loads or not
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # on damaged bytes torch raises any of a dozen types, OSError among them

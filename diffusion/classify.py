@@ -112,11 +112,25 @@ class Result:
         return list(self.best_rows)
 
     def name(self, label: int) -> str:
-        """What a label is called: its name, or the label itself."""
+        """What a label is called.
+
+        Args:
+            label: one of the classifier's labels.
+
+        Returns:
+            its name, or the label itself where the classifier was given no names.
+        """
         return self.names.get(label, str(label))
 
     def top(self, n: int) -> list[tuple[str, float]]:
-        """(name, mean error) of the n best labels, best first; of those that were dropped by what they have seen."""
+        """The n best labels, best first; of those that were dropped by what they have seen.
+
+        Args:
+            n: how many, at most as many as there are.
+
+        Returns:
+            (name, mean error) of each.
+        """
         return [(self.name(label), float(self.means[row])) for label, row in list(self.best_rows.items())[:n]]
 
     def plot(self, n: int = 5, axis: "Axes | None" = None) -> "Axes":
@@ -139,7 +153,14 @@ class Result:
         return axis
 
     def probabilities(self, fit: calibration.Fit) -> dict[int, float]:
-        """Label -> probability, by a fit that scripts/calibrate.py wrote on a run with this model and loss."""
+        """Calibrated probabilities of the labels.
+
+        Args:
+            fit: what scripts/calibrate.py wrote on a run with this model and loss.
+
+        Returns:
+            label -> probability; they add up to 1.
+        """
         return calibration.probabilities(self.compared, self.winner, list(self.class_of), fit)
 
 
@@ -224,8 +245,18 @@ class Classifier:
         return drive(self._classification(image, index), self._errors)
 
     def rounds(self, image: "Given | Tensor", index: int = 0) -> Iterator[Round]:
-        """A call, round by round: a Round before every further request of the strategy, and one at the end, whose result is that
-        of the call, bit by bit. Not iterating to the end stops it. image, index, what is raised: as in a call."""
+        """A call, round by round; not iterating to the end stops it.
+
+        Args:
+            image, index: as of a call.
+
+        Returns:
+            an iterator that gives a Round before every further request of the strategy, and one at the end, whose result is that
+            of the call, bit by bit.
+
+        Raises:
+            ValueError: as a call, when the first Round is asked for.
+        """
         start, seen = time.perf_counter(), _Seen(int(self.method.ablation.guided))
 
         def ask(cells: batching.Cells) -> "Generator[Round, None, Tensor]":
@@ -252,11 +283,18 @@ class Classifier:
     def several(
         self, images: "Iterable[tuple[int, Given | Tensor, Label]]", n: int, most: int = 2**31
     ) -> Iterator[tuple[int, Callable[[], Result], Label]]:
-        """n images at once, but not more than `most`, which share calls of the network: (index, call, label) of (index, image,
-        label) as they end, where call() is the Result, or raises what `__call__` would.
+        """n images at once, which share calls of the network.
 
         One at a time is `__call__`, bit by bit. Of several the errors are the same up to rounding (1e-5 of each was tested), as a
         call's other inputs move their last bits; seconds are then from an image's start to its end, beside the others.
+
+        Args:
+            images: (index, image, label) of each, as of a call.
+            n: how many share calls.
+            most: how many may be held at once, where that is fewer.
+
+        Returns:
+            an iterator over (index, call, label) as images end, where call() is the Result, or raises what `__call__` would.
         """
         if min(n, most) <= 1:
             yield from ((index, partial(self, image, index), label) for index, image, label in images)
@@ -329,7 +367,18 @@ class Classifier:
         return batching.cell_errors(self.denoiser, requested, self.conditions, score_of, self.batch, self._guidance)
 
     def error_maps(self, image: "Given | Tensor", rows: Sequence[int], index: int = 0) -> "Tensor":
-        """`error_maps` of some candidates on the whole plan: float32 [len(rows),h,w]. image, index: as of a call."""
+        """`error_maps` of some candidates on the whole plan.
+
+        Args:
+            image, index: as of a call.
+            rows: the candidates.
+
+        Returns:
+            float32 [len(rows),h,w].
+
+        Raises:
+            ValueError: as a call.
+        """
         x0, t = self._given(image)
         noise = self.noise(index, self.plan, x0.shape)
         conditions = self.conditions[self._rows(rows)]
@@ -357,10 +406,16 @@ def error_maps(
     level_weights: LevelWeights | None = None,
     ablation: settings.Ablation = settings.NO_ABLATION,
 ) -> "Tensor":
-    """Squared errors of K candidates at every latent position, the mean over S pairs, each times its level's weight: float32
-    [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents. t, noise, batch: as of `kernel.errors`.
+    """Squared errors of K candidates at every latent position, the mean over S pairs, each times its level's weight.
 
-    conditions: with guidance the empty one first, which has no map; a border that is left out of errors is 0
+    Args:
+        denoiser, x0, t, noise, batch: as of `kernel.errors`.
+        conditions: of the candidates; with guidance the empty one first, which has no map.
+        level_weights: what each level's errors are multiplied by; None: 1.
+        ablation: its guidance and crop count; a border that is left out of errors is 0.
+
+    Returns:
+        float32 [K,h,w] of one latent [C,h,w], [K,M,h,w] of M latents.
     """
     import torch
 
@@ -406,7 +461,7 @@ def text_to_image(
         labels: of each prompt, integers from 0; None: its place.
         model_path: pipeline folder, hub id, single file or Python file in place of the version's weights.
         config: pipeline folder or hub id of a single file's configs; None: the version's.
-        strategy: an object of diffusion.strategy; None: a race with its defaults.
+        strategy: an object of diffusion.strategy; None: a race with its defaults, on as many timesteps as the model has.
         loss: a name in kernel.scores.SCORES.
         level_weights: file of scripts/fit_weights.py.
         seed: of the noise, 0 .. 2**64 - 1.
@@ -446,7 +501,8 @@ def text_to_image(
     about = settings.TextToImage(img_size=img_size, interpolation=interpolation, error_space=space, levels=levels,
                                  text_encoders=text_encoders).identity()  # fmt: skip
     labels = list(range(len(prompts)) if labels is None else labels)
-    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    strategy = strategy or Race().within(source.n_levels)
+    method = Method(strategy, loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, prompts, labels, models.EMPTY_PROMPT, method, transform, seed, device,
                   devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
     setup.check()
@@ -465,6 +521,7 @@ def class_conditional(
     level_weights: str | None = None,
     seed: int = 0,
     img_size: int | None = None,
+    error_space: str | None = None,
     guidance: float = 0.0,
     crop_errors: int = 0,
     noise: str = "normal",
@@ -481,7 +538,8 @@ def class_conditional(
         model_path: checkpoint, diffusers folder or Python file; None: the published weights.
         vae_path: VAE folder or hub id; None: the published one.
         loss: a name in kernel.scores.TERMS: l2, l1, huber, kl or vlb.
-        strategy, level_weights, seed, img_size, guidance, crop_errors, noise, device, dtype, batch_size: as in `text_to_image`.
+        strategy, level_weights, seed, img_size, error_space, guidance, crop_errors, noise, device, dtype, batch_size: as in
+            `text_to_image`; a model whose variance is learned has one error space only.
 
     Returns:
         The classifier, with its weights loaded.
@@ -506,18 +564,26 @@ def class_conditional(
         raise ValueError(f"classes {wrong}")
     transform = transforms.adm_transform(source.default_size)
     labels = classes if labels is None else labels
-    about = settings.ClassConditional(img_size=source.default_size).identity()
-    method = Method(strategy or Race(), loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
+    space = error_space if error_space != source.space else None
+    about = settings.ClassConditional(img_size=source.default_size, error_space=space).identity()
+    strategy = strategy or Race().within(source.n_levels)
+    method = Method(strategy, loss, LevelWeights.read(level_weights) if level_weights else None, ablation)
     setup = Setup(source, about, classes, labels, source.null_class, method, transform, seed, device,
-                  devices.resolve_dtype(dtype, device), batch_size)  # fmt: skip
+                  devices.resolve_dtype(dtype, device), batch_size, error_space)  # fmt: skip
     setup.check()
     return setup.load()
 
 
 def with_empty(candidates: Candidates, empty: str | int | None, ablation: settings.Ablation) -> Candidates:
-    """What a model is to embed for a Classifier: with guidance also what stands for no candidate, None where it has no such.
+    """What a model is to embed for a Classifier: with guidance also what stands for no candidate.
 
-    Raises ValueError in that case.
+    Args:
+        candidates: prompts or class ids.
+        empty: what stands for none of them; None where the model has no such.
+        ablation: of which the guidance counts.
+
+    Raises:
+        ValueError: guidance without an empty condition.
     """
     if ablation.guided and empty is None:
         raise ValueError("--guidance needs a model with an empty condition, and this one has classes only: leave it out")

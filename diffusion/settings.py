@@ -18,13 +18,23 @@ LEVELS = ("own", "uniform", "shift3", "logit-normal")  # how a flow's noise leve
 
 
 def pick(cls: type[S], options: Mapping[str, Any], **changes: Any) -> S:
-    """The settings of this class that options and changes name; the defaults of what is absent."""
+    """The settings of a class; the defaults of what is absent.
+
+    Args:
+        cls: the class.
+        options: by name, those of other classes too.
+        changes: what counts in place of `options`.
+    """
     values = {field.name: options[field.name] for field in fields(cls) if field.name in options}
     return cls(**values | changes)
 
 
 def options_of(*settings: "DataclassInstance") -> dict[str, Any]:
-    """All fields of several settings, in order: what is printed first and kept in config.json."""
+    """All fields, in order: what is printed first and kept in config.json.
+
+    Args:
+        settings: dataclasses; of fields of one name the last counts.
+    """
     return {name: value for part in settings for name, value in asdict(part).items()}
 
 
@@ -37,7 +47,14 @@ class Lora:
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        """`PATH@SCALE`, or PATH. Raises ValueError for a scale that is no number, and for a path that is empty."""
+        """What a text names.
+
+        Args:
+            text: `PATH@SCALE`, or PATH.
+
+        Raises:
+            ValueError: the scale is no number, or the path is empty.
+        """
         path, at, scale = text.rpartition("@")
         if not at or Path(text).exists():
             path, scale = text, "1"
@@ -66,7 +83,14 @@ class Embedding:
 
     @classmethod
     def parse(cls, text: str) -> "Embedding":
-        """`PATH@TOKEN`, or PATH. Raises ValueError where one of them is empty."""
+        """What a text names.
+
+        Args:
+            text: `PATH@TOKEN`, or PATH.
+
+        Raises:
+            ValueError: one of them is empty.
+        """
         path, at, named = text.rpartition("@")
         token: str | None = named
         if not at or Path(text).exists():
@@ -93,7 +117,14 @@ class NoiseKind:
 
     @classmethod
     def parse(cls, text: str) -> "NoiseKind":
-        """`zero`, or `truncated:2.5`. Raises ValueError for anything else."""
+        """What a text names.
+
+        Args:
+            text: `zero`, or `truncated:2.5`.
+
+        Raises:
+            ValueError: anything else.
+        """
         name, colon, number = text.partition(":")
         try:
             bound = float(number) if colon else None
@@ -139,7 +170,14 @@ class Ablation:
         return self.guidance != 0
 
     def check(self, latent_shape: tuple[int, ...]) -> None:
-        """Raises ValueError for a border that leaves nothing of a latent (C, h, w)."""
+        """Nothing, for a border that leaves something of a latent.
+
+        Args:
+            latent_shape: (C, h, w).
+
+        Raises:
+            ValueError: it leaves nothing.
+        """
         side = min(latent_shape[1:])
         if 2 * self.crop_errors >= side:
             h, w = latent_shape[1:]
@@ -270,16 +308,19 @@ class TextToImage:
 
 @dataclass(frozen=True)
 class ClassConditional:
-    """Which class-conditional model. model: `tiny` or a published shape; img_size: pixels a side; dtype: as of TextToImage."""
+    """Which class-conditional model. model: `tiny` or a published shape; img_size: pixels a side; dtype, error_space: as of
+    TextToImage."""
 
     model: str = "DiT-XL/2"
     model_path: str | None = None
     vae_path: str | None = None
     img_size: int | None = None
     dtype: str = "float32"
+    error_space: str | None = None
 
     def identity(self) -> Identity:
-        return {name: getattr(self, name) for name in ("dtype", "img_size")}
+        later = {"error_space": self.error_space} if self.error_space else {}
+        return {name: getattr(self, name) for name in ("dtype", "img_size")} | later
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ plain PyTorch, and of the network alone.
     python scripts/benchmark.py --batch_size auto --dtype bfloat16
     python scripts/benchmark.py --model sd2 --json sd2_benchmark.json
     python scripts/benchmark.py --model flux --dry_run                  # parameters, memory and arithmetic only
+    python scripts/benchmark.py --memory                                # of all published models, and the smallest GPU for each
     python scripts/benchmark.py --model sdxl --prompts 2 --timesteps 1 --repeats 1
 
 All but the tiny models have the published shapes and random weights: nothing is downloaded. sd1 and sd2 are the U-Nets of Stable
@@ -51,8 +52,11 @@ from diffusion.strategy.schedule import make_plan
 from diffusion.utils import files, outputs
 
 SHORT = {"sd1": "1-5", "sd2": "2-0", "pixart": "pixart-alpha", "flux": "flux-dev"}
-MODELS = ("tiny", *SHORT, *random_weights.PIPELINES, "tiny-dit", "dit-xl-256", "dit-xl-512")
+MODELS = ("tiny", *SHORT, *random_weights.pipelines(), "tiny-dit", "dit-xl-256", "dit-xl-512")
 PLAIN_BATCH = 32  # the published default
+BATCHES = (1, 8, 32)
+CARDS = (8, 12, 16, 24, 32, 48, 80, 141)  # GiB
+USABLE = 0.9  # of a card; the rest is CUDA's own, the VAE's and that of workspaces, which are not counted
 SHARE = 0.8  # of the device's memory that weights may take, which leaves room for what a call computes
 
 
@@ -88,6 +92,7 @@ def parse_args(argv=None):
     parser.add_argument("--timesteps", type=parsing.at_least(1), default=32, help="per candidate, at most 1000 (default: 32)")
     parser.add_argument("--repeats", type=parsing.at_least(1), default=5, help="timed runs of every loop (default: 5)")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, memory and arithmetic, and stop")
+    parser.add_argument("--memory", action="store_true", help="print the counted memory of every published model, and stop")
     parser.add_argument("--serve_plain", type=Path, help=argparse.SUPPRESS)  # what PlainLoop starts its process with
     parser.add_argument("--json", type=outputs.Output(), metavar="FILE", help="write all numbers here too")
     return parser.parse_args(argv)
@@ -124,7 +129,7 @@ def find(args) -> Subject:
     """What --model and --model_path name."""
     if "dit" in args.model:
         return dit_subject(args)
-    if published := random_weights.PIPELINES.get(SHORT.get(args.model, args.model)):
+    if published := random_weights.pipelines().get(SHORT.get(args.model, args.model)):
         source, configs = published.source(args.img_size), published.text_configs
         return pipeline_subject(args, source, configs, partial(random_weights.load, source, configs), published.text_memory)
     source = models.text_to_image("tiny", args.model_path, ModelOptions(args.img_size))
@@ -472,6 +477,35 @@ def copies_that_fit(args, weights: dict) -> int:
     return 0
 
 
+def memory_rows() -> list[list[str]]:
+    """A row for every published model: its weights, one more input of a call, and the smallest card for BATCHES of it; float32 /
+    16 bits. Text encoders, which are there before the network and never beside it, have to fit too."""
+    sources = {name: (one.source(), one.text_memory) for name, one in random_weights.pipelines().items()}
+    sources |= {"dit-xl-256": (models.class_conditional("DiT-XL/2", expect=True), lambda dtype: {})}
+    rows = []
+    for name, (source, text_memory) in sources.items():
+        columns = [
+            memory_columns(source, dtype, max(text_memory(dtype).values(), default=0)) for dtype in ("float32", "bfloat16")
+        ]
+        rows.append([name, *(" / ".join(pair) for pair in zip(*columns, strict=True))])
+    return rows
+
+
+def memory_columns(source, dtype: str, text_bytes: int) -> list[str]:
+    """The weights in GB, an input in MB, the smallest card in GiB for each of BATCHES. text_bytes: the largest text encoder."""
+    weights, *calls = (random_weights.call_bytes(source, source.default_size, dtype, n) for n in (0, *BATCHES))
+    cards = (next((card for card in CARDS if max(n, text_bytes) <= USABLE * card * 2**30), None) for n in calls)
+    return [f"{weights / 1e9:.1f}", f"{(calls[0] - weights) / 1e6:.0f}", *(str(card or f"> {CARDS[-1]}") for card in cards)]
+
+
+def print_memory() -> None:
+    """The table of docs/models.md."""
+    head = ["model", "weights, GB", "an input, MB", *(f"card, GiB, at batch {n}" for n in BATCHES)]
+    for row in (head, ["---"] * len(head), *memory_rows()):
+        print("| " + " | ".join(row) + " |")
+    print("\nfloat32 / 16 bits; counted, not measured")
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -524,6 +558,9 @@ def timed(args, subject, counted: dict, with_plain: bool) -> dict:
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    if args.memory:
+        print_memory()
+        return 0
     with cli.bad_input():
         subject = check(args)
     if args.serve_plain:

@@ -227,7 +227,7 @@ def check_memory(args) -> Iterator[Check]:
     torch.cuda.set_per_process_memory_fraction(room / total, args.device)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of the batch that is halved: its size is checked below
             result = classifier(image)
     except torch.OutOfMemoryError as error:
         yield Check(name, False, files.one_line(error), "give a --batch_size that fits", None)
@@ -299,7 +299,7 @@ def write_reference(out: Path) -> None:
 
 def print_check(check: Check) -> None:
     word = {True: "ok", False: "FAILED", None: "left out"}[check.ok]
-    print(f"{word:9} {check.name:30} {check.batch_size}", flush=True)
+    print(f"{word:9} {check.name:30} {check.result}", flush=True)
     if check.ok is False and check.advice:
         print(f"{'':9} {check.advice}", flush=True)
 

@@ -240,7 +240,7 @@ def prepare(options: dict) -> PictureTask:
     if options["map"]:
         outputs.check(options["map"], [path.file if isinstance(path, Member) else path for path in paths])  # of a list, too
     chosen = cli.strategy_of(options, len(table.prompts))
-    source, model = cli.checked_model(options, running, chosen, len(table.prompts))
+    source, model, chosen = cli.checked_model(options, running, chosen, len(table.prompts))
     dataset.transform = transforms.sd_transform(model.img_size, model.interpolation)
     prompt_settings = settings.Prompts(options["prompts"], options["template"])
     bank = settings.Noise(options["seed"])
@@ -293,7 +293,8 @@ def start(run: PictureTask) -> classify.Classifier:
         print(f"Note: {notice}", flush=True)
     load = partial(models.load, run.source, space=run.model.error_space)
     before = run_folder.known_batch_size(run.folder) if run.folder else None
-    network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before)
+    likely = models.likely_batch(run.source, run.model.img_size, run.running.device, run.model.dtype)
+    network = loop.start_network(load, table.prompts, shape, run.running, run.model.dtype, run.price, before, likely)
     if run.folder:
         candidates = {"labels": run.class_of, "names": names}
         run.write_config(**network.about, candidates=candidates, partial=not run.strategy.TRIES_ALL or None)

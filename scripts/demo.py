@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from diffusion import cli, strategy
-from diffusion.analysis import pages
+from diffusion.analysis import web
 from diffusion.cli import parsing
 from diffusion.kernel import scores
 from diffusion.metrics import calibration
@@ -91,8 +91,8 @@ def prepare(options: dict) -> list[page_backend.Offer]:
 def offer(options: dict, running) -> page_backend.Offer:
     """The model of these options."""
     n = max([2, *(options["to_keep"] or [])])  # labels, of which nobody knows yet
-    chosen = partial(cli.strategy_of, options)
-    source, model = cli.checked_model(options, running, chosen(n), n)
+    source, model, _ = cli.checked_model(options, running, cli.strategy_of(options, n), n)
+    chosen = partial(cli.strategy_of, options, n_levels=source.n_levels)
     name = cli.version_of(options) if not options["model_path"] else Path(options["model_path"]).name
     return page_backend.Offer(name, source, model, running, chosen, options["loss"])
 
@@ -222,7 +222,7 @@ def wrapped(html: str) -> str:
 
 
 def preview(picture: page_backend.Picture) -> str:
-    return wrapped(f'<img class="preview" src="{pages.data_uri(picture.image, SIDE)}" alt="the picture">')
+    return wrapped(f'<img class="preview" src="{web.data_uri(picture.image, SIDE)}" alt="the picture">')
 
 
 def discard(path: Path, folder: Path) -> None:
@@ -237,7 +237,7 @@ def discard(path: Path, folder: Path) -> None:
 
 
 STYLE = f"""
-{pages.part_style(f".{PART}", f".dark .{PART}")}
+{web.part_style(f".{PART}", f".dark .{PART}")}
 .{PART} .preview {{ max-width: 100%; height: auto; max-height: 16rem; min-height: 8rem; margin: 0 auto; display: block;
   border-radius: 6px; image-rendering: pixelated; }}
 .{PART} h2 {{ margin-top: 0; padding-top: 0; border: 0; }}
@@ -268,7 +268,7 @@ def build(gradio, offers: list[page_backend.Offer], template: str, folder: Path)
                                     label="A picture of yours: upload or paste", buttons=[])  # fmt: skip
                 # gradio's own would open the file, and end in a traceback where it is no picture
                 drop.preprocess = lambda payload: payload and payload.path
-                samples = [[f'<img src="{pages.data_uri(one.image)}" alt="{name}" title="{name}">'] for name, one, _ in shipped]
+                samples = [[f'<img src="{web.data_uri(one.image)}" alt="{name}" title="{name}">'] for name, one, _ in shipped]
                 choice = gradio.Dataset(components=[gradio.HTML(visible=False)], samples=samples, type="index",
                                         label="Or one that ships", elem_classes="shipped", samples_per_page=20)  # fmt: skip
                 typed = gradio.Textbox("\n".join(labels), lines=5, max_lines=12, label="Labels",

@@ -86,8 +86,8 @@ def main(argv=None) -> int:
         fit = race_fit.fit_limits(grid, args.target, about)
         n, n_races = len(set(grid.t.tolist())), len(grid.labels) * len(race_fit.SHIFTS)
         played = {
-            "full grid": replay.play(grid, Stages((1,), (n,), grid.n_trials)),
-            "race": replay.play(grid, Race(max_samples=n, n_trials=grid.n_trials)),
+            "full grid": replay.play(grid, Stages((1,), (n,), grid.plan.n_trials)),
+            "race": replay.play(grid, Race(max_samples=n, n_trials=grid.plan.n_trials)),
             "race_calibrated, held out": cross_fitted(grid, args.target, about),
         }
     print(f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(grid.t)} pairs each")

@@ -61,8 +61,8 @@ def choose_rows(errors, class_of: list[int], label: int, top: int) -> list[int]:
 
 def curve_rows(run, grid, position: int, rows: list[int]) -> list[dict]:
     """One row a class and timestep: its error, the mean over noises, and that less the winner's."""
-    errors = grid.errors[position, rows].astype(float).reshape(len(rows), -1, grid.n_trials).mean(2)
-    differences, t = (errors - errors[0]).tolist(), grid.t[:: grid.n_trials].tolist()
+    errors = grid.errors[position, rows].astype(float).reshape(len(rows), -1, grid.plan.n_trials).mean(2)
+    differences, t = (errors - errors[0]).tolist(), grid.t[:: grid.plan.n_trials].tolist()
     return [
         {"row": row, "class": run.names[grid.class_of[row]], "t": t[j], "error": error, "difference": differences[i][j]}
         for i, row in enumerate(rows)

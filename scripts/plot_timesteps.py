@@ -49,7 +49,7 @@ def parse_args(argv=None):
 def by_timestep(grid):
     """Errors [n,K,T], the mean over a timestep's noises, and the distinct timesteps [T]."""
     n, k, _ = grid.errors.shape
-    return grid.errors.reshape(n, k, -1, grid.n_trials).mean(3), grid.t[:: grid.n_trials]
+    return grid.errors.reshape(n, k, -1, grid.plan.n_trials).mean(3), grid.t[:: grid.plan.n_trials]
 
 
 def accuracy(errors, grid, columns):
@@ -77,7 +77,7 @@ def image_rows(grid, position: int, pair: tuple[int, int]) -> list[dict]:
     """Figure 2: one row a (timestep, noise); errors of the two rows of `pair`, winner and runner-up."""
     first, second = (grid.errors[position, row].astype(float).tolist() for row in pair)
     return [
-        {"t": int(t), "noise": i % grid.n_trials, "winner": a, "runner_up": b, "difference": b - a}
+        {"t": int(t), "noise": i % grid.plan.n_trials, "winner": a, "runner_up": b, "difference": b - a}
         for i, (t, a, b) in enumerate(zip(grid.t, first, second, strict=True))
     ]
 
@@ -215,7 +215,7 @@ def main(argv=None) -> int:
         draw_strategies(paths[1], several)
         for path, rows in zip(paths, (alone, several), strict=True):
             figures.write_csv(path.with_suffix(".csv"), rows)
-        print(f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(t)} timesteps of {grid.n_trials} noises")
+        print(f"{len(grid.labels)} images, {len(grid.class_of)} candidates, {len(t)} timesteps of {grid.plan.n_trials} noises")
         print_timesteps(alone, chance)
         print_strategies(several, t)
         if position is not None:

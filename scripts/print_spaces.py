@@ -40,7 +40,7 @@ def thinned(grid, n: int):
     """Every pair of n levels of the grid. Raises ValueError for more levels than it has."""
     import numpy as np
 
-    n_all = len(grid.t) // grid.n_trials
+    n_all = grid.plan.n_timesteps
     if n > n_all:
         raise ValueError(f"--n_samples {n}: the run has {n_all} levels")
     kept = np.isin(grid.t, schedule.stage_timesteps([n, n_all], grid.n_levels)[0])
@@ -80,8 +80,8 @@ def rows_of(folder: Path, n_samples) -> list[dict]:
     grid, by_space = tables.grid_of(run), factors(past, POWER[loss])
     levels = past.options.get("levels", "own")
     about = {"run": folder.name, "levels": levels, "loss": loss}
-    thin = [thinned(grid, n) for n in n_samples or [len(grid.t) // grid.n_trials]]
-    return [about | {"n_samples": len(part.t) // part.n_trials, "space": space, "top1": accuracy(part, factor)}
+    thin = [thinned(grid, n) for n in n_samples or [grid.plan.n_timesteps]]
+    return [about | {"n_samples": part.plan.n_timesteps, "space": space, "top1": accuracy(part, factor)}
             for part in thin for space, factor in by_space.items()]  # fmt: skip
 
 

@@ -87,8 +87,10 @@ def open_data(args):
         raise ValueError(f"{args.folders[0]} does not say what its examples are: give --dataset or --data_dir")
     first = next(iter(configs.values()), {})
     saved = first.get("options", {}).get("data_dir") if args.dataset in (None, *names) else None
-    data = winoground.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved)
-    for folder, config in configs.items():
+    data = winoground.open_pairs(args.dataset or (names[0] if names else "winoground"), args.data_dir or saved, pictures=False)
+    if not data.has_pictures:
+        print("Note: the pictures of this set are not there, so nothing shows that the runs are about them", file=sys.stderr)
+    for folder, config in configs.items() if data.has_pictures else ():
         reload.check_images(reload.Past(folder, config), data, "this set")
     return data
 

@@ -67,14 +67,13 @@ class Result:
 def play_all(args, grid, identity: dict, embeddings) -> list[Result]:
     """The full grid first, then the settings. identity: of the run; embeddings: as of `Strategy.bind`. Raises ValueError for
     a setting that cannot be played, or that was made for another run."""
-    n = len(set(grid.t.tolist()))
     given = {name: getattr(args, name) for name in PLAYABLE}
-    full = Stages((1,), (n,), grid.n_trials)
-    results = [Result(full.NAME, f"1 / {n}", *replay.play(grid, full))]
+    full = Stages((1,), (grid.plan.n_timesteps,), grid.plan.n_trials)
+    results = [Result(full.NAME, f"1 / {grid.plan.n_timesteps}", *replay.play(grid, full))]
     for name, strategy in PLAYABLE.items():
-        for setting in given[name] or ([] if any(given.values()) else strategy.examples(n)):
+        for setting in given[name] or ([] if any(given.values()) else strategy.examples(grid.plan)):
             try:
-                chosen = strategy.from_text(setting, n, grid.n_trials)
+                chosen = strategy.from_text(setting, grid.plan)
                 chosen.check(grid.n_candidates, grid.n_levels)
                 chosen.check_run(identity, grid.n_candidates, grid.class_of)
                 results.append(Result(name, setting, *replay.play(grid, chosen.bind(grid.class_of, embeddings))))

@@ -9,7 +9,6 @@ report.html opens from disk, in light and dark mode, and loads nothing; md, csv 
 """
 
 import sys
-from html import escape
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,7 +19,7 @@ if __name__ == "__main__":
     startup.be_quiet()
 
 from diffusion import cli
-from diffusion.analysis import figures, pages, reload, summary, tables
+from diffusion.analysis import figures, pages, reload, summary, tables, web
 from diffusion.analysis.pages import Table, between, estimate_cells, number, percent
 from diffusion.analysis.summary import Cost, Mistake, Report, RunSummary
 from diffusion.cli import parsing
@@ -96,13 +95,13 @@ def overview(report: Report) -> Table:
             f"{run.number}: {run.name}",
             run.top1,
             of_expected(run),
-            run.evaluations.median,
-            run.seconds.median if run.seconds else "not recorded",
+            run.evaluations.mean,
+            run.seconds.mean if run.seconds else "not recorded",
         ]
         for run in report.runs
     ]
     columns = ["Run", "Top-1 (95 % interval)", "Images", "Evaluations per image", "Seconds per image"]
-    return Table("Runs", columns, rows, "Medians of evaluations and seconds.")
+    return Table("Runs", columns, rows, "Means of evaluations and seconds.")
 
 
 def headlines(run: RunSummary) -> Table:
@@ -110,12 +109,12 @@ def headlines(run: RunSummary) -> Table:
     why = "one of at most five classes" if run.kept in ("sums", "full") else "not ranked: candidates were eliminated"
     rows = [[name, *headline(getattr(run, key), why)] for name, key in ACCURACIES.items()]
     rows.append(["Images", *of_expected(run).split(" ", 1)])
-    rows.append(["Evaluations per image", run.evaluations.median, cost_note(run.evaluations)])
+    rows.append(["Evaluations per image", run.evaluations.mean, cost_note(run.evaluations)])
     if run.seconds:
-        rows.append(["Seconds per image", run.seconds.median, f"{cost_note(run.seconds)}; n = {run.seconds.n:,}"])
+        rows.append(["Seconds per image", run.seconds.mean, f"{cost_note(run.seconds)}; n = {run.seconds.n:,}"])
     else:
         rows.append(["Seconds per image", "-", "not recorded"])
-    return Table("Accuracy and cost", ["Figure", "Value", "95 % interval, n; or 95th percentile, total"], rows)
+    return Table("Accuracy and cost", ["Figure", "Value", "95 % interval, n; or median, 95th percentile, total"], rows)
 
 
 ACCURACIES = {"Top-1": "top1", "Top-5": "top5", "Mean per class": "mean_per_class"}
@@ -126,7 +125,7 @@ def headline(estimate, why: str) -> list[str]:
 
 
 def cost_note(cost: Cost) -> str:
-    return f"median; mean {number(cost.mean)}, 95th percentile {number(cost.p95)}, {number(cost.total)} in all"
+    return f"mean; median {number(cost.median)}, 95th percentile {number(cost.p95)}, {number(cost.total)} in all"
 
 
 def classes_table(run: RunSummary) -> Table:
@@ -297,7 +296,7 @@ def pictures_of(runs, report: Report, data_dir) -> list[list[str] | str]:
 def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
     try:
         data = reload.open_images(reload.Past(run.folder, run.config), data_dir) if wrong else ()
-        return [pages.data_uri(data.picture(m.index)) for m in wrong]
+        return [web.data_uri(data.picture(m.index)) for m in wrong]
     except (ValueError, OSError, IndexError) as error:
         return f"Their images are not available: {files.one_line(error)}"
 
@@ -306,56 +305,38 @@ def pictures_of_run(run, wrong: list[Mistake], data_dir) -> list[str] | str:
 
 
 def to_html(report: Report, pictures) -> str:
-    body = [f"<p>{READING}</p>"]
-    body += [across(report)] if len(report.runs) > 1 else []
-    body += [run_html(run, images) for run, images in zip(report.runs, pictures, strict=True)]
-    return pages.document(heading(report), body)
+    shown = [html_run(run, images) for run, images in zip(report.runs, pictures, strict=True)]
+    lines = [(run.number, points(run)) for run in report.runs if run.curve]
+    return web.page(
+        "report.html",
+        title=heading(report),
+        runs=shown,
+        across=across_tables(report),
+        links=[f"#run-{run.number}" for run in report.runs],
+        lines=[(run.number, run.name) for run in report.runs if run.curve],
+        chart=web.chart(lines, "all") if lines else None,
+    )
 
 
-READING = (
-    "Accuracies come with their 95 % interval (Wilson) and n, the number of images. An evaluation is one pass of the network for "
-    "one candidate; a pair is a timestep and a noise, which all candidates of an image share."
-)
+def html_run(run: RunSummary, images) -> dict:
+    """What report.html shows of a run. images: data URIs of the mistakes' pictures, or why there are none."""
+    made = run_tables(run)
+    return {
+        "number": run.number,
+        "name": run.name,
+        "unreadable": unreadable_message(run),
+        "headlines": made.pop("headlines"),
+        "about": about_table(run),
+        "tables": made,
+        "matrix": len(run.names) <= MATRIX,
+        "chart": web.chart([(run.number, points(run))], f"run-{run.number}") if run.curve else None,
+        "pictures": images,
+    }
 
 
-def across(report: Report) -> str:
-    """What is about several runs: the table of runs with links, their curves in one chart, the comparison."""
-    runs, *others = across_tables(report)
-    links = [f"#run-{run.number}" for run in report.runs]
-    parts = ["<section>", "<h2>Runs</h2>", pages.table_html(runs, links), pages.note(runs)]
-    lines = [line_of(run) for run in report.runs if run.curve]
-    if lines:
-        parts += ["<h3>Accuracy against evaluations</h3>", pages.chart("all", lines), pages.legend(lines)]
-    for table in others:
-        parts += [f"<h3>{table.title}</h3>", pages.table_html(table), pages.note(table)]
-    return "\n".join([*parts, "</section>"])
-
-
-def run_html(run: RunSummary, images) -> str:
-    about, made, unreadable = about_table(run), run_tables(run), unreadable_message(run)
-    parts = [f'<section id="run-{run.number}">', f"<h2>Run {run.number}: {escape(run.name)}</h2>"]
-    parts += [f'<p class="warning">{escape(unreadable)}</p>'] if unreadable else []
-    parts.append(pages.tiles(made.pop("headlines")))
-    parts.append(f"<details><summary>{about.title}</summary>{pages.table_html(about)}{pages.note(about)}</details>")
-    for part, table in made.items():
-        parts += [f"<h3>{escape(table.title)}</h3>", pages.note(table), part_html(part, table, run, images)]
-    return "\n".join([*parts, "</section>"])
-
-
-def part_html(part: str, table: Table, run: RunSummary, images) -> str:
-    """A table, or what shows it better."""
-    shown = pages.table_html(table)
-    if part == "confusion" and len(run.names) <= MATRIX:
-        return pages.matrix_html(table)
-    if part == "curve":
-        return f'<div class="beside">{pages.chart(str(run.number), [line_of(run)])}{shown}</div>' if table.rows else ""
-    if part == "mistakes":
-        return f"<p>{escape(images)}</p>{shown}" if isinstance(images, str) else pages.cards(table, images)
-    return shown
-
-
-def line_of(run: RunSummary) -> pages.Line:
-    return pages.Line(run.number, run.name, [(point.evaluations, point.accuracy) for point in run.curve])
+def points(run: RunSummary) -> list[tuple]:
+    """Evaluations per image and accuracy of each point of its curve."""
+    return [(point.evaluations, point.accuracy) for point in run.curve]
 
 
 # ---------------------------------------------------------------- the command

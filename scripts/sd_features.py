@@ -102,12 +102,12 @@ class Job:
         features, device = self.features, self.run.running.device
         return sd_features.extractor(self.source, features.layer, features.t, self.how.seed, device, features.dtype)
 
-    def taken(self, cache: sd_features.Cache, index: int, image):
+    def taken(self, cache: sd_features.Cache, index: int, image, shape: tuple[int, ...] | None = None):
         """The features of an image, from the cache or for it: a tensor [C,h,w] on the CPU. Raises FloatingPointError."""
         import torch
 
         with contextlib.suppress(OSError):  # of a file that is gone or damaged, and taken again
-            return torch.from_numpy(cache.read(index))
+            return torch.from_numpy(cache.read(index, shape))
         features = self.extract(index, image).cpu()
         if not features.isfinite().all():
             raise FloatingPointError("the features are not finite")
@@ -380,9 +380,11 @@ def main(argv=None) -> int:
             return 0
         train_head(job)
 
+    shape = tuple(map(int, networks.about(job.head_file).get("shape", "").split())) or None
+
     def through(images, most):
         for index, image, label in images:
-            yield index, lambda index=index, image=image: job.taken(job.caches[1], index, image), label
+            yield index, lambda index=index, image=image: job.taken(job.caches[1], index, image, shape), label
 
     return runner.finish(job.run, options["command"], through)
 

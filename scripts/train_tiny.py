@@ -6,12 +6,13 @@
     python scripts/train_tiny.py sd3 --data_dir datasets/FashionMNIST/raw
     python scripts/train_tiny.py dit --data_dir datasets/FashionMNIST/raw
     python scripts/train_tiny.py clip --data_dir datasets/FashionMNIST/raw
+    python scripts/train_tiny.py heads --data_dir datasets/FashionMNIST/raw
     python scripts/train_tiny.py images --data_dir datasets/FashionMNIST/raw
 
 The VAE first. In its latents: tokenizer, text encoder and U-Net (sd), two text encoders and the transformer of a rectified flow
 (sd3, from the pictures and captions of sd), and the class-conditional transformer (dit). The
-contrastive model (clip) needs none of them: it learns from the pictures and captions of sd, as pixels. All resume from
-`checkpoints/` when interrupted.
+contrastive model (clip) needs none of them: it learns from the pictures and captions of sd, as pixels, and so does a network
+with labels for an item and a colour (heads). All resume from `checkpoints/` when interrupted.
 """
 
 import copy
@@ -28,15 +29,15 @@ if __name__ == "__main__":
 
 from diffusion import cli, settings
 from diffusion.cli import parsing
-from diffusion.datasets.scenes import CANVAS, NOUNS, Item, draw_single
+from diffusion.datasets.scenes import CANVAS, N_FOLDS, NOUNS, Item, draw_single, folds
 from diffusion.models.families.sd3 import T5_TOKENS
 from diffusion.runs import loop as session
-from diffusion.training import fashion_mnist, loop
+from diffusion.training import fashion_mnist, loop, two_heads
 from diffusion.utils import files, paths
 
-STEPS = {"vae": 1800, "sd": 5500, "sd3": 13000, "dit": 12000, "clip": 5500}
-BATCH = {"vae": 32, "sd": 256, "sd3": 128, "dit": 256, "clip": 256}
-LR = {"vae": 2e-3, "sd": 1.5e-3, "sd3": 1.5e-3, "dit": 1.5e-3, "clip": 1e-3}
+STEPS = {"vae": 1800, "sd": 5500, "sd3": 13000, "dit": 12000, "clip": 5500, "heads": 5500}
+BATCH = {"vae": 32, "sd": 256, "sd3": 128, "dit": 256, "clip": 256, "heads": 256}
+LR = {"vae": 2e-3, "sd": 1.5e-3, "sd3": 1.5e-3, "dit": 1.5e-3, "clip": 1e-3, "heads": 1e-3}
 
 
 def parse_args(argv=None):
@@ -50,6 +51,8 @@ def parse_args(argv=None):
     parser.add_argument("--batch_size", type=parsing.at_least(1), help=f"images per step (default: {listed(BATCH)})")
     parser.add_argument("--lr", type=parsing.positive, help=f"peak learning rate (default: {listed(LR)})")
     parser.add_argument("--seed", type=parsing.seed, default=0, help="default: 0")
+    parser.add_argument("--fold", type=int, choices=range(N_FOLDS), default=0, metavar="K", help="which twelve of the 60 pairs "
+                        "of colour and item are left out, 0 to 4 (default: 0, those of the models that ship)")  # fmt: skip
     parser.add_argument(
         "--keep_every",
         type=parsing.at_least(1),
@@ -60,16 +63,17 @@ def parse_args(argv=None):
         "--channels",
         type=parsing.at_least(8),
         metavar="C",
-        help="sd: channels of the U-Net's first level, a multiple of 8; its second has twice as many (default: 64)",
+        help="sd: channels of the U-Net's first level, a multiple of 8; its second has twice as many (default: 64); width "
+        "of the transformers of sd3 (default: 128), clip (192) and heads (256)",
     )
     args = parser.parse_args(argv)
     for name, defaults in (("steps", STEPS), ("batch_size", BATCH), ("lr", LR)):
         setattr(args, name, getattr(args, name) or defaults.get(args.part))
-    for flag in ("keep_every", "channels"):
-        if getattr(args, flag) and args.part != "sd":
-            parser.error(f"--{flag} is for sd")
+    for flag, parts in (("keep_every", ("sd",)), ("channels", ("sd", "sd3", "clip", "heads"))):
+        if getattr(args, flag) and args.part not in parts:
+            parser.error(f"--{flag} is for {' and '.join(parts)}")
     if (args.channels or 0) % 8:
-        parser.error("--channels: the U-Net's normalisation wants a multiple of 8")
+        parser.error("--channels: give a multiple of 8, as the normalisation of a U-Net and the heads of a transformer want it")
     return args
 
 
@@ -143,7 +147,8 @@ def train_vae(args, images, labels):
     def loss_at(step):
         torch.manual_seed(args.seed * 1_000_003 + step)
         warmth = min(1.0, step / VAE_WARM_UP)
-        x = vae_batch(np.random.default_rng([args.seed, step]), images, labels, args.batch_size, only_colours=warmth < 0.25)
+        rng = np.random.default_rng([args.seed, step])
+        x = vae_batch(rng, images, labels, folds()[args.fold], args.batch_size, only_colours=warmth < 0.25)
         posterior = vae.encode(x).latent_dist
         latent = posterior.mean + warmth * posterior.std * torch.randn_like(posterior.mean)
         error = vae.decode(latent).sample.float() - x
@@ -153,7 +158,7 @@ def train_vae(args, images, labels):
 
     checkpoint = loop.fit(modules, loss_at, how_of(args), ema=0.995)
     vae.eval()
-    x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, 512)
+    x = vae_batch(np.random.default_rng([args.seed, 10**9]), images, labels, folds()[args.fold], 512)
     with torch.inference_mode():
         latents = vae.encode(x).latent_dist.mean
         error = (vae.decode(latents).sample - x).square().mean().sqrt()
@@ -163,14 +168,16 @@ def train_vae(args, images, labels):
     print(f"VAE: {error:.4f} root mean squared error in [-1,1], scaling factor {vae.config.scaling_factor}")
 
 
-def vae_batch(rng, images, labels, n, only_colours=False):
+def vae_batch(rng, images, labels, held_out, n, only_colours=False):
     """Half plain items, half scenes; or only single coloured items."""
+
+    def singles(n, coloured):
+        return [draw_single(fashion_mnist.random_item(rng, images, labels, coloured, held_out)) for _ in range(n)]
+
     if only_colours:
-        return fashion_mnist.to_batch(
-            [draw_single(fashion_mnist.random_item(rng, images, labels, coloured=True)) for _ in range(n)]
-        )
-    singles = [draw_single(fashion_mnist.random_item(rng, images, labels, coloured=False)) for _ in range(n // 2)]
-    return fashion_mnist.to_batch(singles + [fashion_mnist.random_scene(rng, images, labels)[0] for _ in range(n - n // 2)])
+        return fashion_mnist.to_batch(singles(n, True))
+    scenes = (fashion_mnist.random_scene(rng, images, labels, held_out)[0] for _ in range(n - n // 2))
+    return fashion_mnist.to_batch([*singles(n // 2, False), *scenes])
 
 
 def load_vae(args):
@@ -180,6 +187,11 @@ def load_vae(args):
 
     trained = args.out / "tiny-sd" / "vae"
     return AutoencoderKL.from_pretrained(trained if trained.is_dir() else paths.TINY_SD / "vae", torch_dtype=torch.float32).eval()
+
+
+def captioned(args, images, labels):
+    """The (picture, caption) pairs that text-to-image, contrastive and labelled models learn from."""
+    return fashion_mnist.captioned(args.seed, images, labels, folds()[args.fold])
 
 
 # ---------------------------------------------------------------- text encoder and U-Net
@@ -264,7 +276,7 @@ def train_sd(args, images, labels):
     import torch
 
     vae = load_vae(args)
-    latents, captions = fashion_mnist.encoded(vae, fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
+    latents, captions = fashion_mnist.encoded(vae, captioned(args, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-sd" / "tokenizer", captions)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     modules = torch.nn.ModuleDict({"text_encoder": build_text_encoder(tokenizer), "unet": build_unet(args.channels or 64)})
@@ -344,7 +356,7 @@ def draw_samples(pipeline, path):
 
 # 16 tokens of 2x2 latent elements beside 16 of the text and one that stands for the zeros in the place of T5's
 TINY_SD3 = {"sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 4, "qk_norm": "rms_norm"}
-TINY_SD3 |= {"num_attention_heads": 4, "attention_head_dim": 32, "caption_projection_dim": 128, "pos_embed_max_size": 4}
+TINY_SD3 |= {"num_attention_heads": 4, "pos_embed_max_size": 4}
 TINY_SD3_TOKENS = 16
 TINY_SD3_TEXT = [{"hidden_size": 64, "num_hidden_layers": 3}, {"hidden_size": 96, "num_hidden_layers": 2}]
 
@@ -358,12 +370,12 @@ def train_sd3(args, images, labels):
     from transformers import CLIPTextModelWithProjection
 
     vae = load_vae(args)
-    latents, captions = fashion_mnist.encoded(vae, fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
+    latents, captions = fashion_mnist.encoded(vae, captioned(args, images, labels), 2 * len(images))
     latents = centred(vae, latents)
     tokenizer = write_tokenizer(args.out / "tiny-sd3" / "tokenizer", captions, TINY_SD3_TOKENS)
     tokens = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
     encoders = torch.nn.ModuleList(CLIPTextModelWithProjection(text_config(tokenizer, **size)) for size in TINY_SD3_TEXT)
-    modules = torch.nn.ModuleDict({"text_encoders": encoders, "transformer": build_sd3()})
+    modules = torch.nn.ModuleDict({"text_encoders": encoders, "transformer": build_sd3(args.channels or 128)})
     print({name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters" for name, m in modules.items()})
     network = torch.compile(modules["transformer"])  # a step takes a third less
     n, n_plain, b = len(latents), len(images), args.batch_size
@@ -401,15 +413,17 @@ def centred(vae, latents):
     return (raw - shift) * scale
 
 
-def build_sd3():
-    """The transformer, with the blocks' gates closed and a first output of zero, as a DiT begins (Peebles and Xie 2023)."""
+def build_sd3(width):
+    """The transformer of this width; the blocks' gates are closed and a first output is zero, as a DiT begins (Peebles and Xie
+    2023)."""
     import torch
     from diffusers import SD3Transformer2DModel
 
     from diffusion.models.speed.joint_attention import CountedJointAttention
 
-    width = sum(size["hidden_size"] for size in TINY_SD3_TEXT)
-    transformer = SD3Transformer2DModel(joint_attention_dim=width, pooled_projection_dim=width, **TINY_SD3)
+    text = sum(size["hidden_size"] for size in TINY_SD3_TEXT)
+    size = {"attention_head_dim": width // 4, "caption_projection_dim": width}
+    transformer = SD3Transformer2DModel(joint_attention_dim=text, pooled_projection_dim=text, **size, **TINY_SD3)
     for name, parameter in transformer.named_parameters():
         if (".linear." in name and "norm" in name) or name.startswith("proj_out"):
             torch.nn.init.zeros_(parameter)
@@ -517,12 +531,12 @@ def train_clip(args, images, labels):
     import open_clip
     import torch
 
-    pictures, captions = fashion_mnist.drawn(fashion_mnist.captioned(args.seed, images, labels), 2 * len(images))
+    pictures, captions = fashion_mnist.drawn(captioned(args, images, labels), 2 * len(images))
     tokenizer = write_tokenizer(args.out / "tiny-clip" / "tokenizer", captions)  # the same words give that of train_sd
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     tokens = tokenizer(list(distinct), padding="max_length", truncation=True, return_tensors="pt").input_ids
     caption_of = torch.tensor([distinct[caption] for caption in captions])
-    config = TINY_CLIP | {"text_cfg": TINY_CLIP["text_cfg"] | {"vocab_size": len(tokenizer)}}
+    config = clip_config(args.channels, len(tokenizer))
     model = open_clip.CLIP(**config)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(distinct)} distinct captions")
 
@@ -530,7 +544,7 @@ def train_clip(args, images, labels):
         g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         rows = fashion_mnist.mixed_rows(g, args.batch_size, len(images), len(pictures))
         said, column = caption_of[rows].unique(return_inverse=True)
-        x, y = model.encode_image(clip_input(pictures[rows])), model.encode_text(tokens[said])
+        x, y = model.encode_image(two_heads.clip_input(pictures[rows])), model.encode_text(tokens[said])
         return contrastive_loss(x.float(), y.float(), model.logit_scale, column)
 
     checkpoint = loop.fit(torch.nn.ModuleDict({"clip": model}), loss_at, how_of(args), ema=0.998)
@@ -538,13 +552,13 @@ def train_clip(args, images, labels):
     checkpoint.unlink(missing_ok=True)
 
 
-def clip_input(pixels):
-    """[B,3,64,64] uint8 -> float32, as open_clip's own transform makes of a picture of this size."""
-    import open_clip
-    import torch
-
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-    return (pixels.float() / 255 - mean) / std
+def clip_config(width, n_tokens):
+    """open_clip's, of towers of this width; None: those that ship."""
+    sizes = (
+        {"vision_cfg": {"width": width, "head_width": 16}, "text_cfg": {"width": width, "heads": width // 16}} if width else {}
+    )
+    config = TINY_CLIP | {name: TINY_CLIP[name] | size for name, size in sizes.items()}
+    return config | {"text_cfg": config["text_cfg"] | {"vocab_size": n_tokens}}
 
 
 def contrastive_loss(pictures, captions, logit_scale, column):
@@ -574,6 +588,37 @@ def save_clip(out, model, config):
     (out / "tiny-clip.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+# ---------------------------------------------------------------- the labelled model
+
+
+def train_heads(args, images, labels):
+    """The pictures that train_clip sees, in its mixture, with the words of their captions as labels of two softmax heads.
+
+    What a discriminative network makes of the same words when nothing is asked of it but an item and a colour.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from torch.nn.functional import cross_entropy
+
+    pictures, captions = fashion_mnist.drawn(captioned(args, images, labels), 2 * len(images))
+    targets = torch.tensor([two_heads.targets(caption) for caption in captions])
+    network = two_heads.build(args.channels)
+    print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M parameters")
+
+    def loss_at(step):
+        g = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+        rows = fashion_mnist.mixed_rows(g, args.batch_size, len(images), len(pictures))
+        outputs = network(two_heads.clip_input(pictures[rows])).float().split(two_heads.SIZES, 1)
+        wanted = targets[rows].split(two_heads.SIZES, 1)
+        return sum(cross_entropy(output, target) for output, target in zip(outputs, wanted, strict=True))
+
+    checkpoint = loop.fit(torch.nn.ModuleDict({"heads": network}), loss_at, how_of(args), ema=0.998)
+    out = args.out / "tiny-heads"
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, out / "model.safetensors")
+    checkpoint.unlink(missing_ok=True)
+
+
 def main(argv=None) -> int:
     args = parse_args(argv)
     if args.part == "images":
@@ -587,7 +632,7 @@ def main(argv=None) -> int:
         images, labels = read_images(args.data_dir, "train")
         rows, _ = fashion_mnist.set_aside(labels)
     torch.manual_seed(args.seed)
-    {"vae": train_vae, "sd": train_sd, "sd3": train_sd3, "dit": train_dit, "clip": train_clip}[args.part](
+    {"vae": train_vae, "sd": train_sd, "sd3": train_sd3, "dit": train_dit, "clip": train_clip, "heads": train_heads}[args.part](
         args, images[rows], labels[rows]
     )
     return 0

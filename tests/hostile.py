@@ -90,6 +90,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
     "print_acc": GRID,
     "print_laion": {"positional": "@scores.csv", "--dataset": "fashion_mnist"},
     "print_combos": {"positional": "@combos run"},
+    "print_folds": {"positional": "@folds"},
     "print_dit_acc": {"positional": "@dit run"},
     "print_spaces": GRID,
     "print_winoground": {"positional": "@pairs run"},
@@ -109,6 +110,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
         "--batch_size": "1",
         "-o": "out.safetensors",
     },
+    "train_folds": {"--data_dir": "@idx/FashionMNIST/raw", "--kinds": "heads", "--folds": "0", "-o": "out"},
     "train_tiny": {
         "positional": "vae",
         "--data_dir": "@idx/FashionMNIST/raw",
@@ -124,7 +126,7 @@ GOOD = {  # option -> its word, a tuple of several, None for a flag; the shortes
 }
 
 # commands whose work takes too long to be done for a row: theirs are refused before it or left out, and no good line is run
-LONG = ("benchmark", "check_device", "train_tiny", "write_tiny_pairs")
+LONG = ("benchmark", "check_device", "train_folds", "train_tiny", "write_tiny_pairs")
 
 # what an option needs beside it to be of use: (command or None for all, option) -> other words; None takes an option away
 TABLE = {"--dataset": "hf", "--data_dir": "@table"}
@@ -136,6 +138,7 @@ BESIDE = (
         ("run_winoground", "--data_dir"): {},
         ("print_winoground", "--data_dir"): {},
         ("train_tiny", "--data_dir"): {},
+        ("train_folds", "--data_dir"): {},
         ("train_lora", "--config_name"): TABLE,
         ("train_lora", "--image_column"): TABLE,
         ("train_lora", "--label_column"): TABLE,
@@ -304,6 +307,8 @@ NAMED = {
     ("run_winoground", "data_dir"): "pairs folder",
     ("print_winoground", "data_dir"): "pairs folder",
     ("train_tiny", "data_dir"): "idx folder",
+    ("train_folds", "data_dir"): "idx folder",
+    ("print_folds", "folder"): "folds",
     "folder": "grid run",
     "folders": "grid run",
     "careful": "grid run",
@@ -542,6 +547,7 @@ OUTPUTS = {
     },
     "root": {"missing": "@none", "a file": "@text.txt", "no sets": "@folder"},
     "idx folder": {"missing": "@none", "a file": "@text.txt", "no files": "@folder"},
+    "folds": {"missing": "@none", "a file": "@text.txt", "no predictions": "@folder", "half a file": "@half folds"},
 }
 
 
@@ -640,6 +646,11 @@ def positional(command: str, action, value: str) -> tuple[str, ...]:
 OPEN = {
     ("benchmark", "--repeats", "largest"),
     *(("train_lora", option, "largest") for option in ("--steps", "--batch_size", "--rank")),
+    *(
+        (command, option, fault)
+        for command, option in (("train_tiny", "--fold"), ("train_folds", "--folds"))
+        for fault in ("a space", "other case")
+    ),  # of a number
     ("train_tiny", "--steps", "largest"),
     ("train_tiny", "--keep_every", "largest"),
     ("train_tiny", "--channels", "largest"),

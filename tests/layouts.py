@@ -5,6 +5,8 @@ import json
 import pickle
 import struct
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -190,20 +192,39 @@ def csv_file(path: Path, text="path,label\n0.png,bee\n1.png,ant\n") -> None:
     path.write_text(text)
 
 
-WRITERS = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "stl10": stl10,
-    "pets": pets,
-    "flowers": flowers,
-    "food": food,
-    "aircraft": aircraft,
-    "mnist": lambda root: idx(root, "MNIST"),
-    "fashion_mnist": lambda root: idx(root, "FashionMNIST"),
-    "caltech101": caltech101,
-    "eurosat": eurosat,
-    "imagenet": imagenet,
-    "imagenetv2": imagenet_v2,
-    "imagenetA": imagenet_a,
-    "objectnet": objectnet,
-}
+@dataclass(frozen=True)
+class Layout:
+    """What tests know of a set.
+
+    write: fills a root with its miniature; labels, train: of the images in each split, in order, train None without one
+    listed: the file that names its images or holds their labels, which our reader reads
+    folders: of a set of a folder a class, where these lie, and one of its classes beyond those laid out; n: of its classes
+    """
+
+    write: Callable[[Path], None]
+    labels: list[int]
+    train: list[int] | None = None
+    listed: str | None = None
+    folders: tuple[str, str] | None = None
+    n: int | None = None
+
+
+LAYOUTS = {
+    "cifar10": Layout(cifar10, [3, 8, 0], [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
+    "cifar100": Layout(cifar100, [49, 99], [5, 6]),
+    "stl10": Layout(stl10, [9, 0, 2], [0, 1]),
+    "pets": Layout(pets, [0, 1, 5], [0, 1, 5], "oxford-iiit-pet/annotations/test.txt"),
+    "flowers": Layout(flowers, [101, 0], [4, 5]),
+    "food": Layout(food, [100, 0], [100, 0], "food-101/meta/test.json"),
+    "aircraft": Layout(aircraft, [99, 0, 72], [99], "fgvc-aircraft-2013b/data/images_variant_test.txt"),
+    "mnist": Layout(lambda root: idx(root, "MNIST"), [7, 2], [1], "MNIST/raw/t10k-labels-idx1-ubyte"),
+    "fashion_mnist": Layout(lambda root: idx(root, "FashionMNIST"), [7, 2], [1], "FashionMNIST/raw/t10k-images-idx3-ubyte"),
+    "caltech101": Layout(caltech101, [0, 0, 4, 4, 100, 100],  # Faces, accordion, yin_yang
+                         folders=("caltech101/101_ObjectCategories", "anchor"), n=101),
+    "eurosat": Layout(eurosat, [0, 1, 9], folders=("eurosat/2750", "Highway"), n=10),
+    "imagenet": Layout(imagenet, [0, 1, 2], folders=("imagenet/val", "n01491361"), n=1000),
+    "imagenetv2": Layout(imagenet_v2, [0, 1, 10, 2, 999],  # folders in the order of strings
+                         folders=("ImageNetV2-matched-frequency", "3"), n=1000),
+    "imagenetA": Layout(imagenet_a, [6, 988], folders=("imagenet-a", "n02317335"), n=200),
+    "objectnet": Layout(objectnet, [0, 2, 2, 112], folders=("objectnet-1.0/images", "backpack"), n=113),
+}  # fmt: skip

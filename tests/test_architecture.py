@@ -14,6 +14,8 @@ import hostile
 import pytest
 from conftest import ROOT, load_script
 
+from diffusion import models
+
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "datasets", "pandas")
 PACKAGE = ROOT / "diffusion"
 
@@ -389,3 +391,37 @@ def test_dependencies_are_written_once():
     conda = (ROOT / "environment.yml").read_text()
     assert "-r requirements.txt" in conda and "torch" not in conda
     assert "requirements.txt" in (ROOT / "pyproject.toml").read_text()
+
+
+# ---------------------------------------------------------------- what users import or subclass says what it takes
+
+PUBLIC = ("classify", "settings", "strategy.base", "models.denoiser", "models.source", "models.registry", "datasets.registry",
+          "metrics.accuracy")  # fmt: skip
+
+
+def documented(tree, prefix=""):
+    """(name, arguments, docstring) of every public function and method that has a docstring of its own or is a function."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from documented(node, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            text = ast.get_docstring(node)
+            if text or not prefix:  # a method without one has that of the class that it fills in
+                given = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+                mine = [arg.arg for arg in given if arg and not (prefix and arg.arg in ("self", "cls"))]
+                yield prefix + node.name, mine, text or ""
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_public_docstring_names_every_argument(module):
+    for name, arguments, text in documented(ast.parse(MODULES[module].read_text())):
+        section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", text, re.M)
+        told = re.findall(r"^    ([\w, ]+):", section[1], re.M) if section else []
+        assert {word for line in told for word in line.split(", ")} == set(arguments), name
+
+
+def test_prose_names_every_family():
+    """One list, in the order of the table, wherever families are named."""
+    titles = ", ".join(family.TITLE for family in models.TEXT_TO_IMAGE)
+    for page, times in (("README.md", 2), ("docs/own-data-and-models.md", 1)):
+        assert (ROOT / page).read_text().count(titles) == times, (page, titles)

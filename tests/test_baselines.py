@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from diffusion.models import clip
-from diffusion.training import fashion_mnist
+from diffusion.training import fashion_mnist, two_heads
 from diffusion.utils.paths import TINY_CLIP, TINY_SD
 
 CONFIG = {
@@ -326,7 +326,7 @@ def test_the_training_writes_what_load_clip_reads(tmp_path, monkeypatch):
     scorer = clip.find("openclip", "tiny").load("cpu")
     pixels = torch.from_numpy(rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
     x = torch.stack([scorer.preprocess(Image.fromarray(p.numpy())) for p in pixels])
-    torch.testing.assert_close(x, script.clip_input(pixels.permute(0, 3, 1, 2)))
+    torch.testing.assert_close(x, two_heads.clip_input(pixels.permute(0, 3, 1, 2)))
     logits = scorer.logits(scorer.embed_images(x), scorer.embed_texts(["a red bag above a boot", "a boot"]))
     assert logits.shape == (2, 2) and logits.isfinite().all() and logits.abs().max() < math.exp(3)
 

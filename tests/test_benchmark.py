@@ -98,9 +98,10 @@ def test_random_networks_of_both_kinds_have_finite_errors_that_differ(script, mo
     from DiT import architecture
 
     monkeypatch.setitem(architecture.SHAPES, "DiT-XL/2", {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2})
-    small = random_weights.SD2_UNET | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
-    text = {"text_encoder": ("CLIPTextModel", random_weights.CLIP_H | {"hidden_size": 16})}
-    monkeypatch.setitem(random_weights.PIPELINES, "2-0", replace(random_weights.PIPELINES["2-0"], network=small, texts=text))
+    published = random_weights.pipelines()["2-0"]
+    small = published.network | {"block_out_channels": [32] * 4, "attention_head_dim": 2, "cross_attention_dim": 16}
+    text = {"text_encoder": ("CLIPTextModel", published.text_configs["text_encoder"] | {"hidden_size": 16})}
+    monkeypatch.setitem(random_weights.pipelines(), "2-0", replace(published, network=small, texts=text))
     for name, more in (("sd2", ["--img_size", "64"]), ("dit-xl-256", [])):
         args = script.parse_args(["--model", name, "--device", "cpu", "--prompts", "3", "--timesteps", "2", *more])
         subject = script.check(args)

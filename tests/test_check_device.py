@@ -17,7 +17,7 @@ def script():
 def test_a_cpu_passes(script, tmp_path, capsys):
     """Without what is compiled and timed, which takes minutes: test_hardware and test_benchmark do both."""
     out = tmp_path / "found.json"
-    assert script.main(["--device", "cpu", "--images", "3", "--skip", "compiled", "benchmark", "-o", str(out)]) == 0
+    assert script.main(["--device", "cpu", "--images", "1", "--skip", "compiled", "benchmark", "-o", str(out)]) == 0
     found = json.loads(out.read_text())
     lines = capsys.readouterr().out.splitlines()
     assert found["passed"] and found["verdict"] == lines[-1] and "1 left out" in lines[-1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import load_script
 from PIL import Image
+from scipy import stats
 
 import eval_prob_adaptive
 from diffusion.datasets import open_dataset, shipped
@@ -62,7 +63,7 @@ def training_images(n=400):
 def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
     """Every colour that a picture shows is in its caption, and no caption names a pair that is held out."""
     seen = set()
-    for picture, caption in fashion_mnist.captioned(3, *training_images()):
+    for picture, caption in fashion_mnist.captioned(3, *training_images(), HELD_OUT):
         said = re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(NOUNS)})", caption)
         assert not HELD_OUT & set(said), caption
         assert colours_in(picture) <= {colour for colour, _ in said}, caption
@@ -73,11 +74,11 @@ def test_no_caption_and_no_picture_of_a_training_has_a_held_out_pair():
 def test_nor_has_the_vaes():
     images, labels = training_images(1000)
     rng = np.random.default_rng(0)
-    items = [fashion_mnist.random_item(rng, images, labels, coloured=True) for _ in range(4000)]
+    items = [fashion_mnist.random_item(rng, images, labels, True, HELD_OUT) for _ in range(4000)]
     assert {(item.colour, item.noun) for item in items} == {(c, n) for c in COLOURS for n in NOUNS} - HELD_OUT
     script = load_script("train_tiny")
     assert script.fashion_mnist.random_item is fashion_mnist.random_item  # the only place where an item is coloured
-    grey = fashion_mnist.random_item(rng, images, labels, coloured=False)
+    grey = fashion_mnist.random_item(rng, images, labels, False, HELD_OUT)
     assert grey.colour is None
 
 
@@ -182,6 +183,20 @@ def test_what_is_wrong_is_told_apart(tmp_path, run_main):
     code, out, err = run_main(load_script("print_combos").main, one, two)
     assert "held out: only the first is right on 1, only the second on 4 of 5, p = 0.38" in out
     assert "seen: only the first is right on 0, only the second on 0 of 1, p = 1" in out
+
+
+def test_over_combinations_the_interval_is_student_s(tmp_path, run_main):
+    """By scipy, of three held-out combinations with 0, 1 and 2 of 2 pictures right, against a run that has all right."""
+    classes = [label("red", "bag"), label("red", "shirt"), label("blue", "shirt")]
+    seen = label("red", "boot")
+    outcomes = [(one, one if picture < right else seen) for right, one in enumerate(classes) for picture in range(2)]
+    one = write_run(tmp_path / "one", "tiny_combos", outcomes)
+    two = write_run(tmp_path / "two", "tiny_combos", [(one, one) for one, _ in outcomes])
+    code, out, err = run_main(load_script("print_combos").main, one, two)
+    low, high = stats.t.interval(0.95, 2, loc=0.5, scale=stats.sem([0, 0.5, 1]))
+    assert code == 0 and f"over 3 combinations {100 * max(0, low):.1f} to {100 * min(1, high):.1f}; wrong" in out, err
+    assert f"points, over 3 combinations {100 * max(-1, low - 1):.1f} to {100 * (high - 1):.1f}" in out
+    assert "the first less the second -50.0 points" in out
 
 
 def test_a_run_of_another_set_is_refused(tmp_path, run_main):

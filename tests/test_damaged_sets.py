@@ -13,13 +13,7 @@ from diffusion.datasets import DATASETS, open_dataset
 from diffusion.datasets.readers.idx import read_idx
 from diffusion.training import fashion_mnist
 
-LISTS = {
-    "pets": "oxford-iiit-pet/annotations/test.txt",
-    "food": "food-101/meta/test.json",
-    "aircraft": "fgvc-aircraft-2013b/data/images_variant_test.txt",
-    "mnist": "MNIST/raw/t10k-labels-idx1-ubyte",
-    "fashion_mnist": "FashionMNIST/raw/t10k-images-idx3-ubyte",
-}
+LISTS = {name: layout.listed for name, layout in layouts.LAYOUTS.items() if layout.listed}
 DAMAGE = {
     "empty": lambda data: b"",
     "cut": lambda data: data[:-4],
@@ -44,7 +38,7 @@ def refused(name, root, split="test", **options):
     ("name", "damage"), [(n, d) for n in LISTS for d in DAMAGE if not ("class" in d and n.endswith("mnist"))]
 )
 def test_damaged_lists_and_idx_files_are_named(name, damage, tmp_path):
-    layouts.WRITERS[name](tmp_path)
+    layouts.LAYOUTS[name].write(tmp_path)
     path = tmp_path / LISTS[name]
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     assert str(path) in refused(name, tmp_path)
@@ -52,7 +46,7 @@ def test_damaged_lists_and_idx_files_are_named(name, damage, tmp_path):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_that_are_missing_or_folders_are_named(name, tmp_path):
-    layouts.WRITERS[name](tmp_path)
+    layouts.LAYOUTS[name].write(tmp_path)
     path = tmp_path / LISTS[name]
     for make in (path.unlink, path.mkdir):
         make()
@@ -75,7 +69,7 @@ def test_lists_that_are_missing_or_folders_are_named(name, tmp_path):
 )
 def test_listed_images_that_are_missing_are_told_before_the_run(name, file, tmp_path, monkeypatch):
     layouts.forget_sums(monkeypatch)
-    layouts.WRITERS[name](tmp_path)
+    layouts.LAYOUTS[name].write(tmp_path)
     path = tmp_path / file
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     message = refused(name, tmp_path)
@@ -100,7 +94,7 @@ def test_files_that_only_torchvision_reads(name, tmp_path, monkeypatch):
     """Its sums protect the real files; where they are not asked for, its readers raise nearly anything."""
     layouts.forget_sums(monkeypatch)
     for damage in ("empty", "cut", "text"):
-        layouts.WRITERS[name](tmp_path / damage)
+        layouts.LAYOUTS[name].write(tmp_path / damage)
         for path in (tmp_path / damage).rglob("*"):
             if path.is_file() and path.suffix != ".jpg":
                 path.write_bytes(DAMAGE[damage](path.read_bytes()))

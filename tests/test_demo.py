@@ -22,7 +22,7 @@ from layouts import save_picture
 from PIL import Image
 
 from diffusion import classify, models
-from diffusion.analysis import pages
+from diffusion.analysis import web
 from diffusion.classify import Classifier, Result, Round
 from diffusion.datasets import prompts
 from diffusion.metrics import calibration, curves
@@ -237,9 +237,9 @@ def test_what_is_found_is_escaped_and_takes_the_page_s_colours():
 
 
 def test_the_style_of_a_part_has_every_colour_twice():
-    style = pages.part_style(".x", ".dark .x")
+    style = web.part_style(".x", ".dark .x")
     light, dark = style.split("\n.dark .x {")
-    names = set(re.findall(r"(--\w+):", pages.style())) - {"--c"}  # of a line, one of these
+    names = set(re.findall(r"(--\w+):", web.style())) - {"--c"}  # of a line, one of these
     assert light.startswith(".x {") and ":root" not in style
     assert names <= set(re.findall(r"(--\w+):", light)) and names <= set(re.findall(r"(--\w+):", dark))
 

@@ -19,6 +19,7 @@ from PIL import Image
 import eval_prob_adaptive
 import eval_prob_dit
 import run_winoground
+from diffusion.baselines import sd_features
 from diffusion.models.families.sd import StableDiffusion
 from diffusion.runs import run_folder
 from diffusion.utils import files
@@ -246,6 +247,17 @@ def test_the_next_start_of_a_run_removes_what_was_left(command, run_main, tiny_d
     assert code == 0 and len(list(Path("data").rglob(".*.tmp"))) == len(folders) + 1, err
     assert run_main(main, *argv)[0] == 0
     assert [path.name[:6] for path in Path("data").rglob(".*.tmp")] == [".7.pt."] and process.poll() is None
+
+
+def test_the_next_start_cleans_the_folders_of_a_cache_too(tmp_path):
+    cache = sd_features.Cache(tmp_path / "kept", {"images": "0"})
+    cache.begin("sd_features", {}, 1)
+    for folder in (cache.folder, cache.path(0).parent):
+        folder.mkdir(exist_ok=True)
+        (folder / f".0000000.npy.{HEX}.tmp").write_bytes(b"half")
+        age(folder)
+    cache.begin("sd_features", {}, 1)
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == []
 
 
 def test_writers_lose_nothing_to_a_remover(tmp_path):

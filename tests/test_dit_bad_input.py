@@ -1,5 +1,6 @@
 """What eval_prob_dit.py refuses, in one line and before any work, and how it reads its own options."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -83,10 +84,24 @@ def test_interval_plan():
 
 @pytest.mark.parametrize(
     ("text", "classes"),
-    [("7", [7]), ("0-3", [0, 1, 2, 3]), ("6,11,13", [6, 11, 13]), ("5,1-2,2", [1, 2, 5]), ("all", None), ("3-3", [3])],
+    [
+        ("7", [7]),
+        ("0-3", [0, 1, 2, 3]),
+        ("6,11,13", [6, 11, 13]),
+        ("5,1-2,2", [1, 2, 5]),
+        ("all", None),
+        ("3-3", [3]),
+        ("1, 4", [1, 4]),
+    ],
 )
 def test_class_ranges(text, classes):
     assert eval_prob_dit.parsing.class_ranges(text) == classes
+
+
+@pytest.mark.parametrize("text", ["3-1", "1 -3", "1  2", "1_0", "٣", "1-2-3", "-1", ",1", "1,", "9" * 5000])
+def test_what_is_no_list_of_classes(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a list of classes"):
+        eval_prob_dit.parsing.class_ranges(text)
 
 
 def test_another_number_of_heads_is_another_model(run, tiny_dit):

@@ -36,6 +36,7 @@ class RandomHalving(Strategy):
 
     step: int = option(2, "timesteps in a round", least=1)
     steps: int = option(4, "rounds", least=1)
+    goes: str = option("random", "which half is dropped", type=str, choices=("random", "last"))
 
     NAME: ClassVar = "halving"
 
@@ -47,7 +48,8 @@ class RandomHalving(Strategy):
         errors = {row: np.empty(0, np.float32) for row in alive}
         for number in range(self.steps):
             elimination.append_errors(errors, alive, (yield alive, slice(number * self.step, (number + 1) * self.step)))
-            losers = rng.permutation(alive)[: len(alive) // 2].tolist()
+            losers = (rng.permutation(alive) if self.goes == "random" else alive[::-1])[: len(alive) // 2]
+            losers = list(map(int, losers))
             fell |= dict.fromkeys(losers, number + 1)
             alive = [row for row in alive if row not in losers]
         return Outcome(errors, elimination.survivors({row: errors[row].mean() for row in alive}, 1)[0], fell)
@@ -56,7 +58,7 @@ class RandomHalving(Strategy):
         return f"halving_{self.step}x{self.steps}"
 
     @classmethod
-    def from_text(cls, text, n, n_trials):
+    def from_text(cls, text, grid):
         """`2 4`: timesteps in a round, rounds."""
         return cls(*map(int, text.split()))
 
@@ -77,6 +79,8 @@ def test_a_strategy(halving, run_main, tiny_dit):
     config = json.loads((folder / "config.json").read_text())
     assert config["identity"]["strategy"] == "halving" and config["identity"]["step"] == 3
     assert run_main(eval_prob_adaptive.main, *SD, *argv)[1].count("0 to do here, 3 of 3 done before") == 1
+    code, _, err = run_main(eval_prob_adaptive.main, *SD, *argv, "--goes", "first")
+    assert code == 2 and "argument --goes: invalid choice: 'first'" in err and err.count("\n") == 1
     code, out, err = run_main(eval_prob_adaptive.main, *SD, "--step", 3)
     assert code == 2 and "--step is for --strategy halving" in err
     code, out, err = run_main(eval_prob_dit.main, *tiny_dit, "--dataset", "fashion_mnist", "--imgs_to_eval", 1, *argv)

@@ -145,6 +145,7 @@ def test_tokens_are_seen_by_the_checks_of_prompts(tmp_path):
         ({"clip_l": torch.ones(1, 128), "clip_g": torch.ones(1, 99)}, "has vectors for a text_encoder_2, and this Stable"),
         ({"bag</w>": torch.ones(1, 128)}, "'bag</w>' is in the vocabulary already"),
         ({"<item>": torch.ones(1, 2, 128)}, r"holds \[1, 2, 128\] of torch.float32 for the text_encoder"),
+        ({"<item>": torch.ones(1, 128).to_sparse()}, "of sparse torch.float32 for the text_encoder"),
         ({"<item>": torch.ones(1, 128, dtype=torch.int64)}, "of torch.int64 for the text_encoder, and has to hold vectors"),
         ({"<item>": torch.full((1, 128), torch.nan)}, "that are not finite"),
         ({"<item>": "text"}, "holds a str for the text_encoder"),

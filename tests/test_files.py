@@ -1,10 +1,17 @@
 """The one reader of JSON files: whatever is wrong with a file, the line names it, and the key where there is one."""
 
+import contextlib
 import json
+import pickle
+import warnings
 
 import pytest
+import torch
 
+from diffusion.baselines import supervised
+from diffusion.runs import run_folder
 from diffusion.utils import files
+from DiT import loading
 
 KINDS = {"width": int, "name": str, "parts": list}
 GOOD = {"width": 3, "name": "a", "parts": []}
@@ -46,3 +53,29 @@ def test_a_file_that_is_not_there_or_is_a_folder(tmp_path):
     for path in (tmp_path / "gone.json", tmp_path):
         with pytest.raises(OSError, match=path.name):
             files.read_json(path)
+
+
+# ---------------------------------------------------------------- pickled tensors
+
+PICKLED = {  # what torch warns of at length before it refuses it
+    "another protocol": lambda file: pickle.dump({"a": 1.0}, file, protocol=4),
+    "another protocol of torch's": lambda file: torch.save({"a": torch.zeros(2)}, file, pickle_protocol=4),
+    "sparse": lambda file: torch.save(torch.eye(2).to_sparse(), file),
+}
+READERS = {
+    "tensors": files.load_tensors,
+    "records": lambda path: run_folder.load_pair_records(path.parent, []),
+    "DiT": loading.read_state,
+    "networks": lambda path: supervised._read(str(path)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", PICKLED)
+def test_what_is_wrong_with_a_file_is_told_without_the_librarys_warnings(kind, reader, tmp_path):
+    with (tmp_path / "7.pt").open("wb") as file:
+        PICKLED[kind](file)
+    with warnings.catch_warnings(record=True) as told, contextlib.suppress(Exception):  # whose text is tested elsewhere
+        warnings.simplefilter("always")
+        READERS[reader](tmp_path / "7.pt")
+    assert not told

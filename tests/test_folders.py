@@ -12,20 +12,13 @@ from diffusion.datasets import class_names, open_dataset
 from diffusion.datasets.readers.imagenet import imagenet_ids
 
 # set of class folders -> where they lie, one of its classes beyond those laid out
-PLACES = {
-    "imagenet": ("imagenet/val", "n01491361"),
-    "imagenetv2": ("ImageNetV2-matched-frequency", "3"),
-    "imagenetA": ("imagenet-a", "n02317335"),
-    "objectnet": ("objectnet-1.0/images", "backpack"),
-    "caltech101": ("caltech101/101_ObjectCategories", "anchor"),
-    "eurosat": ("eurosat/2750", "Highway"),
-}
+PLACES = {name: layout.folders for name, layout in layouts.LAYOUTS.items() if layout.folders}
 JUNK = (".git", ".ipynb_checkpoints", "__MACOSX", ".Trash-0", "@eaDir")
 
 
 def lay_out(name, root):
     """The miniature of a set; returns the folder of its class folders."""
-    layouts.WRITERS[name](root)
+    layouts.LAYOUTS[name].write(root)
     return root / PLACES[name][0]
 
 
@@ -87,14 +80,14 @@ def test_junk_folders_are_ignored_and_told(name, junk, tmp_path):
 def test_missing_classes_are_told(name, tmp_path):
     lay_out(name, tmp_path)
     dataset = open_dataset(name, "test", None, tmp_path)
-    n = {"imagenet": 1000, "imagenetv2": 1000, "imagenetA": 200, "objectnet": 113, "caltech101": 101, "eurosat": 10}[name]
+    n = layouts.LAYOUTS[name].n
     assert f"images of {len(set(dataset.labels.tolist()))} of {n} classes, none of " in dataset.notice
 
 
 @pytest.mark.parametrize("name", ["pets", "food", "aircraft", "flowers", "cifar100", "mnist"])
 def test_missing_classes_are_told_of_sets_without_class_folders(name, tmp_path, monkeypatch):
     layouts.forget_sums(monkeypatch)
-    layouts.WRITERS[name](tmp_path)
+    layouts.LAYOUTS[name].write(tmp_path)
     dataset = open_dataset(name, "test", None, tmp_path)
     found = {class_names(name)[label] for label in dataset.labels}
     told = dataset.notice.split("none of ")[1].split(":")[0].removesuffix(", ...").split(", ")

@@ -41,7 +41,7 @@ DRAWN = f"{IDLE} --version tiny --dataset fashion_mnist --per_class 2 --steps 1"
 
 COURSE = "--epochs 3 --batch_size 4 --lr 0.01 --patience 2"
 SHORT = "--to_keep 2 1 --n_samples 2 5"
-RECIPES = [*layouts.WRITERS, "tiny_combos", "tiny_scenes"]
+RECIPES = [*layouts.LAYOUTS, "tiny_combos", "tiny_scenes"]
 OWN = {"folder": "own", "hf": "table", "webdataset": "shards", "csv": "list.csv"}  # sets of the user's own -> where they lie
 
 ROWS = {
@@ -206,8 +206,8 @@ def lay_out_sets():
     Path("pairs/examples.jsonl").write_text("\n".join(examples))
     Path("golden").symlink_to(GOLDEN)
     Path("shipped").symlink_to(ROOT / "shipped")
-    for write in layouts.WRITERS.values():
-        write(Path("sets"))
+    for layout in layouts.LAYOUTS.values():
+        layout.write(Path("sets"))
     for name in ("ant", "bee"):
         save_picture(Path("own", name, "0.png"), len(name))
     table = datasets.Dataset.from_dict({"image": [layouts.picture(i) for i in range(2)], "label": ["ant", "bee"]})

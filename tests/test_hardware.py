@@ -191,6 +191,21 @@ def test_the_largest_power_of_two_that_fits(room, useful, expected, monkeypatch)
     assert tuning.largest_batch(fits, "cuda:0", 256, useful) == expected
 
 
+@pytest.mark.parametrize(
+    ("likely", "expected"), [(64, [64, 128]), (256, [256, 128, 64]), (1024, [256, 128, 64]), (2, [2, 4, 8, 16, 32, 64, 128])]
+)
+def test_what_is_likely_is_tried_first(likely, expected):
+    tried = []
+
+    def fits(n):
+        tried.append(n)
+        if n > 100:
+            raise torch.OutOfMemoryError
+
+    assert tuning.largest_batch(fits, "cuda:0", 256, 1000, likely) == 64
+    assert sorted(set(tried)) == sorted(expected) and tried[0] == expected[0]
+
+
 def test_on_a_cpu_the_latent_decides():
     sizes = [tuning.largest_batch(None, "cpu", elements, 10**6) for elements in (1024, 4096, 65536, 10**6)]
     assert sizes == [128, 32, 2, 1]

@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 from conftest import TINY_SD20
+from safetensors.torch import load_file, save_file
 from test_baselines import CONFIG, find, make_model
 from test_dit_loading import save, save_diffusers
 from test_dit_model import TINY
@@ -157,11 +158,70 @@ def test_a_damaged_tokenizer_is_named():
         assert "m/tokenizer cannot be read" in told(load_sd)
 
 
+def test_a_dry_run_sees_pointers_of_git_lfs(run_main):
+    copy(weights=True)
+    pointer = Path("m/unet/diffusion_pytorch_model.safetensors")
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3438167540\n")
+    argv = ["--model_path", "m", "--dataset", "fashion_mnist", "--dry_run"]
+    code, _, err = run_main(eval_prob_adaptive.main, *argv)
+    assert code == 2 and f"{pointer} is a pointer of Git LFS" in err and "git lfs pull" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_that_are_not_there_are_named(part):
     root = copy(weights=True)
     next((root / part).glob("*.safetensors")).unlink()
     assert f"m/{part}: its weights are missing" in told(load_sd)
+
+
+def test_weights_and_entries_that_the_network_has_no_place_for_are_told(caplog):
+    """diffusers leaves them out with a warning; a class of another version, say, is then another network."""
+    root = copy(weights=True)
+    load_sd()
+    assert not caplog.records
+    file = root / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file) | {"class_embedding.weight": torch.ones(3)}, file)
+    change(root / "unet" / "config.json", of_next_year="on", off=None)
+    load_sd()
+    (told,) = [record.getMessage() for record in caplog.records]
+    expected = (
+        "m/unet: 1 weights, class_embedding.weight the first, and 1 entries of its config.json, of_next_year the first, are not"
+    )
+    assert expected in told
+
+
+TEXT_ENCODER = "m/text_encoder/model.safetensors"
+PLACES = "text_model.embeddings.position_embedding.weight"
+MISSING = "m/text_encoder: 1 weights are missing, embeddings.position_embedding.weight the first"
+
+
+@pytest.mark.parametrize(
+    "change_weights, expected",
+    [
+        (lambda state: state.pop(PLACES), MISSING),
+        (
+            lambda state: state.update({PLACES: torch.ones(3)}),
+            "m/text_encoder: embeddings.position_embedding.weight is [3], and its config.json wants [77, 32]",
+        ),
+    ],
+)
+def test_a_text_encoders_weights_are_told_in_one_line(change_weights, expected, capfd):
+    """transformers prints a table first, and names nothing in its error."""
+    copy(weights=True)
+    state = load_file(TEXT_ENCODER)
+    change_weights(state)
+    save_file(state, TEXT_ENCODER, {"format": "pt"})
+    assert told(load_sd) == expected
+    assert not "".join(capfd.readouterr())
+
+
+def test_weights_that_a_text_encoder_has_no_place_for_are_told(caplog, capfd):
+    copy(weights=True)
+    save_file(load_file(TEXT_ENCODER) | {"classifier.weight": torch.ones(3)}, TEXT_ENCODER, {"format": "pt"})
+    load_sd()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("Note: m/text_encoder: 1 weights, classifier.weight the first, are not used: its CLIPTextModel has")
+    assert "REPORT" not in "".join(capfd.readouterr())
 
 
 # ---------------------------------------------------------------- other kinds of model folders
@@ -343,6 +403,7 @@ def test_weights_saved_as_a_variant_only_are_loaded_and_identified(parts):
     source = open_sd()
     assert source.identity() != plain.identity()
     ours, theirs = source.load("cpu", "float32"), plain.load("cpu", "float32")
+    torch.manual_seed(0)
     x, t, image = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.rand(3, 64, 64) * 2 - 1
     with torch.inference_mode():
         pairs = [(d.encode(image), d.embed(["a dog"]).sequence, d.predict(x, t, theirs.embed(["a dog"]))) for d in (ours, theirs)]

@@ -7,7 +7,7 @@ from conftest import load_script
 
 from diffusion import classify
 from diffusion.datasets import DATASETS, open_dataset, shipped
-from diffusion.strategy import STRATEGIES, Race, race, schedule
+from diffusion.strategy import STRATEGIES, Grid, Race, race, schedule
 from diffusion.strategy.elimination import drive
 from diffusion.strategy.open_race import SHIPPED, SurrogateRace, TreeRace
 from diffusion.strategy.surrogates import Branch, Entrance, LinearGuide, TreeGuide, clustered, principal, representatives
@@ -272,7 +272,7 @@ def test_a_replay_of_scenes_is_the_run(run_main):
     for name, folder in real.items():
         outcomes = run_folder.load_outcomes(run_folder.list_records(folder))
         assert float(table[name]["evaluations"]) == np.mean([o.evaluations for o in outcomes.values()]) < 480
-        chosen = STRATEGIES[name].from_text("0.2 2 1" if name == "race" else NUMBERS, 8, 1)
+        chosen = STRATEGIES[name].from_text("0.2 2 1" if name == "race" else NUMBERS, grid.plan)
         played = replay.play(grid, chosen.bind(grid.class_of, lambda: embeddings))
         assert [outcomes[image.index].pred for image in read.images] == played.preds.tolist()
         assert [outcomes[image.index].evaluations for image in read.images] == played.evaluations.tolist()
@@ -285,13 +285,14 @@ def test_a_replay_of_scenes_is_the_run(run_main):
 
 
 def test_settings_of_an_open_race():
-    assert SurrogateRace.from_text(NUMBERS, 20, 2) == SurrogateRace(6, 4, 2.5, 0.2, 3, 20, 2)
-    assert TreeRace.from_text(f"{NUMBERS} a b.json", 20, 1).tree == "a b.json"
-    assert TreeRace.from_text(NUMBERS, 20, 1).tree is None
+    grid = Grid(t_interval=50, n_trials=2).plan(1000)
+    assert SurrogateRace.from_text(NUMBERS, grid) == SurrogateRace(6, 4, 2.5, 0.2, 3, 20, 2)
+    assert TreeRace.from_text(f"{NUMBERS} a b.json", grid).tree == "a b.json"
+    assert TreeRace.from_text(NUMBERS, grid).tree is None
     for bad in ("2 4 2.5 0.2 3", "6 0 2.5 0.2 3", "6 4 -1 0.2 3", "6 4 2.5 0.2", "6 4 2.5 7 3"):
         for chosen in (SurrogateRace, TreeRace):
             with pytest.raises(ValueError):
-                chosen.from_text(bad, 20, 1)
+                chosen.from_text(bad, grid)
 
 
 # ---------------------------------------------------------------- told while it goes on

@@ -132,6 +132,25 @@ def test_the_class_conditional_example_runs_as_its_first_lines_say(run_main):
     assert code == 0, err
 
 
+def test_class_conditional_errors_in_another_space(run_main):
+    """Those of epsilon times (sigma / signal)^2 of the scheduler's law, in another folder; refused of a learned variance."""
+    from diffusers import DDPMScheduler
+
+    path = str(ROOT / "examples" / "ddpm_unet.py")
+    given = {"model_path": path, "strategy": Stages((1,), (4,)), "device": "cpu"}
+    usual, other = (classify.class_conditional("x", [2, 7], error_space=space, **given) for space in (None, "x0"))
+    image = torch.linspace(-1, 1, 3 * 32 * 32).view(3, 32, 32)
+    first, second = usual(image, 1), other(image, 1)
+    alphas = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod[torch.from_numpy(first.t)].double().numpy()
+    for row in (0, 1):
+        np.testing.assert_allclose(second.errors[row], first.errors[row] * (1 - alphas) / alphas, rtol=1e-3)
+    argv = ["--dataset", "fashion_mnist", "--imgs_to_eval", 1, "--t_interval", 500, "--error_space", "x0"]
+    code, _, err = run_main(eval_prob_dit.main, "--model_path", path, *argv)
+    assert code == 0 and Path("data/fashion_mnist/ddpm_unet32x32_10classes_t500_1trials_x0").is_dir(), err
+    code, _, err = run_main(eval_prob_dit.main, "--model", "tiny", *argv)
+    assert code == 2 and "--error_space x0: the variance of" in err
+
+
 def test_errors_of_the_class_conditional_example_are_diffusers_training_loss():
     """Its scheduler's add_noise, its network's sample, mean squared error of the noise."""
     import sys
@@ -160,6 +179,8 @@ def test_examples_are_short():
 # ---------------------------------------------------------------- what is told
 
 WRONG = {  # fault -> (what changes in GOOD, told)
+    "async": (("def load(", "async def load("), "load(device, dtype) failed (TypeError: it is an async function"),
+    "async predict": (("def predict(", "async def predict("), "predict failed (TypeError: it is an async function"),
     "no function": (("def load(", "def lead("), "has no function load(device, dtype)"),
     "bad syntax": (("def load(", "def load(("), "the file failed (SyntaxError"),
     "raises": (("s = torch.arange(1, 21) / 20", "s = 1 / 0"), "my_model.py, line 8: load(device, dtype) failed"),
@@ -183,13 +204,14 @@ WRONG = {  # fault -> (what changes in GOOD, told)
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main):
+def test_what_is_missing_or_of_the_wrong_shape_is_told_by_name(fault, run_main, recwarn):
     (old, new), told = WRONG[fault]
     assert old in GOOD
     written(GOOD.replace(old, new, 1))
     code, _, err = run_main(eval_prob_adaptive.main, "--model_path", "my_model.py", *CLOTHES, *GRID)
     assert (code, err.count("\n")) == (2, 1) and told in err and "my_model.py" in err, err
     assert not list(Path().rglob("*.pt")) and not list(Path().rglob("config.json"))
+    assert not recwarn.list
 
 
 LATER = {  # what the third call of predict does
@@ -258,3 +280,89 @@ def test_only_python_files_are_the_users_own():
     assert custom.is_python_file("a/b.py") and custom.is_python_file("b.py:make") and custom.name_of("a/b.py:make") == "b"
     assert not any(map(custom.is_python_file, ("org/model", None, "folder/model.safetensors")))
     assert models.text_to_image("tiny").default_size == 64
+
+
+# ---------------------------------------------------------------- a level that drowns the others
+
+
+@pytest.mark.parametrize(("scale", "noted"), [(1.0, False), (60.0, True)])
+def test_a_level_of_huge_errors_is_told_after_ten_images(scale, noted, run_main, caplog):
+    path = written(GOOD.replace("x_t * cond", f"torch.where(t == 3, {scale}, 1.0).view(-1, 1, 1, 1) * x_t * cond"))
+    caplog.set_level("INFO", "diffusion")
+    words = ["--dataset", "fashion_mnist", "--imgs_to_eval", 12, "--to_keep", 1, "--n_samples", 20]
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *words)
+    assert code == 0, err
+    notes = [line for line in caplog.messages if "of the variance" in line]
+    assert len(notes) == noted and all(line.startswith("Note: 1 of the 20 timesteps seen (3)") for line in notes), notes
+
+
+# ---------------------------------------------------------------- fewer timesteps than the defaults
+
+
+@pytest.mark.parametrize(
+    "words, folder, told",
+    [
+        ([], "5_1keep_10_20samples_l1", "--n_samples is 10 20, not 10 50"),
+        (["--to_keep", 3, 1], "3_1keep_10_20samples", "--n_samples is 10 20, not 10 50"),
+        (["--strategy", "race"], "race_0.2alpha_2min_1round_20max_l1", "--max_samples is 20, not 250"),
+        (["--strategy", "surrogate"], "surrogate_48first_32wide_2.5caution_0.2alpha_3min_20max_l1", "--max_samples is 20, not"),
+        (["--strategy", "tree"], "tree_48first_32wide_2.5caution_0.2alpha_3min_20max_l1", "--max_samples is 20, not 250"),
+    ],
+)
+def test_defaults_are_cut_to_the_models_timesteps(words, folder, told, run_main, caplog):
+    path = written(GOOD)
+    caplog.set_level("INFO", "diffusion")
+    code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES[:-1], 1, *words)
+    assert code == 0 and f"Note: the model has 20 timesteps: {told}" in caplog.text, err
+    assert Path(f"data/fashion_mnist/vmy_model_1trials_{folder}_16").is_dir(), list(Path("data/fashion_mnist").iterdir())
+
+
+def test_stages_that_would_add_no_timestep_are_left_out():
+    stages = Stages((100, 10, 1), (10, 50, 250))
+    assert stages.within(40) == Stages((100, 1), (10, 40))
+    assert stages.within(5) == Stages((1,), (5,)) and stages.within(1000) is stages
+    assert stages.within(40, {"to_keep"}) == Stages((100, 10, 1), (10, 40, 40)) and stages.within(40, {"n_samples"}) is stages
+
+
+def test_what_was_given_is_not_cut_and_the_line_says_what_to_type(run_main):
+    path = written(GOOD)
+    for words, advice in (
+        (["--strategy", "race", "--max_samples", 250], "give --max_samples 20 or less"),
+        (["--strategy", "race", "--min_samples", 30], "give --min_samples 20 or less"),
+        (["--to_keep", 5, 1, "--n_samples", 25, 250], "must lie in 1..20"),
+    ):
+        code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *words)
+        assert (code, err.count("\n")) == (2, 1) and advice in err, err
+
+
+CLASSES = GOOD.replace("len(p)", "p").replace("1, 21) / 20", "1, 31) / 30") + "\nNUM_CLASSES = 12\n"
+
+
+def test_a_grid_takes_an_interval_that_divides_and_names_the_model(run_main, caplog):
+    """30 levels, of which 4 is no part; 12 classes, of which the data has the first ten."""
+    caplog.set_level("INFO", "diffusion")
+    path = written(CLASSES)
+    argv = ["--model_path", path, *CLOTHES]
+    code, _, err = run_main(eval_prob_dit.main, *argv)
+    assert (code, err.count("\n")) == (2, 1) and "--cls 0-9" in err, err
+    code, out, err = run_main(eval_prob_dit.main, *argv, "--cls", "0-9")
+    assert code == 0 and "Note: the model has 30 timesteps: --t_interval is 3, not 4" in caplog.text, err
+    assert "DiT-XL/2" not in out and "my_model" in out
+    config = json.loads(Path("data/fashion_mnist/my_model16x16_10classes_t3_1trials/config.json").read_text())
+    assert config["options"]["model"] == "my_model"
+    code, _, err = run_main(load_script("plot_image").main, *Path("data/fashion_mnist").iterdir(), "--image", 0, "-o", "a.png")
+    assert code == 0, err
+
+
+def test_a_folder_that_hides_behind_ours_is_told(run_main):
+    for line in ("from diffusion.mine import Net", "from diffusion import mine", "import diffusion.mine"):
+        Path("diffusion").mkdir(exist_ok=True)
+        Path("diffusion/mine.py").write_text("Net = 1\n")
+        path = written(f"{line}\n{GOOD}")
+        code, _, err = run_main(eval_prob_adaptive.main, "--model_path", path, *CLOTHES, *GRID)
+        assert (code, err.count("\n")) == (2, 1) and "diffusion beside it hides behind this project's: rename it" in err, err
+
+
+def test_the_api_cuts_its_own_race():
+    classifier = classify.text_to_image("x", ["a", "bag"], model_path=str(written(GOOD)), device="cpu")
+    assert len(classifier.plan.t) == 20

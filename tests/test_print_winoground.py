@@ -294,3 +294,14 @@ def test_runs_of_different_sets_are_refused(report, tmp_path):
     d = write_records(tmp_path / "d", {0: GROUP})
     write_config(d, dataset="fashion_mnist")
     refuse(report(d), "d is a run of eval_prob_adaptive.py", "run_winoground.py")
+
+
+def test_no_pictures_are_needed(report):
+    make_set(Path("set"), [("t", "Object")] * 3)
+    write_records("run", {10: GROUP, 11: TEXT, 12: NEITHER})
+    write_config("run", data_dir="set", images="0123456789abcdef")  # which is not that of these pictures
+    assert report("run")[0] == 2
+    (Path("set") / "images" / "p.png").unlink()
+    code, out, err = report("run")
+    assert code == 0 and "Overall text score:  66.7" in out, out
+    assert err == "Note: the pictures of this set are not there, so nothing shows that the runs are about them\n"

@@ -138,6 +138,8 @@ def test_other_ways_to_write_the_same_table(text, tmp_path):
         ("prompt,classname,classidx\n  ,cat,0\n", "row 2 has an empty prompt"),
         ("prompt,classname,classidx\na cat, asleep,cat,0\n", "row 2 has 4 fields, not 3; quote"),
         ("prompt,classname,classidx\na cat,cat\n", "row 2 has 2 fields"),
+        ("prompt,classname,classidx\na \0 cat,cat,0\n", "U+0000 in it is no text"),
+        ("prompt,classname,classidx\na cat,\x1b[2Jcat,0\n", "U+001B in it is no text"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(text, message, tmp_path):
@@ -171,6 +173,13 @@ def test_template_needs_a_place_for_the_name():
         prompts_from_classes(["ant"], "a photo")
     with pytest.raises(ValueError, match="no class names"):
         prompts_from_classes([], "a {}")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "\udc80", "a\0"])
+def test_labels_that_are_no_text(name):
+    with pytest.raises(ValueError, match=r"U\+[0-9A-F]{4} in it is no text"):
+        prompts_from_classes(["ant", name], "a {}")
+    assert prompts_from_classes(["\N{MAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}"], "a {}").classidx == [0]
 
 
 def test_other_braces_in_names_and_templates_are_left_alone():

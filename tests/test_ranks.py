@@ -60,6 +60,22 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_R
 
 
 @pytest.mark.parametrize(
+    "change",
+    [{"RANK": "4"}, {"RANK": "-1"}, {"RANK": "a"}, {"RANK": None}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": None}, {"RANK": "²"}],
+)
+def test_variables_of_torchrun_that_contradict_each_other(change, monkeypatch, capsys):
+    for name, value in (TORCHRUN | change).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    team_room.team.cache_clear()
+    try:
+        with pytest.raises(SystemExit) as stop:
+            team_room.team()
+    finally:
+        team_room.team.cache_clear()
+    assert stop.value.code == 2 and "TORCHELASTIC_RUN_ID is set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("environment", "share"),
     [
         ({}, (0, 1)),

@@ -37,8 +37,8 @@ OWN = {"folder": own_folder, "hf": saved_set, "webdataset": layouts.webdataset, 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_default_recipe_runs(name, run_main, tmp_path):
     root = tmp_path / "sets"
-    if name in layouts.WRITERS:
-        layouts.WRITERS[name](root)
+    if name in layouts.LAYOUTS:
+        layouts.LAYOUTS[name].write(root)
     elif name in OWN:
         OWN[name](root)
     code, out, err = run_main(

@@ -44,7 +44,7 @@ def sets(monkeypatch):
     root = Path("sets")
     layouts.idx(root, "FashionMNIST", test_labels=range(10), train_labels=[i % 10 for i in range(10_000)])
     for name in ("cifar10", "stl10", "pets", "flowers", "food", "aircraft", "imagenet", "imagenetv2", "imagenetA", "objectnet"):
-        layouts.WRITERS[name](root)
+        layouts.LAYOUTS[name].write(root)
     layouts.imagenet(Path("imagenet_train"))
     monkeypatch.setenv("DATASET_ROOT", str(root))
     Path("data").mkdir()

@@ -1,5 +1,6 @@
 """scripts/sd_features.py and its rooms: features against a forward hook, caches, both heads on a set that can be separated."""
 
+import io
 import json
 import os
 import shutil
@@ -75,7 +76,7 @@ def test_features_are_those_of_a_hook_in_a_whole_pass(layer):
 @pytest.mark.slow
 def test_of_stable_diffusion_2_0_s_shape():
     """Eight by eight of 1280 channels, for half of the arithmetic."""
-    published = random_weights.PIPELINES["2-0"]
+    published = random_weights.pipelines()["2-0"]
     network = random_weights.network_of(published.source(), published.text_configs)
     module, text = network.filled("meta", "float16"), torch.zeros(1, 77, 1024, device="meta", dtype=torch.float16)
     x_t, t = torch.zeros(1, 4, 64, 64, device="meta", dtype=torch.float16), torch.zeros(1, device="meta")
@@ -169,6 +170,42 @@ def test_a_cache_of_other_images_or_of_nobody_is_refused(run, pictures):
     Path("kept/train_test/config.json").unlink()
     code, _, err = run("--head", "linear", "--cache_dir", "kept", "--extra", "x")
     assert code == 2 and "without a config.json" in err and "--cache_dir" in err
+
+
+def npy(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+DAMAGED = {
+    "nothing": b"",
+    "text": b"no features",
+    "a broken zip": b"PK\x03\x04" + bytes(40),
+    "an archive": None,
+    "whole numbers": npy(np.ones((4, 2, 2), np.int64)),
+    "NaN": npy(np.full((4, 2, 2), np.nan, np.float32)),
+    "no map": npy(np.ones(4, np.float32)),
+    "objects": npy(np.array([{}], dtype=object)),
+    "another shape": npy(np.ones((4, 2, 3), np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_cache_reads_maps_of_one_shape_and_nothing_else(kind):
+    cache = sd_features.Cache(Path("kept"), {})
+    for index in range(2):
+        cache.write(index, torch.ones(4, 2, 2))
+    if DAMAGED[kind] is None:
+        np.savez(cache.path(1).with_suffix(""), x=np.ones(3))
+        cache.path(1).with_suffix(".npz").rename(cache.path(1))
+    else:
+        cache.path(1).write_bytes(DAMAGED[kind])
+    assert cache.read(0, (4, 2, 2)).shape == (4, 2, 2)
+    with pytest.raises(OSError, match="damaged: remove it"):
+        cache.read(1, (4, 2, 2))
+    with pytest.raises(OSError, match=r"damaged.*0000001.npy"):
+        cache.stack([0, 1])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from diffusion import models
 from diffusion.kernel import blocks, scores
 from diffusion.models import random_weights
 from diffusion.models.denoiser import Conditions
-from diffusion.models.speed import devices
+from diffusion.models.speed import counting, devices
 from diffusion.settings import ModelOptions
 from DiT import architecture
 from tests import tiny_pipelines
@@ -71,7 +71,7 @@ def script():
 @pytest.fixture(scope="module")
 def bare():
     """Name of a published pipeline -> its network without weights, at its default size."""
-    found = {name: (published.source(), published.text_configs) for name, published in random_weights.PIPELINES.items()}
+    found = {name: (published.source(), published.text_configs) for name, published in random_weights.pipelines().items()}
     return {name: random_weights.network_of(*parts) for name, parts in found.items()}
 
 
@@ -81,7 +81,7 @@ def counted(bare):
 
 
 def test_every_published_pipeline_has_a_version_and_passes_its_familys_checks():
-    for name, published in random_weights.PIPELINES.items():
+    for name, published in random_weights.pipelines().items():
         source = published.source()
         assert name in published.family.VERSIONS and source.pipeline in published.family.PIPELINES
         source.check()
@@ -114,23 +114,68 @@ def test_unets_of_stable_diffusion(name, millions, bare):
 
 
 @pytest.mark.parametrize(
-    "name", some_slow(random_weights.PIPELINES, ["sdxl", "flux-dev", "flux-schnell", "chroma1-hd", "auraflow-0.3", "sd3.5-large"])
+    "name",
+    some_slow(random_weights.pipelines(), ["sdxl", "flux-dev", "flux-schnell", "chroma1-hd", "auraflow-0.3", "sd3.5-large"]),
 )
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
-    assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.GFLOP[name]
-    source = random_weights.PIPELINES[name].source()
+    assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.pipelines()[name].size.gflop
+    source = random_weights.pipelines()[name].source()
     size = source.default_size
     assert (random_weights.gflop(source, size), random_weights.gflop(source, size // 2)) == (
-        random_weights.GFLOP[name],
-        random_weights.GFLOP[name] / 4,
+        random_weights.pipelines()[name].size.gflop,
+        random_weights.pipelines()[name].size.gflop / 4,
     )
 
 
 def test_arithmetic_of_dit(script):
     config = architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}
-    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == random_weights.GFLOP["dit-xl"]
+    assert round(script.bare_dit(config, (4, 32, 32)).count()["flops_per_evaluation"] / 1e9) == random_weights.DIT_XL.gflop
     source = models.class_conditional("DiT-XL/2", expect=True)
     assert (random_weights.gflop(source, 256), random_weights.gflop(source, 512)) == (237, 4 * 237)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype"), [("prx-512-dc-ae", "float32"), ("sana", "bfloat16"), ("dit-xl", "bfloat16")])
+def test_memory_that_is_told_at_once_is_counted(name, dtype, bare, script):
+    one = bare[name] if name in bare else script.bare_dit(architecture.SHAPES["DiT-XL/2"] | {"input_size": 32}, (4, 32, 32))
+    size = random_weights.pipelines()[name].size if name in bare else random_weights.DIT_XL
+    _, numbers, *per_input = size
+    assert one.bytes_per_call(dtype, 2) / 2e6 == pytest.approx(per_input[dtype != "float32"], rel=0.01)
+    with torch.device("meta"):
+        module = one.build()
+    assert sum(t.numel() for t in (*module.parameters(), *module.buffers())) / 1e6 == pytest.approx(numbers, rel=1e-3)
+
+
+def test_live_bytes_are_those_of_storages_that_somebody_holds():
+    layer = torch.nn.Linear(100, 100, bias=False)
+    with torch.no_grad(), counting.LiveBytes(layer.weight) as live:
+        x = torch.zeros(10, 100)  # 4,000 bytes
+        y = layer(x)  # as many; the weight's transpose is none
+        assert live.now == 8000
+        z = y.view(100, 10)
+        del y
+        z.add_(1)
+        assert (live.now, live.peak) == (8000, 8000)
+        del x, z
+        torch.zeros(1000, dtype=torch.bfloat16)
+    assert (live.now, live.peak) == (0, 8000)
+
+
+def test_memory_on_a_card(monkeypatch):
+    """SDXL in bfloat16: 5.13 GB of weights and 0.17 GB an input at 1024 pixels, a fourth of it at 512."""
+    source = random_weights.pipelines()["sdxl"].source()
+    tried = {}
+    for gb in (4, 5.2, 8, 24):
+        monkeypatch.setattr(devices, "memory", lambda device, gb=gb: int(gb * 1e9))
+        tried[gb] = [models.registry.likely_batch(source, size, "cuda:0", "bfloat16") for size in (1024, 512)]
+        if gb < 5.3:
+            with pytest.raises(ValueError, match=r"one network input of 1024 pixels .* in bfloat16, takes .* --dtype"):
+                models.check_memory(source, 1024, "cuda:0", "bfloat16", "auto", 100)
+        else:
+            models.check_memory(source, 1024, "cuda:0", "bfloat16", "auto", 100)
+    assert tried == {4: [1, 1], 5.2: [1, 1], 8: [16, 64], 24: [64, 256]}
+    assert models.likely_batch(models.text_to_image("tiny"), 64, "cuda:0", "bfloat16") == 1
+    assert models.likely_batch(source, 1024, "cpu", "bfloat16") == 1
 
 
 def test_small_networks_of_the_same_families_are_not_taken_for_them():
@@ -186,12 +231,12 @@ def test_parameters_and_arithmetic_of_sd3_are_a_count_by_hand(counted):
 @pytest.mark.parametrize(("name", "of_table"), [("lumina2", 0.89), ("z-image", 0.84)])
 def test_arithmetic_that_candidates_share(name, of_table, bare):
     """Ten candidates of 60 tokens on a latent, beside ten times the table's number."""
-    source, network = random_weights.PIPELINES[name].source(), bare[name]
+    source, network = random_weights.pipelines()[name].source(), bare[name]
     module, whole = network.filled("meta", "float32"), network.conditions(10, "meta")
     x_t, times = torch.zeros(1, *network.latent_shape, device="meta"), torch.zeros(1, device="meta")
     read = Conditions(sequence=whole.sequence[:, :60], mask=whole.mask[:, :60])
     found = random_weights.flops(lambda: source.share(module)(x_t, times, read, None))
-    assert found / (10 * 1e9 * random_weights.GFLOP[name]) == pytest.approx(of_table, abs=0.005)
+    assert found / (10 * 1e9 * random_weights.pipelines()[name].size.gflop) == pytest.approx(of_table, abs=0.005)
 
 
 def test_flops_of_known_layers():
@@ -201,7 +246,7 @@ def test_flops_of_known_layers():
     assert random_weights.flops(lambda: conv(torch.zeros(1, 4, 5, 5))) == 2 * (6 * 2 * 3 * 3) * 25
 
 
-@pytest.mark.parametrize("name", random_weights.PIPELINES)
+@pytest.mark.parametrize("name", random_weights.pipelines())
 def test_latents_and_conditions_have_the_published_shapes(name, bare):
     (length, width), pooled = TEXTS[name]
     conditions = bare[name].conditions(2, "meta")
@@ -213,10 +258,10 @@ def test_latents_and_conditions_have_the_published_shapes(name, bare):
 
 def test_text_encoders_have_the_published_sizes():
     """CLIP L and bigG: 124 and 695 million, in float32; T5 XXL's encoder 4.76 billion, in bfloat16 beside a float16 network."""
-    found = random_weights.PIPELINES["sd3-medium"].text_memory("float16")
+    found = random_weights.pipelines()["sd3-medium"].text_memory("float16")
     millions = (found["text_encoder"] / 4e6, found["text_encoder_2"] / 4e6, found["text_encoder_3"] / 2e6)
     assert millions == pytest.approx((123.7, 694.7, 4762), rel=1e-3)
-    assert random_weights.PIPELINES["sana"].text_memory("float32")["text_encoder"] == pytest.approx(
+    assert random_weights.pipelines()["sana"].text_memory("float32")["text_encoder"] == pytest.approx(
         4 * 2.614e9, rel=1e-3
     )  # Gemma 2 2B
 

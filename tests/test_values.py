@@ -25,6 +25,15 @@ def test_whatever_the_type_of_a_new_flag(kind, words, capsys):
     assert "--new" in capsys.readouterr().err and parser.parse_args([]).new is None
 
 
+def test_a_home_folder_that_the_shell_left_is_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = parsing.Parser("")
+    parser.add_argument("--place", type=Path, nargs="+")
+    parser.add_argument("--label")
+    args = parser.parse_args(["--place", "~/a b", "c~/d", "--label=~"])
+    assert (args.place, args.label) == ([tmp_path / "a b", Path("c~/d")], "~")
+
+
 def test_what_was_given_is_known_apart_from_defaults():
     parser = parsing.Parser("")
     parser.add_argument("--on", action="store_true")

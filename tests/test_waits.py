@@ -190,7 +190,7 @@ def test_a_large_network_is_none_for_a_cpu(main, argv, told, run_main, monkeypat
 
 def test_a_small_network_is_for_a_cpu(run_main):
     assert "a GPU is meant" not in run_main(eval_prob_adaptive.main, *RACE)[1]
-    source = random_weights.PIPELINES["2-0"].source()
+    source = random_weights.pipelines()["2-0"].source()
     assert printing.cpu_notice(source, 512, "cuda:1", 100) is None and printing.cpu_notice(source, 128, "cpu", 100) is None
 
 

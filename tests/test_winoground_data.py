@@ -94,6 +94,7 @@ def test_optional_fields_blank_lines_and_a_byte_order_mark(make):
     ("bad", "told"),
     [
         ('{"id": 1, ', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[1, 2]", "not a JSON object"),
         (json.dumps({k: v for k, v in FIELDS.items() if k != "caption_1"} | {"id": 1}), "lacks caption_1"),
         (json.dumps({k: v for k, v in FIELDS.items() if k not in ("id", "image_0")}), "lacks id, image_0"),

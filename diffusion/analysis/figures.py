@@ -1,6 +1,5 @@
 """What scripts that read run folders share: a run's grid, numbers as CSV and JSON, pictures, a map laid over one."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -52,14 +51,6 @@ def save(figure, path: Path, dpi: int = 110) -> None:
     """PNG or SVG by the suffix, whole or absent; makes the folder and closes the figure."""
     files.write(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi))
     drawing.pyplot().close(figure)
-
-
-def svg(figure) -> str:
-    """The figure as an element of a page; closes it."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg")
-    drawing.pyplot().close(figure)
-    return file.getvalue()[file.getvalue().index("<svg") :]
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

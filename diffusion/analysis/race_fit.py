@@ -22,7 +22,7 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     if candidates < 2:
         raise ValueError("one candidate is no race: give a run with two or more")
     ends = schedule.growing_rounds(len(grid.t), Race.min_samples, Race.round_size)
-    orders = [schedule.race_plan(n, grid.n_trials, grid.n_levels, shift).t for shift in SHIFTS]
+    orders = [schedule.race_plan(n, grid.plan.n_trials, grid.n_levels, shift).t for shift in SHIFTS]
     seen = [_seen(image, t, ends) for t in orders for image in grid.errors[:, :, columns_of(grid, t)]]
     rounds = [_Seen(*map(np.array, zip(*of_round, strict=True))) for of_round in zip(*seen, strict=True)]
     variances = [float(r.variance.mean()) for r in rounds]
@@ -34,7 +34,9 @@ def fit_limits(grid: Grid, target: float, about: dict) -> GapFit:
     multiple = np.quantile(np.max(lag, axis=0), target, method="higher") if lag else 0
     multiple *= 1 + 1e-4  # the race that it is taken from would lie on the limit, and the last bits of its errors decide
     limits = [float(multiple * o) for o in off] + [0.0]  # of all pairs nothing is left to chance
-    return GapFit(n, grid.n_trials, tuple(ends), tuple(limits), tuple(variances), candidates, target, len(grid.labels), about)
+    return GapFit(
+        n, grid.plan.n_trials, tuple(ends), tuple(limits), tuple(variances), candidates, target, len(grid.labels), about
+    )
 
 
 class _Seen(NamedTuple):

@@ -14,6 +14,7 @@ from diffusion.runs import run_folder, schema
 from diffusion.strategy import Strategy, level_weights
 from diffusion.strategy.elimination import NEVER, means_of
 from diffusion.strategy.level_weights import LevelWeights
+from diffusion.strategy.schedule import Plan
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class Grid:
         """Which of the candidates the errors of an image are of."""
         return list(range(len(self.class_of))) if self.rows is None else self.rows[image].tolist()
 
-    @property
-    def n_trials(self) -> int:
-        return len(self.t) // len(set(self.t.tolist()))
+    @cached_property
+    def plan(self) -> Plan:
+        """All pairs, in the run's order."""
+        return Plan(self.t, (slice(0, len(self.t)),))
 
 
 NO_RECORD = "{} holds no readable record <index>.pt: give a run folder"

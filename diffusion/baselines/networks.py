@@ -1,5 +1,6 @@
 """Classifiers of images that are trained from nothing, and files of trained weights. torch is imported when needed."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def save(path: Path, model, about: Mapping[str, str]) -> None:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files.write(path, lambda file: file.write(save(tensors, dict(about))))
+
+
+def about(path: Path) -> dict[str, str]:
+    """The metadata of a file of `save`; nothing of a file that is damaged, as `load` says."""
+    from safetensors import safe_open
+
+    with contextlib.suppress(Exception), safe_open(path, "pt") as file:
+        return file.metadata() or {}
+    return {}
 
 
 def load(path: Path, build: Callable, device: str):

@@ -269,7 +269,8 @@ def _read(path: str) -> dict:
     if not Path(path).is_file():
         raise ValueError(f"{FLAG} {path}: there is no such file")
     try:
-        state = load_state_dict(path, use_ema=False, weights_only=True)
+        with hub.quiet():
+            state = load_state_dict(path, use_ema=False, weights_only=True)
     except Exception as error:  # a damaged file, or one that would run code, makes of itself whatever the reader runs into
         raise ValueError(f"{FLAG} {path} cannot be read as weights ({hub.cause(error)})") from None
     if not state or not all(torch.is_tensor(tensor) for tensor in state.values()):

@@ -69,8 +69,7 @@ def add_sd_options(parser):
 
 def add_text_to_image_options(group):
     """What a model is made to do that differs from its weights' own."""
-    group.add_argument("--error_space", choices=settings.SPACES, help="in which errors are taken (default: epsilon, and velocity "
-                       "for a flow)")  # fmt: skip
+    add_error_space(group)
     group.add_argument("--levels", choices=settings.LEVELS, default="own", help="how a flow's noise levels are spread: evenly in "
                        "its time s, shifted to more noise, with normal logits (default: own, of its scheduler)")  # fmt: skip
     group.add_argument("--config", metavar="FOLDER_OR_ID", help="pipeline that gives a single file of weights its configs and "
@@ -111,6 +110,11 @@ def add_resize_options(group, default="bicubic", about="of the resize"):
                        "was trained on)")  # fmt: skip
     known = transforms.INTERPOLATIONS
     group.add_argument("--interpolation", default=default, choices=known, help=f"{about} (default: {default})")
+
+
+def add_error_space(group):
+    group.add_argument("--error_space", choices=settings.SPACES, help="in which errors are taken (default: epsilon, and velocity "
+                       "for a flow)")  # fmt: skip
 
 
 def add_network_options(group):
@@ -160,7 +164,8 @@ def _add_option(group, field):
         f"--{field.name}",
         type=about["type"] if about["least"] is None else at_least(about["least"]),
         nargs="+" if about["several"] else None,
-        metavar=about["metavar"],
+        choices=about["choices"],
+        metavar=None if about["choices"] else about["metavar"],
         help=f"{about['help']} ({note})",
     )
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -122,7 +123,9 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(
                 action, "the value is empty (a shell variable that is not set?): give one, or leave it out"
             )
-        return super()._get_values(action, arg_strings)
+        # which a shell leaves as it is in quotes, behind = and in a file of --options
+        at_home = [os.path.expanduser(text) if text.startswith("~/") else text for text in arg_strings]
+        return super()._get_values(action, at_home)
 
     def error(self, message):
         team().follow()
@@ -222,12 +225,10 @@ def class_ranges(text: str) -> list[int] | None:
     """An argparse type: `0-999`, `6,11,13` or a mixture, ascending and without repetition; None for `all`."""
     if text == "all":
         return None
-    try:
-        parts = [[int(n) for n in part.split("-")] for part in text.split(",")]
-        if any(len(part) > 2 or part[0] > part[-1] for part in parts):
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of classes: write 7, 0-999, 6,11,13 or all") from None
+    written = re.fullmatch(r"\d{1,9}(-\d{1,9})?(, ?\d{1,9}(-\d{1,9})?)*", text, re.ASCII)
+    parts = [[int(n) for n in part.split("-")] for part in text.split(",")] if written else [[]]
+    if any(not part or part[0] > part[-1] for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of classes: write 7, 0-999, 6,11,13 or all")
     if sum(part[-1] + 1 - part[0] for part in parts) > MOST_CLASSES:
         raise argparse.ArgumentTypeError(f"{text!r} names more than {MOST_CLASSES:,} classes, which no model has: write fewer")
     return sorted({i for part in parts for i in range(part[0], part[-1] + 1)})

@@ -1,5 +1,6 @@
 """Settings from the options of a command, checked against each other and against this machine."""
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -16,6 +17,9 @@ from diffusion.strategy import Strategy, from_options
 from diffusion.strategy.level_weights import LevelWeights
 from diffusion.utils import files, paths
 
+log = logging.getLogger(__name__)
+
+CUT = ("to_keep", "n_samples", "max_samples", "t_interval")  # options of which a model may have too few timesteps
 OR_NAME = {"hf": ", or its name on the hub"}
 
 
@@ -118,15 +122,35 @@ def model_of(options: dict, source, dtype: str, img_size: int) -> settings.TextT
     return settings.pick(settings.TextToImage, options, **named)
 
 
-def strategy_of(options: dict, n_candidates: int) -> Strategy:
-    """The strategy for pictures of the user's own: --strategy, whose stages are the paper's for so many candidates. Raises
-    ValueError."""
+def strategy_of(options: dict, n_candidates: int, n_levels: int | None = None) -> Strategy:
+    """The strategy for pictures of the user's own: --strategy, whose stages are the paper's for so many candidates; n_levels: of
+    the model, where it is known. Raises ValueError."""
     recipe = recipe_for("folder", n_candidates)
-    return from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
+    chosen = from_options(options["strategy"], options, {"to_keep": recipe.to_keep, "n_samples": recipe.n_samples})
+    return chosen if n_levels is None else _within(options, chosen, n_levels)
+
+
+def fitted(options: dict, chosen: Strategy, n_levels: int) -> Strategy:
+    """The strategy for a model of so many timesteps: of what was not given, the defaults are cut to them, and a note says so."""
+    cut = _within(options, chosen, n_levels)
+    values = [(name, *(_written(getattr(one, name, None)) for one in (cut, chosen))) for name in CUT]
+    if changes := "; ".join(f"--{name} is {now}, not {usual}" for name, now, usual in values if now != usual):
+        log.info("Note: the model has %d timesteps: %s", n_levels, changes)
+    return cut
+
+
+def _within(options: dict, chosen: Strategy, n_levels: int) -> Strategy:
+    return chosen.within(n_levels, {name for name in CUT if options.get(name) is not None})
+
+
+def _written(value) -> str:
+    """As it is typed behind an option."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def checked_model(options: dict, running: settings.Running, chosen, n_candidates: int, expect: bool = False):
-    """(source of the weights, settings.TextToImage) for this strategy and so many candidates. expect: as of `source_of`.
+    """(source of the weights, settings.TextToImage, the strategy fitted to its timesteps) for this strategy and so many
+    candidates. expect: as of `source_of`.
 
     Raises ValueError for a strategy or a size that the model cannot run, and for what this machine's memory cannot hold.
     """
@@ -135,12 +159,13 @@ def checked_model(options: dict, running: settings.Running, chosen, n_candidates
     size = options["img_size"] or source.default_size
     shape, n_trials = source.latent_shape(size), getattr(chosen, "n_trials", 1)
     check_pairs(n_trials, 1, n_candidates, shape)
+    chosen = fitted(options, chosen, source.n_levels)
     chosen.check(n_candidates, source.n_levels)
     model = model_of(options, source, dtype, size)
     plan = chosen.plan(source.n_levels)
     check_pairs(n_trials, len(plan.t) // n_trials, n_candidates, shape)
     models.check_memory(source, size, running.device, dtype, running.batch_size, chosen.price(plan, n_candidates))
-    return source, model
+    return source, model, chosen
 
 
 def grid_noise_of(options: dict) -> settings.GridNoise:

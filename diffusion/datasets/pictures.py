@@ -190,7 +190,7 @@ def _pillow() -> Any:
     from PIL import Image, PngImagePlugin
 
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = TEXT_BYTES
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is refused
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of the pixels on that it refuses
     if importlib.util.find_spec("pillow_heif"):
         import pillow_heif
 

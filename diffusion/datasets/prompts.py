@@ -1,5 +1,6 @@
 """Prompt tables and class lists: from a CSV `prompt,classname,classidx`, or from class names and a template."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,21 +45,31 @@ def read_prompts(path: str | Path) -> PromptTable:
 def _check_row(path: str | Path, number: int, prompt: str, classname: str, index: str) -> tuple[str, str, int]:
     if not prompt.strip():
         raise ValueError(f"{path}: row {number} has an empty prompt")
+    for text in (prompt, classname):
+        _check_signs(f"{path}: row {number} has {text!r}", text)
     label = number_of(index)
     if label is None:
         raise ValueError(f"{path}: row {number} has classidx {index!r}; it must be an integer of at least 0")
     return prompt, classname, label
 
 
+def _check_signs(what: str, text: str) -> None:
+    """Raises ValueError for control characters and halves of surrogate pairs: no model reads them, and a terminal obeys some."""
+    if odd := next((sign for sign in text if unicodedata.category(sign) in ("Cc", "Cs")), None):
+        raise ValueError(f"{what}: the character U+{ord(odd):04X} in it is no text")
+
+
 def prompts_from_classes(names: Sequence[str], template: str) -> PromptTable:
     """One prompt a class, in label order: `{}` becomes the name, with spaces for underscores. The classname stays.
 
-    Raises ValueError when the template lacks `{}` or there are no names.
+    Raises ValueError when the template lacks `{}` or there are no names, and for names that are no text.
     """
     if "{}" not in template:
         raise ValueError(f"--template {template!r} has no {{}} for the class name")
     if not names:
         raise ValueError("no class names to make prompts from")
+    for text in (template, *names):
+        _check_signs(f"the template {text!r}" if text is template else f"the label {text!r}", text)
     prompts = [template.replace("{}", name.replace("_", " ")) for name in names]
     return PromptTable(prompts, list(names), list(range(len(names))))
 

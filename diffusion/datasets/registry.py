@@ -41,9 +41,12 @@ class Recipe:
     loss: str
 
     def restrict(self, n: int) -> "Recipe":
-        """The recipe for n candidates, fewer than it is for: without the stages that would drop none of them.
+        """The recipe for fewer candidates: without the stages that would drop none of them.
 
         With 20 they cost what the paper's Table 7 says: 35 of 51 s on Food, 150 of 1,000 s on ImageNet.
+
+        Args:
+            n: of candidates, fewer than it is for.
         """
         stages = [(k, samples) for k, samples in zip(self.to_keep, self.n_samples, strict=True) if k < n or k == 1]
         return Recipe(tuple(k for k, _ in stages), tuple(samples for _, samples in stages), self.loss)
@@ -80,14 +83,30 @@ class DatasetSpec:
 
 
 def _torchvision_set(name: str, root: Path, **options: Any) -> Any:  # which says no types
-    """torchvision's data set. Raises OSError with its complaint, whatever its class."""
+    """torchvision's data set. Raises OSError with its complaint, whatever its class; ValueError for files that are not those that
+    it knows."""
     log.info("%s torchvision's %s in %s ...", "Fetching" if options.get("download") else "Reading", name, root)
     from torchvision import datasets
 
     try:
         return getattr(datasets, name)(str(root), **options)
     except Exception as error:  # for files that are damaged its readers raise nearly anything
+        if changed := None if options.get("download") else _of_another_sum(getattr(datasets, name), root):
+            raise ValueError(f"--dataset {name.lower()}: {changed}") from None
         raise OSError(one_line(error)) from error
+
+
+def _of_another_sum(cls: Any, root: Path) -> str | None:
+    """The complaint about the first file that is there and is not the one whose MD5 sum torchvision lists, and what to do."""
+    from torchvision.datasets.utils import calculate_md5
+
+    known = [*getattr(cls, "train_list", ()), *getattr(cls, "test_list", ())]
+    for name, md5 in known:
+        path = root / cls.base_folder / name
+        if path.is_file() and (found := calculate_md5(path)) != md5:
+            fetch = "fetch it again, or use these images as class folders (--dataset folder) or a list (--dataset csv)"
+            return f"{path} is not the file that torchvision knows: its MD5 sum is {found}, not {md5}; {fetch}"
+    return None
 
 
 def _with_train_flag(name: str) -> Build:
@@ -246,7 +265,7 @@ DATASETS: dict[str, DatasetSpec] = {
         splits=("train", "validation", "test"),
     ),
     "tiny_combos": DatasetSpec(
-        _tiny_combos, ("validation", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
+        _tiny_combos, ("validation", "folds", "test"), "nothing: it ships", COMBOS, "tiny_combos_prompts.csv", False
     ),
     "tiny_scenes": DatasetSpec(_tiny_scenes, shipped.Scenes.SIZES, "nothing: it ships", None, None, False, template="{}"),
     "caltech101": _torchvision(
@@ -313,10 +332,22 @@ def open_dataset(
     download: bool = False,
     **more: Any,
 ) -> ImageData:
-    """Open one split. `root` holds all datasets; a set of the user's own is what lies there, for "hf" it may be a hub name.
+    """One split of a data set.
 
-    more: of MORE, as `settings.Data` has them. Raises ValueError for an unknown name, split or column and for damaged files,
-    strangers' folders and impossible labels, FileNotFoundError for missing data; all in one line.
+    Args:
+        name: one of DATASETS.
+        split: one of its splits.
+        transform: of PIL images; None: they stay what they are.
+        root: holds all data sets; a set of the user's own is what lies there, for "hf" it may be a hub name.
+        download: fetch what is missing, where torchvision can.
+        more: of MORE, as `settings.Data` has them.
+
+    Returns:
+        (image, label) by index, with names of classes.
+
+    Raises:
+        ValueError: an unknown name, split or column, damaged files, strangers' folders, impossible labels; in one line.
+        FileNotFoundError: data that are missing; in one line.
     """
     given = {option: value for option, value in more.items() if value is not None and value is not False}
     spec = _check(name, split, download, given)
@@ -352,9 +383,14 @@ def _check_labels(name: str, data: ImageData) -> str | None:
 
 
 def open_images(data: Data, dry_run: bool = False) -> ImageData:
-    """The images that settings.Data names, without a transform. Raises as `open_dataset`.
+    """The images that settings name, without a transform.
 
-    dry_run: nothing is fetched, and of a published set whose files are missing what is known of it is returned, `Expected`.
+    Args:
+        data: the settings.
+        dry_run: nothing is fetched, and of a published set whose files are missing what is known of it is returned, `Expected`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_dataset`.
     """
     more = {name: getattr(data, name) for name in MORE}
     assert data.data_dir is not None  # as `cli.resolve` gives it
@@ -375,8 +411,12 @@ def open_images(data: Data, dry_run: bool = False) -> ImageData:
 
 
 def name_of(data: Data) -> str:
-    """What run folders and results call the set that settings.Data names: one of the user's own by its place too, as in
-    `folder_cats` of photos/cats; of a split `folder_cats_test`, of photos/cats/test."""
+    """What run folders and results call a set: one of the user's own by its place too, as in `folder_cats` of photos/cats; of a
+    split `folder_cats_test`, of photos/cats/test.
+
+    Args:
+        data: the settings that name it.
+    """
     spec = DATASETS.get(data.dataset)
     if not (spec and spec.custom and data.data_dir):
         return data.dataset
@@ -413,7 +453,12 @@ def _missing(name: str, spec: DatasetSpec, root: str | Path, download: bool, err
 
 
 def class_names(name: str, dataset: Any = None) -> list[str]:
-    """Class names in label order. Sets of the user's own need the opened dataset, an ImageData or raw; the others ignore it."""
+    """Class names in label order.
+
+    Args:
+        name: one of DATASETS.
+        dataset: opened, an ImageData or raw, for sets of the user's own; the others ignore it.
+    """
     prompts = DATASETS[name].prompts
     if prompts is None:
         return list(dataset.classes)
@@ -423,10 +468,14 @@ def class_names(name: str, dataset: Any = None) -> list[str]:
 
 
 def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
-    """Class id of a class-conditional model -> label of this dataset, which has n_classes labels; ascending by class id.
+    """Class id of a class-conditional model -> label of a data set, ascending by class id.
 
     The test sets that reuse ImageNet's classes have some of the ids: 200 of ImageNet-A, which keeps them as labels, and 125
     of ObjectNet, several to one label.
+
+    Args:
+        name: one of DATASETS.
+        n_classes: how many labels it has.
     """
     if name == "objectnet":
         ids = imagenet.objectnet_classes().values()
@@ -437,16 +486,28 @@ def labels_of_classes(name: str, n_classes: int) -> dict[int, int]:
 
 
 def recipe_for(name: str, n_prompts: int) -> Recipe:
-    """The dataset's recipe; for a set without one the paper's stages for few or for many classes."""
+    """The data set's recipe; for a set without one the paper's stages for few or for many classes.
+
+    Args:
+        name: one of DATASETS.
+        n_prompts: of candidates.
+    """
     if recipe := DATASETS[name].recipe:
         return recipe
     return LONG if n_prompts > 40 else Recipe((min(5, n_prompts), 1), SHORT.n_samples, SHORT.loss)
 
 
 def load_prompts(name: str, dataset: ImageData, prompt_path: str | None, template: str | None) -> PromptTable:
-    """The prompts of a run: a CSV's, or the class names in a template, or what ships for the dataset, in this order.
+    """The prompts of a run: a CSV's, or the class names in a template, or what ships for the data set, in this order.
 
-    Raises ValueError for a table that names a class which the dataset lacks.
+    Args:
+        name: one of DATASETS.
+        dataset: opened.
+        prompt_path: the CSV.
+        template: with {} where the class name goes.
+
+    Raises:
+        ValueError: the table names a class which the data set lacks, or another one.
     """
     if prompt_path and template:
         raise ValueError("--prompt_path and --template both say what the prompts are: give one of them")
@@ -488,17 +549,26 @@ def _spoken(name: str, classes: Sequence[str], template: str | None) -> tuple[li
 
 
 def templates_of(name: str, requested: str) -> list[str]:
-    """What --templates names: CLIPS, or a text file of one template per line.
+    """What --templates names.
 
-    Raises ValueError for a file that cannot be read, and as `clip_templates`.
+    Args:
+        name: one of DATASETS.
+        requested: CLIPS, or a text file of one template per line.
+
+    Raises:
+        ValueError: the file cannot be read; and as `clip_templates`.
     """
     return clip_templates(name) if requested == CLIPS else read_templates(requested)
 
 
 def clip_templates(name: str) -> list[str]:
-    """The templates that CLIP's authors published for this data set, or for ImageNet where it reuses its classes.
+    """The templates that CLIP's authors published for a data set, or for ImageNet where it reuses its classes.
 
-    Raises ValueError for a data set without any.
+    Args:
+        name: one of DATASETS.
+
+    Raises:
+        ValueError: a data set without any.
     """
     path = PROMPTS / (DATASETS[name].prompts or name).replace("_prompts.csv", "_templates.txt")
     if not path.name.endswith("_templates.txt") or not path.is_file():

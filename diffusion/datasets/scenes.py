@@ -5,6 +5,7 @@ caption always means the same picture.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -43,6 +44,41 @@ HELD_OUT = frozenset(
         ("cyan", "sneaker"),
     }
 )
+
+N_FOLDS = 5
+
+
+@cache
+def folds() -> tuple[frozenset[tuple[str, str]], ...]:
+    """The 60 pairs in five parts of twelve, of which a training leaves one out: HELD_OUT, and four drawn with seed 0.
+
+    Every colour is twice in each, every noun once or twice.
+    """
+    rng = np.random.default_rng(0)
+    twice = {noun for noun in NOUNS if sum(pair[1] == noun for pair in HELD_OUT) == 2}
+    while True:  # again where the draws of the first folds leave no last one
+        doubled = rng.permutation([noun for noun in NOUNS if noun not in twice]).reshape(N_FOLDS - 1, 2)
+        drawn, left = [HELD_OUT], {(colour, noun) for colour in COLOURS for noun in NOUNS} - HELD_OUT
+        for nouns in doubled:
+            fold = _draw_fold(rng, [*NOUNS, *map(str, nouns)], left)
+            if not fold:
+                break
+            drawn.append(fold)
+            left -= fold
+        else:
+            return tuple(drawn)
+
+
+def _draw_fold(rng, nouns, left) -> frozenset | None:
+    """Pairs of these twelve nouns with every colour twice, all among `left`; None where the draw gave none."""
+    from scipy.optimize import linear_sum_assignment
+
+    colours = [*COLOURS] * 2
+    weights = rng.random((len(colours), len(nouns)))
+    weights += [[10.0 * ((colour, noun) not in left) for noun in nouns] for colour in colours]
+    pairs = {(colours[row], nouns[column]) for row, column in zip(*linear_sum_assignment(weights), strict=True)}
+    return frozenset(pairs) if len(pairs) == len(nouns) and pairs <= left else None
+
 
 # relation -> top-left corner (x, y) of the first and of the second item, before jitter
 PLACES = {

@@ -70,11 +70,21 @@ class PairData:
         """What a message calls the item: the example's id, which names its record too."""
         return self.examples[index].id
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the files that `fingerprint` reads are there."""
+        return all(path.is_file() for index in self._sample for path in self.examples[index].images)
+
+    @property
+    def _sample(self) -> tuple[int, int, int]:
+        """The first, middle and last example."""
+        return 0, len(self) // 2, len(self) - 1
+
     def fingerprint(self) -> str:
         """Tells two sets apart, cheaply: a hash of all ids, captions and tags and of the first, middle and last images."""
         words = [(e.id, e.captions, e.tag, e.secondary_tag, e.collapsed_tag) for e in self.examples]
         digest = hashlib.sha256(json.dumps(words).encode())
-        for index in (0, len(self) // 2, len(self) - 1):
+        for index in self._sample:
             for k in (0, 1):
                 with contextlib.suppress(OSError):  # an unreadable image is told when its turn comes
                     digest.update(_decode(self.examples[index], k).tobytes())
@@ -111,8 +121,8 @@ def _decode(example: Example, k: int):
 # ---------------------------------------------------------------- a local folder
 
 
-def open_local(folder: str | Path, notice: str | None = None) -> PairData:
-    """A folder with examples.jsonl and images/<stem>.png (or .jpg, .jpeg, .webp).
+def open_local(folder: str | Path, notice: str | None = None, pictures: bool = True) -> PairData:
+    """A folder with examples.jsonl and images/<stem>.png (or .jpg, .jpeg, .webp). pictures: whether they have to be there.
 
     Raises FileNotFoundError without examples.jsonl, ValueError naming file and line for what is wrong in it.
     """
@@ -127,7 +137,7 @@ def open_local(folder: str | Path, notice: str | None = None) -> PairData:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        example = _read_line(path, number, line)
+        example = _read_line(path, number, line, pictures)
         if example.id in line_of:
             raise ValueError(f"{path}: line {number} has the id {example.id} of line {line_of[example.id]}; ids must differ")
         line_of[example.id] = number
@@ -137,15 +147,15 @@ def open_local(folder: str | Path, notice: str | None = None) -> PairData:
     return PairData(examples, notice)
 
 
-def _read_line(path: Path, number: int, line: bytes) -> Example:
+def _read_line(path: Path, number: int, line: bytes, pictures: bool) -> Example:
     """Raises ValueError naming the file and the line."""
     where = f"{path}: line {number}"
     try:
         fields = json.loads(line)
-    except ValueError as error:  # a decoding error is one too
+    except (ValueError, RecursionError) as error:  # a decoding error is one too
         raise ValueError(f"{where} is not JSON ({one_line(error)})") from None
     _check_fields(where, fields)
-    first, second = (_find_image(path.parent / "images", fields[f"image_{k}"], where) for k in (0, 1))
+    first, second = (_find_image(path.parent / "images", fields[f"image_{k}"], where, pictures) for k in (0, 1))
     captions = fields["caption_0"], fields["caption_1"]
     tag, secondary_tag = (str(fields.get(name) or "") for name in ("tag", "secondary_tag"))
     return Example(fields["id"], captions, (first, second), tag, secondary_tag, fields["collapsed_tag"])
@@ -167,13 +177,13 @@ def _check_fields(where: str, fields) -> None:
         raise ValueError(f"{where} has one caption twice, {fields['caption_0']!r}: no model can match it to two images")
 
 
-def _find_image(folder: Path, stem: str, where: str) -> Path:
-    """The first of the suffixes that exists; a name that has its suffix already is taken as it is."""
+def _find_image(folder: Path, stem: str, where: str, needed: bool) -> Path:
+    """The first of the suffixes that exists; a name that has its suffix already is taken as it is. needed: or none is."""
     names = [stem + suffix for suffix in SUFFIXES] + ([stem] if stem.lower().endswith(SUFFIXES) else [])
     path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
+    if path is None and needed:
         raise ValueError(f"{where} names the image {stem}, but there is no {folder / stem}.png (or {', '.join(SUFFIXES[1:])})")
-    return path
+    return path or folder / names[0]
 
 
 # ---------------------------------------------------------------- the hub
@@ -297,16 +307,16 @@ def _unpack_once(beside: Path, write: Callable[[Path], None]) -> Path:
     return done
 
 
-def open_pairs(dataset: str, data_dir: str | Path | None, dry_run: bool = False) -> PairData:
+def open_pairs(dataset: str, data_dir: str | Path | None, dry_run: bool = False, pictures: bool = True) -> PairData:
     """`data_dir`: a local folder in the layout of examples.jsonl, whichever set it is; None: what `dataset` names.
 
-    dry_run: of what would have to be fetched what is known is returned, `Expected`. Raises ValueError and FileNotFoundError in
-    one line that says what to do.
+    pictures: as of `open_local`. dry_run: of what would have to be fetched what is known is returned, `Expected`. Raises
+    ValueError and FileNotFoundError in one line that says what to do.
     """
     if dataset not in PAIR_DATASETS:
         raise ValueError(f"--dataset {dataset}: unknown; choose from {', '.join(PAIR_DATASETS)}")
     if data_dir:
-        return open_local(data_dir)
+        return open_local(data_dir, pictures=pictures)
     if dataset == "tiny_pairs":
         return open_local(TINY_PAIRS)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from diffusion.settings import NoiseKind
 from diffusion.strategy.schedule import Plan
+from diffusion.utils import files
 from diffusion.utils.files import fingerprint
 
 if TYPE_CHECKING:
@@ -184,8 +184,6 @@ def read_noise(path: str, rows: int, latent_shape: tuple[int, ...], img_size: in
     Raises ValueError when the file is missing, unreadable, of another kind or shape, too short, or does not hold standard normal
     noise.
     """
-    import torch
-
     channels, side, _ = latent_shape
     name = shlex.quote(path if not os.path.lexists(path) else f"noise_{img_size}.pt")  # no advice to overwrite what is there
     make = f"python scripts/save_noise.py --img_size {img_size} --n {max(rows, 1024)} --out {name}"
@@ -194,9 +192,7 @@ def read_noise(path: str, rows: int, latent_shape: tuple[int, ...], img_size: in
         kind = "is no file" if os.path.lexists(path) else "does not exist"
         raise ValueError(f"--noise_path {path} {kind}; make one with: {make}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what will be refused
-            noise = torch.load(path, map_location="cpu", weights_only=True)
+        noise = files.load_tensors(path)
     except Exception as error:  # a broken zip or pickle raises whatever it runs into
         raise ValueError(f"--noise_path {path} cannot be read ({type(error).__name__}); make one with: {make}") from None
     if problem := _kind_problem(noise) or _shape_problem(noise, rows, latent_shape):

@@ -39,10 +39,15 @@ class Interval:
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:
-    """95 % score interval of a proportion p observed on n draws (Wilson 1927).
+    """95 % score interval of a proportion (Wilson 1927).
 
-    n may be an effective, non-integer number, which scipy's binomtest does not take; for integers the two agree to rounding, as
-    does statsmodels' proportion_confint.
+    Args:
+        p: the proportion observed.
+        n: of draws. It may be an effective, non-integer number, which scipy's binomtest does not take; for integers the two agree
+            to rounding, as does statsmodels' proportion_confint.
+
+    Returns:
+        low and high.
     """
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
@@ -50,9 +55,16 @@ def wilson(p: float, n: float) -> tuple[float, float]:
 
 
 def clopper_pearson(p: float, n: int, confidence: float = 0.995) -> tuple[float, float]:
-    """Exact interval of a proportion p observed on n draws (Clopper and Pearson 1934), by default of the paper's figure 6.
+    """Exact interval of a proportion (Clopper and Pearson 1934).
 
-    p n need not be whole, as an accuracy may be known rounded; where it is, scipy's binomtest has the same.
+    Args:
+        p: the proportion observed. p n need not be whole, as an accuracy may be known rounded; where it is, scipy's binomtest has
+            the same.
+        n: of draws.
+        confidence: by default of the paper's figure 6.
+
+    Returns:
+        low and high.
     """
     from scipy.special import betaincinv
 
@@ -62,19 +74,32 @@ def clopper_pearson(p: float, n: int, confidence: float = 0.995) -> tuple[float,
 
 
 def wald(p: float, n: int) -> float:
-    """Half the width of the published 95 % interval, 1.96 sqrt(p(1-p)/n): zero at p = 0 and p = 1, where Wilson's is not."""
+    """Half the width of the published 95 % interval, 1.96 sqrt(p(1-p)/n): zero at p = 0 and p = 1, where Wilson's is not.
+
+    Args:
+        p: the proportion observed.
+        n: of draws.
+    """
     return 1.96 * math.sqrt(p * (1 - p) / n)
 
 
 def proportion(right) -> Estimate:
-    """Share of the true among booleans [n], n > 0, with Wilson's interval."""
+    """Share of the true, with Wilson's interval.
+
+    Args:
+        right: booleans [n], n > 0.
+    """
     right = np.asarray(right, dtype=bool)
     p = float(right.mean())
     return Estimate(p, *wilson(p, len(right)), len(right))
 
 
 def top1(preds, labels) -> Estimate:
-    """Share of images whose prediction is the label. preds, labels: [n] ints, n > 0."""
+    """Share of images whose prediction is the label, with Wilson's interval.
+
+    Args:
+        preds, labels: ints [n], n > 0.
+    """
     return proportion(np.asarray(preds) == np.asarray(labels))
 
 
@@ -83,6 +108,9 @@ def mean_per_class(preds, labels) -> Estimate:
 
     The interval is Wilson's at the effective n = p(1-p) / variance, where the variance of the mean sums the classes' own
     (their proportions smoothed by one success and one failure, so that a class of one image is not taken for certain).
+
+    Args:
+        preds, labels: ints [n], n > 0.
     """
     preds, labels = np.asarray(preds), np.asarray(labels)
     counts = [(int((preds[labels == c] == c).sum()), int((labels == c).sum())) for c in np.unique(labels)]
@@ -107,8 +135,30 @@ class McNemar:
     as_dict = asdict
 
 
+def mean_of_groups(values) -> Interval | None:
+    """Mean with Student's t interval: of a claim about classes, of which some were drawn, and not about pictures of them.
+
+    Args:
+        values: accuracies of the groups, or their differences between two models, [n].
+
+    Returns:
+        None of fewer than two groups.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return None
+    mean, half = values.mean(), t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
 def mcnemar(first, second) -> McNemar:
-    """McNemar's exact test on paired booleans [n]: are the discordant pairs split like a fair coin's throws? 1.0 without any."""
+    """McNemar's exact test: are the discordant pairs split like a fair coin's throws? p is 1 without any.
+
+    Args:
+        first, second: whether each was right, booleans [n].
+    """
     from scipy.stats import binomtest
 
     first, second = _paired(first, second)
@@ -118,10 +168,13 @@ def mcnemar(first, second) -> McNemar:
 
 
 def paired_difference(first, second) -> Estimate:
-    """Accuracy of the first less that of the second of two paired results, booleans [n], n > 0, in -1..1.
+    """Accuracy of the first less that of the second of two paired results, in -1..1.
 
     The interval is Newcombe's hybrid of the two Wilson intervals with the correlation of the results (Newcombe 1998, Improved
     confidence intervals for the difference between binomial proportions based on paired data, method 10).
+
+    Args:
+        first, second: whether each was right, booleans [n], n > 0.
     """
     first, second = _paired(first, second)
     a, b = proportion(first), proportion(second)
@@ -178,7 +231,8 @@ class PairCorrect(NamedTuple):
 def pair_correct(scores) -> PairCorrect:
     """Text: each image scores higher with its own caption. Image: each caption with its own image. Group: both.
 
-    scores: the four of PairScores, in that order. A tie is wrong (Thrush et al. 2022, equations 1 to 3).
+    Args:
+        scores: the four of PairScores, in that order. A tie is wrong (Thrush et al. 2022, equations 1 to 3).
     """
     c0_i0, c0_i1, c1_i0, c1_i1 = map(np.asarray, scores)
     text = (c0_i0 > c1_i0) & (c1_i1 > c0_i1)
@@ -191,6 +245,9 @@ def normalise_pairs(scores) -> PairScores:
 
     What is left of an image is plus and minus half the difference of its captions. So the text score stays, and the image
     score becomes one comparison of two differences: chance is 1/2, and whatever has the text right has it right too.
+
+    Args:
+        scores: the four of PairScores, in that order.
     """
     c0_i0, c0_i1, c1_i0, c1_i1 = map(np.asarray, scores)
     half_0, half_1 = (c0_i0 - c1_i0) / 2, (c0_i1 - c1_i1) / 2

@@ -39,16 +39,31 @@ class Levels:
         return len(self.signal)
 
     def to(self, device: str | torch.device) -> "Levels":
-        """The same levels on another device."""
+        """The same levels elsewhere.
+
+        Args:
+            device: where.
+        """
         times = None if self.times is None else self.times.to(device)
         return replace(self, signal=self.signal.to(device), sigma=self.sigma.to(device), times=times)
 
     def time(self, t: Tensor) -> Tensor:
-        """What the network is fed at levels t [B]: [B]."""
+        """What the network is fed at some levels.
+
+        Args:
+            t: int64 [B].
+
+        Returns:
+            [B].
+        """
         return t if self.times is None else self.times[t]
 
     def predicted(self, output: Tensor) -> Tensor:
-        """The prediction of a network that gives this output: [B,C,h,w]."""
+        """The prediction of a network in the space that the levels are for.
+
+        Args:
+            output: of the network, [B,C,h,w].
+        """
         return output if self.sign == 1 else self.sign * output
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -65,7 +80,14 @@ class Levels:
         return _at(self.signal, t) * x0.float() + _at(self.sigma, t) * noise.float()
 
     def target(self, space: str, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What a perfect network predicts in this space; arguments and result have the shapes of `add_noise`.
+        """What a perfect network predicts.
+
+        Args:
+            space: one of settings.SPACES.
+            x0, noise, t: as of `add_noise`.
+
+        Returns:
+            of the shape of `add_noise`'s.
 
         Raises:
             ValueError: the space is none of settings.SPACES.
@@ -106,6 +128,10 @@ class Levels:
 
         Both errors are of one prediction and one x_t.
 
+        Args:
+            prediction: the space of the error.
+            space: the other.
+
         Returns:
             float64 [T], not finite where the other space does not follow.
         """
@@ -130,14 +156,23 @@ class Levels:
 
 
 def ddpm(alphas_cumprod: Tensor) -> Levels:
-    """The levels of a discrete DDPM from its alphas_cumprod [T]."""
+    """The levels of a discrete DDPM.
+
+    Args:
+        alphas_cumprod: [T], as of the scheduler of that name.
+    """
     abar = alphas_cumprod.float()
     return Levels(abar.sqrt(), (1 - abar).sqrt())
 
 
 def flow(s: Tensor, scale: float, to_image: bool = False) -> Levels:
-    """The levels of a rectified flow at times s [T] in (0, 1], noise at 1; the network is fed scale * s, or where its own time
-    runs to the image scale * (1 - s), and then gives x0 - noise."""
+    """The levels of a rectified flow.
+
+    Args:
+        s: times [T] in (0, 1], noise at 1.
+        scale: the network is fed scale * s.
+        to_image: the network's own time runs to the image: it is fed scale * (1 - s), and gives x0 - noise.
+    """
     s = s.float()
     return Levels(1 - s, s, scale * (1 - s if to_image else s), flow=True, sign=-1 if to_image else 1)
 
@@ -190,16 +225,27 @@ class Conditions:
         return self._each(lambda part: part[rows])
 
     def repeat_each(self, n: int) -> "Conditions":
-        """Every row n times in a row: [K*n,...]."""
+        """Every row several times in a row: [K*n,...].
+
+        Args:
+            n: how often.
+        """
         return self._each(lambda part: part.repeat_interleave(n, 0))
 
     def repeat_one(self, n: int) -> "Conditions":
-        """The first row n times, without copies."""
+        """The first row several times, without copies: [n,...].
+
+        Args:
+            n: how often.
+        """
         return self._each(lambda part: part[:1].expand(n, *part.shape[1:]))
 
     def embeddings(self, seed: int = 0) -> npt.NDArray[np.float32]:
         """What tells the candidates apart: sequence and pooled, projected on 512 random directions (Johnson and Lindenstrauss
         1984: distances stay).
+
+        Args:
+            seed: of the directions.
 
         Returns:
             float32 [K,512].
@@ -217,7 +263,11 @@ class Conditions:
         return result
 
     def to(self, where: str | torch.device | torch.dtype) -> "Conditions":
-        """The same conditions on another device, or with their floating parts in another dtype."""
+        """The same conditions elsewhere.
+
+        Args:
+            where: a device, or a dtype for what is floating.
+        """
         if isinstance(where, torch.dtype):
             return self._each(lambda part: part.to(where) if part.is_floating_point() else part)
         return self._each(lambda part: part.to(where))
@@ -266,13 +316,26 @@ class Denoiser:
 
 
 def one_by_one(predict: Predict, x_t: Tensor, t: Tensor, conditions: Conditions, latent: Tensor | None) -> Tensor:
-    """What `Denoiser.shared` gives, without sharing anything."""
+    """What `Denoiser.shared` gives, without sharing anything.
+
+    Args:
+        predict: the network, on equally many of each.
+        x_t, t, conditions, latent: as of `Denoiser.shared`.
+    """
     rows = conditions.repeat_each(len(t)) if latent is None else conditions
     return predict(*evaluations(x_t, t, len(conditions), latent), rows)
 
 
 def evaluations(x_t: Tensor, t: Tensor, n_conditions: int, latent: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x_t [R*P,C,h,w] or [B,C,h,w] and t [R*P] or [B] of every evaluation of `Denoiser.shared`."""
+    """The inputs of every evaluation of `Denoiser.shared`.
+
+    Args:
+        x_t, t, latent: as of it.
+        n_conditions: R.
+
+    Returns:
+        x_t [R*P,C,h,w] or [B,C,h,w], and t [R*P] or [B].
+    """
     if latent is None:
         return x_t.repeat(n_conditions, 1, 1, 1), t.repeat(n_conditions)
     return x_t[latent], t[latent]

@@ -10,19 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion.models import random_weights
 from diffusion.models.families import custom
-from diffusion.models.families.auraflow import AuraFlow
-from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.dit import DiTSource
-from diffusion.models.families.flux import Flux
-from diffusion.models.families.lumina2 import Lumina2
-from diffusion.models.families.pixart import PixArt
-from diffusion.models.families.prx import PRX
-from diffusion.models.families.sana import Sana
-from diffusion.models.families.sd import StableDiffusion
-from diffusion.models.families.sd3 import StableDiffusion3
-from diffusion.models.families.sdxl import StableDiffusionXL
-from diffusion.models.families.z_image import ZImage
+from diffusion.models.families.table import FAMILIES
 from diffusion.models.loading import checkpoint, hub, text_encoders, tokens
 from diffusion.models.source import Checkpoint, Family, Source
 from diffusion.models.speed import devices
@@ -31,20 +22,8 @@ from diffusion.settings import DEFAULT_OPTIONS, ModelOptions
 if TYPE_CHECKING:  # which imports torch
     from diffusion.models.denoiser import Denoiser
 
-# The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-TEXT_TO_IMAGE: list[Family] = [
-    StableDiffusion,
-    StableDiffusionXL,
-    StableDiffusion3,
-    Flux,
-    PixArt,
-    Sana,
-    PRX,
-    Lumina2,
-    ZImage,
-    Chroma,
-    AuraFlow,
-]
+# A user's own families are added to it
+TEXT_TO_IMAGE: list[Family] = [*FAMILIES]
 CONFIGS = "configs with --config"  # what a single file needs
 EMPTY_PROMPT = text_encoders.NoPrompt()  # of guidance; a class-conditional source has `null_class` for it
 
@@ -199,7 +178,12 @@ def load(source: Source, device: str, dtype: str, compile: bool = False, space: 
 
 
 def memory_message(source: Source, dtype: str) -> str | None:
-    """A line on the memory that the weights take as they are loaded; None where their files do not say, or are not here."""
+    """A line on the memory that the weights take as they are loaded; None where their files do not say, or are not here.
+
+    Args:
+        source: of the weights.
+        dtype: in which they are loaded, one of settings.DTYPES.
+    """
     if source.unfetched:
         return None
     parts = source.memory(dtype)
@@ -212,7 +196,11 @@ def memory_message(source: Source, dtype: str) -> str | None:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """Memory in decimal GB, or MB below a tenth of one, with one digit after the point."""
+    """Memory in decimal GB, or MB below a tenth of one, with one digit after the point.
+
+    Args:
+        n_bytes: how many.
+    """
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
@@ -265,10 +253,11 @@ def check_captions(source: Checkpoint, captions: Sequence[tuple[str, str]], name
 
 
 def check_memory(source: Source, img_size: int, device: str, dtype: str, batch_size: int | str, evaluations: int) -> None:
-    """Check that the first feature maps of an image, and of a batch for the network, fit on the device.
+    """Check that the first feature maps of an image, and of a batch for the network, fit on the device; on CUDA also the weights
+    of a network of a published shape with one input (`random_weights.call_bytes`).
 
     The first block holds three maps at once: its input, for the shortcut, what was normalised, and what is activated; the image
-    [3,H,W] stays beside them. That is a lower bound, so that nothing is refused that might run. Fewer inputs are tried by the
+    [3,H,W] stays beside them. Both are lower bounds, so that nothing is refused that might run. Fewer inputs are tried by the
     kernel itself where CUDA says that memory is short.
 
     Args:
@@ -281,11 +270,16 @@ def check_memory(source: Source, img_size: int, device: str, dtype: str, batch_s
     Raises:
         ValueError: they cannot fit.
     """
+    smaller = f"take a smaller --img_size than {img_size}"
+    counted = random_weights.call_bytes(source, img_size, dtype, 1)
+    if counted is not None and device.startswith("cuda"):
+        what = f"one network input of {img_size} pixels a side, with the weights in {dtype},"
+        advice = f"{smaller}, a --dtype of 16 bits, or a smaller model"
+        devices.check_memory(counted, device, what, advice)
     maps = source.largest_maps(img_size)
     if maps is None:
         return
     encoder, network = maps
-    smaller = f"take a smaller --img_size than {img_size}"
     devices.check_memory(3 * 4 * (encoder + img_size**2), device, f"an image of {img_size} pixels a side", smaller)
     bytes_per_input = 3 * network * (4 if dtype == "float32" else 2)
     devices.check_memory(bytes_per_input, device, f"one network input of {img_size} pixels a side", smaller)
@@ -293,3 +287,19 @@ def check_memory(source: Source, img_size: int, device: str, dtype: str, batch_s
         n_inputs = min(batch_size, evaluations)
         what = f"a batch of {n_inputs} network inputs"
         devices.check_memory(n_inputs * bytes_per_input, device, what, f"take a smaller --batch_size, or {smaller[5:]}")
+
+
+def likely_batch(source: Source, img_size: int, device: str, dtype: str) -> int:
+    """The network inputs per call that --batch_size auto tries first on CUDA: the largest power of two that fits beside the
+    weights by `random_weights.call_bytes`, at least 1, which it also is for a network of no published shape.
+
+    Args:
+        source: of the weights.
+        img_size: side of the image, in pixels.
+        device, dtype: where and in what they are.
+    """
+    most = devices.memory(device) if device.startswith("cuda") else None
+    weights, one = (random_weights.call_bytes(source, img_size, dtype, n) for n in (0, 1))
+    if most is None or weights is None or one is None:
+        return 1
+    return 1 << max(1, (most - weights) // (one - weights)).bit_length() - 1

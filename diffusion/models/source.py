@@ -36,10 +36,13 @@ class Checkpoint(ABC):
         return []
 
     def tokens(self, prompts: Sequence[str]) -> Tokens | None:
-        """Token ids of K prompts, one row each; prompts with equal rows are one and the same to the model.
+        """Token ids of prompts; prompts with equal rows are one and the same to the model.
+
+        Args:
+            prompts: K texts.
 
         Returns:
-            None where nothing is known before the weights are read. Prompts are then not checked.
+            a row each; None where nothing is known before the weights are read. Prompts are then not checked.
 
         Raises:
             ValueError: the tokenizer is missing, damaged or another model's.
@@ -47,7 +50,11 @@ class Checkpoint(ABC):
         return None
 
     def unused_additions(self, prompts: Sequence[str]) -> str | None:
-        """A line on what was added to the weights and has no effect on these prompts; None where there is no such thing."""
+        """A line on what was added to the weights and has no effect on these prompts; None where there is no such thing.
+
+        Args:
+            prompts: K texts.
+        """
         return None
 
 
@@ -128,7 +135,11 @@ class Source(Checkpoint):
         return {}
 
     def largest_maps(self, img_size: int) -> tuple[int, int] | None:
-        """Elements of the first feature maps: of the VAE for one image, of the network for one latent; None where unknown."""
+        """Elements of the first feature maps: of the VAE for one image, of the network for one latent; None where unknown.
+
+        Args:
+            img_size: side of the image, in pixels.
+        """
         return None
 
     @abstractmethod
@@ -166,7 +177,11 @@ class Family(Protocol):
         """Whether its weights may come from a single checkpoint file (ModelOptions.file)."""
 
     def find(self, source: str, options: ModelOptions) -> Source:
-        """The source of the weights in a local folder or behind a hub id, with what is requested of it.
+        """The source of some weights.
+
+        Args:
+            source: a local folder or a hub id.
+            options: what is requested of it.
 
         Raises:
             ValueError: the configuration is not to be had, or is that of another kind of model.

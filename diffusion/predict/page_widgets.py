@@ -1,16 +1,14 @@
 """What a page shows of one picture: a race as it stands, the ranking, errors over timesteps, a map. HTML that loads nothing.
 
-The names of labels come from strangers: everything is escaped. Colours are those of report.css (`pages.part_style`).
+The names of labels come from strangers: everything is escaped, by the templates of `web`, whose style gives the colours.
 """
 
-import base64
 import io
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 
-from diffusion.analysis import figures, pages
+from diffusion.analysis import figures, pages, web
 from diffusion.classify import Round
 from diffusion.metrics import Interval, calibration, curves
 from diffusion.predict.predictions import Prediction
@@ -21,10 +19,6 @@ BARS = (
     "Bars: how far a label's mean error lies above the best one's, with two standard errors either way, on what both have seen."
 )
 BELOW = "Error less that of label 1 at the timesteps that both saw (0: no noise). Below 0 a label beats label 1."
-INK = "#00000a"  # what becomes the colour of the text around a drawing
-LINES = tuple(f"#00000{i}" for i in range(1, pages.COLOURS + 1))  # what become the page's colours of lines
-PLAIN = {"axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
-         "grid.color": INK, "axes.facecolor": "none", "figure.facecolor": "none", "svg.fonttype": "none"}  # fmt: skip
 
 
 def race_table(standing: Round, names: Sequence[str]) -> pages.Table:
@@ -52,7 +46,7 @@ def _fate(row: int, winner: int, alive: set[int], dropped: dict[int, int]) -> st
 
 def race(standing: Round, names: Sequence[str]) -> str:
     table = race_table(standing, names)
-    return "<h3>The race</h3>" + pages.table_html(table) + pages.note(table)
+    return "<h3>The race</h3>" + web.part("table", table) + web.part("note", table)
 
 
 def ranking(prediction: Prediction, message: str) -> str:
@@ -63,40 +57,25 @@ def ranking(prediction: Prediction, message: str) -> str:
     left = len(prediction.candidates) - len(shown)
     note = message + (f". And {left} labels more" if left else "")
     table = pages.Table("Ranking", ["label", "probability", "mean error"], cells, note, marks)
-    return "<h3>Ranking</h3>" + pages.table_html(table) + pages.note(table)
+    return "<h3>Ranking</h3>" + web.part("table", table) + web.part("note", table)
 
 
 def error_curves(prediction: Prediction, errors: Sequence[np.ndarray], t: np.ndarray) -> str:
     """Errors of the first labels less the first one's, over timesteps. errors: of every row, as compared; t: of all pairs"""
-    shown = prediction.candidates[: pages.COLOURS]
+    shown = prediction.candidates[: web.COLOURS]
     best = errors[shown[0].row]
     lines = [(c.label, *curves.difference_by_t(errors[c.row], best, t)) for c in shown]
-    with drawing.pyplot().rc_context(PLAIN):
-        figure, axis = drawing.pyplot().subplots(figsize=(4.6, 2.9), layout="constrained")
-        drawing.draw_differences(axis, lines, LINES)
-        drawn = _coloured(figures.svg(figure))
-    legend = pages.legend([pages.Line(number, name, []) for number, (name, *_) in enumerate(lines, 1)])
+    drawn = web.drawn(lambda axis: drawing.draw_differences(axis, lines, web.LINES), 4.6, 2.9, "errors")
+    legend = web.part("legend", [(number, name) for number, (name, *_) in enumerate(lines, 1)])
     return f'<h3>Errors over timesteps</h3><div class="curves">{drawn}</div>{legend}<p class="note">{BELOW}</p>'
-
-
-def _coloured(svg: str) -> str:
-    """A drawing in the colours of the page around it."""
-    svg = svg.replace(INK, "currentColor")
-    for number, colour in enumerate(LINES, 1):
-        svg = svg.replace(colour, f"var(--s{number})")
-    return svg
 
 
 def error_map(image, advantage: np.ndarray, first: str, second: str) -> str:
     """An image [3,H,W] in [-1,1] as the model sees it, alone and under the map [h,w] of the second label's squared error less the
     first one's."""
     drawn = [_picture(image, np.zeros((1, 1)), 1.0), _picture(image, advantage, np.abs(advantage).max() or 1.0)]
-    message = ["What the model sees", f"Green: {first} has the lower squared error. Pink: {second} has it."]
-    shown = "".join(
-        f'<figure><img src="{uri}" alt="{escape(text)}"><figcaption class="note">{escape(text)}</figcaption></figure>'
-        for uri, text in zip(drawn, message, strict=True)
-    )
-    return f'<h3>Where the first two labels disagree</h3><div class="pair">{shown}</div>'
+    texts = ["What the model sees", f"Green: {first} has the lower squared error. Pink: {second} has it."]
+    return "<h3>Where the first two labels disagree</h3>" + web.part("pair", list(zip(drawn, texts, strict=True)))
 
 
 def _picture(image, advantage: np.ndarray, span: float) -> str:
@@ -107,4 +86,4 @@ def _picture(image, advantage: np.ndarray, span: float) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     plt.close(figure)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return web.bytes_uri(file.getvalue(), "image/png")

@@ -70,12 +70,14 @@ class Network(NamedTuple):
         return {"n_levels": levels, "error_space": space, "batch_size_found": self.batch_size}
 
 
-def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None) -> Network:
+def start_network(load, candidates: list, latent_shape, running, dtype: str, useful: int, before: int | None = None,
+                  likely: int = 1) -> Network:  # fmt: skip
     """load(device, dtype, compile) -> Denoiser, with all candidates embedded. Finds --batch_size auto, by that
     --images_in_flight auto, compiles, and prints all three.
 
     running: settings.Running. before: what auto found at an earlier start, and takes again; of one image more than `useful`
-    evaluations are never asked for at once. Raises ValueError or OSError for weights that do not do.
+    evaluations are never asked for at once. likely: what auto tries first on CUDA (models.likely_batch). Raises ValueError or
+    OSError for weights that do not do.
     """
     from diffusion.kernel import blocks
     from diffusion.models.speed import tuning
@@ -86,7 +88,7 @@ def start_network(load, candidates: list, latent_shape, running, dtype: str, use
     if running.batch_size == "auto":
         useful *= batching.width(requested, running.device, tuning.MOST) or 1
         log.info("Finding the batch size ...")
-        batch_size = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful)
+        batch_size = before or _largest_batch(denoiser, conditions, latent_shape, running.device, dtype, useful, likely)
         print(f"Batch size: {batch_size}", flush=True)
     batch = blocks.Batch(batch_size or running.batch_size)
     in_flight = batching.width(requested, running.device, batch.size) or 1
@@ -107,7 +109,7 @@ def _zeros(n: int, latent_shape, device: str):
     return torch.zeros(n, *latent_shape, device=device), torch.zeros(n, dtype=torch.int64, device=device)
 
 
-def _largest_batch(denoiser, conditions, latent_shape, device: str, dtype: str, useful: int) -> int:
+def _largest_batch(denoiser, conditions, latent_shape, device: str, dtype: str, useful: int, likely: int) -> int:
     import torch
 
     from diffusion.models.speed import devices, tuning
@@ -117,7 +119,7 @@ def _largest_batch(denoiser, conditions, latent_shape, device: str, dtype: str, 
         denoiser.predict(*_zeros(n, latent_shape, device), conditions.repeat_one(n))
 
     n_bytes = math.prod(latent_shape) * devices.torch_dtype(dtype).itemsize
-    return tuning.largest_batch(fits, device, n_bytes, useful)
+    return tuning.largest_batch(fits, device, n_bytes, useful, likely)
 
 
 def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: bool) -> None:
@@ -127,7 +129,8 @@ def _compile(denoiser, conditions, latent_shape, device: str, size: int, cells: 
     # by a list, as the run takes rows: of a slice's inference tensors dynamo would trace a second time
     rows = conditions[list(range(min(len(conditions), max(2, size // 2))))]
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # diffusers is traced past a cache, which torch warns of at length
+        # diffusers is traced past a cache, which torch warns of at length; check_device.py compares the errors
+        warnings.simplefilter("ignore")
         x_t, t = _zeros(max(2, size // len(rows)), latent_shape, device)
         denoiser.predict_latents(x_t, t, rows, None)
         if cells:
@@ -345,7 +348,7 @@ def run(main) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not team().leads:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # rank 0 loads the same, and is warned of it
     try:
         with _log_printed():
             code = _run(main)

@@ -299,9 +299,11 @@ def record_path(folder: Path, index: int, dataset_length: int) -> Path:
 
 
 def make_ready(folder: Path) -> None:
-    """Before a model is loaded: raises OSError where this folder cannot be written; removes what killed processes left in it."""
+    """Before a model is loaded: raises OSError where this folder cannot be written; removes what killed processes left in it and
+    in the folders in it, as of a cache."""
     begun = files.try_writing(folder)
-    for place in {folder, config_path(folder).parent}:
+    inner = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)] if folder.is_dir() else []
+    for place in {folder, config_path(folder).parent, *map(Path, inner)}:
         files.remove_temporaries(place, begun)
 
 
@@ -402,7 +404,7 @@ def _load(path: Path, convert, unreadable: list | None = None):
         if not path.is_file():  # a pipe would be waited for
             raise OSError("not a file")
         with torch.serialization.safe_globals(_numpy_scalar_parts()):
-            return convert(torch.load(path, map_location="cpu", weights_only=True))
+            return convert(files.load_tensors(path))
     except Exception as error:  # torch.load raises whatever a broken zip or pickle makes of itself
         reason = f"lacks {error}" if isinstance(error, KeyError) else files.one_line(error)
         reason = reason if len(reason) < 80 else type(error).__name__  # torch's own are paragraphs

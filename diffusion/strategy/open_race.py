@@ -85,10 +85,11 @@ class OpenRace(Strategy):
         return schedule.coverage_notice(self.max_samples, n_levels)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Self":
-        """`48 32 2.5 0.2 3`: representatives, width, caution, alpha, min_samples, on all n timesteps; asks the run's model."""
+    def from_text(cls, text: str, grid: Plan) -> "Self":
+        """`48 32 2.5 0.2 3`: representatives, width, caution, alpha, min_samples, on all timesteps; asks the run's model."""
         first, width, caution, alpha, least = text.split()
-        return cls(int(first), int(width), float(caution), float(alpha), int(least), n, n_trials)
+        numbers = int(first), int(width), float(caution), float(alpha), int(least)
+        return cls(*numbers, grid.n_timesteps, grid.n_trials)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class TreeRace(OpenRace):
         return super().folder() + (f"_{self.path.stem}" if self.tree is not None else "")
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Self":
+    def from_text(cls, text: str, grid: Plan) -> "Self":
         """`48 32 2.5 0.2 3`, as of surrogate, and perhaps a tree, without which the run's model is asked."""
         parts = text.split(None, 5)
-        return dataclasses.replace(super().from_text(" ".join(parts[:5]), n, n_trials), tree=parts[5] if parts[5:] else None)
+        return dataclasses.replace(super().from_text(" ".join(parts[:5]), grid), tree=parts[5] if parts[5:] else None)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,6 +36,16 @@ class Stages(Strategy):
     def plan(self, n_levels: int) -> Plan:
         return schedule.make_plan(self.n_samples, self.n_trials, n_levels)
 
+    def within(self, n_levels: int, given: Collection[str] = ()) -> "Stages":
+        """Stages that would add no timestep go with it."""
+        if "n_samples" in given or not self.n_samples or max(self.n_samples) <= n_levels:
+            return self
+        n_samples = tuple(min(n, n_levels) for n in self.n_samples)
+        if "to_keep" in given or len(self.to_keep) != len(n_samples):
+            return dataclasses.replace(self, n_samples=n_samples)
+        last = {n: k for k, n in zip(self.to_keep, n_samples, strict=True)}  # what is kept in the end of so many timesteps
+        return dataclasses.replace(self, to_keep=tuple(last.values()), n_samples=tuple(last))
+
     def price(self, plan: Plan, n_candidates: int) -> int:
         return schedule.count_evaluations(plan, n_candidates, self.to_keep)
 
@@ -58,14 +68,15 @@ class Stages(Strategy):
         return sorted(counts)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Stages":
+    def from_text(cls, text: str, grid: Plan) -> "Stages":
         """`5 1 / 25 250`."""
         to_keep, n_samples = (tuple(int(number) for number in part.split()) for part in text.split("/"))
-        return cls(to_keep, n_samples, n_trials)
+        return cls(to_keep, n_samples, grid.n_trials)
 
     @staticmethod
-    def examples(n: int) -> list[str]:
+    def examples(grid: Plan) -> list[str]:
         """The published shape and thriftier ones."""
+        n = grid.n_timesteps
         tenth, fifth = max(1, n // 10), max(1, n // 5)
         few = [f"{first} 1 / {tenth} {n}" for first in (5, 3, 2)]
         return [*few, f"2 1 / {fifth} {n}", f"5 2 1 / {tenth} {fifth} {n}"]
@@ -117,13 +128,13 @@ class Race(Strategy):
         return schedule.coverage_notice(self.max_samples, n_levels)
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "Race":
-        """`0.2 2 1`: alpha, min_samples, round_size, on all n timesteps."""
+    def from_text(cls, text: str, grid: Plan) -> "Race":
+        """`0.2 2 1`: alpha, min_samples, round_size, on all timesteps."""
         alpha, least, size = text.split()
-        return cls(float(alpha), int(least), int(size), n, n_trials)
+        return cls(float(alpha), int(least), int(size), grid.n_timesteps, grid.n_trials)
 
     @staticmethod
-    def examples(n: int) -> list[str]:
+    def examples(grid: Plan) -> list[str]:
         return [f"{alpha} {least} 1" for alpha in (0.8, 0.5, 0.2, 0.05, 0.01) for least in (2, 4, 10)]
 
 
@@ -181,12 +192,12 @@ class CalibratedRace(Strategy):
         return {"strategy": self.NAME, "fit": json.loads(json.dumps(dataclasses.asdict(self.fit)))}
 
     @classmethod
-    def from_text(cls, text: str, n: int, n_trials: int) -> "CalibratedRace":
+    def from_text(cls, text: str, grid: Plan) -> "CalibratedRace":
         """The file."""
         chosen = cls(text.strip())
-        if (chosen.fit.max_samples, chosen.n_trials) != (n, n_trials):
+        if (chosen.fit.max_samples, chosen.n_trials) != (grid.n_timesteps, grid.n_trials):
             fitted = f"{chosen.fit.max_samples} timesteps and {chosen.n_trials} noises"
-            raise ValueError(f"{text} is of {fitted}, the run of {n} and {n_trials}")
+            raise ValueError(f"{text} is of {fitted}, the run of {grid.n_timesteps} and {grid.n_trials}")
         return chosen
 
 
@@ -200,6 +211,11 @@ class Grid(Strategy):
     NAME: ClassVar = "grid"
     LOWEST_WINS: ClassVar = True
     KEEPS_GRID: ClassVar = True
+
+    def within(self, n_levels: int, given: Collection[str] = ()) -> "Grid":
+        if "t_interval" in given:
+            return self
+        return dataclasses.replace(self, t_interval=schedule.divisor(self.t_interval, n_levels))
 
     def plan(self, n_levels: int) -> Plan:
         """Raises ValueError for an interval that does not divide n_levels."""
@@ -223,9 +239,15 @@ STRATEGIES: dict[str, type[Strategy]] = {cls.NAME: cls for cls in (Stages, Race,
 
 
 def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Strategy:
-    """The strategy of this name with the options that are not None in `given`, for others those of `defaults`, else its own.
+    """The strategy of a name, with options.
 
-    Raises ValueError for an option that only another strategy has, and for a strategy that cannot be built.
+    Args:
+        name: one of STRATEGIES.
+        given: options by name, of any strategy; None: not given.
+        defaults: of what is not given; what is in neither is as the strategy's class has it.
+
+    Raises:
+        ValueError: an option that only another strategy has, or a strategy that cannot be built.
     """
     accepted = option_names(STRATEGIES[name])
     for other in STRATEGIES.values():
@@ -236,9 +258,13 @@ def from_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any
 
 
 def of_identity(identity: Identity) -> Strategy:
-    """The strategy of a run by its config's identity; Stages without numbers for a folder that does not say.
+    """The strategy of a run.
 
-    Raises ValueError for a strategy that is not in the table.
+    Args:
+        identity: of the run's config.json; Stages without numbers for one that does not say.
+
+    Raises:
+        ValueError: a strategy that is not in the table.
     """
     name = identity.get("strategy") or (Grid.NAME if identity.get("t_interval") else Stages.NAME)
     known = STRATEGIES | {Grid.NAME: Grid} | ({} if identity.get("edition") else {Race.NAME: FirstRace})

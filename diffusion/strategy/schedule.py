@@ -23,6 +23,16 @@ class Plan:
     t: np.ndarray
     stages: tuple[slice, ...]
 
+    @property
+    def n_timesteps(self) -> int:
+        """How many different ones."""
+        return len(np.unique(self.t))
+
+    @property
+    def n_trials(self) -> int:
+        """How many noises each of them has."""
+        return len(self.t) // self.n_timesteps
+
     @cached_property
     def trial(self) -> np.ndarray:
         """int64 [S], how many earlier pairs have the same timestep."""
@@ -96,12 +106,17 @@ def interval_plan(t_interval: int, n_trials: int, n_levels: int) -> Plan:
     The published schedule of DiT and Winoground. Raises ValueError for an interval that does not divide n_levels.
     """
     if t_interval < 1 or n_levels % t_interval:
-        near = max(n for n in range(1, n_levels + 1) if n_levels % n == 0 and n <= max(t_interval, 1))
+        near = divisor(t_interval, n_levels)
         raise ValueError(
             f"--t_interval {t_interval} must divide {n_levels}, so that timesteps cover all of it evenly: take {near}"
         )
     t = np.repeat(np.arange(t_interval // 2, n_levels, t_interval), n_trials)
     return Plan(t, (slice(0, len(t)),))
+
+
+def divisor(most: int, n_levels: int) -> int:
+    """The largest divisor of n_levels that is at most so large; 1 of what is less."""
+    return max(n for n in range(1, n_levels + 1) if n_levels % n == 0 and n <= max(most, 1))
 
 
 # ---------------------------------------------------------------- price and checks
@@ -141,5 +156,8 @@ def check_stages(to_keep: Sequence[int], n_samples: Sequence[int], n_candidates:
 
 def check_race(min_samples: int, max_samples: int, n_trials: int, n_levels: int) -> None:
     """Raises ValueError, naming the flags, for a race with fewer pairs than its first round, or more timesteps than levels."""
-    if max_samples > n_levels or min_samples > max_samples * n_trials:
-        raise ValueError(f"--min_samples {min_samples} must not exceed --max_samples {max_samples}, nor that {n_levels}")
+    if max_samples > n_levels:
+        raise ValueError(f"--max_samples {max_samples}, and the model has {n_levels}: give --max_samples {n_levels} or less")
+    if min_samples > max_samples * n_trials:
+        few = f"--min_samples {max_samples * n_trials} or less"
+        raise ValueError(f"--min_samples {min_samples} must not exceed --max_samples {max_samples}: give {few}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion.datasets.readers import idx
-from diffusion.datasets.scenes import CANVAS, COLOURS, HELD_OUT, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
+from diffusion.datasets.scenes import CANVAS, COLOURS, NOUNS, PLACES, Item, draw_pair, draw_single, pair_caption
 from diffusion.training import loop
 
 # ---------------------------------------------------------------- Fashion-MNIST's files
@@ -51,21 +51,21 @@ def single_caption(rng, item):
     return TEMPLATES[rng.choice(4, p=[0.7, 0.1, 0.1, 0.1])].format(name)
 
 
-def random_item(rng, images, labels, coloured):
-    """Any picture, grey or in any colour that its noun is not held out in."""
+def random_item(rng, images, labels, coloured, held_out):
+    """Any picture, grey or in any colour that its noun is not held out in. held_out: pairs of colour and noun."""
     i = rng.integers(len(images))
     noun = NOUNS[labels[i]]
-    seen = [colour for colour in COLOURS if (colour, noun) not in HELD_OUT]
+    seen = [colour for colour in COLOURS if (colour, noun) not in held_out]
     return Item(images[i], noun, str(rng.choice(seen)) if coloured else None)
 
 
-def random_scene(rng, images, labels):
+def random_scene(rng, images, labels, held_out):
     """(picture, caption) of one coloured item (a quarter) or of two, with and without colours, with and without a relation."""
     if rng.random() < 0.25:
-        item = random_item(rng, images, labels, coloured=True)
+        item = random_item(rng, images, labels, True, held_out)
         return draw_single(item), single_caption(rng, item)
     coloured = rng.random() < 0.6
-    first, second = (random_item(rng, images, labels, coloured) for _ in range(2))
+    first, second = (random_item(rng, images, labels, coloured, held_out) for _ in range(2))
     relation = str(rng.choice(list(PLACES)))
     across = [0, 1] if relation.startswith("to the") else [1, 0]  # jitter only at right angles, so that items never overlap
     jitter = rng.integers(-8, 9, size=(2, 1)) * across
@@ -81,14 +81,14 @@ def to_batch(pictures):
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def captioned(seed, images, labels):
-    """The (picture, caption) pairs of a training: every image once by itself, then as many scenes."""
+def captioned(seed, images, labels, held_out):
+    """The (picture, caption) pairs of a training: every image once by itself, then as many scenes without these pairs."""
     rng = np.random.default_rng(seed)
     for image, label in zip(images, labels, strict=True):
         item = Item(image, NOUNS[label])
         yield draw_single(item), single_caption(rng, item)
     for _ in images:
-        yield random_scene(rng, images, labels)
+        yield random_scene(rng, images, labels, held_out)
 
 
 def encoded(vae, pairs, total):

@@ -23,6 +23,7 @@ TASKS = {
         "print_dit_acc",
         "print_winoground",
         "print_combos",
+        "print_folds",
         "print_spaces",
         "report",
         "plot_method",
@@ -44,7 +45,7 @@ TASKS = {
     "calibrate": ("calibrate", "fit_weights", "fit_race"),
     "reproduce": ("reproduce", "print_laion"),
     "prepare": ("write_prompts", "write_subset", "save_noise", "write_tree", "write_tiny_pairs"),
-    "train": ("train_tiny", "train_lora"),
+    "train": ("train_tiny", "train_folds", "train_lora"),
 }
 NAMES = [name for names in TASKS.values() for name in names]
 _NAME = f"({'|'.join(NAMES)})"

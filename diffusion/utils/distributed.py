@@ -7,6 +7,7 @@ the machines, and nothing that hangs when one of them goes. Images are handed ou
 import functools
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -171,10 +172,15 @@ class Team:
 
 @functools.cache
 def team() -> Team:
-    """This process's team; one of its own without torchrun."""
+    """This process's team; one of its own without torchrun. Exits where its variables contradict each other."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Team()
-    return Team(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    rank, size = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not (re.fullmatch(r"\d{1,9} \d{1,9}", f"{rank} {size}", re.ASCII) and int(rank) < int(size)):
+        fault = f"RANK={rank} of WORLD_SIZE={size} is no process of torchrun's"
+        print(f"error: TORCHELASTIC_RUN_ID is set, and {fault}: unset it, or start with torchrun", file=sys.stderr)
+        sys.exit(2)
+    return Team(int(rank), int(size))
 
 
 def connect():

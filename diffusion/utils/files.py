@@ -11,10 +11,11 @@ import os
 import re
 import stat
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 try:
     import fcntl
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LONG_HASH = 1_000_000_000  # bytes that take a second or more to hash
 MOST_DEPTH = 200  # of lists and objects in JSON
+LFS_POINTER = b"version https://git-lfs"  # how a file of some 130 bytes begins that stands for a large one
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # what `write` calls a file until it is whole
 
 
@@ -239,6 +241,18 @@ def _check_depth(content) -> None:
     raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
 
 
+def load_tensors(path: str | Path) -> Any:
+    """What torch.save wrote to the file, on the CPU; nothing in it is run.
+
+    What torch warns of on the way, such as another protocol of pickle, it then loads or not: raises whatever it runs into.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def fingerprint(*parts) -> str:
     """A short hash of bytes, or of anything that JSON can write."""
     digest = hashlib.sha256()
@@ -248,7 +262,10 @@ def fingerprint(*parts) -> str:
 
 
 def hash_files(root: Path, files) -> str:
-    """A short hash of files below root: of their names relative to it and of what they hold, whatever their order."""
+    """A short hash of files below root: of their names relative to it and of what they hold, whatever their order.
+
+    Raises ValueError for a pointer of Git LFS in the place of a file.
+    """
     digest, files = hashlib.sha256(), sorted(files)
     n_bytes = sum(path.stat().st_size for path in files)
     if n_bytes >= LONG_HASH:
@@ -256,6 +273,8 @@ def hash_files(root: Path, files) -> str:
     for path in files:
         digest.update(path.relative_to(root).as_posix().encode())
         with open(path, "rb") as file:
+            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+                raise ValueError(f"{path} is a pointer of Git LFS, and what it points at is not here: run `git lfs pull` there")
             while block := file.read(1 << 24):
                 digest.update(block)
     return f"sha256 {digest.hexdigest()[:16]}"

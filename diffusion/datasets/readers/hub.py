@@ -117,7 +117,8 @@ def _load(root: Path, split: str, config_name: str | None, streaming: bool):
     """What load_dataset finds: files on disk, or a name on the hub."""
     import datasets
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # an error is told below, in one line
+    # what cannot be read is told below, in one line; columns, labels and every image of what can be are checked by HubImages
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     if root.is_dir():

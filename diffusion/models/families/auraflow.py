@@ -17,6 +17,7 @@ class AuraFlow(Pipeline):
     is the same for two prompts.
     """
 
+    TITLE: ClassVar[str] = "AuraFlow"
     VERSIONS: ClassVar[dict[str, str]] = {
         "auraflow": "fal/AuraFlow",
         "auraflow-0.2": "fal/AuraFlow-v0.2",

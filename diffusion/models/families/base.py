@@ -65,6 +65,7 @@ class Pipeline(Source):
     NETWORK: ClassVar[str] = "transformer"  # its folder
     NETWORK_CLASS: ClassVar[str]  # in diffusers
     OLDER_CLASS: ClassVar[str | None] = None  # in config files from before that class name
+    TITLE: ClassVar[str]  # what people call it
     SPACE: ClassVar[str] = "velocity"  # of SPACES, what the network predicts, and errors are taken in
     DYNAMIC: ClassVar[bool] = False  # whether a flow's shift may grow with the image
     TO_IMAGE: ClassVar[bool] = False  # whether a flow's network counts time from noise to image, and gives x0 - noise

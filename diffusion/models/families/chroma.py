@@ -15,6 +15,7 @@ class Chroma(Flux):
     diffusers). In its joint attention nothing past the embedding of patches is the same for two prompts.
     """
 
+    TITLE: ClassVar[str] = "Chroma"
     VERSIONS: ClassVar[dict[str, str]] = {
         "chroma1-hd": "lodestones/Chroma1-HD",
         "chroma1-base": "lodestones/Chroma1-Base",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -240,13 +241,27 @@ def _call(file: Path, what: str, function: Callable[..., Any], *arguments: Any) 
     import torch
 
     try:
-        return function(*arguments)
+        result = function(*arguments)
+        if inspect.iscoroutine(result):
+            result.close()  # or the interpreter would complain at its end
+            raise TypeError("it is an async function, and has to be a plain one")
+        return result
     except torch.OutOfMemoryError:  # for which the kernel has smaller calls
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and may not end the run
         lines = [frame.lineno for frame in _frames(error) if Path(frame.filename).resolve() == file.resolve()]
         where = f"{file}, line {lines[-1]}" if lines else str(file)
-        raise ValueError(f"{where}: {what} failed ({type(error).__name__}: {one_line(error)[:200]})") from None
+        hidden = _hidden(file, error)
+        raise ValueError(f"{where}: {what} failed ({type(error).__name__}: {one_line(error)[:200]}){hidden}") from None
+
+
+def _hidden(file: Path, error: BaseException) -> str:
+    """What is to be said where a neighbour of the file has the name of a package of this project, which is imported instead."""
+    name = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    ours, beside = Path(__file__).parents[3] / name, file.resolve().parent / name
+    if not name or not ours.is_dir() or not beside.exists() or beside == ours:
+        return ""
+    return f": the folder {name} beside it hides behind this project's: rename it"
 
 
 def _frames(error: BaseException):

@@ -17,6 +17,7 @@ class Flux(Pipeline):
     two prompts.
     """
 
+    TITLE: ClassVar[str] = "FLUX.1"
     VERSIONS: ClassVar[dict[str, str]] = {
         "flux-dev": "black-forest-labs/FLUX.1-dev",
         "flux-schnell": "black-forest-labs/FLUX.1-schnell",

@@ -15,6 +15,7 @@ class Lumina2(RefinedPipeline):
     that of guidance. The first blocks of the image do not see the text, and are computed once a latent.
     """
 
+    TITLE: ClassVar[str] = "Lumina 2"
     VERSIONS: ClassVar[dict[str, str]] = {"lumina2": "Alpha-VLLM/Lumina-Image-2.0"}
     PIPELINES: ClassVar[tuple[str, ...]] = ("Lumina2Pipeline", "Lumina2Text2ImgPipeline")  # the latter as first published
     NETWORK_CLASS: ClassVar[str] = "Lumina2Transformer2DModel"

@@ -16,6 +16,7 @@ class PixArt(Pipeline):
     Conditions: T5's tokens with their mask. alpha's 1024 px version is conditioned on the image's size and shape, too.
     """
 
+    TITLE: ClassVar[str] = "PixArt"
     VERSIONS: ClassVar[dict[str, str]] = {
         "pixart-alpha": "PixArt-alpha/PixArt-XL-2-1024-MS",
         "pixart-sigma": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",

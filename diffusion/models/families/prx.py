@@ -19,6 +19,7 @@ class PRX(Pipeline):
     numbers, so that two classes can come out equal, which `models.check_prompts` refuses.
     """
 
+    TITLE: ClassVar[str] = "PRX"
     VERSIONS: ClassVar[dict[str, str]] = {
         "prx-256": "Photoroom/prx-256-t2i",
         "prx-256-sft": "Photoroom/prx-256-t2i-sft",

@@ -17,6 +17,7 @@ class Sana(Pipeline):
     and the last 299.
     """
 
+    TITLE: ClassVar[str] = "Sana"
     VERSIONS: ClassVar[dict[str, str]] = {"sana": "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"}
     PIPELINES: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
     FLOW: ClassVar[bool] = True

@@ -37,6 +37,7 @@ class StableDiffusion(UNetPipeline):
     """
 
     # Ids that answer today; runwayml's 1.5 and Stability's 2.x have left the hub.
+    TITLE: ClassVar[str] = "Stable Diffusion 1 and 2"
     VERSIONS: ClassVar[dict[str, str]] = {
         **{f"1-{i}": f"CompVis/stable-diffusion-v1-{i}" for i in range(1, 5)},
         "1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",

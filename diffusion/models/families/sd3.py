@@ -17,6 +17,7 @@ class StableDiffusion3(Pipeline):
     In its joint attention nothing past the embedding of patches is the same for two prompts.
     """
 
+    TITLE: ClassVar[str] = "SD 3 and 3.5"
     VERSIONS: ClassVar[dict[str, str]] = {
         "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
         "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",

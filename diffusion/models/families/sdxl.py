@@ -18,6 +18,7 @@ class StableDiffusionXL(UNetPipeline):
     The empty prompt of guidance is zeros where the pipeline's config says so.
     """
 
+    TITLE: ClassVar[str] = "SDXL"
     VERSIONS: ClassVar[dict[str, str]] = {
         "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
         "sdxl-turbo": "stabilityai/sdxl-turbo",

@@ -16,6 +16,7 @@ class ZImage(RefinedPipeline):
     of the image do not see the text, and are computed once a latent where its tokens need no filling, whose places are others.
     """
 
+    TITLE: ClassVar[str] = "Z-Image"
     VERSIONS: ClassVar[dict[str, str]] = {"z-image": "Tongyi-MAI/Z-Image", "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo"}
     PIPELINES: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     NETWORK_CLASS: ClassVar[str] = "ZImageTransformer2DModel"

@@ -147,6 +147,8 @@ class SingleFile:
             if strange or lacking:
                 wrong = f"holds {_some(strange)}, unknown to" if strange else f"lacks {_some(lacking)} of"
                 raise ValueError(f"{FLAG} {self.path} {wrong} the {part} of {CONFIG} {self.source}: give its own configs")
+            if hasattr(cls, "load_config"):
+                hub.tell_unused(f"{CONFIG} {self.source}: {part}", [], cls, config)
 
     def _check_stated(self) -> None:
         """Raises ValueError where the file says of itself what its configs contradict."""

@@ -6,7 +6,9 @@ torch and diffusers are imported when weights are read, so that names and sizes 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
+import logging
 import math
 import re
 import textwrap
@@ -21,6 +23,8 @@ from diffusion.utils.files import hash_files, one_line, read_json
 
 if TYPE_CHECKING:  # which imports torch
     from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 LARGEST = 10**6  # of any size in a config file: more is a mistake, and arithmetic on it would end nowhere
 LARGEST_HEADER = 10**8  # bytes, safetensors' own limit
@@ -302,6 +306,8 @@ def pretrained(cls: Any, source: str, device: str, **how: Any) -> nn.Module:
     part = how.get("subfolder")
     place = "/".join(filter(None, (source, part)))
     variant = variant_of(source, how.get("revision"), part)
+    ours = hasattr(cls, "load_config")  # of diffusers, whose errors name the weight
+    how |= {} if ours else {"ignore_mismatched_sizes": True}
     try:
         with quiet():
             model, info = cls.from_pretrained(source, output_loading_info=True, variant=variant, **how)
@@ -310,22 +316,48 @@ def pretrained(cls: Any, source: str, device: str, **how: Any) -> nn.Module:
     missing = sorted(info["missing_keys"])
     if missing:  # which transformers would leave at random values
         raise ValueError(f"{place}: {len(missing)} weights are missing, {missing[0]} the first")
+    for name, given, wanted in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{place}: {name} is {list(given)}, and its config.json wants {list(wanted)}")
+    config = cls.load_config(source, subfolder=part, revision=how.get("revision")) if ours else {}
+    tell_unused(place, sorted(info["unexpected_keys"]), cls, config)
     return model.to(device).eval().requires_grad_(False)
+
+
+def tell_unused(place: str, weights: list[str], cls: Any, config: Mapping[str, Any]) -> None:
+    """Log one line on weights that a class has no place for, and on entries of a config that one of diffusers has none for."""
+    known = inspect.signature(cls.__init__).parameters
+    entries = [key for key, value in config.items() if value and not key.startswith("_") and key not in known]
+    if weights or entries:
+        some = " and ".join(f"{len(names)} {what}, {names[0]} the first," for names, what in
+                            ((weights, "weights"), (entries, "entries of its config.json")) if names)  # fmt: skip
+        log.warning("Note: %s: %s are not used: its %s has no place for them", place, some, cls.__name__)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries from telling of weights line by line: what they lack, or leave out, is an error of one line here."""
-    from diffusers.utils import logging
+    """Keep libraries from telling of weights line by line. What is checked of what they read, so that no warning of theirs is the
+    only sign of something:
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
+    - `pretrained`: what is missing or of another shape is an error, what is left out of weights and config is told
+      (`tell_unused`);
+    - `checkpoint`: every name and shape of a single file fits, or is refused; its configs, as of `pretrained`;
+    - `lora`: every weight of the file is of a module that was changed, and no other adapter's;
+    - `textual_inversion`, `supervised`: tensors are read alone, and every one is checked by its name and shape.
+    """
+    import diffusers
+    import transformers
+
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(before)
+        for library, level in zip(libraries, before, strict=True):
+            library.set_verbosity(level)
 
 
 def cause(error: Exception) -> str:

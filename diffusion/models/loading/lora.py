@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,10 @@ OTHERS = {
     ".b_norm": "a difference of whole weights",
     ".on_input": "IA3",
 }
+# how every name in a file of a plain LoRA ends, whoever wrote it
+USUAL = re.compile(r"\.(network_)?alpha$|[._](up|down|A|B)(\.default\w*)?\.(weight|bias)$")
 ON_HUB = "pytorch_lora_weights.safetensors"
+MORE_THAN_LORA = ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out", "lora_bias")  # in PEFT's config
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # of PEFT's save_pretrained
 FLAG = "--lora"
 NAME = "fused"  # of the adapter while it is one
@@ -118,6 +122,8 @@ def _refuse_others(path: str, revision: str | None) -> None:
     for name in _names(path, revision):
         if other := next((kind for part, kind in OTHERS.items() if part in name), None):
             raise ValueError(f"--lora {path} holds {name}: {other}, no plain LoRA; merge it into a model for --model_path")
+        if not USUAL.search(name):
+            raise ValueError(f"--lora {path} holds {name}, which is no LoRA")
 
 
 def _names(path: str, revision: str | None) -> list[str]:
@@ -145,7 +151,7 @@ def _of_peft(folder: Path, network: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     config = files.read_json(folder / PEFT_CONFIG)
-    odd = [name for name in ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(name)]
+    odd = [name for name in MORE_THAN_LORA if config.get(name)]
     if config.get("peft_type", "LORA") != "LORA" or odd:
         raise ValueError(f"{PEFT_CONFIG} says {odd[0] if odd else config['peft_type']}, and no plain LoRA")
     state = {}

@@ -183,8 +183,11 @@ def _vectors(where: str, part: str, value: object) -> Tensor:
     """The value of a part in a file, as float32 [N,D]. Raises ValueError for what is no vectors of finite numbers."""
     import torch
 
-    if not torch.is_tensor(value) or not value.is_floating_point() or value.ndim not in (1, 2) or not value.numel():
-        kind = f"{list(value.shape)} of {value.dtype}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+    if not torch.is_tensor(value):
+        raise ValueError(f"{where} holds a {type(value).__name__} for the {part}, and has to hold vectors")
+    odd = "" if value.layout == torch.strided else "sparse "
+    if odd or value.is_meta or not value.is_floating_point() or value.ndim not in (1, 2) or not value.numel():
+        kind = f"{list(value.shape)} of {odd}{value.dtype}"
         raise ValueError(f"{where} holds {kind} for the {part}, and has to hold vectors")
     vectors = value.detach().float().reshape(-1, value.shape[-1])
     if not vectors.isfinite().all():

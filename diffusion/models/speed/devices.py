@@ -35,7 +35,7 @@ def resolve_device(name: str | None) -> str:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of a driver or GPU that does not do: whether it does is tried
             (torch.ones(1, device=name) + 1).item()  # meta makes tensors, too, but computes nothing
     except Exception as error:  # every backend that is not there has its own way of saying so
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]

@@ -56,7 +56,7 @@ def compiled(function: Callable, device: str) -> Callable:
     return torch.compile(function, dynamic=True, options=None if device.startswith("cuda") else {"freezing": True})
 
 
-def largest_batch(fits: Callable[[int], None], device: str, latent_bytes: int, useful: int) -> int:
+def largest_batch(fits: Callable[[int], None], device: str, latent_bytes: int, useful: int, likely: int = 1) -> int:
     """The largest number of network inputs per call that fits, a power of two.
 
     On a CPU, where nothing says that memory is short before the process is killed, the caches decide.
@@ -66,16 +66,26 @@ def largest_batch(fits: Callable[[int], None], device: str, latent_bytes: int, u
         device: torch's name.
         latent_bytes: of one latent in the network's dtype.
         useful: inputs that are ever there at once; the result is not larger than the power of two that holds them.
+        likely: what is tried first, a power of two; half of it where it does not fit, else twice as many.
     """
     most = min(MOST, 1 << (useful - 1).bit_length())
     if not device.startswith("cuda"):
         return min(most, max(1, CACHE_BYTES // latent_bytes))
-    size = 1
-    while size < most:
-        try:
-            fits(2 * size)
-        except torch.OutOfMemoryError:
-            break
+    size = min(most, likely)
+    if size > 1 and not _works(fits, size):
+        while (size := size // 2) > 1 and not _works(fits, size):
+            pass
+        return size
+    while size < most and _works(fits, 2 * size):
         size *= 2
-    torch.cuda.empty_cache()
     return size
+
+
+def _works(fits: Callable[[int], None], n: int) -> bool:
+    try:
+        fits(n)
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()  # of what a call of another size left in pieces
