@@ -807,7 +807,7 @@ SINGLES = {
 }
 CONFIGS = {
     "of a family without": of_pipeline("PixArtSigmaPipeline"),
-    "of no family": of_pipeline("AuraFlowPipeline"),
+    "of no family": of_pipeline("KolorsPipeline"),
     "no unet": without(TINY_PIPELINE, "unet"),
     "other widths": edited(TINY_PIPELINE, "unet/config.json", block_out_channels=[32, 64]),
 }

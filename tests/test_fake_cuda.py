@@ -26,15 +26,17 @@ from DiT.models import DiT
 
 # one or two blocks of a kind, as all are alike
 FEWER = {name: {"num_layers": 2} for name in ("sd3-medium", "sd3.5-large", "pixart-alpha", "sana", "lumina2")}
-FEWER |= {"flux-dev": {"num_layers": 2, "num_single_layers": 2}, "prx-512": {"depth": 2}, "z-image": {"n_layers": 2},
+FEWER |= {name: {"num_layers": 2, "num_single_layers": 2} for name in ("flux-dev", "chroma1-hd")}
+FEWER |= {"auraflow": {"num_mmdit_layers": 2, "num_single_dit_layers": 2}, "prx-512": {"depth": 2}, "z-image": {"n_layers": 2},
           "sdxl": {"transformer_layers_per_block": [1, 1, 1]}}  # fmt: skip
-SAME = ("2-0", "flux-schnell", "prx-512-dc-ae", "sd3.5-medium", "pixart-sigma")  # another's network, but for its size or an input
+# another's network, but for its size or an input
+SAME = ("2-0", "flux-schnell", "prx-512-dc-ae", "sd3.5-medium", "pixart-sigma", "auraflow-0.3")
 SIZES = {"2-1": ("2-0", 768)} | {name: (name, None) for name in random_weights.pipelines() if name not in SAME}
 DTYPES = ("bfloat16", "float16", "float32")
 CASES = [(name, DTYPES[i % 3]) for i, name in enumerate(SIZES)]  # every network once, every format several times
 # every published text encoder; beside a network in float16 the large ones are in bfloat16
 TEXTS = [("1-5", "float32"), ("2-0", "float16"), ("sdxl", "bfloat16"), ("sd3-medium", "float16"), ("flux-dev", "float32"),
-         ("pixart-sigma", "bfloat16"), ("sana", "float16"), ("prx-512", "bfloat16")]  # fmt: skip
+         ("pixart-sigma", "bfloat16"), ("sana", "float16"), ("prx-512", "bfloat16"), ("auraflow", "float16")]  # fmt: skip
 KL_BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2}
 
 

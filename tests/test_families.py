@@ -52,6 +52,11 @@ def encoded(name, pipeline, prompts) -> dict:
         return {"sequence": sequence, "pooled": pooled}
     if name == "z-image":
         return stacked(pipeline.encode_prompt(list(prompts), **told)[0])  # it writes its template into the list
+    if name == "auraflow":
+        return {"sequence": pipeline.encode_prompt(prompts, **told)[0]}
+    if name == "chroma":
+        sequence, _, mask, *_ = pipeline.encode_prompt(list(prompts), **told)
+        return {"sequence": sequence, "mask": mask.long()}
     if name.startswith("prx"):
         sequence, mask, _, _ = pipeline.encode_prompt(prompts, **told)
         return {"sequence": sequence, "mask": mask}
@@ -101,6 +106,10 @@ def test_no_prompt_is_told_as_the_pipeline_guides_without_a_negative_one(family)
         found = pipeline.encode_prompt(["a photo of a bag."], *more, **how)
         if name == "z-image":
             expected = stacked(found[1])
+        elif name == "auraflow":
+            expected = {"sequence": found[2]}
+        elif name == "chroma":
+            expected = {"sequence": found[3], "mask": found[5].long()}
         elif name == "sdxl" or name.startswith("sd3"):
             expected = {"sequence": found[1], "pooled": found[3]}
         else:
@@ -147,7 +156,9 @@ def test_noising_is_the_schedulers_own(family):
     torch.testing.assert_close(levels.signal, signal, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(levels.sigma, sigma, rtol=1e-5, atol=2e-6)
     if times is not None:
-        fed = levels.time(torch.arange(1000)).float() * (1000 if name.startswith(("flux", "prx", "lumina2", "z-image")) else 1)
+        fed = levels.time(torch.arange(1000)).float() * (
+            1000 if name.startswith(("flux", "prx", "lumina2", "z-image", "chroma", "auraflow")) else 1
+        )
         fed = 1000 - fed if levels.sign < 0 else fed
         torch.testing.assert_close(fed, times, rtol=1e-5, atol=1e-4)
 
@@ -188,20 +199,26 @@ def training_loss(name, pipeline, law, x0, noise, t, k, conditions) -> float:
     elif name == "z-image":
         (prediction,) = pipeline.transformer([x_t[0, :, None]], 1 - s[None], [sequence[0, text["mask"][0].bool()]]).sample
         prediction = -prediction[:, 0]
+    elif name == "auraflow":
+        prediction = pipeline.transformer(x_t, sequence, s[None]).sample
     elif name.startswith("prx"):
         prediction = pipeline.transformer(x_t, s[None], sequence, text["mask"]).sample
     elif name.startswith("sd3"):
         prediction = pipeline.transformer(x_t, sequence, text["pooled"], 1000 * s[None]).sample
-    elif name.startswith("flux"):
+    elif name.startswith(("flux", "chroma")):
         c, h, w = x0.shape
+        told = {"pooled_projections": text.get("pooled")}
+        if name == "chroma":  # whose pipeline gives the mask as numbers, which masks nothing
+            told = {"attention_mask": torch.cat([text["mask"].bool(), torch.ones(1, h * w // 4, dtype=torch.bool)], 1)}
+        elif pipeline.transformer.config.guidance_embeds:
+            told["guidance"] = torch.tensor([1.0])
         prediction = pipeline.transformer(
             hidden_states=pipeline._pack_latents(x_t, 1, c, h, w),
             timestep=s[None],
-            guidance=torch.tensor([1.0]) if pipeline.transformer.config.guidance_embeds else None,
-            pooled_projections=text["pooled"],
             encoder_hidden_states=sequence,
             txt_ids=torch.zeros(sequence.shape[1], 3),
             img_ids=pipeline._prepare_latent_image_ids(1, h // 2, w // 2, "cpu", torch.float32),
+            **told,
         ).sample
         prediction = pipeline._unpack_latents(prediction, SIZE, SIZE, pipeline.vae_scale_factor)
     else:
@@ -233,9 +250,11 @@ def test_a_flow_goes_where_the_pipelines_own_step_goes(family):
     if name.startswith("prx"):  # which starts at noise
         start, t = {"use_resolution_binning": False}, 999
     x = torch.randn(1, *denoiser.encode(torch.zeros(3, SIZE, SIZE)).shape, generator=torch.Generator().manual_seed(4))
-    packed = name.startswith("flux")
+    packed = name.startswith(("flux", "chroma"))
     if name == "lumina2":
         pipeline.vae_scale_factor = 2  # 8 whatever the VAE is
+    if name == "chroma":  # its mask as one
+        pipeline.transformer.register_forward_pre_hook(masking, with_kwargs=True)
     pipeline.set_progress_bar_config(disable=True)
     latents = pipeline._pack_latents(x, 1, *x.shape[1:]) if packed else x
     told = {"num_inference_steps": 1, "guidance_scale": 1.0, "output_type": "latent", "return_dict": False, **start}
@@ -244,6 +263,10 @@ def test_a_flow_goes_where_the_pipelines_own_step_goes(family):
     there = pipeline._unpack_latents(there, SIZE, SIZE, pipeline.vae_scale_factor) if packed else there
     velocity = (x - there) / denoiser.levels.sigma[t]
     torch.testing.assert_close(denoiser.predict(x, torch.tensor([t]), conditions[[1]]), velocity, rtol=1e-4, atol=1e-4)
+
+
+def masking(module, inputs, named):
+    return inputs, named | {"attention_mask": named["attention_mask"].bool()}
 
 
 @pytest.mark.parametrize(("name", "size"), [("lumina2", 16), ("z-image", 32)])  # of which 64 tokens need no filling
@@ -342,7 +365,8 @@ def test_memory_is_the_weights_by_dtype(tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [("sd3", 18, "--img_size 18 must be a multiple of 4"), ("sd3", 64, "places for images up to 48 pixels"),
-     ("flux-dev", 18, "multiple of 4"), ("sdxl", 6, "multiple of 4"), ("sana", 9, "multiple of 2")],
+     ("flux-dev", 18, "multiple of 4"), ("sdxl", 6, "multiple of 4"), ("sana", 9, "multiple of 2"),
+     ("auraflow", 36, "places for images up to 32 pixels")],
 )  # fmt: skip
 def test_a_size_that_does_not_fit(name, size, expected, tmp_path):
     tiny_pipelines.build(name, tmp_path)
@@ -351,8 +375,8 @@ def test_a_size_that_does_not_fit(name, size, expected, tmp_path):
 
 
 def test_an_unknown_family(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "AuraFlowPipeline"}')
-    with pytest.raises(ValueError, match=r"is a AuraFlowPipeline, and the known ones are .*docs/own_model.md"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
+    with pytest.raises(ValueError, match=r"is a KolorsPipeline, and the known ones are .*docs/own_model.md"):
         models.text_to_image("mine", str(tmp_path))
 
 
@@ -431,7 +455,7 @@ def test_a_space_without_signal():
         in_space(denoiser, "x0")
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux-schnell", "pixart-sigma", "sana"])
+@pytest.mark.parametrize("name", ["sdxl", "flux-schnell", "pixart-sigma", "sana", "z-image"])
 def test_the_command_classifies_with_it(name, tmp_path, run):
     tiny_pipelines.build(name, tmp_path / "model")
     printed = run("--model_path", tmp_path / "model", "--version", name, "--img_size", SIZE)

@@ -25,6 +25,8 @@ PUBLISHED = {  # billions of parameters, as papers and model cards have them
     "prx-512": 1.17,
     "lumina2": 2.6,
     "z-image": 6.15,
+    "chroma1-hd": 8.9,
+    "auraflow": 6.8,
 }
 LATENTS = {
     "1-5": (4, 64, 64),
@@ -33,6 +35,8 @@ LATENTS = {
     "pixart-alpha": (4, 128, 128),
     "pixart-sigma": (4, 128, 128),
     "sana": (32, 32, 32),
+    "auraflow": (4, 128, 128),
+    "auraflow-0.3": (4, 128, 128),
     "prx-512": (16, 64, 64),
     "prx-512-dc-ae": (32, 16, 16),
 }
@@ -52,8 +56,11 @@ TEXTS = {  # tokens and their width, width of the pooled text
     "prx-512-dc-ae": ((256, 2304), None),
     "lumina2": ((256, 2304), None),
     "z-image": ((512, 2560), None),
+    "chroma1-hd": ((512, 4096), None),
+    "auraflow": ((256, 2048), None),
+    "auraflow-0.3": ((256, 2048), None),
 }
-MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2", "z-image")
+MASKED = ("pixart-alpha", "pixart-sigma", "sana", "prx-512", "prx-512-dc-ae", "lumina2", "z-image", "chroma1-hd")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,10 @@ def test_unets_of_stable_diffusion(name, millions, bare):
         assert found["flops_per_evaluation"] == pytest.approx(804e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", some_slow(random_weights.pipelines(), ["sdxl", "flux-dev", "flux-schnell", "sd3.5-large"]))
+@pytest.mark.parametrize(
+    "name",
+    some_slow(random_weights.pipelines(), ["sdxl", "flux-dev", "flux-schnell", "chroma1-hd", "auraflow-0.3", "sd3.5-large"]),
+)
 def test_arithmetic_that_is_told_at_once_is_the_networks_own(name, counted):
     assert round(counted(name)["flops_per_evaluation"] / 1e9) == random_weights.pipelines()[name].size.gflop
     source = random_weights.pipelines()[name].source()
@@ -259,7 +269,9 @@ def test_text_encoders_have_the_published_sizes():
 # ---------------------------------------------------------------- random weights
 
 
-@pytest.fixture(scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image"])
+@pytest.fixture(
+    scope="module", params=["sdxl", "sd3", "flux-dev", "pixart-alpha", "sana", "prx", "lumina2", "z-image", "chroma", "auraflow"]
+)
 def small(request, tmp_path_factory):
     """(source of a pipeline on the disk, diffusers' pipeline)."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -20,7 +20,10 @@ from tests import original_layouts, tiny_pipelines
 
 SIZE = 16
 SCHEDULER, VAE = "scheduler/scheduler_config.json", "vae/config.json"
-DDPMS, FLOWS = ("sdxl", "pixart-alpha"), ("sd3", "flux-dev", "flux-schnell", "sana", "prx", "lumina2", "z-image")
+DDPMS, FLOWS = (
+    ("sdxl", "pixart-alpha"),
+    ("sd3", "flux-dev", "flux-schnell", "sana", "prx", "lumina2", "z-image", "chroma", "auraflow"),
+)
 SPREADS = ("use_karras_sigmas", "use_beta_sigmas", "use_exponential_sigmas", "invert_sigmas", "shift_terminal")
 
 
@@ -66,7 +69,7 @@ REFUSED = [
     ("sana", SCHEDULER, "use_flow_sigmas", False),
     ("sana", SCHEDULER, "prediction_type", "epsilon"),
     *((name, SCHEDULER, key, 0.5) for name in FLOWS for key in SPREADS),
-    *((name, SCHEDULER, "use_dynamic_shifting", True) for name in ("sd3", "sana", "prx", "lumina2")),
+    *((name, SCHEDULER, "use_dynamic_shifting", True) for name in ("sd3", "sana", "prx", "lumina2", "auraflow")),
     ("flux-dev", SCHEDULER, "time_shift_type", "linear"),
     *(("sdxl", "unet/config.json", key, 4) for key in ("time_cond_proj_dim", "num_class_embeds")),
     *(("sdxl", "unet/config.json", key, "text_proj") for key in ("class_embed_type", "encoder_hid_dim_type")),
@@ -132,6 +135,15 @@ def test_schnell_reads_256_tokens_and_its_older_runs_are_others(folder):
     assert lengths == {"flux-schnell": 256, "flux-dev": 512}
     assert find(folder("flux-schnell")).identity().endswith(", 256 tokens")
     assert "tokens" not in find(folder("flux-dev")).identity()
+
+
+def test_a_chat_template_tells_runs_apart(folder):
+    template = folder("z-image") / "tokenizer" / "chat_template.jinja"
+    text, before = template.read_text(), find(folder("z-image")).identity()
+    template.write_text(text.replace("assistant", "model"))
+    after = find(folder("z-image")).identity()
+    template.write_text(text)
+    assert before != after and "prompts as" in before
 
 
 # ---------------------------------------------------------------- nothing that diffusers knows is left out

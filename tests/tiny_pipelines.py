@@ -4,8 +4,12 @@ from pathlib import Path
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderDC,
     AutoencoderKL,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -42,6 +46,8 @@ from transformers import (
     T5EncoderModel,
     T5GemmaConfig,
     T5GemmaModuleConfig,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
@@ -348,6 +354,52 @@ def z_image():
     )
 
 
+def chroma():
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=t5(24),
+        tokenizer=word_tokenizer(),
+        transformer=transformer,
+    )
+
+
+def auraflow():
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        caption_projection_dim=16,
+        out_channels=4,
+        pos_embed_max_size=64,
+    )
+    encoder = UMT5Config(vocab_size=N_TOKENS, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return AuraFlowPipeline(
+        tokenizer=word_tokenizer(),
+        text_encoder=UMT5EncoderModel(encoder),
+        vae=vae(4, scaling_factor=0.13025),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
 BUILT = {
     "sdxl": sdxl,
     "sd3": sd3,
@@ -362,6 +414,8 @@ BUILT = {
     "prx-dc-ae": lambda: prx(deep=True),
     "lumina2": lumina2,
     "z-image": z_image,
+    "chroma": chroma,
+    "auraflow": auraflow,
 }
 
 

@@ -179,6 +179,11 @@ class Pipeline(Source):
         return self.network.get("patch_size", 1)
 
     @property
+    def places(self) -> int | None:
+        """Patches along one side that it has places for; None: no limit."""
+        return self.network.get("pos_embed_max_size")
+
+    @property
     def sample_size(self) -> int:
         """Latent elements along one side that it was trained on."""
         return self.network.get("sample_size") or 128
@@ -236,9 +241,8 @@ class Pipeline(Source):
         if img_size % unit:
             low, high = img_size // unit * unit, -(-img_size // unit) * unit
             raise ValueError(f"--img_size {img_size} must be a multiple of {unit} for this model: take {low or high} or {high}")
-        most = self.network.get("pos_embed_max_size")
-        if most and side > most * self.patch:
-            largest = most * unit
+        if self.places and side > self.places * self.patch:
+            largest = self.places * unit
             raise ValueError(f"--img_size {img_size}: this model has places for images up to {largest} pixels: take {largest}")
         return self.vae["latent_channels"], side, side
 

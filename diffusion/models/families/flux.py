@@ -68,15 +68,20 @@ class Flux(Pipeline):
         rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(x_t)
         packed = x_t.unflatten(-1, (w, 2)).unflatten(-3, (h, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        more = {"guidance": torch.full_like(times, GUIDANCE)} if network.config.guidance_embeds else {}
         output = network(
             hidden_states=packed,
             timestep=times,
-            pooled_projections=conditions.pooled,
             encoder_hidden_states=conditions.sequence,
             txt_ids=places.new_zeros(conditions.sequence.shape[1], 3),
             img_ids=places,
             return_dict=False,
-            **more,
+            **self.besides(network, times, conditions, h * w),
         )[0]
         return output.unflatten(1, (h, w)).unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(-2).flatten(-3, -2)
+
+    def besides(self, network, times, conditions, n_patches: int) -> dict:
+        """What the network is fed besides latents, times and the sequence."""
+        import torch
+
+        guidance = {"guidance": torch.full_like(times, GUIDANCE)} if network.config.guidance_embeds else {}
+        return {"pooled_projections": conditions.pooled, **guidance}

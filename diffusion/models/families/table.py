@@ -1,5 +1,7 @@
 """The families of text-to-image models that come along, in the order in which they are asked."""
 
+from diffusion.models.families.auraflow import AuraFlow
+from diffusion.models.families.chroma import Chroma
 from diffusion.models.families.flux import Flux
 from diffusion.models.families.lumina2 import Lumina2
 from diffusion.models.families.pixart import PixArt
@@ -11,4 +13,4 @@ from diffusion.models.families.sdxl import StableDiffusionXL
 from diffusion.models.families.z_image import ZImage
 
 # The first one is also tried for what names no pipeline, as its own checks say best what is wrong with such a folder.
-FAMILIES = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX, Lumina2, ZImage)
+FAMILIES = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, PRX, Lumina2, ZImage, Chroma, AuraFlow)

@@ -24,6 +24,7 @@ KNOWN = (
     "Gemma2Model",
     "T5GemmaEncoder",
     "Qwen3Model",
+    "UMT5EncoderModel",
 )  # classes of text encoders
 
 
